@@ -1,0 +1,8 @@
+"""CLIP: loading, the dense image tower, the text tower."""
+
+from .loading import LoadedClip, load_clip
+from .normalization import CLIP_MEAN, CLIP_STD
+from .text import encode_text, tokenize
+from .visual import DenseFeatures, encode_dense
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "DenseFeatures", "LoadedClip", "encode_dense", "encode_text", "load_clip", "tokenize"]

@@ -1,0 +1,170 @@
+"""Every configuration key of the framework, with its default and meaning.
+
+Keys that CAT-Seg and HyperCLIP already had keep their names; keys that were hard-coded there are new. The defaults
+are those of HyperCLIP with ViT-B/16.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+LEGACY = {
+    "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
+    "MODEL.PROMPT_ENSEMBLE": "use MODEL.PROMPT_ENSEMBLE_TYPE (single, imagenet_select, imagenet)",
+    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": "train on a dataset that has the labels; remove the key",
+    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": "use MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+    "MODEL.SEM_SEG_HEAD.PROMPT_DEPTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
+    "MODEL.SEM_SEG_HEAD.PROMPT_LENGTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
+    "SOLVER.BACKBONE_MULTIPLIER": "there is no backbone besides CLIP; use SOLVER.CLIP_MULTIPLIER",
+    "SOLVER.ADAN_BETAS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
+    "SOLVER.ADAN_EPS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
+}
+"""Keys of the released configs that mean nothing here, and what replaces them."""
+
+
+def add_hyperclip_config(cfg: CfgNode) -> None:
+    """Add the framework's keys to a Detectron2 config, in place."""
+    cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
+    # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
+    # Not read when MODEL.WEIGHTS is set, since a checkpoint holds the whole model.
+    cfg.MODEL.CLIP_WEIGHTS = ""
+    # Sentences around a class name: single, imagenet_select (8) or imagenet (80).
+    cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
+    # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all.
+    cfg.MODEL.SYNONYMS = "first"
+    # Normalisation of CLIP's input, RGB, 0..255.
+    cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
+    cfg.MODEL.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
+    cfg.MODEL.MASK_FORMER = CfgNode()
+    # Whole-image inference: pad to multiples of this before squashing. 0 (our default) does not pad; 32 reproduces
+    # the released code, which leaves the padding in and so shifts its masks.
+    cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 0
+
+    _add_head_keys(cfg)
+    _add_adapter_keys(cfg)
+    _add_input_and_test_keys(cfg)
+    _add_solver_keys(cfg)
+
+
+def _add_head_keys(cfg: CfgNode) -> None:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
+    head.NUM_CLASSES = 171  # of the training set; recorded, the head itself works for any number
+    head.IGNORE_VALUE = 255  # label of pixels without a class
+    head.TRAIN_CLASS_JSON = ""  # class names in training; "" = those of the training set
+    head.TEST_CLASS_JSON = ""  # class names in evaluation; "" = those of each test set
+    head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI name, open_clip name[:tag], hf-hub:id, or a local model folder
+    head.CLIP_FINETUNE = "hyperbolic"  # hyperbolic, attention (q and v, CAT-Seg), full, none
+    head.CLIP_LAYERS = [3, 7]  # blocks (0-based) whose outputs guide the decoder: at 1/3 and 2/3 of the depth
+    head.TEXT_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
+    head.APPEARANCE_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
+    head.TEXT_GUIDANCE_PROJ_DIM = 128  # text guidance is projected to this many channels
+    head.APPEARANCE_GUIDANCE_PROJ_DIM = 128  # image guidance is projected to this many channels
+    head.DECODER_DIMS = [64, 32]  # output channels of the two decoder stages
+    head.DECODER_GUIDANCE_DIMS = [256, 128]  # channels of the upsampled intermediate maps
+    head.DECODER_GUIDANCE_PROJ_DIMS = [32, 16]  # and what they are projected to
+    head.NUM_LAYERS = 2  # aggregation layers
+    head.NUM_HEADS = 4  # attention heads of the aggregation
+    head.HIDDEN_DIMS = 128  # channels of the cost embedding
+    head.POOLING_SIZES = [2, 2]  # average pooling before class attention, in training
+    head.POOLING_SIZES_TEST = [1, 1]  # the same in evaluation (the released scripts override it on the command line)
+    head.FEATURE_RESOLUTION = [24, 24]  # patch grid; CLIP's input is this times the patch size
+    head.WINDOW_SIZES = 12  # window of the spatial attention, in patches
+    head.ATTENTION_TYPE = "linear"  # attention across classes: linear or full
+    head.PAD_LEN = 256  # class attention is padded to this many classes; 0 = no padding
+    head.MAX_CLASSES = 256  # aggregate only this many classes of each view, the best ones; 0 = all
+
+
+def _add_adapter_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.ADAPTER = CfgNode()
+    cfg.MODEL.ADAPTER.ENCODERS = ["vision", "text"]  # which towers are adapted
+    cfg.MODEL.ADAPTER.PROJECTIONS = ["q", "k", "v"]  # which projections are adapted
+    cfg.MODEL.ADAPTER.BLOCK_SIZE = 128  # side of the diagonal blocks
+    cfg.MODEL.ADAPTER.BLOCK_SIZE_TEXT = 0  # the same for the text tower; 0 = BLOCK_SIZE
+    cfg.MODEL.ADAPTER.CURVATURE_VISION = 0.01  # curvature magnitude of the ball, image tower (as released)
+    cfg.MODEL.ADAPTER.CURVATURE_TEXT = 1.0  # the same, text tower (as released)
+    cfg.MODEL.ADAPTER.LITERAL = False  # evaluate the hyperbolic maps instead of the equal block product: slow
+
+
+def _add_input_and_test_keys(cfg: CfgNode) -> None:
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"  # the only one; the name is the released one
+    cfg.INPUT.COLOR_AUG_SSD = False  # SSD's colour jitter
+    cfg.INPUT.SIZE_DIVISIBILITY = -1  # pad or crop training images to exactly this size; -1 = leave them
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry a crop in which one class covers more than this; 1.0 = never
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+    cfg.TEST.SLIDING_WINDOW = False  # windows plus a global view, or the whole image alone
+    cfg.TEST.SLIDING = CfgNode()
+    cfg.TEST.SLIDING.SIZE = 640  # side of the square that the image is squashed to
+    cfg.TEST.SLIDING.KERNEL = 384  # side of a window in that square
+    cfg.TEST.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
+    cfg.TEST.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
+    cfg.TEST.OUTPUT = "scores"  # "scores": sem_seg (T, H, W); "labels": sem_seg_labels (H, W), far less memory
+    cfg.TEST.CLASS_CHUNK = 32  # classes decoded at a time, which bounds the memory
+    cfg.TEST.IMS_PER_BATCH = 1  # images of one evaluation step and process
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW or SGD
+    cfg.SOLVER.CLIP_MULTIPLIER = 0.075  # learning rate of CLIP's parameters relative to BASE_LR
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
+    cfg.SOLVER.BASE_LR = 2e-4
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.WARMUP_FACTOR = 1.0
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # CLIP_TYPE "full_model": one norm over all trainable parameters, as released.
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a config file and command-line overrides (KEY VALUE …) on top of the defaults.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a legacy or unknown key (the nearest valid one is named), a value of the wrong type,
+            or an odd number of overrides.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config file: got {str(path)!r}, which does not exist. The shipped ones are in configs/")
+    cfg = get_cfg()
+    add_hyperclip_config(cfg)
+    known = list(_flat_keys(cfg))
+    loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    _check_keys(_flat_keys(CfgNode(loaded)), known, str(path))
+    _check_keys(overrides[0::2], known, "command line")
+    if len(overrides) % 2:
+        raise ValueError(f"overrides: got {list(overrides)}, expected pairs KEY VALUE")
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+        cfg.merge_from_list(list(overrides))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"config {str(path)!r} {list(overrides)}: {error}") from error
+    return cfg
+
+
+def _flat_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode) and value:
+            yield from _flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _check_keys(keys: Iterator[str] | Sequence[str], known: list[str], where: str) -> None:
+    for key in keys:
+        for legacy, advice in LEGACY.items():
+            if key == legacy or key.startswith(legacy + "."):
+                raise ValueError(f"config key {key} ({where}) has no meaning here: {advice}")
+        if key not in known and key != "_BASE_":
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+            raise ValueError(f"unknown config key {key} ({where}). Nearest valid keys: {near}")

@@ -1,0 +1,178 @@
+"""tinyscenes: a procedural world of textured shapes with exact masks, drawn with NumPy and OpenCV.
+
+A class is a noun phrase "colour texture shape" ("red striped star"). A third of the combinations is held
+out: their attributes are all seen in training, their combination never is. Every picture is a pure function
+of (seed, index), so the data set needs no download and is the same on every machine with the same OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (215, 40, 35),
+    "green": (45, 160, 50),
+    "blue": (45, 75, 215),
+    "yellow": (235, 205, 45),
+    "purple": (145, 50, 170),
+    "cyan": (50, 195, 205),
+}
+TEXTURES = ("plain", "striped", "dotted")
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+IGNORE = 255
+"""Label of the background: it belongs to no class and is left out of the evaluation."""
+
+
+def class_names(part: str = "all") -> list[str]:
+    """Return the phrases of one part of the world: ``seen`` (60), ``unseen`` (30) or ``all`` (90).
+
+    A combination (colour i, texture j, shape k) is unseen when i + j + k is divisible by 3, so that every
+    colour, texture, shape and every pair of them occurs among the seen ones.
+    """
+    if part not in ("seen", "unseen", "all"):
+        raise ValueError(f"part of tinyscenes: got {part!r}, expected 'seen', 'unseen' or 'all'")
+    names = []
+    for (i, color), (j, texture), (k, shape) in product(*map(enumerate, (COLORS, TEXTURES, SHAPES))):
+        unseen = (i + j + k) % 3 == 0
+        if part == "all" or unseen == (part == "unseen"):
+            names.append(f"{color} {texture} {shape}")
+    return names
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the data set: which phrases it shows, how many pictures, and its random stream."""
+
+    part: str
+    images: int
+    stream: int
+
+
+SPLITS: dict[str, Split] = {
+    "train": Split("seen", 1600, 1),
+    "val_seen": Split("seen", 120, 2),
+    "val_unseen": Split("unseen", 120, 3),
+}
+SCENE_SIZE = 96
+_OBJECT_STREAM = 100
+
+
+def _polygon(shape: str) -> np.ndarray:
+    """Corners (N, 2) of a shape with a circumradius of 1."""
+    if shape == "square":
+        angles, radii = np.arange(4) * 90.0 + 45.0, np.ones(4)
+    elif shape == "triangle":
+        angles, radii = np.arange(3) * 120.0 - 90.0, np.ones(3)
+    elif shape == "star":
+        angles, radii = np.arange(10) * 36.0 - 90.0, np.tile([1.0, 0.42], 5)
+    elif shape == "cross":
+        w = 0.36
+        one_arm = np.array([[w, w], [1.0, w], [1.0, -w]])
+        turns = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in -np.pi / 2 * np.arange(4)]
+        return np.concatenate([one_arm @ turn for turn in turns])
+    else:
+        angles, radii = np.arange(40) * 9.0, np.full(40, 0.92)
+    radians = np.deg2rad(angles)
+    return np.stack([np.cos(radians), np.sin(radians)], 1) * radii[:, None]
+
+
+def shape_mask(shape: str, size: int, center: tuple[float, float], radius: float, angle: float) -> np.ndarray:
+    """Draw one filled shape.
+
+    Args:
+        shape: one of ``SHAPES``.
+        size: side of the square canvas in pixels.
+        center: (x, y) in pixels.
+        radius: circumradius in pixels.
+        angle: rotation in degrees.
+    Returns:
+        bool array (size, size).
+    """
+    a = np.deg2rad(angle)
+    corners = _polygon(shape) @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) * radius + np.array(center)
+    mask = np.zeros((size, size), np.uint8)
+    fixed_point = np.round(corners * 16).astype(np.int32)
+    cv2.fillPoly(mask, [fixed_point], 1, shift=4)
+    return mask.astype(bool)
+
+
+def _pattern(texture: str, size: int, angle: float, period: float, phase: float) -> np.ndarray:
+    """Where the second tone of a texture is painted: bool array (size, size)."""
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    a = np.deg2rad(angle)
+    u = (x * np.cos(a) + y * np.sin(a)) / period + phase
+    v = (y * np.cos(a) - x * np.sin(a)) / period + phase
+    if texture == "plain":
+        return np.zeros((size, size), bool)
+    if texture == "striped":
+        return (u % 1.0) < 0.5
+    return (u % 1.0 - 0.5) ** 2 + (v % 1.0 - 0.5) ** 2 < 0.32**2
+
+
+def _background(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A smooth greyish ground with grain: float32 array (size, size, 3) in 0..255."""
+    coarse = rng.uniform(-1, 1, (4, 4, 1)) * 30 + rng.uniform(-1, 1, (4, 4, 3)) * 10
+    ground = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = rng.standard_normal((size, size, 1), dtype=np.float32) * rng.uniform(1, 7)
+    return ground + grain + rng.uniform(50, 190)
+
+
+def _paint(image: np.ndarray, mask: np.ndarray, phrase: str, radius: float, rng: np.random.Generator) -> None:
+    """Paint one object of class ``phrase`` into ``image`` (size, size, 3) in place."""
+    color, texture, _ = phrase.split(" ")
+    tone = np.array(COLORS[color], np.float32) * rng.uniform(0.8, 1.1) + rng.uniform(-14, 14, 3)
+    second = 0.2 * tone + 0.8 * rng.uniform(225, 255)
+    period = rng.uniform(6.0, 8.0) * max(radius / 18.0, 0.8)
+    lit = _pattern(texture, len(image), rng.uniform(0, 180), period, rng.uniform(0, 1))
+    image[mask] = np.where(lit[..., None], second, tone)[mask]
+
+
+def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light, blur a little, and return uint8 RGB."""
+    image = cv2.GaussianBlur(image.astype(np.float32), (3, 3), 0.55) * rng.uniform(0.85, 1.1)
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Draw picture ``index`` of a split: 2 to 6 objects, later ones in front of earlier ones.
+
+    Returns:
+        image uint8 RGB (size, size, 3) and label uint8 (size, size): the index of the phrase in
+        ``class_names(SPLITS[split].part)``, or ``IGNORE``.
+    Raises:
+        ValueError: unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split of tinyscenes: got {split!r}, expected one of {sorted(SPLITS)}")
+    names = class_names(SPLITS[split].part)
+    rng = np.random.default_rng([SPLITS[split].stream, index])
+    image, label = _background(size, rng), np.full((size, size), IGNORE, np.uint8)
+    for _ in range(int(rng.integers(2, 7))):
+        k = int(rng.integers(len(names)))
+        radius = rng.uniform(0.13, 0.25) * size
+        center = tuple(rng.uniform(radius * 0.7, size - radius * 0.7, 2))
+        mask = shape_mask(names[k].split(" ")[2], size, center, radius, rng.uniform(-25, 25))
+        _paint(image, mask, names[k], radius, rng)
+        label[mask] = k
+    return _finish(image, rng), label
+
+
+def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:
+    """Draw one captioned picture of a single object, for contrastive pre-training.
+
+    Returns:
+        image uint8 RGB (size, size, 3) and its phrase, drawn from all 90 combinations.
+    """
+    rng = np.random.default_rng([_OBJECT_STREAM, seed, index])
+    names = class_names()
+    phrase = names[int(rng.integers(len(names)))]
+    radius = rng.uniform(12.0, 22.0) * size / 48
+    center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2)) if radius * 1.7 < size else (size / 2,) * 2
+    image = _background(size, rng)
+    mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
+    _paint(image, mask, phrase, radius, rng)
+    return _finish(image, rng), phrase

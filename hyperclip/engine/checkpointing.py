@@ -1,0 +1,125 @@
+"""Checkpoints: strict loading of ours and the published ones, atomic saving."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor, nn
+
+from .published import convert_published, is_published
+
+logger = logging.getLogger(__name__)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict, ours or a published one, in place; every key of both sides has to be accounted for.
+
+    Raises:
+        ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if is_published(state):
+        logger.info("%s has the published key names: converting", source)
+        state = convert_published(state)
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{k}: file {tuple(state[k].shape)}, model {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"checkpoint {source} does not fit the model of this config.\n"
+            f"  {len(missing)} keys missing from the file: {_first(missing)}\n"
+            f"  {len(unexpected)} keys unexpected: {_first(unexpected)}\n"
+            f"  {len(shapes)} of another shape: {_first(shapes)}\n"
+            "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for HyperCLIP's "
+            "checkpoints, attention for CAT-Seg's)"
+        )
+    model.load_state_dict(state)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state dict, …}``.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a file that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS: got {str(path)!r}, which does not exist. Give the path of a local file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(str(path))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"MODEL.WEIGHTS {str(path)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). Expected a "
+            "checkpoint saved by torch or a safetensors file; was the copy cut short?"
+        ) from error
+    if "model" in content and isinstance(content["model"], Mapping):
+        return dict(content)
+    return {"model": dict(content.get("state_dict", content))}
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with strict loading, the published formats, and atomic writes."""
+
+    def _load_file(self, filename: str) -> dict:
+        return read_checkpoint(filename)
+
+    def _load_model(self, checkpoint: dict):
+        load_strictly(self.model, checkpoint.pop("model"), self.path or "file")
+        return None
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        if incompatible is not None:
+            super()._log_incompatible_keys(incompatible)
+
+    def load(self, path: str, *args, **kwargs) -> dict:
+        """Load a checkpoint; "" loads nothing."""
+        self.path = path
+        if path and "://" not in path and not os.path.isfile(path):
+            read_checkpoint(path)  # raises with advice
+        return super().load(path, *args, **kwargs)
+
+    def save(self, name: str, **kwargs) -> None:
+        """Write ``<save_dir>/<name>.pth`` in full or not at all."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data |= kwargs
+        target = Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", target)
+        write_atomically(target, lambda temporary: torch.save(data, temporary))
+        self.tag_last_checkpoint(target.name)
+
+
+def write_atomically(target: Path, write) -> None:
+    """Call ``write(path)`` on a temporary file next to ``target``, then rename it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _first(items: list[str], count: int = 10) -> str:
+    more = f" … and {len(items) - count} more" if len(items) > count else ""
+    return (", ".join(items[:count]) + more) or "none"

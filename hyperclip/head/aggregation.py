@@ -1,0 +1,228 @@
+"""Cost aggregation: spatial window attention inside each class map, then linear attention across the classes.
+
+Guidance enters queries and keys only, and they are linear in it: ``q = W_x x + W_g g`` with the guidance half
+computed once for an image (spatial) or once for a class (text) instead of once for every class map.
+Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source: CAT-Seg (CVPR 2024), section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GuidedProjections(nn.Module):
+    """q, k, v of attention with guidance: q and k from [x; g], v from x alone.
+
+    Args:
+        dim: channels of x. guidance_dim: channels of the guidance.
+    """
+
+    def __init__(self, dim: int, guidance_dim: int) -> None:
+        super().__init__()
+        self.q = nn.Linear(dim + guidance_dim, dim)
+        self.k = nn.Linear(dim + guidance_dim, dim)
+        self.v = nn.Linear(dim, dim)
+
+    def of_input(self, x: Tensor) -> Tensor:
+        """The half of q, k and v that depends on x (..., dim): (..., 3 dim), biases included."""
+        d = x.shape[-1]
+        weight = torch.cat([self.q.weight[:, :d], self.k.weight[:, :d], self.v.weight])
+        return F.linear(x, weight, torch.cat([self.q.bias, self.k.bias, self.v.bias]))
+
+    def of_guidance(self, g: Tensor) -> Tensor:
+        """The half of q and k that depends on the guidance (..., guidance_dim): (..., 2 dim)."""
+        d = g.shape[-1]
+        return F.linear(g, torch.cat([self.q.weight[:, -d:], self.k.weight[:, -d:]]))
+
+
+def window_partition(x: Tensor, window: int) -> Tensor:
+    """(M, h, w, C) to (M, windows, window * window, C)."""
+    m, h, w, c = x.shape
+    x = x.view(m, h // window, window, w // window, window, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(m, -1, window * window, c)
+
+
+def window_merge(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Inverse of :func:`window_partition`: (M, windows, window * window, C) to (M, h, w, C)."""
+    m, _, n, c = x.shape
+    window = math.isqrt(n)
+    x = x.view(m, grid[0] // window, grid[1] // window, window, window, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(m, *grid, c)
+
+
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
+    """Additive mask (windows, n, n) that keeps cyclically shifted pixels apart: 0 or -100 as in Swin."""
+    region = torch.zeros(1, *grid, 1)
+    bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+    for i, rows in enumerate(bands):
+        for j, columns in enumerate(bands):
+            region[:, rows, columns] = 3 * i + j
+    region = window_partition(region, window)[0, :, :, 0]
+    return (region[:, :, None] != region[:, None, :]).float() * -100.0
+
+
+class SpatialBlock(nn.Module):
+    """One Swin block over each class map, guided by the image.
+
+    Args:
+        dim, guidance_dim: channels. heads: attention heads. window: side of a window. shift: cyclic shift, 0 for
+            none. grid: (h, w) of the maps.
+    """
+
+    def __init__(
+        self, dim: int, guidance_dim: int, heads: int, window: int, shift: int, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift, self.grid = heads, window, shift, grid
+        self.norm1 = nn.LayerNorm(dim)
+        self.projections = GuidedProjections(dim, guidance_dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        return window_partition(x, self.window)
+
+    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """x (B, T, h, w, C) and normalised guidance (B, h, w, G) to (B, T, h, w, C)."""
+        b, t, h, w, c = x.shape
+        qkv = self._windows(self.projections.of_input(self.norm1(x)).flatten(0, 1)).unflatten(0, (b, t))
+        q, k, v = qkv.chunk(3, dim=-1)
+        guided = self._windows(self.projections.of_guidance(guidance))[:, None]
+        q, k = q + guided[..., :c], k + guided[..., c:]
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 1) for z in (q, k, v))
+        mask = None if self.mask is None else self.mask[:, None].to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = self.proj(window_merge(y.transpose(-2, -3).flatten(-2), self.grid))
+        if self.shift:
+            y = y.roll((self.shift, self.shift), dims=(1, 2))
+        x = x + y.unflatten(0, (b, t))
+        return x + self.mlp(self.norm2(x))
+
+
+class SpatialAggregation(nn.Module):
+    """Two Swin blocks (plain, then shifted by half a window) that share one guidance norm."""
+
+    def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        window = min(window, *grid)
+        if grid[0] % window or grid[1] % window:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.WINDOW_SIZES: got {window}, expected a divisor of the feature grid {grid}"
+            )
+        shift = window // 2 if min(grid) > window else 0
+        self.guidance_norm = nn.LayerNorm(guidance_dim)
+        self.blocks = nn.ModuleList(
+            SpatialBlock(dim, guidance_dim, heads, window, s, grid) for s in (0, shift)
+        )
+
+    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """x (B, T, h, w, C), guidance (B, h, w, G) to (B, T, h, w, C)."""
+        guidance = self.guidance_norm(guidance)
+        for block in self.blocks:
+            x = block(x, guidance)
+        return x
+
+
+class ClassAggregation(nn.Module):
+    """Attention across the classes at every (pooled) position, padded to a fixed number of classes.
+
+    All padding tokens of the released model are copies of one learned token, so one token with a weight of
+    ``pad_length - T`` stands for them. Linear attention uses elu + 1.
+
+    Args:
+        dim, guidance_dim, heads: as in :class:`SpatialBlock`.
+        pad_length: classes that the attention always sees; 0 for no padding.
+        attention: "linear" or "full" (softmax).
+    """
+
+    def __init__(self, dim: int, guidance_dim: int, heads: int, pad_length: int, attention: str) -> None:
+        super().__init__()
+        if attention not in ("linear", "full"):
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.ATTENTION_TYPE: got {attention!r}, expected 'linear' or 'full'")
+        self.heads, self.pad_length, self.attention = heads, pad_length, attention
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.projections = GuidedProjections(dim, guidance_dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
+        self.padding_token = nn.Parameter(torch.zeros(dim))
+        self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
+
+    def attend(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """Tokens x (..., T, C), already normalised, with guidance that broadcasts to (..., T, G): (..., T, C)."""
+        t, c = x.shape[-2:]
+        q, k, v = self.projections.of_input(x).chunk(3, dim=-1)
+        guided = self.projections.of_guidance(guidance)
+        q, k = q + guided[..., :c], k + guided[..., c:]
+        weight = torch.ones(t, dtype=x.dtype, device=x.device)
+        if self.pad_length > t:
+            _, pad_k, pad_v = self.projections.of_input(self.norm1(self.padding_token)).chunk(3)
+            pad_k = pad_k + self.projections.of_guidance(self.padding_guidance)[c:]
+            shape = (*x.shape[:-2], 1, c)
+            k, v = torch.cat([k, pad_k.expand(shape)], -2), torch.cat([v, pad_v.expand(shape)], -2)
+            weight = torch.cat([weight, weight.new_tensor([float(self.pad_length - t)])])
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for z in (q, k, v))
+        if self.attention == "full":
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight.log()[None])
+        else:
+            q, k = F.elu(q) + 1, (F.elu(k) + 1) * weight[:, None]
+            y = (q @ (k.transpose(-1, -2) @ v)) / (q @ k.sum(-2)[..., None] + 1e-6)
+        return y.transpose(-2, -3).flatten(-2)
+
+    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
+        x = x + self.attend(self.norm1(x), guidance)
+        return x + self.mlp(self.norm2(x))
+
+
+class AggregationLayer(nn.Module):
+    """Spatial, then class aggregation of a cost embedding (B, T, h, w, C)."""
+
+    def __init__(
+        self,
+        dim: int,
+        appearance_dim: int,
+        text_dim: int,
+        heads: int,
+        window: int,
+        grid: tuple[int, int],
+        pad_length: int,
+        attention: str,
+    ) -> None:
+        super().__init__()
+        self.spatial = SpatialAggregation(dim, appearance_dim, heads, window, grid)
+        self.classes = ClassAggregation(dim, text_dim, heads, pad_length, attention)
+
+    def forward(
+        self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int = 0
+    ) -> Tensor:
+        """Aggregate once.
+
+        Args:
+            x: (B, T, h, w, C). appearance: (B, h, w, A). text: (B, T, G) or (T, G).
+            pooling: size of the average pooling before class attention.
+            chunk: number of class maps (and, for as many tokens, of positions) handled at a time; 0 for all.
+        """
+        t = x.shape[1]
+        step = chunk or t
+        x = torch.cat([self.spatial(x[:, i : i + step], appearance) for i in range(0, t, step)], dim=1)
+        return x + self._across_classes(x, text, pooling, chunk)
+
+    def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> Tensor:
+        b, t, h, w, c = x.shape
+        maps = x.permute(0, 1, 4, 2, 3).flatten(0, 1)
+        pooled = F.avg_pool2d(maps, pooling) if tuple(pooling) != (1, 1) else maps
+        tokens = pooled.unflatten(0, (b, t)).flatten(3).permute(0, 3, 1, 2)  # (B, positions, T, C)
+        guidance = text if text.dim() == 2 else text[:, None]
+        rows = max(1, chunk * h * w // t) if chunk else tokens.shape[1]
+        parts = [self.classes(tokens[:, i : i + rows], guidance) for i in range(0, tokens.shape[1], rows)]
+        out = torch.cat(parts, dim=1).permute(0, 2, 3, 1).unflatten(3, pooled.shape[-2:]).flatten(0, 1)
+        if tuple(pooling) != (1, 1):
+            out = F.interpolate(out, size=(h, w), mode="bilinear", align_corners=True)
+        return out.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)

@@ -1,0 +1,218 @@
+"""The segmentation heads: image and text embeddings in, one logit map for each class out.
+
+Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h w feature grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ..clip.visual import DenseFeatures
+from .aggregation import AggregationLayer
+from .cost_volume import cost_volume, top_classes
+from .decoder import Decoder
+
+REJECTED = -100.0
+"""Logit of a class that pruning left out."""
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What the decoder needs: class maps (B, K, C, h, w), the image's share, and the classes kept (B, K) or None."""
+
+    maps: Tensor
+    guided: list[Tensor]
+    kept: Tensor | None
+    classes: int
+
+
+class CostVolumeHead(nn.Module):
+    """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024), section 3.
+
+    Args:
+        embed_dim: channels of image and text embeddings.
+        width: channels of the two intermediate maps of the image tower.
+        grid: (h, w) of the patch grid.
+        hidden_dim, num_layers, num_heads, window: of the aggregation.
+        appearance_dim, text_dim: channels that guidance is projected to.
+        decoder_dims, decoder_guidance_dims, decoder_guidance_proj_dims: of the two decoder stages.
+        pad_length: classes that class attention always sees (padding tokens fill up); 0 for no padding.
+        max_classes: with more classes than this only the best are aggregated, chosen for each view; 0 for all.
+        attention: "linear" or "full", across classes.
+        pooling_train, pooling_test: average pooling before class attention, in training and in evaluation.
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        width: int,
+        grid: tuple[int, int] = (24, 24),
+        hidden_dim: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        window: int = 12,
+        appearance_dim: int = 128,
+        text_dim: int = 128,
+        decoder_dims: tuple[int, int] = (64, 32),
+        decoder_guidance_dims: tuple[int, int] = (256, 128),
+        decoder_guidance_proj_dims: tuple[int, int] = (32, 16),
+        pad_length: int = 256,
+        max_classes: int = 256,
+        attention: str = "linear",
+        pooling_train: tuple[int, int] = (2, 2),
+        pooling_test: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        if hidden_dim % num_heads:
+            raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}")
+        for size in (pooling_train, pooling_test):
+            if any(side % s for side, s in zip(grid, size, strict=True)):
+                raise ValueError(f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid {grid}")
+        self.grid, self.max_classes = tuple(grid), max_classes
+        self.pooling_train, self.pooling_test = tuple(pooling_train), tuple(pooling_test)
+        self.upsample = nn.ModuleList(
+            [nn.ConvTranspose2d(width, d, s, s) for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)]
+        )
+        self.cost_embedding = nn.Conv2d(1, hidden_dim, 7, padding=3)
+        self.appearance_projection = nn.Conv2d(embed_dim, appearance_dim, 3, padding=1)
+        self.text_projection = nn.Linear(embed_dim, text_dim)
+        pairs = zip(decoder_guidance_dims, decoder_guidance_proj_dims, strict=True)
+        self.decoder_projections = nn.ModuleList([nn.Conv2d(i, o, 3, padding=1) for i, o in pairs])
+        self.layers = nn.ModuleList(
+            AggregationLayer(
+                hidden_dim, appearance_dim, text_dim, num_heads, window, self.grid, pad_length, attention
+            )
+            for _ in range(num_layers)
+        )
+        self.decoder = Decoder(hidden_dim, tuple(decoder_dims), tuple(decoder_guidance_proj_dims))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
+        """Translate a config; ``input_shape`` holds CLIP's "embed_dim" and "width"."""
+        head = cfg.MODEL.SEM_SEG_HEAD
+        for key in ("TEXT_GUIDANCE_DIM", "APPEARANCE_GUIDANCE_DIM"):
+            if head[key] not in (0, input_shape["embed_dim"]):
+                raise ValueError(
+                    f"MODEL.SEM_SEG_HEAD.{key}: got {head[key]}, expected {input_shape['embed_dim']}, CLIP's embedding "
+                    "width (or 0, which takes it from CLIP)"
+                )
+        return {
+            **input_shape,
+            "grid": tuple(head.FEATURE_RESOLUTION),
+            "hidden_dim": head.HIDDEN_DIMS,
+            "num_layers": head.NUM_LAYERS,
+            "num_heads": head.NUM_HEADS,
+            "window": head.WINDOW_SIZES,
+            "appearance_dim": head.APPEARANCE_GUIDANCE_PROJ_DIM,
+            "text_dim": head.TEXT_GUIDANCE_PROJ_DIM,
+            "decoder_dims": tuple(head.DECODER_DIMS),
+            "decoder_guidance_dims": tuple(head.DECODER_GUIDANCE_DIMS),
+            "decoder_guidance_proj_dims": tuple(head.DECODER_GUIDANCE_PROJ_DIMS),
+            "pad_length": head.PAD_LEN,
+            "max_classes": head.MAX_CLASSES,
+            "attention": head.ATTENTION_TYPE,
+            "pooling_train": tuple(head.POOLING_SIZES),
+            "pooling_test": tuple(head.POOLING_SIZES_TEST),
+        }
+
+    def embed_costs(self, costs: Tensor) -> Tensor:
+        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its own."""
+        b, t = costs.shape[:2]
+        return self.cost_embedding(costs.flatten(0, 1)[:, None]).unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)
+
+    def decoder_features(self, features: DenseFeatures) -> list[Tensor]:
+        """Intermediate maps at twice and four times the grid: (B, D1, 2h, 2w), (B, D2, 4h, 4w)."""
+        return [up(x) for up, x in zip(self.upsample, features.intermediates, strict=True)]
+
+    def aggregate(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> Aggregated:
+        """Everything before the decoder.
+
+        Args:
+            features: of B images. text: unit embeddings (T, embed_dim).
+            chunk: class maps handled at a time, which bounds the memory; 0 for all.
+        Raises:
+            ValueError: a feature map that is not of the head's grid.
+        """
+        if tuple(features.embeddings.shape[-2:]) != self.grid:
+            raise ValueError(
+                f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid {self.grid}. The image "
+                "given to CLIP has to be MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
+            )
+        appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
+        text_guidance = F.relu(self.text_projection(text))
+        costs = cost_volume(features.embeddings, text)
+        kept = top_classes(costs, self.max_classes)
+        if kept is not None:
+            costs = costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid))
+            text_guidance = text_guidance[kept]
+        x = self.embed_costs(costs)
+        pooling = self.pooling_train if self.training else self.pooling_test
+        for layer in self.layers:
+            x = layer(x, appearance, text_guidance, pooling, chunk)
+        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
+        guided = self.decoder.of_guidance([F.relu(p(f)) for p, f in projected])
+        return Aggregated(x.permute(0, 1, 4, 2, 3), guided, kept, len(text))
+
+    def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
+        """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out."""
+        aggregated = self.aggregate(features, text)
+        logits = self.decoder(aggregated.maps, aggregated.guided)
+        if aggregated.kept is None:
+            return logits
+        full = logits.new_full((len(logits), aggregated.classes, *logits.shape[2:]), REJECTED)
+        return full.scatter(1, aggregated.kept[:, :, None, None].expand_as(logits), logits)
+
+    def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (class indices (t,), logits (B, t, 4h, 4w)) in chunks of classes, in ascending order.
+
+        Classes that no image kept are not yielded: their logit is ``REJECTED`` everywhere.
+        """
+        aggregated = self.aggregate(features, text, chunk)
+        total = aggregated.maps.shape[1]
+        parts = (
+            self.decoder(aggregated.maps[:, i : i + chunk], aggregated.guided) for i in range(0, total, chunk)
+        )
+        if aggregated.kept is None:
+            for i, logits in zip(range(0, total, chunk), parts, strict=True):
+                yield torch.arange(i, i + logits.shape[1], device=logits.device), logits
+            return
+        logits, kept = torch.cat(list(parts), dim=1), aggregated.kept
+        for classes in kept.unique().split(chunk):
+            wanted = classes.expand(len(kept), -1).contiguous()
+            place = torch.searchsorted(kept, wanted).clamp_max(total - 1)
+            found = kept.gather(1, place) == wanted
+            picked = logits.gather(1, place[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
+            yield classes, picked.masked_fill(~found[:, :, None, None], REJECTED)
+
+
+class CosineHead(nn.Module):
+    """No head at all: the cosine of every patch with every class is its logit. The baseline of dense CLIP."""
+
+    @configurable
+    def __init__(self, *, grid: tuple[int, int] = (24, 24)) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
+        return {"grid": tuple(cfg.MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION)}
+
+    def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
+        """Logits (B, T, h, w), the cosines."""
+        return cost_volume(features.embeddings, text)
+
+    def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As :meth:`CostVolumeHead.stream`."""
+        for i in range(0, len(text), chunk):
+            logits = self(features, text[i : i + chunk])
+            yield torch.arange(i, i + logits.shape[1], device=logits.device), logits

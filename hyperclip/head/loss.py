@@ -1,0 +1,28 @@
+"""The training loss: binary cross-entropy of every pixel with every class, without one-hot targets."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
+    """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of every class.
+
+    Equal to BCE-with-logits against one-hot targets (all zero where ignored), computed as
+    ``(sum softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR 2024), section 3.4.
+
+    Args:
+        logits: (B, T, h, w); resized bilinearly to the target's size.
+        target: class indices (B, H, W), integer, or ``ignore``.
+    Raises:
+        ValueError: a label that is neither below T nor ``ignore``.
+    """
+    logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    valid = target != ignore
+    index = target.masked_fill(~valid, 0).long()
+    if int(index.max()) >= logits.shape[1] or int(index.min()) < 0:
+        bad = sorted(set(target[valid & ((index >= logits.shape[1]) | (index < 0))].tolist()))[:5]
+        raise ValueError(f"labels: got {bad}, expected 0 to {logits.shape[1] - 1} or the ignore value {ignore}")
+    positive = logits.gather(1, index[:, None])[:, 0]
+    return (F.softplus(logits).sum() - positive[valid].sum()) / logits.numel()

@@ -1,0 +1,189 @@
+"""The meta-architecture HyperCLIP: Detectron2's view of CLIP, its adapters and the cost-volume head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from .adapters import merge, prepare_finetuning
+from .clip import CLIP_MEAN, CLIP_STD, DenseFeatures, encode_dense, load_clip
+from .data.registry import vocabulary_of
+from .head import CosineHead, CostVolumeHead, pixel_class_bce
+from .inference import SlidingWindow, collect_labels, collect_scores, make_views, resize
+from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
+
+SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
+SEM_SEG_HEADS_REGISTRY.register(CosineHead)
+
+
+@META_ARCH_REGISTRY.register()
+class HyperCLIP(nn.Module):
+    """Open-vocabulary segmentation: dense CLIP, text embeddings of a vocabulary, and a head over their similarity.
+
+    Args:
+        clip: an open_clip model, fine-tuning already prepared.
+        text: embeds vocabularies.
+        head: :class:`CostVolumeHead` or anything with its ``forward`` and ``stream``.
+        resolution: (height, width) that CLIP sees.
+        layers: blocks whose outputs the head gets.
+        train_vocabulary: classes of the training labels, None if the model is not to be trained.
+        vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
+        sliding: windows of inference, None for the whole image.
+        output: "scores" or "labels", see :meth:`forward`.
+        divisor, ignore, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: nn.Module,
+        text: TextEmbedder,
+        head: nn.Module,
+        resolution: tuple[int, int],
+        layers: Sequence[int],
+        train_vocabulary: Vocabulary | None = None,
+        vocabulary: Vocabulary | None = None,
+        sliding: SlidingWindow | None = None,
+        output: str = "scores",
+        divisor: int = 0,
+        ignore: int = 255,
+        class_chunk: int = 32,
+        pixel_mean: Sequence[float] = CLIP_MEAN,
+        pixel_std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        super().__init__()
+        if output not in ("scores", "labels"):
+            raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
+        self.clip, self.text, self.sem_seg_head = clip, text, head
+        self.resolution, self.layers = tuple(resolution), list(layers)
+        self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary or train_vocabulary
+        self.sliding, self.output, self.divisor = sliding, output, divisor
+        self.ignore, self.class_chunk = ignore, class_chunk
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
+        head = cfg.MODEL.SEM_SEG_HEAD
+        loaded = load_clip(head.CLIP_PRETRAINED, "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP_WEIGHTS)
+        clip, adapter = loaded.model, cfg.MODEL.ADAPTER
+        prepare_finetuning(
+            clip,
+            head.CLIP_FINETUNE,
+            encoders=adapter.ENCODERS,
+            block_size=adapter.BLOCK_SIZE,
+            block_size_text=adapter.BLOCK_SIZE_TEXT,
+            curvature_vision=adapter.CURVATURE_VISION,
+            curvature_text=adapter.CURVATURE_TEXT,
+            projections=adapter.PROJECTIONS,
+            literal=adapter.LITERAL,
+        )
+        patch = clip.visual.conv1.kernel_size
+        shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
+        sliding = cfg.TEST.SLIDING
+        return {
+            "clip": clip,
+            "text": TextEmbedder(loaded.tokenizer, prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS),
+            "head": build_head(cfg, shape),
+            "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
+            "layers": head.CLIP_LAYERS,
+            "train_vocabulary": class_list(head.TRAIN_CLASS_JSON, cfg.DATASETS.TRAIN),
+            "vocabulary": class_list(head.TEST_CLASS_JSON, cfg.DATASETS.TEST),
+            "sliding": SlidingWindow(sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW)
+            if cfg.TEST.SLIDING_WINDOW
+            else None,
+            "output": cfg.TEST.OUTPUT,
+            "divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "ignore": head.IGNORE_VALUE,
+            "class_chunk": cfg.TEST.CLASS_CHUNK,
+            "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Choose the classes of inference. Embeddings are computed on first use and cached."""
+        self.vocabulary = vocabulary
+
+    def merge_adapters(self) -> int:
+        """Write the adapters into plain CLIP weights, for inference; returns how many there were."""
+        return merge(self.clip)
+
+    def encode_views(self, views: Tensor) -> DenseFeatures:
+        """Image tower over normalised views (V, 3, r, r)."""
+        return encode_dense(self.clip.visual, views, self.layers)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Detectron2's interface.
+
+        Args:
+            batched_inputs: dicts with "image" (3, H, W) RGB 0..255, in training "sem_seg" (H, W) class indices,
+                in inference optionally "height" and "width" of the output.
+        Returns:
+            in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
+            0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence".
+        """
+        images = [self._normalise(x["image"]) for x in batched_inputs]
+        if self.training:
+            return {"loss_sem_seg": self._loss(images, [x["sem_seg"].to(self.device) for x in batched_inputs])}
+        with torch.no_grad():
+            return [self._segment(image, x) for image, x in zip(images, batched_inputs, strict=True)]
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+
+    def _loss(self, images: list[Tensor], targets: list[Tensor]) -> Tensor:
+        if self.train_vocabulary is None:
+            raise ValueError("training needs class names: set DATASETS.TRAIN or MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
+        height, width = (max(image.shape[i] for image in images) for i in (1, 2))
+        pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
+        batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
+        target = torch.stack([F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)])
+        text = self.text(self.clip, self.train_vocabulary)
+        logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
+        return pixel_class_bce(logits, target, self.ignore)
+
+    def _segment(self, image: Tensor, record: dict) -> dict[str, Tensor]:
+        if self.vocabulary is None:
+            raise ValueError("inference needs class names: call set_vocabulary, or set DATASETS.TEST or TEST_CLASS_JSON")
+        size = (record.get("height", image.shape[1]), record.get("width", image.shape[2]))
+        text = self.text(self.clip, self.vocabulary)
+        features = self.encode_views(make_views(image, self.resolution, self.sliding, self.divisor))
+        chunks = self.sem_seg_head.stream(features, text, self.class_chunk)
+        if self.output == "scores":
+            return {"sem_seg": collect_scores(chunks, self.sliding, size, len(text))}
+        labels, confidence = collect_labels(chunks, self.sliding, size)
+        return {"sem_seg_labels": labels, "sem_seg_confidence": confidence}
+
+
+def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
+    """Build the head that the config names.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    name = cfg.MODEL.SEM_SEG_HEAD.NAME
+    if name not in SEM_SEG_HEADS_REGISTRY:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NAME: got {name!r}, expected CostVolumeHead (CAT-Seg's head, once called CATSegHead), "
+            "CosineHead, or a head registered in SEM_SEG_HEADS_REGISTRY"
+        )
+    return SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shape)
+
+
+def class_list(path: str, datasets: Sequence[str]) -> Vocabulary | None:
+    """The vocabulary of a class file, else of the first dataset, else None."""
+    if path:
+        return Vocabulary.from_json(path)
+    return vocabulary_of(datasets[0]) if datasets else None

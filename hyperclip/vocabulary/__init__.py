@@ -1,0 +1,7 @@
+"""Vocabularies, prompt templates and the text cache."""
+
+from .prompts import PROMPT_TEMPLATES, prompt_templates
+from .text_cache import TextEmbedder
+from .vocabulary import Vocabulary, builtin
+
+__all__ = ["PROMPT_TEMPLATES", "TextEmbedder", "Vocabulary", "builtin", "prompt_templates"]

@@ -1,0 +1,91 @@
+"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+LISTS = Path(__file__).parent / "lists"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ordered classes; each is a tuple of synonyms whose first is the class's name.
+
+    Attributes:
+        classes: T tuples of synonyms.
+        name, version: what results report.
+    Raises:
+        ValueError: no class, an empty name, or two classes of the same synonyms.
+    """
+
+    classes: tuple[tuple[str, ...], ...]
+    name: str = "custom"
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
+        seen: dict[tuple[str, ...], int] = {}
+        for i, synonyms in enumerate(self.classes):
+            if not synonyms or not all(s.strip() for s in synonyms):
+                raise ValueError(f"vocabulary {self.name!r}: class {i} has an empty name: {list(synonyms)}")
+            if synonyms in seen:
+                raise ValueError(
+                    f"vocabulary {self.name!r}: classes {seen[synonyms]} and {i} are both {', '.join(synonyms)!r}. "
+                    "Remove one, or make them one class"
+                )
+            seen[synonyms] = i
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        """First synonym of every class."""
+        return [synonyms[0] for synonyms in self.classes]
+
+    @classmethod
+    def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
+        """One class for each entry; ", " separates synonyms inside an entry, as in CAT-Seg's class files."""
+        return cls(tuple(tuple(entry.split(", ")) for entry in names), name, version)
+
+    @classmethod
+    def from_text(cls, text: str) -> Vocabulary:
+        """Parse what a user types: ``;`` between classes, ``,`` between synonyms ("dog, puppy; road")."""
+        entries = [entry for entry in text.split(";") if entry.strip()]
+        return cls(tuple(tuple(s.strip() for s in entry.split(",") if s.strip()) for entry in entries))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Vocabulary:
+        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}`` or a plain list of names.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: not one of the two forms.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names; the "
+                f"built-in ones are {sorted(p.name for p in LISTS.glob('*.json'))} in {LISTS.name}/"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"class file {str(path)!r}: not JSON ({error})") from error
+        if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
+            return cls.from_names(content, path.stem)
+        try:
+            classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
+            return cls(classes, content["name"], content["version"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "
+                "(a list of lists of synonyms)"
+            ) from error
+
+
+def builtin(name: str) -> Vocabulary:
+    """A vocabulary that ships with the package, by the stem of its file in ``lists/``."""
+    return Vocabulary.from_json(LISTS / f"{name}.json")

@@ -1,0 +1,93 @@
+"""Install Detectron2 from PyPI's hash-pinned wheel, unless an importable Detectron2 is already there.
+
+PyPI has no wheel under Detectron2's own name. ``sal-detectron2`` 0.7.2 is upstream's main branch of
+April 2024 (313 of its 316 files are identical) built for CPython 3.10; its Python files run everywhere.
+This script downloads that wheel, checks its SHA-256, and rewrites the archive as a pure-Python wheel:
+without the compiled library, without the stray top-level ``tools`` package, without the outdated
+``numpy<2`` bound. The result is deterministic.
+
+To use your own build instead, run this once before ``tools/setup.sh`` installs anything else:
+``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2`` (after torch).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+NAME, VERSION = "sal-detectron2", "0.7.2"
+SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
+DIST_INFO = f"sal_detectron2-{VERSION}.dist-info"
+REPACKED = f"sal_detectron2-{VERSION}-py3-none-any.whl"
+EPOCH = (2024, 4, 17, 0, 0, 0)
+
+
+def download(folder: Path) -> Path:
+    """Download the published wheel into ``folder`` and return its path; pip checks the hash."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
+    target = ["--python-version", "3.10", "--implementation", "cp", "--abi", "none"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+        + target
+        + ["-d", str(folder), "-r", str(requirement)],
+        check=True,
+    )
+    (wheel,) = folder.glob("sal_detectron2-*.whl")
+    return wheel
+
+
+def rewrite_metadata(name: str, data: bytes) -> bytes:
+    """Return the pure-Python form of one metadata file of the archive."""
+    text = data.decode()
+    if name.endswith("/WHEEL"):
+        keep = [line for line in text.splitlines() if not line.startswith(("Tag:", "Root-Is-Purelib:"))]
+        return "\n".join([line for line in keep if line] + ["Root-Is-Purelib: true", "Tag: py3-none-any", ""]).encode()
+    if name.endswith("/METADATA"):
+        lines = [line for line in text.splitlines() if not line.startswith("Requires-Dist: black")]
+        return "\n".join(line.replace("numpy<2", "numpy") for line in lines).encode() + b"\n"
+    if name.endswith("/top_level.txt"):
+        return b"detectron2\n"
+    return data
+
+
+def repack(wheel: Path, folder: Path) -> Path:
+    """Write the pure-Python wheel of ``wheel`` into ``folder``."""
+    target, record = folder / REPACKED, []
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in sorted(source.namelist()):
+            if name.endswith((".so", "/RECORD", "/")) or name.startswith("tools/"):
+                continue
+            data = source.read(name)
+            if name.startswith(DIST_INFO):
+                data = rewrite_metadata(name, data)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            record.append(f"{name},sha256={digest},{len(data)}")
+            out.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
+        record_name = f"{DIST_INFO}/RECORD"
+        out.writestr(zipfile.ZipInfo(record_name, EPOCH), "\n".join([*record, f"{record_name},,", ""]))
+    return target
+
+
+def main() -> None:
+    if importlib.util.find_spec("detectron2") is not None:
+        print("Detectron2 is already installed: left as it is")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "repacked").mkdir()
+        wheel = repack(download(folder), folder / "repacked")
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True
+        )
+    print(f"Detectron2 installed from {NAME} {VERSION} (pure Python)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Create .venv with the locked versions of everything, once; a second run costs nothing.
+#
+#   bash tools/setup.sh        prints the Python interpreter to use (the only line on stdout)
+#
+# An active environment (virtualenv, conda) in which Detectron2 and this package's requirements already
+# import is used as it is: nothing is installed into it and nothing is replaced. PyPI's torch wheels hold
+# the CUDA build on Linux, so a machine with a GPU gets CUDA; set PYTHON to choose the base interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '[setup] %s\n' "$*" >&2; }
+
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
+    python -c 'import torch, torchvision, open_clip, geoopt, safetensors, cv2, detectron2' >/dev/null 2>&1; then
+    say "using the active environment ($(python -c 'import sys; print(sys.prefix)')): it has Detectron2"
+    python -c 'import sys; print(sys.executable)'
+    exit 0
+fi
+
+venv=.venv
+stamp="$venv/.installed"
+wanted=$(cat setup.py requirements.lock tools/setup.sh tools/install_detectron2.py | sha256sum | cut -d' ' -f1)
+if [ ! -x "$venv/bin/python" ]; then
+    base=${PYTHON:-python3}
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        say "Python >= 3.10 is needed, got $("$base" --version 2>&1). Set PYTHON=/path/to/python3.11"
+        exit 1
+    }
+    say "creating $venv with $("$base" --version)"
+    "$base" -m venv "$venv"
+fi
+python="$PWD/$venv/bin/python"
+if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+    rm -f "$stamp"
+    pip() { "$python" -m pip "$@" --disable-pip-version-check >&2; }
+    # torch first and by exact version: a later resolution then keeps the build that was chosen.
+    say "installing PyTorch"
+    pip install -q -c requirements.lock torch torchvision "setuptools<82"
+    say "installing the framework and its requirements"
+    pip install -q -c requirements.lock --editable ".[dev]"
+    say "installing Detectron2"
+    "$python" tools/install_detectron2.py >&2
+    pip check
+    echo "$wanted" >"$stamp"
+    say "done"
+fi
+echo "$python"

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 
 LEGACY = {
@@ -29,6 +30,7 @@ LEGACY = {
 def add_hyperclip_config(cfg: CfgNode) -> None:
     """Add the framework's keys to a Detectron2 config, in place."""
     cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
     # Not read when MODEL.WEIGHTS is set, since a checkpoint holds the whole model.
     cfg.MODEL.CLIP_WEIGHTS = ""

@@ -34,7 +34,9 @@ def assert_rows_close(got, want, curvature, norms):
     error = np.linalg.norm(got - want, axis=-1) / np.maximum(np.linalg.norm(want, axis=-1), 1e-30)
     scaled = np.sqrt(curvature) * norms
     saturation = np.arctanh(1 - 1e-3)
-    tolerance = np.where((norms >= 0.1) & (scaled < 0.9 * saturation), 2e-6, 5e-3)
+    # Ten float32 roundings of the recorded program, amplified by artanh's condition number towards saturation.
+    amplified = 10 * 2.0**-24 * np.sinh(np.minimum(2 * scaled, 20)) / np.maximum(2 * scaled, 1e-30)
+    tolerance = np.where((norms >= 0.1) & (scaled < 0.9 * saturation), np.maximum(2e-6, amplified), 5e-3)
     tolerance = np.where(scaled < 1e-5, 4e-2, tolerance)
     assert (error <= tolerance).all(), np.stack([norms, error, tolerance], 1)[error > tolerance]
 

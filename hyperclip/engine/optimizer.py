@@ -1,0 +1,68 @@
+"""Optimiser and schedule: AdamW in parameter groups, one gradient norm over the whole model."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+
+
+def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
+    """One group for each trainable parameter: CLIP's at CLIP_MULTIPLIER, norms and embeddings without decay.
+
+    Raises:
+        ValueError: nothing trains.
+    """
+    solver, groups, seen = cfg.SOLVER, [], set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            full = f"{module_name}.{name}"
+            group = {"params": [parameter], "lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+            if full.startswith("clip."):
+                group["lr"] *= solver.CLIP_MULTIPLIER
+            if isinstance(module, NORMS):
+                group["weight_decay"] = solver.WEIGHT_DECAY_NORM
+            if isinstance(module, nn.Embedding):
+                group["weight_decay"] = solver.WEIGHT_DECAY_EMBED
+            groups.append(group)
+    if not groups:
+        raise ValueError(
+            "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with --eval-only, or choose "
+            "another MODEL.SEM_SEG_HEAD.NAME or CLIP_FINETUNE"
+        )
+    return groups
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD over :func:`parameter_groups`, clipping the full model's gradient norm before each step.
+
+    Raises:
+        ValueError: an unknown optimiser or clip type.
+    """
+    solver = cfg.SOLVER
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: got {clip.CLIP_TYPE!r}, expected 'full_model'")
+    groups = parameter_groups(model, cfg)
+    if solver.OPTIMIZER == "ADAMW":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
+    elif solver.OPTIMIZER == "SGD":
+        optimizer = torch.optim.SGD(groups, solver.BASE_LR, momentum=solver.MOMENTUM)
+    else:
+        raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, expected 'ADAMW' or 'SGD'")
+    if clip.ENABLED:
+
+        def clip_gradients(opt: torch.optim.Optimizer, *_: Any) -> None:
+            parameters = itertools.chain.from_iterable(g["params"] for g in opt.param_groups)
+            torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+        optimizer.register_step_pre_hook(clip_gradients)
+    return optimizer

@@ -1,0 +1,146 @@
+"""The trainer: Detectron2's engine with our mapper, optimiser, strict checkpoints and per-dataset vocabularies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from tabulate import tabulate
+from torch import nn
+
+from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
+from ..adapters import parameter_table
+from ..data import SemSegMapper, vocabulary_of
+from ..evaluation import SemSegEvaluator
+from ..vocabulary import Vocabulary
+from .checkpointing import StrictCheckpointer, write_atomically
+from .optimizer import build_optimizer
+
+logger = logging.getLogger("hyperclip.engine")
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer for open-vocabulary segmentation, on CPU and CUDA, one or many processes."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        check_batch_size(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        ddp = {} if on_cuda else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **ddp)
+        if cfg.SOLVER.AMP.ENABLED and not on_cuda:
+            raise ValueError("SOLVER.AMP.ENABLED: mixed precision needs CUDA. Set it to False, or MODEL.DEVICE to cuda")
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model and log what trains."""
+        model = build_model(cfg)
+        rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
+        logger.info("Parameters:\n%s", tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")))
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=SemSegMapper(cfg, is_train=False), batch_size=cfg.TEST.IMS_PER_BATCH
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SemSegEvaluator:
+        return SemSegEvaluator(dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
+        """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write ``results.json``.
+
+        Returns:
+            scores by dataset, in percent (on the main process).
+        """
+        results: OrderedDict = OrderedDict()
+        bare = model.module if hasattr(model, "module") else model
+        for i, name in enumerate(cfg.DATASETS.TEST):
+            bare.set_vocabulary(test_vocabulary(cfg, name))
+            evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+            scores = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            if comm.is_main_process():
+                results[name] = scores["sem_seg"]
+        if comm.is_main_process():
+            logger.info("Results (percent):\n%s", results_table(results))
+            save_results(cfg, results)
+        return results
+
+
+def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
+    """The vocabulary of a test dataset, or that of MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON.
+
+    Raises:
+        ValueError: a class file whose length is not the dataset's number of classes.
+    """
+    own = vocabulary_of(dataset_name)
+    path = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
+    if not path:
+        return own
+    vocabulary = Vocabulary.from_json(path)
+    if len(vocabulary) != len(own):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON {path!r} has {len(vocabulary)} classes, dataset {dataset_name} has "
+            f"{len(own)}. Leave it empty: each dataset brings its own class list"
+        )
+    return vocabulary
+
+
+def check_batch_size(cfg: CfgNode) -> None:
+    """ValueError unless the batch divides evenly among the processes."""
+    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH: got {cfg.SOLVER.IMS_PER_BATCH} for {comm.get_world_size()} processes, expected a multiple"
+        )
+
+
+def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Text table of the summary scores, a row for each dataset."""
+    columns = ["mIoU", "mIoU_old", "pACC", "mACC", "images"]
+    rows = [[name, *(scores[c] for c in columns)] for name, scores in results.items()]
+    return tabulate(rows, ["dataset", *columns], floatfmt=".2f")
+
+
+def save_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> Path:
+    """Write ``OUTPUT_DIR/results.json``: scores by dataset, and what produced them."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    content = {
+        "model": {"head": head.NAME, "clip": head.CLIP_PRETRAINED, "finetune": head.CLIP_FINETUNE, "seed": cfg.SEED},
+        "protocol": "argmax; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
+        "results": {n: {k: None if math.isnan(v) else v for k, v in s.items()} for n, s in results.items()},
+    }
+    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+    return path

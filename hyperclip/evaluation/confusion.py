@@ -1,0 +1,82 @@
+"""Streaming confusion matrix and the scores that are read off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the set.
+
+    Args:
+        classes: T. ignore: truth that does not count.
+    """
+
+    def __init__(self, classes: int, ignore: int = 255, device: str | torch.device = "cpu") -> None:
+        self.classes, self.ignore = classes, ignore
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def update(self, truth: Tensor, prediction: Tensor) -> None:
+        """Add one image: class indices (H, W) of the truth and of the prediction.
+
+        Raises:
+            ValueError: sizes that differ, or a label outside 0..T-1 that is not ``ignore``.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(
+                f"prediction of size {tuple(prediction.shape)} for a label map of {tuple(truth.shape)}; they have to agree"
+            )
+        truth, prediction = truth.to(self.counts.device).long(), prediction.to(self.counts.device).long()
+        valid = truth != self.ignore
+        truth, prediction = truth[valid], prediction[valid]
+        for name, values in (("label", truth), ("prediction", prediction)):
+            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.classes:
+                raise ValueError(
+                    f"{name}: got values {int(values.min())} to {int(values.max())}, expected 0 to {self.classes - 1} or "
+                    f"the ignore value {self.ignore}. Does the vocabulary belong to this dataset?"
+                )
+        counts = torch.bincount(truth * self.classes + prediction, minlength=self.classes**2)
+        self.counts += counts.view(self.classes, self.classes)
+
+    def scores(self) -> SegmentationScores:
+        """Scores of everything added so far."""
+        return SegmentationScores.from_counts(self.counts)
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores in percent.
+
+    Attributes:
+        miou: mean IoU over the classes present in the truth (Detectron2 since July 2022).
+        miou_old: the same sum divided by the classes present in the truth or predicted (Detectron2 before).
+        pixel_accuracy: share of pixels that are right.
+        mean_accuracy: mean recall over the classes present in the truth.
+        iou: per class (T,), nan where the class is neither in the truth nor predicted.
+    """
+
+    miou: float
+    miou_old: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    iou: tuple[float, ...]
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> SegmentationScores:
+        """Read the scores off a confusion matrix (T, T), rows truth, columns prediction."""
+        counts = counts.double().cpu()
+        right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        union = truth + predicted - right
+        present, either = truth > 0, union > 0
+        iou = torch.where(either, right / union.clamp_min(1), torch.nan)
+        total = 100 * iou[present].sum().item()
+        return cls(
+            total / max(int(present.sum()), 1),
+            total / max(int(either.sum()), 1),
+            100 * right.sum().item() / max(truth.sum().item(), 1),
+            100 * (right[present] / truth[present]).sum().item() / max(int(present.sum()), 1),
+            tuple((100 * iou).tolist()),
+        )

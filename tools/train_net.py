@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Train or evaluate a model.
+
+    python tools/train_net.py --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY VALUE …]
+    python tools/train_net.py --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import hyperclip.data  # noqa: F401  (registers the datasets)
+from detectron2.engine import default_argument_parser, default_setup, launch
+from hyperclip.config import load_config
+from hyperclip.engine import StrictCheckpointer, Trainer
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        model.merge_adapters()
+        Trainer.test(cfg, model)
+        return
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

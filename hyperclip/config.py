@@ -78,6 +78,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
     head.WINDOW_SIZES = 12  # window of the spatial attention, in patches
     head.ATTENTION_TYPE = "linear"  # attention across classes: linear or full
     head.PAD_LEN = 256  # class attention is padded to this many classes; 0 = no padding
+    head.SAMPLED_CLASSES = 0  # training: the classes in the batch plus random others up to this number; 0 = all
     head.MAX_CLASSES = 256  # aggregate only this many classes of each view, the best ones; 0 = all
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .adapters import merge, prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, DenseFeatures, encode_dense, load_clip
 from .data.registry import vocabulary_of
-from .head import CosineHead, CostVolumeHead, pixel_class_bce
+from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
 from .inference import SlidingWindow, collect_labels, collect_scores, make_views, resize
 from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
 
@@ -35,7 +35,7 @@ class HyperCLIP(nn.Module):
         vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
         sliding: windows of inference, None for the whole image.
         output: "scores" or "labels", see :meth:`forward`.
-        divisor, ignore, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
+        divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
     """
 
     @configurable
@@ -53,6 +53,7 @@ class HyperCLIP(nn.Module):
         output: str = "scores",
         divisor: int = 0,
         ignore: int = 255,
+        sampled_classes: int = 0,
         class_chunk: int = 32,
         pixel_mean: Sequence[float] = CLIP_MEAN,
         pixel_std: Sequence[float] = CLIP_STD,
@@ -64,7 +65,7 @@ class HyperCLIP(nn.Module):
         self.resolution, self.layers = tuple(resolution), list(layers)
         self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary or train_vocabulary
         self.sliding, self.output, self.divisor = sliding, output, divisor
-        self.ignore, self.class_chunk = ignore, class_chunk
+        self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -102,6 +103,7 @@ class HyperCLIP(nn.Module):
             "output": cfg.TEST.OUTPUT,
             "divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "ignore": head.IGNORE_VALUE,
+            "sampled_classes": head.SAMPLED_CLASSES,
             "class_chunk": cfg.TEST.CLASS_CHUNK,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
@@ -134,13 +136,14 @@ class HyperCLIP(nn.Module):
             in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
             0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence".
         """
-        images = [self._normalise(x["image"]) for x in batched_inputs]
+        images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.training:
             return {"loss_sem_seg": self._loss(images, [x["sem_seg"].to(self.device) for x in batched_inputs])}
         with torch.no_grad():
             return [self._segment(image, x) for image, x in zip(images, batched_inputs, strict=True)]
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def normalise(self, image: Tensor) -> Tensor:
+        """Image (3, H, W), RGB 0..255, to what CLIP expects, on the model's device."""
         return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
 
     def _loss(self, images: list[Tensor], targets: list[Tensor]) -> Tensor:
@@ -150,7 +153,10 @@ class HyperCLIP(nn.Module):
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
         target = torch.stack([F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)])
-        text = self.text(self.clip, self.train_vocabulary)
+        only = None
+        if self.sampled_classes and self.sampled_classes < len(self.train_vocabulary):
+            target, only = sample_classes(target, len(self.train_vocabulary), self.sampled_classes, self.ignore)
+        text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
         return pixel_class_bce(logits, target, self.ignore)
 

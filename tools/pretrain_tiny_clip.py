@@ -113,7 +113,8 @@ def build_model(seed: int) -> torch.nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
+    parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -137,7 +138,8 @@ def main() -> None:
     tokens = {t: tokenizer([t.format(n) for n in class_names()]) for t in TEMPLATES}
     start = time.time() - spent
 
-    for step in range(first, args.steps):
+    last = min(args.stop_after, args.steps)
+    for step in range(first, last):
         warm = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
@@ -159,7 +161,7 @@ def main() -> None:
         done = step + 1
         if done % 50 == 0:
             print(f"step {done} loss {loss.item():.3f} seconds {time.time() - start:.0f}", flush=True)
-        if done % 500 == 0 or done == args.steps:
+        if done % 500 == 0 or done == last:
             accuracy = zero_shot_accuracy(model, tokenizer, args.seed)
             print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
             seconds = time.time() - start

@@ -1,7 +1,8 @@
-"""The training loss: binary cross-entropy of every pixel with every class, without one-hot targets."""
+"""The training loss: binary cross-entropy of every pixel with every class, or with a sample of the classes."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,3 +27,22 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
         raise ValueError(f"labels: got {bad}, expected 0 to {logits.shape[1] - 1} or the ignore value {ignore}")
     positive = logits.gather(1, index[:, None])[:, 0]
     return (F.softplus(logits).sum() - positive[valid].sum()) / logits.numel()
+
+
+def sample_classes(target: Tensor, classes: int, count: int, ignore: int = 255) -> tuple[Tensor, Tensor]:
+    """Choose the classes of one training step: those in the labels, filled up to ``count`` with random others.
+
+    Args:
+        target: class indices (B, H, W) or ``ignore``.
+        classes: T, size of the vocabulary.
+        count: classes wanted; more are returned if the labels hold more.
+    Returns:
+        the target in terms of the chosen classes, and their indices (t,), ascending.
+    """
+    present = target[target != ignore].unique()
+    absent = torch.ones(classes, dtype=torch.bool, device=target.device)
+    absent[present] = False
+    others = absent.nonzero()[:, 0]
+    fill = others[torch.randperm(len(others), device=target.device)[: max(count - len(present), 0)]]
+    chosen = torch.cat([present, fill]).sort().values
+    return torch.where(target == ignore, target, torch.searchsorted(chosen, target)), chosen

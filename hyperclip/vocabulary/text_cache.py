@@ -45,21 +45,26 @@ class TextEmbedder:
                 owners += [i] * len(self.templates)
         return prompts, owners
 
-    def __call__(self, clip: nn.Module, vocabulary: Vocabulary) -> Tensor:
+    def __call__(self, clip: nn.Module, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
         """Unit embeddings (T, C) of the classes, with gradient where gradients are enabled.
 
+        Args:
+            only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t, C).
         Raises:
             ValueError: a name that does not fit into the text context.
         """
         tokens, owners = self._tokenized(clip, vocabulary)
         if torch.is_grad_enabled() and any(p.requires_grad for p in _text_parameters(clip)):
-            return self._embed(clip, tokens, owners, len(vocabulary))
+            if only is None:
+                return self._embed(clip, tokens, owners, len(vocabulary))
+            wanted = torch.isin(owners, only)
+            return self._embed(clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only))
         version = tuple((p.data_ptr(), p._version) for p in _text_parameters(clip))
         key = (vocabulary.classes, version)
         if key not in self._embeddings:
             with torch.no_grad():
                 _remember(self._embeddings, key, self._embed(clip, tokens, owners, len(vocabulary)), self.capacity)
-        return self._embeddings[key]
+        return self._embeddings[key] if only is None else self._embeddings[key][only]
 
     def _tokenized(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
         device = clip.positional_embedding.device

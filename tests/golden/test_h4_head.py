@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
 from hyperclip.adapters import adapters, merge
-from hyperclip.config import load_config
 from hyperclip.head.cost_volume import cost_volume
 from hyperclip.inference import resize
 from hyperclip.vocabulary import Vocabulary

@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""Segment images with classes of your own choice.
+
+    python demo/demo.py --config-file configs/vitb_384_hyperbolic.yaml --input photos/ --output out \\
+        --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
+
+For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
+every pixel (255: below --threshold); classes.json lists the classes. Images that cannot be read are reported, the
+others are done, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from detectron2.utils.logger import setup_logger
+from hyperclip.config import load_config
+from hyperclip.data import read_image, vocabulary_of
+from hyperclip.data.registry import IMAGE_SUFFIXES
+from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.predictor import Prediction, Predictor
+from hyperclip.visualization import BACKGROUND, overlay, palette
+from hyperclip.vocabulary import Vocabulary
+from PIL import Image
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--vocabulary", help="'name, synonym; name; …'; default: the classes of DATASETS.TEST")
+    parser.add_argument("--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0..1")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    return parser.parse_args()
+
+
+def find_images(inputs: list[str]) -> list[Path]:
+    """Image files of the given files, folders and patterns, in order and once each.
+
+    Raises:
+        FileNotFoundError: nothing matches one of them.
+    """
+    found: dict[Path, None] = {}
+    for entry in inputs:
+        path = Path(entry)
+        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(entry))]
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not matches:
+            raise FileNotFoundError(f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or patterns")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Prediction, threshold: float) -> None:
+    """Write the overlay and the label map of one image."""
+    labels = np.where(prediction.confidence < threshold, BACKGROUND, prediction.labels)
+    picture = Image.fromarray(overlay(image, labels, prediction.names))
+    wide = len(prediction.names) >= 255
+    index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    write_atomically(output / f"{name}.png", lambda p: picture.save(p, format="PNG"))
+    write_atomically(output / f"{name}_labels.png", lambda p: Image.fromarray(index).save(p, format="PNG"))
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logger = setup_logger(name="hyperclip")
+    cfg = load_config(arguments.config_file, arguments.opts)
+    text = arguments.vocabulary
+    vocabulary = Vocabulary.from_text(text) if text is not None else vocabulary_of(cfg.DATASETS.TEST[0])
+    images = find_images(arguments.input)
+    predictor = Predictor.from_config(cfg)
+    colors = palette(len(vocabulary)).tolist()
+    classes = [{"index": i, "name": n, "color": colors[i]} for i, n in enumerate(vocabulary.names)]
+    write_atomically(arguments.output / "classes.json", lambda p: p.write_text(json.dumps(classes, indent=1) + "\n"))
+    failed = 0
+    for path in images:
+        start = time.perf_counter()
+        try:
+            image = np.ascontiguousarray(read_image(str(path), "RGB"))
+            predictor.set_image(image)
+        except (OSError, ValueError) as error:
+            logger.error("%s: skipped: %s", path, error)
+            failed += 1
+            continue
+        prediction = predictor.predict(vocabulary)
+        save_prediction(arguments.output, path.stem, image, prediction, arguments.threshold)
+        largest = np.bincount(prediction.labels.ravel(), minlength=len(vocabulary)).argsort()[::-1][:3]
+        found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
+        logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)
+    if failed:
+        logger.error("%d of %d images could not be read", failed, len(images))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

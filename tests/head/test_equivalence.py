@@ -1,0 +1,144 @@
+"""Every short cut of the head equals its obvious form: float64 to 1e-10, float32 to 1e-5 relative."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hyperclip.clip.visual import DenseFeatures
+from hyperclip.head import CostVolumeHead, pixel_class_bce, sample_classes
+from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
+from hyperclip.head.cost_volume import cost_volume, top_classes
+from hyperclip.head.decoder import Decoder
+
+from ..reference import head as obvious
+
+PRECISION = {torch.float64: 1e-10, torch.float32: 1e-5}
+both = pytest.mark.parametrize("dtype", PRECISION)
+
+
+def randomise(module, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    module = module.to(dtype)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=generator, dtype=dtype))
+    return module
+
+
+def random(*shape, dtype, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def assert_equal(got, want, dtype):
+    assert (got - want).abs().max() <= PRECISION[dtype] * want.abs().max()
+
+
+@both
+@pytest.mark.parametrize("attention", ["linear", "full"])
+@pytest.mark.parametrize("classes", [1, 7, 40, 41])
+def test_one_weighted_padding_token(dtype, attention, classes):
+    module = randomise(ClassAggregation(16, 12, 4, 40, attention), dtype)
+    x, g = random(5, classes, 16, dtype=dtype), random(classes, 12, dtype=dtype)
+    want = obvious.class_attention(module, x, g.expand(5, -1, -1))
+    assert_equal(module(x, g), want, dtype)
+
+
+@both
+def test_split_projections_and_fused_window_attention(dtype):
+    module = randomise(SpatialAggregation(16, 12, 4, 3, (6, 9)), dtype)
+    x, g = random(2, 5, 6, 9, 16, dtype=dtype), random(2, 6, 9, 12, dtype=dtype)
+    assert module.blocks[1].shift == 1
+    y = x.flatten(0, 1)
+    for block in module.blocks:
+        guidance = module.guidance_norm(g)[:, None].expand(-1, 5, -1, -1, -1).flatten(0, 1)
+        y = obvious.window_attention(block, y, guidance)
+    assert_equal(module(x, g), y.unflatten(0, (2, 5)), dtype)
+
+
+@both
+def test_split_convolutions(dtype):
+    module = randomise(Decoder(32, (32, 16), (16, 8)), dtype)
+    x = random(2, 3, 32, 4, 4, dtype=dtype)
+    g1, g2 = random(2, 16, 8, 8, dtype=dtype), random(2, 8, 16, 16, dtype=dtype)
+    y = obvious.decoder_stage(module.stages[1], obvious.decoder_stage(module.stages[0], x, g1), g2)
+    want = module.classifier(y.flatten(0, 1)).unflatten(0, (2, 3))[:, :, 0]
+    assert_equal(module(x, module.of_guidance([g1, g2])), want, dtype)
+
+
+@both
+@pytest.mark.parametrize("ignored", ["some", "all", "none"])
+def test_gathered_loss(dtype, ignored):
+    logits = random(2, 5, 6, 6, dtype=dtype).requires_grad_()
+    target = torch.randint(0, 5, (2, 24, 24), generator=torch.Generator().manual_seed(0))
+    if ignored != "none":
+        target[:, : 24 if ignored == "all" else 7] = 255
+    want = obvious.one_hot_bce(logits, target, 255)
+    if dtype == torch.float64:
+        (gradient,) = torch.autograd.grad(want, logits)
+        got = pixel_class_bce(logits, target)
+        (ours,) = torch.autograd.grad(got, logits)
+        assert_equal(ours, gradient, torch.float32)
+    assert_equal(pixel_class_bce(logits, target), want, torch.float32)
+
+
+def test_loss_names_a_label_outside_the_vocabulary():
+    with pytest.raises(ValueError, match=r"got \[7\], expected 0 to 4 or the ignore value 255"):
+        pixel_class_bce(torch.zeros(1, 5, 4, 4), torch.full((1, 4, 4), 7))
+
+
+def test_sampled_classes_hold_the_present_ones():
+    target = torch.tensor([[[3, 255], [9, 3]]])
+    renamed, chosen = sample_classes(target, 20, 6)
+    assert len(chosen) == 6 and {3, 9} <= set(chosen.tolist()) and (chosen.diff() > 0).all()
+    assert torch.equal(chosen[renamed[renamed != 255]], target[target != 255]) and renamed[0, 0, 1] == 255
+    assert sample_classes(target, 20, 1)[1].tolist() == [3, 9]
+
+
+def make_head(dtype, **changes):
+    arguments = {
+        "embed_dim": 24, "width": 20, "grid": (4, 4), "hidden_dim": 16, "window": 2, "appearance_dim": 12, "text_dim": 12,
+        "decoder_dims": (16, 16), "decoder_guidance_dims": (8, 8), "decoder_guidance_proj_dims": (4, 4),
+        "pad_length": 9, "max_classes": 0, "pooling_test": (2, 2), **changes,
+    }  # fmt: skip
+    return randomise(CostVolumeHead(**arguments), dtype).eval()
+
+
+def make_features(dtype, images=2):
+    maps = [random(images, 20, 4, 4, dtype=dtype, seed=i) for i in (5, 6)]
+    return DenseFeatures(random(images, 24, 4, 4, dtype=dtype), maps, random(images, 24, dtype=dtype))
+
+
+@both
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@torch.no_grad()
+def test_class_chunks(dtype, chunk):
+    head, features = make_head(dtype), make_features(dtype)
+    text = torch.nn.functional.normalize(random(7, 24, dtype=dtype), dim=-1)
+    parts = list(head.stream(features, text, chunk))
+    assert torch.cat([classes for classes, _ in parts]).tolist() == list(range(7))
+    assert_equal(torch.cat([logits for _, logits in parts], 1), head(features, text), dtype)
+
+
+@torch.no_grad()
+def test_pruned_chunks_keep_each_view_s_own_classes():
+    head, features = make_head(torch.float64, max_classes=3), make_features(torch.float64)
+    text = torch.nn.functional.normalize(random(11, 24, dtype=torch.float64), dim=-1)
+    kept = top_classes(cost_volume(features.embeddings, text), 3)
+    assert kept.shape == (2, 3) and kept[0].tolist() != kept[1].tolist()
+    want = head(features, text)
+    got = torch.full_like(want, -100.0)
+    for classes, logits in head.stream(features, text, 2):
+        got[:, classes] = logits
+    assert_equal(got, want, torch.float64)
+    head.max_classes = 0
+    for i in range(2):
+        single = DenseFeatures(
+            features.embeddings[i : i + 1], [m[i : i + 1] for m in features.intermediates], features.class_token[i : i + 1]
+        )
+        assert_equal(want[i : i + 1, kept[i]], head(single, text[kept[i]]), torch.float64)
+
+
+def test_a_feature_map_of_another_grid_is_an_error():
+    features = DenseFeatures(torch.zeros(1, 24, 5, 5), [], torch.zeros(1, 24))
+    with pytest.raises(ValueError, match=r"got \(5, 5\), expected the grid \(4, 4\)"):
+        make_head(torch.float32)(features, torch.zeros(2, 24))

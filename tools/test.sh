@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Set up what is missing and run the tests: bash tools/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=$(bash tools/setup.sh)
+"$python" -m ruff check .
+exec "$python" -m pytest "$@"

@@ -70,4 +70,4 @@ def distance(x: Tensor, y: Tensor, c: float) -> Tensor:
 def _ball(like: Tensor, c: float) -> PoincareBall:
     if not c > 0:
         raise ValueError(f"curvature magnitude: got {c}, expected a positive number (released: text 1.0, vision 0.01)")
-    return PoincareBall(c).to(device=like.device, dtype=torch.float64)
+    return PoincareBall(torch.tensor(c, dtype=torch.float64, device=like.device))

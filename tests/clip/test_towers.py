@@ -1,0 +1,168 @@
+"""The towers' short cuts equal open_clip's own forward; errors name what is wrong."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from hyperclip.adapters import RadiusAdjustment, prepare_finetuning
+from hyperclip.clip import encode_dense, encode_text, load_clip, tokenize
+from hyperclip.clip.visual import residual_block, value_only_block
+
+from ..reference import clip as obvious
+
+TINY = "configs/quickstart/tiny_clip"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_clip(TINY)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_trimmed_text_equals_the_whole_context(tiny, dtype, tolerance):
+    model = load_clip(TINY).model.to(dtype)
+    tokens = tokenize(tiny.tokenizer, ["a dog", "a photo of a red striped star in the scene", "x"], 32)
+    want = obvious.encode_text(model, tokens)
+    assert (encode_text(model, tokens) - want).abs().max() <= tolerance * want.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_value_only_block(dtype, tolerance):
+    model = load_clip(TINY).model.to(dtype)
+    block = model.visual.transformer.resblocks[-1]
+    x = torch.randn(2, 10, 128, dtype=dtype)
+    want = obvious.value_only_block(block, x)
+    assert (value_only_block(block, x) - want).abs().max() <= tolerance * want.abs().max()
+    own = block(x)
+    assert (residual_block(block, x) - own).abs().max() <= 10 * tolerance * own.abs().max()
+
+
+@torch.no_grad()
+def test_dense_tower_shapes_and_intermediates(tiny):
+    features = encode_dense(tiny.model.visual, torch.randn(2, 3, 64, 96), [0, 4])
+    assert features.embeddings.shape == (2, 64, 8, 12) and features.class_token.shape == (2, 64)
+    assert [tuple(m.shape) for m in features.intermediates] == [(2, 128, 8, 12)] * 2
+    image = torch.randn(1, 3, 48, 48)
+    reference = tiny.model.visual.forward_intermediates(image, indices=[0, 4], intermediates_only=True)
+    got = encode_dense(tiny.model.visual, image, [0, 4]).intermediates
+    for ours, theirs in zip(got, reference["image_intermediates"], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["hyperbolic", "attention", "full", "none"])
+def test_every_mode_starts_at_the_identity(tiny, mode):
+    model = load_clip(TINY).model
+    prepare_finetuning(model, mode, block_size=32, curvature_text=0.01)
+    images, tokens = torch.randn(1, 3, 48, 48), tokenize(tiny.tokenizer, ["a blue dotted cross"], 32)
+    want = encode_dense(tiny.model.visual, images).embeddings
+    torch.testing.assert_close(encode_dense(model.visual, images).embeddings, want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encode_text(model, tokens), encode_text(tiny.model, tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("c", [1.0, 0.01])
+@pytest.mark.parametrize("scale", [0.02, 0.2, 1.0, 12.0])
+def test_block_product_equals_the_hyperbolic_maps(c, scale):
+    """Float64 against the formulas written out, from tiny rows to rows above both caps."""
+    adapter = RadiusAdjustment(64, 16, c).double()
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.add_(0.1 * torch.randn(p.shape, dtype=torch.float64))
+    weight = scale * torch.randn(192, 64, dtype=torch.float64)
+    want = torch.cat(
+        [obvious.adjusted_weight(w, getattr(adapter, n), c) for w, n in zip(weight.chunk(3), "qkv", strict=True)]
+    )
+    got, cotangent = adapter(weight), torch.randn(192, 64, dtype=torch.float64)
+    # The input cap at artanh(1 - 1e-5) rests on a rounded number and is reached by clamping, hence the wider bound.
+    tolerance = 1e-10 if scale < 1 or c < 1 else 1e-7
+    assert (got - want).abs().max() <= tolerance * want.abs().max()
+    ours = torch.autograd.grad(got, list(adapter.parameters()), cotangent)
+    theirs = torch.autograd.grad(want, list(adapter.parameters()), cotangent)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() <= 1e-6 * b.abs().max()
+    adapter.literal = True
+    assert (adapter(weight) - want).abs().max() <= 1e-6 * want.abs().max()
+
+
+def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
+    from hyperclip.clip.loading import OPENAI_EXTRAS
+
+    state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
+    plain, openai = tmp_path / "plain.pt", tmp_path / "openai.pt"
+    torch.save(state, plain)
+    torch.save({**state, **{k: torch.tensor(1) for k in OPENAI_EXTRAS}}, openai)
+
+    def activation(name, weights):
+        return type(load_clip(name, str(weights)).model.visual.transformer.resblocks[0].mlp.gelu)
+
+    assert activation("ViT-B-32", plain) is torch.nn.GELU
+    assert activation("ViT-B-32", openai) is open_clip.transformer.QuickGELU
+    assert activation("ViT-B/32", plain) is open_clip.transformer.QuickGELU
+
+
+def test_torchscript_archives_need_a_known_hash(tmp_path):
+    import hashlib
+
+    from hyperclip.clip.loading import read_state_dict
+
+    class Inner(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = torch.nn.Parameter(torch.ones(2, 3))
+            self.register_buffer("input_resolution", torch.tensor(224))
+
+        def forward(self, x):
+            return x @ self.proj
+
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.script(Inner()).save(str(path))
+    with pytest.raises(ValueError, match="is not one of OpenAI's published models"):
+        read_state_dict(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    state, openai_format = read_state_dict(path, {digest: "test"})
+    assert openai_format and list(state) == ["proj"]
+
+
+def test_safetensors_of_another_architecture(tmp_path):
+    with pytest.raises(ValueError, match="does not fit the CLIP architecture 'ViT-B/32'"):
+        load_clip("ViT-B/32", f"{TINY}/open_clip_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "error", "message"),
+    [
+        ("ViT-X/16", "", ValueError, "got 'ViT-X/16', expected one of"),
+        ("ViT-B-16", "", ValueError, "Add a tag"),
+        ("ViT-B/16", "nowhere.pt", FileNotFoundError, "'nowhere.pt', which does not exist"),
+        ("RN50", "none", ValueError, "vision transformer"),
+    ],
+)
+def test_what_cannot_be_loaded(name, weights, error, message):
+    with pytest.raises(error, match=message):
+        load_clip(name, weights)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(open_clip, "create_model", refuse)
+    with pytest.raises(FileNotFoundError, match="MODEL.CLIP_WEIGHTS to a local file"):
+        load_clip("ViT-B/16")
+
+
+def test_truncated_weights(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(open(f"{TINY}/open_clip_model.safetensors", "rb").read()[:5000])
+    with pytest.raises(ValueError, match="cut short"):
+        load_clip("ViT-B/32", str(path))
+
+
+def test_size_that_is_no_multiple_of_the_patch(tiny):
+    with pytest.raises(ValueError, match="got 50 x 48, expected multiples of the patch size 8 x 8"):
+        encode_dense(tiny.model.visual, torch.zeros(1, 3, 50, 48))
+    with pytest.raises(ValueError, match="expected indices 0 to 4"):
+        encode_dense(tiny.model.visual, torch.zeros(1, 3, 48, 48), [5])

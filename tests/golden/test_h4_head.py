@@ -126,6 +126,8 @@ def test_more_names_than_class_tokens(arrays, golden, fake_state, hyperclip_b):
 def test_catseg(golden, fake_state, published_model, vocabulary, config, model, file):
     arrays = golden(file)
     built = published_model(config, model, "MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST", "[2, 2]")
+    trainable = sum(p.numel() for p in built.parameters() if p.requires_grad)
+    assert trainable == golden("reference_keys.json")["models"][model]["summary"]["trainable"]
     check_whole_model(built, arrays, fake_state, vocabulary)
 
 

@@ -1,0 +1,119 @@
+"""Datasets: registration, label reading, the mapper, and what is said when data is missing or broken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hyperclip.config import load_config
+from hyperclip.data import DATASETS, SemSegMapper, read_image, vocabulary_of
+from hyperclip.data.labels import coco_stuff_table, read_label
+from PIL import Image
+
+from ..conftest import SHARED
+
+COCO = "coco_2017_train_stuff_all_sem_seg"
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """A two-image COCO-Stuff tree with raw stuffthingmaps."""
+    images, labels = tmp_path / "coco-stuff/images/train2017", tmp_path / "coco-stuff/annotations/train2017"
+    images.mkdir(parents=True), labels.mkdir(parents=True)
+    for i in range(2):
+        Image.fromarray(np.full((40, 60, 3), 10 + 20 * i, np.uint8)).save(images / f"{i}.jpg")
+        raw = np.zeros((40, 60), np.uint8)
+        raw[:, 20:40], raw[:, 40:] = 181, 255
+        Image.fromarray(raw).save(labels / f"{i}.png")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def test_every_dataset_is_registered_with_its_names():
+    for name in DATASETS:
+        assert name in DatasetCatalog.list()
+        assert list(MetadataCatalog.get(name).stuff_classes) == vocabulary_of(name).names
+    with pytest.raises(ValueError, match="got 'nothing', expected one of"):
+        vocabulary_of("nothing")
+
+
+def test_coco_stuff_remap(golden):
+    arrays = golden("d_hyperclip_labels.npz")
+    np.testing.assert_array_equal(coco_stuff_table(), arrays["cocostuff_table"])
+    np.testing.assert_array_equal(coco_stuff_table()[arrays["cocostuff_in"]], arrays["cocostuff_out"])
+
+
+def test_real_coco_labels_have_the_right_names():
+    folder = SHARED / "data/cocostuff_samples"
+    if not folder.is_dir():
+        pytest.skip("the real photos (../shared/data) are not here")
+    names, found = vocabulary_of(COCO).names, {}
+    for path in sorted((folder / "val_label").glob("*.png")):
+        label = read_label(path, "coco_stuff")
+        assert set(np.unique(label)) <= {*range(171), 255}
+        found[path.stem] = {names[k] for k in np.unique(label) if k != 255}
+    assert {"person", "tv", "chair"} <= found["000000000139"]
+    assert {"skis", "snow", "person"} <= found["000000000785"]
+
+
+def test_raw_and_converted_trees_are_read_alike(coco):
+    raw = DatasetCatalog.get(COCO)
+    assert [r["label_remap"] for r in raw] == ["coco_stuff"] * 2
+    converted = coco / "coco-stuff/annotations_detectron2/train2017"
+    converted.mkdir(parents=True)
+    for record in raw:
+        Image.fromarray(read_label(record["sem_seg_file_name"], "coco_stuff")).save(converted / f"{record['image_id']}.png")
+    again = DatasetCatalog.get(COCO)
+    assert [r["label_remap"] for r in again] == [None] * 2
+    for a, b in zip(raw, again, strict=True):
+        labels = [read_label(r["sem_seg_file_name"], r["label_remap"]) for r in (a, b)]
+        np.testing.assert_array_equal(*labels)
+    assert set(np.unique(labels[0])) == {0, 170, 255}
+
+
+def test_training_mapper(coco):
+    cfg = load_config("configs/vitb_384_hyperbolic.yaml")
+    mapped = SemSegMapper(cfg, is_train=True)(DatasetCatalog.get(COCO)[0])
+    assert mapped["image"].shape == (3, 384, 384) and mapped["image"].dtype == torch.uint8
+    assert mapped["sem_seg"].shape == (384, 384) and set(mapped["sem_seg"].unique().tolist()) <= {0, 170, 255}
+
+
+def test_padding_of_small_images(tmp_path):
+    image, label = tmp_path / "a.png", tmp_path / "a_label.png"
+    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(image)
+    Image.fromarray(np.ones((10, 20), np.uint8)).save(label)
+    mapped = SemSegMapper(True, augmentations=[], size=32)({"file_name": str(image), "sem_seg_file_name": str(label)})
+    assert (mapped["image"][:, 10:] == 128).all() and (mapped["sem_seg"][:, 20:] == 255).all()
+    assert (mapped["sem_seg"][:10, :20] == 1).all()
+
+
+def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="prepare_tinyscenes.py"):
+        DatasetCatalog.get("tinyscenes_train")
+
+
+def test_images_without_labels_are_listed(coco):
+    (coco / "coco-stuff/annotations/train2017/1.png").unlink()
+    with pytest.raises(ValueError, match=r"1 without a counterpart:\n  no label for .*1.jpg"):
+        DatasetCatalog.get(COCO)
+
+
+def test_broken_files(tmp_path):
+    empty, cut, colour = tmp_path / "empty.jpg", tmp_path / "cut.jpg", tmp_path / "colour.png"
+    empty.write_bytes(b"")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:600])
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(colour)
+    for path in (empty, cut):
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_image(str(path))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_image(str(tmp_path / "none.jpg"))
+    with pytest.raises(ValueError, match="expected one channel"):
+        read_label(colour)
+    small = tmp_path / "small.png"
+    Image.fromarray(np.zeros((5, 4), np.uint8)).save(small)
+    with pytest.raises(ValueError, match="expected the same size"):
+        SemSegMapper(True, augmentations=[])({"file_name": str(colour), "sem_seg_file_name": str(small)})

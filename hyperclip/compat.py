@@ -1,4 +1,4 @@
-"""Makes torchvision importable where its compiled operators cannot load.
+"""What has to be right before anything else is imported: torchvision's operators, and Detectron2.
 
 PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load, and
 torchvision's import then fails while it registers fake kernels for two operators that were never defined.
@@ -41,3 +41,18 @@ def define_missing_torchvision_operators() -> bool:
     for schema in _SCHEMAS.values():
         _fragment.define(schema)
     return True
+
+
+def require_detectron2() -> None:
+    """Import Detectron2, or say how to install it.
+
+    Raises:
+        ImportError: Detectron2 is missing or broken.
+    """
+    try:
+        import detectron2.config  # noqa: F401
+    except Exception as error:
+        raise ImportError(
+            f"Detectron2 cannot be imported ({type(error).__name__}: {error}). Install it with `bash tools/setup.sh`, or "
+            "from its own repository after torch: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+        ) from error

@@ -13,6 +13,7 @@ from hyperclip.engine import StrictCheckpointer, load_strictly, read_checkpoint
 from hyperclip.engine.checkpointing import write_atomically
 from hyperclip.engine.published import convert_published, is_published
 
+
 def tiny(*overrides):
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["MODEL.DEVICE", "cpu", *overrides])
     return build_model(cfg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +80,7 @@ def test_evaluator_takes_scores_and_labels(tmp_path):
 def test_comparison_table(tmp_path):
     for seed, value in ((1, 40.0), (2, 44.0)):
         (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "results.json").write_text('{"results": {"val": {"mIoU": %f}}}' % value)
+        (tmp_path / str(seed) / "results.json").write_text(json.dumps({"results": {"val": {"mIoU": value}}}))
     table = comparison_table({"one": [tmp_path / "1"], "both": [tmp_path / "1", tmp_path / "2"]})
     assert "| one     | 40.0" in table and "42.0 +- 2.8" in table
     with pytest.raises(FileNotFoundError, match="expected the output folder of an evaluated run"):

@@ -48,6 +48,6 @@ setup(
     ],
     extras_require={
         "demo": ["gradio"],
-        "dev": ["pytest", "ruff"],
+        "dev": ["mypy", "pytest", "ruff", "types-PyYAML", "types-tabulate"],
     },
 )

@@ -5,8 +5,8 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
-every pixel (255: below --threshold); classes.json lists the classes. Images that cannot be read are reported, the
-others are done, and the exit status is 1.
+every pixel in the overlay's colours (255: below --threshold); classes.json lists the classes. Images that cannot be
+read are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Pred
     labels = np.where(prediction.confidence < threshold, BACKGROUND, prediction.labels)
     picture = Image.fromarray(overlay(image, labels, prediction.names))
     wide = len(prediction.names) >= 255
-    index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    index = Image.fromarray(
+        np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    )
+    if not wide:
+        index.putpalette(palette(len(prediction.names)).ravel().tolist())
     write_atomically(output / f"{name}.png", lambda p: picture.save(p, format="PNG"))
-    write_atomically(output / f"{name}_labels.png", lambda p: Image.fromarray(index).save(p, format="PNG"))
+    write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
 
 def main() -> int:

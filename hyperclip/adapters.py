@@ -7,9 +7,11 @@ Shapes: D width, R = D / b blocks of side b.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from open_clip import CLIP
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -117,13 +119,13 @@ def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -
     return values
 
 
-def tower(clip: nn.Module, encoder: str) -> nn.ModuleList:
+def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
     """Residual attention blocks of one encoder ("vision" or "text") of an open_clip model."""
     return clip.visual.transformer.resblocks if encoder == "vision" else clip.transformer.resblocks
 
 
 def prepare_finetuning(
-    clip: nn.Module,
+    clip: CLIP,
     mode: str,
     *,
     encoders: Iterable[str] = ENCODERS,
@@ -161,7 +163,7 @@ def prepare_finetuning(
                 vision = encoder == "vision"
                 side = block_size if vision else block_size_text or block_size
                 c = curvature_vision if vision else curvature_text
-                adapter = RadiusAdjustment(weight.shape[1], side, c, projections, literal)
+                adapter: nn.Module = RadiusAdjustment(weight.shape[1], side, c, projections, literal)
             else:
                 adapter = TrainedProjections(weight)
             adapter.to(weight.device)

@@ -76,8 +76,8 @@ def make_views(image: Tensor, resolution: tuple[int, int], sliding: SlidingWindo
         return resize(image[None], resolution)
     square = resize(image[None], (sliding.size, sliding.size))
     k = sliding.kernel
-    views = [square[..., y : y + k, x : x + k] for y, x in sliding.origins]
-    views = resize(torch.cat(views), resolution)
+    windows = [square[..., y : y + k, x : x + k] for y, x in sliding.origins]
+    views = resize(torch.cat(windows), resolution)
     return torch.cat([views, resize(image[None], resolution)]) if sliding.global_view else views
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import merge, prepare_finetuning
@@ -38,11 +40,16 @@ class HyperCLIP(nn.Module):
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
     """
 
+    clip: CLIP
+    sem_seg_head: Any
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        clip: nn.Module,
+        clip: CLIP,
         text: TextEmbedder,
         head: nn.Module,
         resolution: tuple[int, int],
@@ -62,7 +69,7 @@ class HyperCLIP(nn.Module):
         if output not in ("scores", "labels"):
             raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
         self.clip, self.text, self.sem_seg_head = clip, text, head
-        self.resolution, self.layers = tuple(resolution), list(layers)
+        self.resolution, self.layers = resolution, list(layers)
         self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary or train_vocabulary
         self.sliding, self.output, self.divisor = sliding, output, divisor
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk

@@ -7,20 +7,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
-from hyperclip.evaluation.report import comparison_table
+from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.evaluation.report import comparison_table, result_rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
     parser.add_argument("--metric", default="mIoU", help="mIoU, mIoU_old, pACC or mACC")
+    parser.add_argument("--json", type=Path, help="also write the rows (system, dataset, miou, seed, images, protocol)")
     arguments = parser.parse_args()
     pairs = [run.partition("=") for run in arguments.runs]
     if not all(name and folders for name, _, folders in pairs):
         parser.error(f"expected NAME=FOLDER[,FOLDER…], got {arguments.runs}")
-    print(comparison_table({name: folders.split(",") for name, _, folders in pairs}, arguments.metric))
+    runs = {name: folders.split(",") for name, _, folders in pairs}
+    print(comparison_table(runs, arguments.metric))
+    if arguments.json:
+        text = json.dumps(result_rows(runs), indent=2) + "\n"
+        write_atomically(arguments.json, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,15 @@ import argparse
 import sys
 
 import hyperclip.data  # noqa: F401  (registers the datasets)
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.engine import default_argument_parser, launch
 from hyperclip.config import load_config
-from hyperclip.engine import StrictCheckpointer, Trainer
+from hyperclip.engine import StrictCheckpointer, Trainer, setup_run
 
 
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
+    setup_run(cfg, args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
         StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -38,7 +39,7 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 class LoadedClip:
     """A CLIP model in float32 evaluation mode, with its tokenizer and where its weights came from."""
 
-    model: nn.Module
+    model: open_clip.CLIP
     tokenizer: Tokenizer
     source: str
 
@@ -130,10 +131,10 @@ def read_state_dict(path: Path, trusted_sha256: dict[str, str] | None = None) ->
             f"weights file {str(path)!r}: cannot be read ({type(error).__name__}: {str(error)[:200]}). Expected "
             "safetensors, a state dict saved by torch, or OpenAI's archive; was the download cut short?"
         ) from error
-    state = state.get("state_dict", state.get("model", state))
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    content: Any = state.get("state_dict", state.get("model", state))
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"weights file {str(path)!r}: expected a state dict of tensors")
-    state = {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
+    state = {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in content.items()}
     openai_format = any(k in state for k in OPENAI_EXTRAS)
     return {k: v for k, v in state.items() if k not in OPENAI_EXTRAS}, openai_format
 
@@ -205,7 +206,7 @@ def _download(architecture: str, tag: str | None) -> nn.Module:
         ) from error
 
 
-def _finish(model: nn.Module, architecture: str, source: str) -> LoadedClip:
+def _finish(model: open_clip.CLIP, architecture: str, source: str) -> LoadedClip:
     if not isinstance(model, open_clip.CLIP) or not hasattr(model.visual, "transformer"):
         raise ValueError(
             f"CLIP model {architecture!r}: got {type(model).__name__} with {type(model.visual).__name__}, expected "

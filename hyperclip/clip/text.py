@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from open_clip import CLIP
 from torch import Tensor, nn
 
 from .visual import residual_block
@@ -34,7 +35,7 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
     return ids[:, :context]
 
 
-def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     """Encode token ids (P, S) into embeddings (P, C), not normalised.
 
     Raises:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 
@@ -39,7 +40,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
-def embed_patches(visual: nn.Module, images: Tensor) -> Tensor:
+def embed_patches(visual: VisionTransformer, images: Tensor) -> Tensor:
     """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block.
 
     Raises:
@@ -64,13 +65,13 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, causal: bool = False) -> T
     return attn.out_proj(x.transpose(1, 2).reshape(b, n, d))
 
 
-def residual_block(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
+def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = False) -> Tensor:
     """One ordinary residual attention block over tokens x (B, N, D)."""
     x = x + block.ls_1(attention(block.attn, block.ln_1(x), causal))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def value_only_block(block: nn.Module, x: Tensor) -> Tensor:
+def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """The last block without attention: each token keeps its own value, and the class token's row is added to it.
 
     ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024), section 3.1; the
@@ -83,7 +84,7 @@ def value_only_block(block: nn.Module, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def encode_dense(visual: nn.Module, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
+def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
     """Encode images (B, 3, H, W), normalised, into one embedding for each patch.
 
     Args:

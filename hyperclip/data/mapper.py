@@ -89,8 +89,8 @@ class SemSegMapper:
             label = label.astype(np.float32)  # Detectron2's nearest resize takes float or 8-bit only
         inputs = T.AugInput(image, sem_seg=label)
         self.augmentations(inputs)
-        image = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        record["image"] = self._fit(image, PAD_VALUE)
+        pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        record["image"] = self._fit(pixels, PAD_VALUE)
         if label is not None:
             sem_seg = torch.from_numpy(np.ascontiguousarray(inputs.sem_seg)).long()
             record["sem_seg"] = self._fit(sem_seg, self.ignore)

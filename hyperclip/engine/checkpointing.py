@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -78,22 +79,21 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         return read_checkpoint(filename)
 
-    def _load_model(self, checkpoint: dict):
+    def _load_model(self, checkpoint: dict) -> None:
         load_strictly(self.model, checkpoint.pop("model"), self.path or "file")
-        return None
 
-    def _log_incompatible_keys(self, incompatible) -> None:
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
         if incompatible is not None:
             super()._log_incompatible_keys(incompatible)
 
-    def load(self, path: str, *args, **kwargs) -> dict:
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""
         self.path = path
         if path and "://" not in path and not os.path.isfile(path):
             read_checkpoint(path)  # raises with advice
         return super().load(path, *args, **kwargs)
 
-    def save(self, name: str, **kwargs) -> None:
+    def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` in full or not at all."""
         if not self.save_dir or not self.save_to_disk:
             return
@@ -106,7 +106,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(target.name)
 
 
-def write_atomically(target: Path, write) -> None:
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     """Call ``write(path)`` on a temporary file next to ``target``, then rename it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -7,8 +7,9 @@ import logging
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -65,11 +66,11 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         return build_detection_test_loader(
             cfg, dataset_name, mapper=SemSegMapper(cfg, is_train=False), batch_size=cfg.TEST.IMS_PER_BATCH
         )
@@ -79,14 +80,14 @@ class Trainer(DefaultTrainer):
         return SemSegEvaluator(dataset_name)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> OrderedDict:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[SemSegEvaluator] | None = None) -> OrderedDict:
         """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write ``results.json``.
 
         Returns:
             scores by dataset, in percent (on the main process).
         """
         results: OrderedDict = OrderedDict()
-        bare = model.module if hasattr(model, "module") else model
+        bare: Any = model.module if hasattr(model, "module") else model
         for i, name in enumerate(cfg.DATASETS.TEST):
             bare.set_vocabulary(test_vocabulary(cfg, name))
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)

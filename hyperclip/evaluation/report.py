@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
+Runs = Mapping[str, Sequence[str | Path]]
+"""Output folders of evaluated runs by the system's name; several folders are seeds."""
 
-def read_results(folder: str | Path) -> dict[str, dict[str, float]]:
-    """Scores by dataset of one run.
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """Content of one run's ``results.json``: "model", "protocol", and "results", the scores by dataset.
 
     Raises:
         FileNotFoundError: a folder without ``results.json``. ValueError: a file that is not one.
@@ -20,21 +24,34 @@ def read_results(folder: str | Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: expected the output folder of an evaluated run")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["results"]
-    except (json.JSONDecodeError, KeyError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("model", "protocol", "results")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is not a results file: {error!r}") from error
 
 
-def comparison_table(runs: dict[str, Sequence[str | Path]], metric: str = "mIoU") -> str:
+def result_rows(runs: Runs) -> list[dict[str, Any]]:
+    """One row for each run and dataset: system, dataset, miou, seed, images, protocol."""
+    rows = []
+    for system, folders in runs.items():
+        for content in map(read_results, folders):
+            for dataset, scores in content["results"].items():
+                row = {"system": system, "dataset": dataset, "miou": scores["mIoU"], "seed": content["model"]["seed"]}
+                rows.append(row | {"images": scores["images"], "protocol": content["protocol"]})
+    return rows
+
+
+def comparison_table(runs: Runs, metric: str = "mIoU") -> str:
     """Markdown table: a row for each name, a column for each dataset.
 
     Args:
         runs: output folders by name; several folders (seeds) give mean +- sample standard deviation.
         metric: which score, in percent.
     """
-    rows, datasets = [], {}
+    rows: list[tuple[str, dict[str, str]]] = []
+    datasets: dict[str, None] = {}
     for name, folders in runs.items():
-        results = [read_results(folder) for folder in folders]
+        results = [read_results(folder)["results"] for folder in folders]
         datasets |= dict.fromkeys(results[0])
         row = {}
         for dataset in results[0]:

@@ -85,6 +85,8 @@ class SpatialBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
 
+    mask: Tensor | None
+
     def _windows(self, x: Tensor) -> Tensor:
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))

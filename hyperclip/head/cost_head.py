@@ -78,8 +78,8 @@ class CostVolumeHead(nn.Module):
         for size in (pooling_train, pooling_test):
             if any(side % s for side, s in zip(grid, size, strict=True)):
                 raise ValueError(f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid {grid}")
-        self.grid, self.max_classes = tuple(grid), max_classes
-        self.pooling_train, self.pooling_test = tuple(pooling_train), tuple(pooling_test)
+        self.grid, self.max_classes = grid, max_classes
+        self.pooling_train, self.pooling_test = pooling_train, pooling_test
         self.upsample = nn.ModuleList(
             [nn.ConvTranspose2d(width, d, s, s) for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)]
         )
@@ -94,7 +94,7 @@ class CostVolumeHead(nn.Module):
             )
             for _ in range(num_layers)
         )
-        self.decoder = Decoder(hidden_dim, tuple(decoder_dims), tuple(decoder_guidance_proj_dims))
+        self.decoder = Decoder(hidden_dim, decoder_dims, decoder_guidance_proj_dims)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:

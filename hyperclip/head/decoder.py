@@ -6,6 +6,8 @@ once for an image and added to every class. Source: CAT-Seg (CVPR 2024), section
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,7 +58,8 @@ class Decoder(nn.Module):
 
     def of_guidance(self, guidance: list[Tensor]) -> list[Tensor]:
         """What depends on the image alone, for both stages."""
-        return [stage.of_guidance(g) for stage, g in zip(self.stages, guidance, strict=True)]
+        pairs = zip(self.stages, guidance, strict=True)
+        return [cast(DecoderStage, stage).of_guidance(g) for stage, g in pairs]
 
     def forward(self, x: Tensor, guided: list[Tensor]) -> Tensor:
         """x (B, T, C, h, w) with ``of_guidance``'s result to logits (B, T, 4h, 4w)."""

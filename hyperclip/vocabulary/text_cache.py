@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
+from open_clip import CLIP
 from torch import Tensor, nn
 
 from ..clip.text import Tokenizer, encode_text, tokenize
@@ -45,7 +46,7 @@ class TextEmbedder:
                 owners += [i] * len(self.templates)
         return prompts, owners
 
-    def __call__(self, clip: nn.Module, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
+    def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
         """Unit embeddings (T, C) of the classes, with gradient where gradients are enabled.
 
         Args:
@@ -66,7 +67,7 @@ class TextEmbedder:
                 _remember(self._embeddings, key, self._embed(clip, tokens, owners, len(vocabulary)), self.capacity)
         return self._embeddings[key] if only is None else self._embeddings[key][only]
 
-    def _tokenized(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
         device = clip.positional_embedding.device
         key = (vocabulary.classes, str(device))
         if key not in self._tokens:
@@ -75,7 +76,7 @@ class TextEmbedder:
             _remember(self._tokens, key, (tokens.to(device), torch.tensor(owners, device=device)), self.capacity)
         return self._tokens[key]
 
-    def _embed(self, clip: nn.Module, tokens: Tensor, owners: Tensor, classes: int) -> Tensor:
+    def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, classes: int) -> Tensor:
         embeddings = F.normalize(encode_text(clip, tokens), dim=-1)
         if len(owners) == classes:
             return embeddings
@@ -83,7 +84,7 @@ class TextEmbedder:
         return F.normalize(total, dim=-1)
 
 
-def _text_parameters(clip: nn.Module) -> list[nn.Parameter]:
+def _text_parameters(clip: CLIP) -> list[nn.Parameter]:
     return [p for name, p in clip.named_parameters() if not name.startswith("visual.")]
 
 

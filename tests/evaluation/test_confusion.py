@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from hyperclip.evaluation import ConfusionMatrix, SemSegEvaluator
-from hyperclip.evaluation.report import comparison_table
+from hyperclip.evaluation.report import comparison_table, result_rows
 from PIL import Image
 
 
@@ -79,9 +79,13 @@ def test_evaluator_takes_scores_and_labels(tmp_path):
 
 def test_comparison_table(tmp_path):
     for seed, value in ((1, 40.0), (2, 44.0)):
+        content = {"model": {"seed": seed}, "protocol": "argmax", "results": {"val": {"mIoU": value, "images": 6}}}
         (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "results.json").write_text(json.dumps({"results": {"val": {"mIoU": value}}}))
+        (tmp_path / str(seed) / "results.json").write_text(json.dumps(content))
     table = comparison_table({"one": [tmp_path / "1"], "both": [tmp_path / "1", tmp_path / "2"]})
     assert "| one     | 40.0" in table and "42.0 +- 2.8" in table
+    rows = result_rows({"both": [tmp_path / "1", tmp_path / "2"]})
+    assert [r["seed"] for r in rows] == [1, 2]
+    assert rows[1] == {"system": "both", "dataset": "val", "miou": 44.0, "seed": 2, "images": 6, "protocol": "argmax"}
     with pytest.raises(FileNotFoundError, match="expected the output folder of an evaluated run"):
         comparison_table({"none": [tmp_path / "3"]})

@@ -1,0 +1,57 @@
+"""What happens before a run starts: the output folder is checked, logging is set up."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+MAY_DIFFER = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
+"""Keys that do not make a run another one."""
+
+
+def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """Check the output folder, then Detectron2's own setup (seed, environment report, config.yaml) and our logger.
+
+    Raises:
+        ValueError: a training would go into the folder of another config's run.
+    """
+    if not arguments.eval_only and not arguments.resume and comm.is_main_process():
+        check_output_folder(cfg)
+    comm.synchronize()
+    default_setup(cfg, arguments)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
+
+
+def check_output_folder(cfg: CfgNode) -> None:
+    """Refuse to train in a folder that holds the run of another config.
+
+    Raises:
+        ValueError: naming the keys that differ.
+    """
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if not path.is_file():
+        return
+    before = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+    now = dict(_flat(yaml.safe_load(cfg.dump())))
+    differing = sorted(k for k in before.keys() | now.keys() if k not in MAY_DIFFER and before.get(k) != now.get(k))
+    if differing:
+        changes = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in differing[:10])
+        raise ValueError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run of another config ({len(differing)} keys differ: {changes}). "
+            "Choose another OUTPUT_DIR, remove that folder, or pass --resume to continue its run with the new values"
+        )
+
+
+def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

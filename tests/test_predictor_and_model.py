@@ -1,0 +1,113 @@
+"""The model as a whole on the tiny weights: batches, merging, vocabularies, training step, fine-tuning modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from hyperclip.adapters import adapters, merge, parameter_table
+from hyperclip.config import load_config
+from hyperclip.predictor import Predictor
+from hyperclip.visualization import BACKGROUND, comparison, overlay, palette
+from hyperclip.vocabulary import Vocabulary
+
+QUICK = "configs/quickstart/hyperclip.yaml"
+
+
+def build(*overrides):
+    torch.manual_seed(0)
+    return build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
+
+
+def perturb(model):
+    with torch.no_grad():
+        for _, module in adapters(model):
+            for p in module.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+@pytest.mark.parametrize("mode", ["hyperbolic", "attention"])
+def test_merged_equals_unmerged(mode):
+    model = perturb(build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode, "TEST.OUTPUT", "scores")).eval()
+    inputs = [{"image": torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8), "height": 48, "width": 65}]
+    before = model(inputs)[0]["sem_seg"]
+    assert before.shape == (60, 48, 65)
+    assert merge(model) == 10 and not list(adapters(model)) and merge(model) == 0
+    torch.testing.assert_close(model(inputs)[0]["sem_seg"], before, atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_step_reaches_every_adapter_but_the_unused_ones():
+    model = build().train()
+    batch = [{"image": torch.randint(0, 256, (3, 96, 96)), "sem_seg": torch.randint(0, 60, (96, 96))} for _ in range(3)]
+    loss = model(batch)["loss_sem_seg"]
+    loss.backward()
+    dead = {n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    last = "clip.visual.transformer.resblocks.5.attn.parametrizations.in_proj_weight.0."
+    assert dead == {last + "q", last + "k"}  # the last block uses its values only
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    assert not frozen
+
+
+@pytest.mark.parametrize(
+    ("mode", "clip_trainable"),
+    [("hyperbolic", 3 * (6 * 4 + 4 * 2) * 32**2), ("attention", 2 * (6 * 128**2 + 4 * 64**2)), ("none", 0)],
+)
+def test_what_trains(mode, clip_trainable):
+    model = build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode)
+    head = sum(p.numel() for p in model.sem_seg_head.parameters())
+    rows = {part: (trainable, total) for part, trainable, total in parameter_table(model)}
+    assert rows["total"][0] == clip_trainable + head
+    assert rows["sem_seg_head"] == (head, head)
+
+
+def test_only_chosen_encoders_and_projections():
+    model = build("MODEL.ADAPTER.ENCODERS", "['text']", "MODEL.ADAPTER.PROJECTIONS", "['v']")
+    names = [n for n, p in model.named_parameters() if p.requires_grad and n.startswith("clip.")]
+    assert len(names) == 4 and all(n.startswith("clip.transformer") and n.endswith(".v") for n in names)
+
+
+def test_images_of_different_sizes_train_together():
+    model = build().train()
+    batch = [
+        {"image": torch.zeros(3, h, w, dtype=torch.uint8), "sem_seg": torch.zeros(h, w, dtype=torch.long)}
+        for h, w in ((96, 64), (50, 96))
+    ]
+    assert model(batch)["loss_sem_seg"].isfinite()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 64, 70, 300])
+def test_any_number_of_classes(classes):
+    model = build("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "64", "TEST.OUTPUT", "scores").eval()
+    model.set_vocabulary(Vocabulary.from_names([f"thing number {i}" for i in range(classes)]))
+    scores = model([{"image": torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8)}])[0]["sem_seg"]
+    assert scores.shape == (classes, 33, 200) and 0 <= scores.min() <= scores.max() <= 1
+    model.output = "labels"
+    labels = model([{"image": torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8)}])[0]["sem_seg_labels"]
+    assert labels.shape == (33, 200) and 0 <= labels.min() <= labels.max() < classes
+
+
+def test_predictor_encodes_once_and_agrees_with_the_model():
+    model = perturb(build("TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"))
+    image = np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8)
+    predictor = Predictor(model, shortest=96)
+    predictor.set_image(image)
+    for text in ("red plain star; blue dotted cross", "green striped circle; red plain star; a, b"):
+        prediction = predictor.predict(text)
+        model.set_vocabulary(Vocabulary.from_text(text))
+        want = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])[0]
+        np.testing.assert_array_equal(prediction.labels, want["sem_seg_labels"])
+        np.testing.assert_allclose(prediction.confidence, want["sem_seg_confidence"], atol=1e-6)
+
+
+def test_pictures():
+    image, names = np.zeros((40, 60, 3), np.uint8), ["dog", "road", "sky"]
+    labels = np.full((40, 60), BACKGROUND)
+    labels[:20], labels[30:] = 1, 2
+    picture = overlay(image, labels, names)
+    assert picture.dtype == np.uint8 and picture.shape[0] == 200 and picture.shape[1] > 300
+    assert not picture[125:145, 5:290].any()  # the background stays as it was
+    row = comparison(image, labels, np.ones_like(labels), names)
+    assert row.shape[1] > 900
+    assert len({tuple(c) for c in palette(150)}) == 150

@@ -14,14 +14,14 @@ if [ $# -gt 0 ] && [ $# -lt 3 ]; then
     exit 2
 fi
 python=$(bash tools/setup.sh)
-resume=${RESUME:+--resume}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+resume=$([ "${RESUME:-0}" = 1 ] && echo --resume || true)
 
 if [ $# -ge 3 ]; then
     config=$1 gpus=$2 output=$3
     shift 3
-    "$python" tools/train_net.py --config-file "$config" --num-gpus "$gpus" $resume OUTPUT_DIR "$output" "$@"
-    exec "$python" tools/train_net.py --config-file "$config" --num-gpus "$gpus" --eval-only \
-        "$@" OUTPUT_DIR "$output/eval" MODEL.WEIGHTS "$output/model_final.pth"
+    # Training ends with an evaluation on DATASETS.TEST, written to OUTPUT/results.json.
+    exec "$python" tools/train_net.py --config-file "$config" --num-gpus "$gpus" $resume "$@" OUTPUT_DIR "$output"
 fi
 
 output=output/quickstart

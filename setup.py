@@ -9,11 +9,11 @@ ROOT = Path(__file__).parent
 setup(
     name="hyperclip",
     version="0.1.0",
-    description="Open-vocabulary semantic segmentation on Detectron2: HyperCLIP and CLIPer",
+    description="Open-vocabulary semantic segmentation on Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["hyperclip", "hyperclip.*", "cliper", "cliper.*"]),
     package_data={"hyperclip.vocabulary": ["lists/*.json"]},
     # Detectron2 is not on PyPI under its own name: tools/setup.sh installs it, or use your own build.
@@ -38,16 +38,15 @@ setup(
         "pillow",
         "safetensors",
         "huggingface_hub",
-        "diffusers",
-        "transformers",
-        "accelerate",
         "tqdm",
         "scipy",
+        "pyyaml",
         # Detectron2's model_zoo still imports pkg_resources, gone from setuptools 82.
         "setuptools<82",
     ],
     extras_require={
         "demo": ["gradio"],
+        "diffusion": ["diffusers", "transformers", "accelerate"],
         "dev": ["mypy", "pytest", "ruff", "types-PyYAML", "types-tabulate"],
     },
 )

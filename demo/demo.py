@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-import hyperclip  # noqa: F401  (checks the installation before anything else is imported)
+import hyperclip.data  # noqa: F401  (checks the installation before anything else is imported)
 import numpy as np
 from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
@@ -60,6 +60,25 @@ def find_images(inputs: list[str]) -> list[Path]:
     return list(found)
 
 
+def result_names(images: list[Path], output: Path) -> dict[Path, str]:
+    """A name for each image's results: its stem.
+
+    Raises:
+        ValueError: two images of the same name, or a result that would replace an input.
+    """
+    names = {path: path.stem for path in images}
+    written: dict[Path, Path] = {}
+    inputs = {path.resolve() for path in images}
+    for path, name in names.items():
+        for target in (output / f"{name}.png", output / f"{name}_labels.png"):
+            if target.resolve() in inputs:
+                raise ValueError(f"--output: {target} is an input picture and would be replaced. Choose another folder")
+            if target in written:
+                raise ValueError(f"--input: {written[target]} and {path} would both be written to {target}. Rename one")
+            written[target] = path
+    return names
+
+
 def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Prediction, threshold: float) -> None:
     """Write the overlay and the label map of one image."""
     labels = np.where(prediction.confidence < threshold, BACKGROUND, prediction.labels)
@@ -81,6 +100,7 @@ def main() -> int:
     text = arguments.vocabulary
     vocabulary = Vocabulary.from_text(text) if text is not None else vocabulary_of(cfg.DATASETS.TEST[0])
     images = find_images(arguments.input)
+    names = result_names(images, arguments.output)
     predictor = Predictor.from_config(cfg)
     colors = palette(len(vocabulary)).tolist()
     classes = [{"index": i, "name": n, "color": colors[i]} for i, n in enumerate(vocabulary.names)]
@@ -89,14 +109,14 @@ def main() -> int:
     for path in images:
         start = time.perf_counter()
         try:
-            image = np.ascontiguousarray(read_image(str(path), "RGB"))
+            image = np.ascontiguousarray(read_image(str(path)))
             predictor.set_image(image)
         except (OSError, ValueError) as error:
             logger.error("%s: skipped: %s", path, error)
             failed += 1
             continue
         prediction = predictor.predict(vocabulary)
-        save_prediction(arguments.output, path.stem, image, prediction, arguments.threshold)
+        save_prediction(arguments.output, names[path], image, prediction, arguments.threshold)
         largest = np.bincount(prediction.labels.ravel(), minlength=len(vocabulary)).argsort()[::-1][:3]
         found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
         logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)

@@ -1,8 +1,7 @@
 """HyperCLIP: open-vocabulary semantic segmentation by hyperbolic radius adjustment of CLIP."""
 
-from .compat import define_missing_torchvision_operators, require_detectron2
+from .compat import define_missing_torchvision_operators
 
 define_missing_torchvision_operators()
-require_detectron2()
 
 __version__ = "0.1.0"

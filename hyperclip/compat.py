@@ -8,6 +8,7 @@ the two operators themselves still raise torchvision's own clear error when call
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -17,30 +18,29 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_fragment: torch.library.Library | None = None
 
 
-def define_missing_torchvision_operators() -> bool:
+@functools.cache
+def define_missing_torchvision_operators() -> torch.library.Library | None:
     """Define the schemas of torchvision's operators if its library cannot be loaded.
 
     Returns:
-        True if the schemas had to be defined, False if the real operators are there (or torchvision is not).
+        the library that holds the schemas (they live as long as it does), or None if the real operators are there.
     """
-    global _fragment
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _fragment is not None:
-        return _fragment is not None
+    if spec is None or spec.origin is None:
+        return None
     for library in sorted(Path(spec.origin).parent.glob("_C*.so")):
         try:
             torch.ops.load_library(str(library))
         except OSError:
             continue
     if hasattr(torch.ops.torchvision, "nms"):
-        return False
-    _fragment = torch.library.Library("torchvision", "FRAGMENT")
+        return None
+    fragment = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS.values():
-        _fragment.define(schema)
-    return True
+        fragment.define(schema)
+    return fragment
 
 
 def require_detectron2() -> None:

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+import yaml
+
+from .compat import require_detectron2
+
+require_detectron2()
+
+from detectron2.config import CfgNode, get_cfg  # noqa: E402
 
 LEGACY = {
     "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
@@ -55,7 +61,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
 def _add_head_keys(cfg: CfgNode) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
-    head.NUM_CLASSES = 171  # of the training set; recorded, the head itself works for any number
+    head.NUM_CLASSES = 171  # of the training set; checked against it, the head itself works for any number
     head.IGNORE_VALUE = 255  # label of pixels without a class
     head.TRAIN_CLASS_JSON = ""  # class names in training; "" = those of the training set
     head.TEST_CLASS_JSON = ""  # class names in evaluation; "" = those of each test set
@@ -108,13 +114,14 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     cfg.TEST.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
     cfg.TEST.OUTPUT = "scores"  # "scores": sem_seg (T, H, W); "labels": sem_seg_labels (H, W), far less memory
-    cfg.TEST.CLASS_CHUNK = 32  # classes decoded at a time, which bounds the memory
+    cfg.TEST.CLASS_CHUNK = 32  # classes decoded at a time, which bounds the memory; 0 = all
     cfg.TEST.IMS_PER_BATCH = 1  # images of one evaluation step and process
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW or SGD
     cfg.SOLVER.CLIP_MULTIPLIER = 0.075  # learning rate of CLIP's parameters relative to BASE_LR
+    cfg.SOLVER.LOG_PERIOD = 20  # iterations between two lines of metrics
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     cfg.SOLVER.BASE_LR = 2e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
@@ -142,7 +149,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_hyperclip_config(cfg)
     known = list(_flat_keys(cfg))
-    loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    try:
+        loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {str(path)!r} is not valid YAML: {error}") from error
     _check_keys(_flat_keys(CfgNode(loaded)), known, str(path))
     _check_keys(overrides[0::2], known, "command line")
     if len(overrides) % 2:

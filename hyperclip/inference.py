@@ -6,14 +6,11 @@ every class. Shapes: V views, T classes, t classes of a chunk, r resolution of C
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Chunks = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class SlidingWindow:
                 f"TEST.SLIDING: got KERNEL {self.kernel}, SIZE {self.size}, OVERLAP {self.overlap}, expected "
                 "0 < KERNEL <= SIZE and 0 <= OVERLAP < 1"
             )
+        if self.stride < 1:
+            raise ValueError(f"TEST.SLIDING.OVERLAP: got {self.overlap}, which leaves a stride below one pixel")
         if (self.size - self.kernel) % self.stride:
             raise ValueError(
                 f"TEST.SLIDING: windows of {self.kernel} at stride {self.stride} do not cover {self.size} pixels; "
@@ -95,30 +94,54 @@ def merge_views(logits: Tensor, sliding: SlidingWindow | None) -> Tensor:
     return (merged + resize(scores[-1:], (s, s))[0]) / 2 if sliding.global_view else merged
 
 
-def collect_scores(chunks: Chunks, sliding: SlidingWindow | None, size: tuple[int, int], classes: int) -> Tensor:
-    """Scores (T, H, W) of every class; classes that no chunk mentions score 0."""
-    scores: Tensor | None = None
-    for index, logits in chunks:
-        merged = resize(merge_views(logits, sliding)[None], size)[0]
-        if scores is None:
-            scores = merged.new_zeros(classes, *size)
-        scores[index] = merged
-    assert scores is not None
-    return scores
+class ScoreCollector:
+    """Scores (T, H, W) of one image, chunk by chunk; classes that no chunk mentions score 0.
+
+    Args:
+        sliding: how the views were cut. size: (H, W) of the output. classes: T.
+    """
+
+    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int], classes: int) -> None:
+        self.sliding, self.size, self.classes = sliding, size, classes
+        self.scores: Tensor | None = None
+
+    def add(self, classes: Tensor, logits: Tensor) -> None:
+        """Add logits (V, t, h, w) of the classes with these indices (t,)."""
+        merged = resize(merge_views(logits, self.sliding)[None], self.size)[0]
+        if self.scores is None:
+            self.scores = merged.new_zeros(self.classes, *self.size)
+        self.scores[classes] = merged
+
+    def result(self) -> dict[str, Tensor]:
+        """``{"sem_seg": scores}``."""
+        assert self.scores is not None
+        return {"sem_seg": self.scores}
 
 
-def collect_labels(chunks: Chunks, sliding: SlidingWindow | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Best class (H, W), int64, and its score (H, W), as a running maximum over the chunks.
+class LabelCollector:
+    """Best class (H, W) of one image and its score, as a running maximum over chunks of ascending classes.
 
     Ties go to the lower class, as ``argmax`` over the whole score map would have it.
+
+    Args:
+        sliding: how the views were cut. size: (H, W) of the output.
     """
-    best: Tensor | None = None
-    for index, logits in chunks:
-        score, place = resize(merge_views(logits, sliding)[None], size)[0].max(dim=0)
-        if best is None:
-            best, labels = score, index[place]
-            continue
-        better = score > best
-        best, labels = torch.where(better, score, best), torch.where(better, index[place], labels)
-    assert best is not None
-    return labels, best
+
+    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int]) -> None:
+        self.sliding, self.size = sliding, size
+        self.labels: Tensor | None = None
+        self.best: Tensor | None = None
+
+    def add(self, classes: Tensor, logits: Tensor) -> None:
+        """Add logits (V, t, h, w) of the classes with these indices (t,)."""
+        score, place = resize(merge_views(logits, self.sliding)[None], self.size)[0].max(dim=0)
+        labels = classes[place]
+        if self.best is not None and self.labels is not None:
+            better = score > self.best
+            score, labels = torch.where(better, score, self.best), torch.where(better, labels, self.labels)
+        self.best, self.labels = score, labels
+
+    def result(self) -> dict[str, Tensor]:
+        """``{"sem_seg_labels": int64 (H, W), "sem_seg_confidence": (H, W)}``."""
+        assert self.best is not None and self.labels is not None
+        return {"sem_seg_labels": self.labels, "sem_seg_confidence": self.best}

@@ -13,10 +13,10 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import merge, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, DenseFeatures, encode_dense, load_clip
-from .data.registry import vocabulary_of
+from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
+from .features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
-from .inference import SlidingWindow, collect_labels, collect_scores, make_views, resize
+from .inference import LabelCollector, ScoreCollector, SlidingWindow, make_views, resize
 from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
 
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
@@ -33,7 +33,7 @@ class HyperCLIP(nn.Module):
         head: :class:`CostVolumeHead` or anything with its ``forward`` and ``stream``.
         resolution: (height, width) that CLIP sees.
         layers: blocks whose outputs the head gets.
-        train_vocabulary: classes of the training labels, None if the model is not to be trained.
+        train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
         vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
         sliding: windows of inference, None for the whole image.
         output: "scores" or "labels", see :meth:`forward`.
@@ -70,7 +70,7 @@ class HyperCLIP(nn.Module):
             raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
         self.clip, self.text, self.sem_seg_head = clip, text, head
         self.resolution, self.layers = resolution, list(layers)
-        self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary or train_vocabulary
+        self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary
         self.sliding, self.output, self.divisor = sliding, output, divisor
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
@@ -80,7 +80,7 @@ class HyperCLIP(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
         head = cfg.MODEL.SEM_SEG_HEAD
-        loaded = load_clip(head.CLIP_PRETRAINED, "none" if cfg.MODEL.WEIGHTS else cfg.MODEL.CLIP_WEIGHTS)
+        loaded = load_clip(head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS)
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
         prepare_finetuning(
             clip,
@@ -102,8 +102,6 @@ class HyperCLIP(nn.Module):
             "head": build_head(cfg, shape),
             "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
             "layers": head.CLIP_LAYERS,
-            "train_vocabulary": class_list(head.TRAIN_CLASS_JSON, cfg.DATASETS.TRAIN),
-            "vocabulary": class_list(head.TEST_CLASS_JSON, cfg.DATASETS.TEST),
             "sliding": SlidingWindow(sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW)
             if cfg.TEST.SLIDING_WINDOW
             else None,
@@ -147,7 +145,7 @@ class HyperCLIP(nn.Module):
         if self.training:
             return {"loss_sem_seg": self._loss(images, [x["sem_seg"].to(self.device) for x in batched_inputs])}
         with torch.no_grad():
-            return [self._segment(image, x) for image, x in zip(images, batched_inputs, strict=True)]
+            return self._segment(images, batched_inputs)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Image (3, H, W), RGB 0..255, to what CLIP expects, on the model's device."""
@@ -155,7 +153,7 @@ class HyperCLIP(nn.Module):
 
     def _loss(self, images: list[Tensor], targets: list[Tensor]) -> Tensor:
         if self.train_vocabulary is None:
-            raise ValueError("training needs class names: set DATASETS.TRAIN or MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
+            raise ValueError("training needs class names: set model.train_vocabulary (the trainer does, from DATASETS.TRAIN)")
         height, width = (max(image.shape[i] for image in images) for i in (1, 2))
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
@@ -167,17 +165,23 @@ class HyperCLIP(nn.Module):
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
         return pixel_class_bce(logits, target, self.ignore)
 
-    def _segment(self, image: Tensor, record: dict) -> dict[str, Tensor]:
+    def _segment(self, images: list[Tensor], records: list[dict]) -> list[dict[str, Tensor]]:
         if self.vocabulary is None:
-            raise ValueError("inference needs class names: call set_vocabulary, or set DATASETS.TEST or TEST_CLASS_JSON")
-        size = (record.get("height", image.shape[1]), record.get("width", image.shape[2]))
+            raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
         text = self.text(self.clip, self.vocabulary)
-        features = self.encode_views(make_views(image, self.resolution, self.sliding, self.divisor))
-        chunks = self.sem_seg_head.stream(features, text, self.class_chunk)
+        views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
+        collectors = [self._collector(image, x, len(text)) for image, x in zip(images, records, strict=True)]
+        features = self.encode_views(torch.cat(views))
+        for classes, logits in self.sem_seg_head.stream(features, text, self.class_chunk):
+            for collector, part in zip(collectors, logits.split(len(views[0])), strict=True):
+                collector.add(classes, part)
+        return [collector.result() for collector in collectors]
+
+    def _collector(self, image: Tensor, record: dict, classes: int) -> ScoreCollector | LabelCollector:
+        size = (record.get("height", image.shape[1]), record.get("width", image.shape[2]))
         if self.output == "scores":
-            return {"sem_seg": collect_scores(chunks, self.sliding, size, len(text))}
-        labels, confidence = collect_labels(chunks, self.sliding, size)
-        return {"sem_seg_labels": labels, "sem_seg_confidence": confidence}
+            return ScoreCollector(self.sliding, size, classes)
+        return LabelCollector(self.sliding, size)
 
 
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
@@ -193,10 +197,3 @@ def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
             "CosineHead, or a head registered in SEM_SEG_HEADS_REGISTRY"
         )
     return SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shape)
-
-
-def class_list(path: str, datasets: Sequence[str]) -> Vocabulary | None:
-    """The vocabulary of a class file, else of the first dataset, else None."""
-    if path:
-        return Vocabulary.from_json(path)
-    return vocabulary_of(datasets[0]) if datasets else None

@@ -17,10 +17,10 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput, ResizeShortestEdge
 from detectron2.modeling import build_model
 
-from .clip import DenseFeatures
 from .config import load_config
-from .engine import StrictCheckpointer
-from .inference import collect_labels, make_views
+from .engine import StrictCheckpointer, require_weights
+from .features import DenseFeatures
+from .inference import LabelCollector, make_views
 from .meta_arch import HyperCLIP
 from .vocabulary import Vocabulary
 
@@ -61,8 +61,11 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: see :func:`hyperclip.config.load_config` and the checkpoint loader.
         """
+        if isinstance(config, CfgNode) and overrides:
+            raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         model = build_model(cfg)
+        require_weights(cfg, model)
         StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
@@ -96,6 +99,9 @@ class Predictor:
             vocabulary = Vocabulary.from_text(vocabulary)
         model = self.model
         text = model.text(model.clip, vocabulary)
-        chunks = model.sem_seg_head.stream(self._features, text, model.class_chunk)
-        labels, confidence = collect_labels(chunks, model.sliding, self._size)
-        return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), vocabulary.names)
+        collector = LabelCollector(model.sliding, self._size)
+        for classes, logits in model.sem_seg_head.stream(self._features, text, model.class_chunk):
+            collector.add(classes, logits)
+        result = collector.result()
+        labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
+        return Prediction(labels, confidence, vocabulary.names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hyperclip.inference import SlidingWindow, collect_labels, collect_scores, make_views, merge_views, resize
+from hyperclip.inference import LabelCollector, ScoreCollector, SlidingWindow, make_views, merge_views, resize
 
 
 def test_released_window_geometry():
@@ -18,7 +18,12 @@ def test_released_window_geometry():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((600, 384, 0.333), "do not cover 600"), ((640, 700, 0.333), "KERNEL <= SIZE"), ((640, 384, 1.0), "OVERLAP < 1")],
+    [
+        ((640, 384, 0.999), "stride below one pixel"),
+        ((600, 384, 0.333), "do not cover 600"),
+        ((640, 700, 0.333), "KERNEL <= SIZE"),
+        ((640, 384, 1.0), "OVERLAP < 1"),
+    ],
 )
 def test_windows_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -36,21 +41,28 @@ def test_windows_are_averaged_where_they_overlap():
             torch.testing.assert_close(merged[:, y, x], torch.stack(covering).mean(0))
 
 
+def collect(collector, chunks):
+    for classes, logits in chunks:
+        collector.add(classes, logits)
+    return collector.result()
+
+
 @pytest.mark.parametrize("sliding", [None, SlidingWindow(12, 8, 0.5), SlidingWindow(12, 8, 0.5, False)])
 @pytest.mark.parametrize("chunk", [1, 3, 10])
 def test_streamed_labels_equal_the_argmax_of_all_scores(sliding, chunk):
     views = 1 if sliding is None else len(sliding.origins) + sliding.global_view
     logits = torch.randn(views, 10, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chunks = [(torch.arange(i, min(i + chunk, 10)), logits[:, i : i + chunk]) for i in range(0, 10, chunk)]
-    scores = collect_scores(chunks, sliding, (17, 23), 10)
+    scores = collect(ScoreCollector(sliding, (17, 23), 10), chunks)["sem_seg"]
     torch.testing.assert_close(scores, resize(merge_views(logits, sliding)[None], (17, 23))[0], atol=1e-12, rtol=0)
-    labels, confidence = collect_labels(chunks, sliding, (17, 23))
-    assert torch.equal(labels, scores.argmax(0)) and torch.equal(confidence, scores.amax(0))
+    result = collect(LabelCollector(sliding, (17, 23)), chunks)
+    assert torch.equal(result["sem_seg_labels"], scores.argmax(0))
+    assert torch.equal(result["sem_seg_confidence"], scores.amax(0))
 
 
 def test_ties_go_to_the_lower_class():
     chunks = [(torch.tensor([i]), torch.zeros(1, 1, 2, 2)) for i in range(3)]
-    assert not collect_labels(chunks, None, (2, 2))[0].any()
+    assert not collect(LabelCollector(None, (2, 2)), chunks)["sem_seg_labels"].any()
 
 
 def test_padding_reproduces_the_released_shift():

@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import build_model
 from hyperclip.adapters import adapters, merge, parameter_table
 from hyperclip.config import load_config
+from hyperclip.data import vocabulary_of
 from hyperclip.predictor import Predictor
 from hyperclip.visualization import BACKGROUND, comparison, overlay, palette
 from hyperclip.vocabulary import Vocabulary
@@ -17,7 +18,10 @@ QUICK = "configs/quickstart/hyperclip.yaml"
 
 def build(*overrides):
     torch.manual_seed(0)
-    return build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
+    model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
+    model.train_vocabulary = vocabulary_of("tinyscenes_train")
+    model.set_vocabulary(vocabulary_of("tinyscenes_val_seen"))
+    return model
 
 
 def perturb(model):
@@ -86,6 +90,25 @@ def test_any_number_of_classes(classes):
     model.output = "labels"
     labels = model([{"image": torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8)}])[0]["sem_seg_labels"]
     assert labels.shape == (33, 200) and 0 <= labels.min() <= labels.max() < classes
+
+
+@pytest.mark.parametrize("output", ["scores", "labels"])
+@pytest.mark.parametrize("sliding", ["True", "False"])
+def test_a_batch_of_images_equals_each_image(output, sliding):
+    window = ["TEST.SLIDING_WINDOW", sliding, "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"]
+    model = build("TEST.OUTPUT", output, "MODEL.SEM_SEG_HEAD.MAX_CLASSES", "20", *window).eval()
+    batch = [{"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8)} for h, w in ((40, 60), (90, 31))]
+    for image, result in zip(batch, model(batch), strict=True):
+        alone = model([image])[0]
+        for key, value in result.items():
+            torch.testing.assert_close(value, alone[key], atol=1e-5, rtol=1e-5)
+
+
+def test_unpadded_class_attention_still_reaches_the_padding_parameters():
+    """Distributed training needs a gradient for every parameter in every step."""
+    model = build("MODEL.SEM_SEG_HEAD.PAD_LEN", "0").train()
+    model([{"image": torch.zeros(3, 96, 96), "sem_seg": torch.zeros(96, 96, dtype=torch.long)}])["loss_sem_seg"].backward()
+    assert all(p.grad is not None for p in model.sem_seg_head.parameters())
 
 
 def test_predictor_encodes_once_and_agrees_with_the_model():

@@ -18,7 +18,7 @@ from hyperclip.evaluation.report import comparison_table, result_rows
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
-    parser.add_argument("--metric", default="mIoU", help="mIoU, mIoU_old, pACC or mACC")
+    parser.add_argument("--metric", default="mIoU", choices=("mIoU", "mIoU_old", "pACC", "mACC"))
     parser.add_argument("--json", type=Path, help="also write the rows (system, dataset, miou, seed, images, protocol)")
     arguments = parser.parse_args()
     pairs = [run.partition("=") for run in arguments.runs]

@@ -6,8 +6,8 @@ This script downloads that wheel, checks its SHA-256, and rewrites the archive a
 without the compiled library, without the stray top-level ``tools`` package, without the outdated
 ``numpy<2`` bound. The result is deterministic.
 
-To use your own build instead, run this once before ``tools/setup.sh`` installs anything else:
-``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2`` (after torch).
+To use your own build instead, activate an environment in which it imports: ``tools/setup.sh`` then uses that one.
+Upstream builds with ``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2``, after torch.
 """
 
 from __future__ import annotations

@@ -4,15 +4,16 @@
 #   bash tools/setup.sh        prints the Python interpreter to use (the only line on stdout)
 #
 # An active environment (virtualenv, conda) in which Detectron2 and this package's requirements already
-# import is used as it is: nothing is installed into it and nothing is replaced. PyPI's torch wheels hold
+# import is used as it is: nothing is installed into it and nothing is replaced (callers put the repository on
+# PYTHONPATH). PyPI's torch wheels hold
 # the CUDA build on Linux, so a machine with a GPU gets CUDA; set PYTHON to choose the base interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '[setup] %s\n' "$*" >&2; }
 
-if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
-    python -c 'import torch, torchvision, open_clip, geoopt, safetensors, cv2, detectron2' >/dev/null 2>&1; then
+if [ "${VIRTUAL_ENV:-}" != "$PWD/.venv" ] && [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
+    python -c 'import torch, torchvision, geoopt, open_clip, safetensors, cv2, pycocotools, detectron2' >/dev/null 2>&1; then
     say "using the active environment ($(python -c 'import sys; print(sys.prefix)')): it has Detectron2"
     python -c 'import sys; print(sys.executable)'
     exit 0
@@ -21,14 +22,14 @@ fi
 venv=.venv
 stamp="$venv/.installed"
 wanted=$(cat setup.py requirements.lock tools/setup.sh tools/install_detectron2.py | sha256sum | cut -d' ' -f1)
-if [ ! -x "$venv/bin/python" ]; then
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     base=${PYTHON:-python3}
-    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-        say "Python >= 3.10 is needed, got $("$base" --version 2>&1). Set PYTHON=/path/to/python3.11"
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        say "Python >= 3.11 is needed, got $("$base" --version 2>&1). Set PYTHON=/path/to/python3.11"
         exit 1
     }
     say "creating $venv with $("$base" --version)"
-    "$base" -m venv "$venv"
+    "$base" -m venv --clear "$venv"
 fi
 python="$PWD/$venv/bin/python"
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
@@ -38,7 +39,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing PyTorch"
     pip install -q -c requirements.lock torch torchvision "setuptools<82"
     say "installing the framework and its requirements"
-    pip install -q -c requirements.lock --editable ".[dev]"
+    pip install -q -c requirements.lock --editable ".[dev,diffusion]"
     say "installing Detectron2"
     "$python" tools/install_detectron2.py >&2
     pip check

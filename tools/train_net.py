@@ -13,7 +13,8 @@ import sys
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from detectron2.engine import default_argument_parser, launch
 from hyperclip.config import load_config
-from hyperclip.engine import StrictCheckpointer, Trainer, setup_run
+from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
+from torch.multiprocessing import ProcessRaisedException
 
 
 def main(args: argparse.Namespace) -> None:
@@ -22,7 +23,10 @@ def main(args: argparse.Namespace) -> None:
     setup_run(cfg, args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        if not (args.resume and checkpointer.has_checkpoint()):
+            require_weights(cfg, model)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         model.merge_adapters()
         Trainer.test(cfg, model)
         return
@@ -44,3 +48,5 @@ if __name__ == "__main__":
         )
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except ProcessRaisedException as error:  # one of several processes failed; its last line says why
+        sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")

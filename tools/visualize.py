@@ -35,11 +35,11 @@ def main() -> None:
     vocabulary, ignore = vocabulary_of(arguments.dataset), MetadataCatalog.get(arguments.dataset).ignore_label
     for record in DatasetCatalog.get(arguments.dataset)[: arguments.limit]:
         image = np.ascontiguousarray(read_image(record["file_name"]))
-        truth = read_label(record["sem_seg_file_name"], record["label_remap"]).astype(np.int64)
+        truth = read_label(record["sem_seg_file_name"], record.get("label_remap")).astype(np.int64)
         predictor.set_image(image)
         labels = predictor.predict(vocabulary).labels
         picture = comparison(image, np.where(truth == ignore, BACKGROUND, truth), labels, vocabulary.names)
-        target = arguments.output / f"{record['image_id']}.png"
+        target = arguments.output / f"{Path(record['file_name']).stem}.png"
         write_atomically(target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG"))
 
 

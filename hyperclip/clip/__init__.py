@@ -3,6 +3,6 @@
 from .loading import LoadedClip, load_clip
 from .normalization import CLIP_MEAN, CLIP_STD
 from .text import encode_text, tokenize
-from .visual import DenseFeatures, encode_dense
+from .visual import encode_dense
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "DenseFeatures", "LoadedClip", "encode_dense", "encode_text", "load_clip", "tokenize"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "LoadedClip", "encode_dense", "encode_text", "load_clip", "tokenize"]

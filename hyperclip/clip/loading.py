@@ -44,7 +44,7 @@ class LoadedClip:
     source: str
 
 
-def load_clip(name: str, weights: str = "") -> LoadedClip:
+def load_clip(name: str, weights: str = "", load: bool = True) -> LoadedClip:
     """Build a CLIP model and load its weights.
 
     Args:
@@ -53,33 +53,36 @@ def load_clip(name: str, weights: str = "") -> LoadedClip:
             that holds ``open_clip_config.json``.
         weights: "" for the weights that ``name`` stands for (OpenAI's for OpenAI's names), "none" for random ones,
             a tag of open_clip, or a local file: OpenAI's ``.pt`` (archive or state dict), safetensors, ``.bin``.
+        load: False builds the same architecture (activation included) with random weights, for a checkpoint that
+            is loaded over it.
     Raises:
         ValueError: an unknown architecture or tag, weights of another architecture, or a model without a
             plain vision transformer and text transformer.
         FileNotFoundError: weights that are neither on this machine nor to be had from the network.
     """
     architecture, tag = split_name(name)
-    if weights and weights != "none" and not _is_tag(architecture, weights):
-        return _load_file(name, architecture, Path(weights))
-    if weights and weights != "none":
-        tag = weights
-    folder = Path(architecture)
+    file = None
+    if (Path(architecture) / "open_clip_config.json").is_file():
+        file = Path(architecture) / "open_clip_model.safetensors"
+    if weights not in ("", "none"):
+        file, tag = (None, weights) if _is_tag(architecture, weights) else (Path(weights), "")
+    load = load and weights != "none"
+    if file is not None and load:
+        return _load_file(name, architecture, file)
     if architecture.startswith("hf-hub:"):
-        model, source = _download(architecture, None), architecture
-    elif (folder / "open_clip_config.json").is_file():
-        if weights != "none":
-            return _load_file(name, architecture, folder / "open_clip_model.safetensors")
-        model, source = _build(architecture), "random weights"
-    elif weights == "none":
-        model, source = _build(architecture, quick_gelu=tag == "openai"), "random weights"
-    elif not tag:
+        return _finish(_create(architecture, load_weights=load), architecture, architecture if load else "random weights")
+    if not load:
+        quick = name in OPENAI_ARCHITECTURES or _tag_has_quick_gelu(architecture, tag)
+        if weights not in ("", "none") and file is not None and not quick:
+            quick = read_state_dict(file)[1]
+        return _finish(_build(architecture, quick), architecture, "random weights")
+    if not tag:
         raise ValueError(
             f"CLIP weights: {name!r} names an architecture only. Add a tag ({name}:TAG, one of "
             f"{open_clip.list_pretrained_tags_by_model(architecture)}), or set MODEL.CLIP_WEIGHTS to a file or 'none'"
         )
-    else:
-        model, source = _download(architecture, tag), f"{architecture}:{tag}"
-    return _finish(model, architecture, source)
+    quick = _tag_has_quick_gelu(architecture, tag)
+    return _finish(_create(architecture, tag, force_quick_gelu=quick), architecture, f"{architecture}:{tag}")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -97,6 +100,10 @@ def split_name(name: str) -> tuple[str, str]:
         raise ValueError(
             f"CLIP model: got {name!r}, expected one of {list(OPENAI_ARCHITECTURES)}, an open_clip architecture "
             "(open_clip.list_models()), 'hf-hub:owner/name', or a local folder with open_clip_config.json"
+        )
+    if tag and not _is_tag(architecture, tag):
+        raise ValueError(
+            f"CLIP weights: got tag {tag!r}, expected one of {open_clip.list_pretrained_tags_by_model(architecture)}"
         )
     return architecture, tag
 
@@ -164,6 +171,11 @@ def _is_tag(architecture: str, weights: str) -> bool:
     return architecture in open_clip.list_models() and weights in open_clip.list_pretrained_tags_by_model(architecture)
 
 
+def _tag_has_quick_gelu(architecture: str, tag: str) -> bool:
+    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    return tag == "openai" or bool(config.get("quick_gelu", False))
+
+
 def _build(architecture: str, quick_gelu: bool = False) -> nn.Module:
     folder = Path(architecture)
     if not (folder / "open_clip_config.json").is_file():
@@ -194,13 +206,13 @@ def _load_file(name: str, architecture: str, path: Path) -> LoadedClip:
     return _finish(model, architecture, str(path))
 
 
-def _download(architecture: str, tag: str | None) -> nn.Module:
+def _create(architecture: str, tag: str | None = None, **options: bool) -> open_clip.CLIP:
     try:
-        return open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=tag == "openai")
+        return open_clip.create_model(architecture, pretrained=tag, **options)
     except Exception as error:
         what = architecture if tag is None else f"{architecture}:{tag}"
         raise FileNotFoundError(
-            f"CLIP weights {what}: not in the local cache, and the download failed ({type(error).__name__}: "
+            f"CLIP {what}: not in the local cache, and the download failed ({type(error).__name__}: "
             f"{str(error)[:200]}). Without a network, set MODEL.CLIP_WEIGHTS to a local file (OpenAI's .pt, "
             "safetensors, .bin), or MODEL.WEIGHTS to a checkpoint that holds the whole model"
         ) from error

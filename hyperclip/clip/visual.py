@@ -7,27 +7,13 @@ C embedding, K heads. The class token is always token 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class DenseFeatures:
-    """What the image tower gives: patch embeddings and chosen intermediate outputs.
-
-    Attributes:
-        embeddings: (B, C, h, w), not normalised.
-        intermediates: one map (B, D, h, w) for each requested block.
-        class_token: (B, C), the class token through the same last block.
-    """
-
-    embeddings: Tensor
-    intermediates: list[Tensor]
-    class_token: Tensor
+from ..features import DenseFeatures
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:

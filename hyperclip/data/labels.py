@@ -47,4 +47,7 @@ def read_label(path: str | Path, remap: str | None = None) -> np.ndarray:
         return label
     if remap not in REMAPS:
         raise ValueError(f"label remap: got {remap!r}, expected one of {sorted(REMAPS)}")
-    return REMAPS[remap]()[label]
+    table = REMAPS[remap]()
+    if label.max(initial=0) >= len(table):
+        raise ValueError(f"label file {str(path)!r}: got value {label.max()}, expected at most {len(table) - 1}")
+    return table[label]

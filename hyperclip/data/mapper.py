@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,17 +24,16 @@ class SemSegMapper:
     Args:
         is_train: read labels and augment.
         augmentations: Detectron2 augmentations.
-        image_format: "RGB" or "BGR".
         ignore: label of padding.
         size: pad or cut training images to exactly this side, right and bottom; -1 leaves them.
     """
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: list, image_format: str = "RGB", ignore: int = 255, size: int = -1
+        self, is_train: bool, *, augmentations: list, ignore: int = 255, size: int = -1
     ) -> None:
         self.is_train, self.augmentations = is_train, T.AugmentationList(augmentations)
-        self.image_format, self.ignore, self.size = image_format, ignore, size
+        self.ignore, self.size = ignore, size
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -42,6 +41,8 @@ class SemSegMapper:
             raise ValueError(
                 f"INPUT.DATASET_MAPPER_NAME: got {cfg.INPUT.DATASET_MAPPER_NAME!r}, expected 'mask_former_semantic'"
             )
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ValueError(f"INPUT.FORMAT: got {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained on")
         if is_train:
             size, longest, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
         else:
@@ -56,14 +57,16 @@ class SemSegMapper:
                     )
                 )
             if cfg.INPUT.COLOR_AUG_SSD:
-                augmentations.append(_ColorJitter(cfg.INPUT.FORMAT))
-            if cfg.INPUT.RANDOM_FLIP != "none":
-                horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+                augmentations.append(_ColorJitter())
+            flip = cfg.INPUT.RANDOM_FLIP
+            if flip not in ("none", "horizontal", "vertical"):
+                raise ValueError(f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'")
+            if flip != "none":
+                horizontal = flip == "horizontal"
                 augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
         return {
             "is_train": is_train,
             "augmentations": augmentations,
-            "image_format": cfg.INPUT.FORMAT,
             "ignore": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "size": cfg.INPUT.SIZE_DIVISIBILITY if is_train else -1,
         }
@@ -75,7 +78,7 @@ class SemSegMapper:
             FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another size.
         """
         record = copy.copy(record)
-        image = read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"])
         record.setdefault("height", image.shape[0])
         record.setdefault("width", image.shape[1])
         label = None
@@ -106,22 +109,31 @@ class SemSegMapper:
 class _ColorJitter(T.Augmentation):
     """SSD's colour jitter as an augmentation of images alone."""
 
-    def __init__(self, image_format: str) -> None:
-        self.transform = ColorAugSSDTransform(img_format=image_format)
+    def __init__(self) -> None:
+        self.transform = ColorAugSSDTransform(img_format="RGB")
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return self.transform
 
 
-def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
-    """Read an image file as uint8 (H, W, 3), turned upright by its EXIF tag.
+def read_image(path: str) -> np.ndarray:
+    """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
+
+    Grey, palette and alpha images are converted; 16-bit grey is scaled to 8 bit.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a file that is empty, cut short or no image.
+        FileNotFoundError: no such file.
+        ValueError: a file that is empty, cut short, no image, or of 32-bit values without a known range.
     """
     try:
-        return detection_utils.read_image(path, format=image_format)
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image, np.float32) / 257 + 0.5).astype(np.uint8))
+            if image.mode in ("I", "F"):
+                raise ValueError(f"mode {image.mode!r} of 32-bit values; expected 8 or 16 bits a channel")
+            return np.ascontiguousarray(np.asarray(image.convert("RGB")))
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path!r} does not exist") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image {path!r} cannot be read ({error}); is it empty or cut short?") from error

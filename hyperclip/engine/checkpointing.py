@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .published import convert_published, is_published
@@ -73,6 +74,15 @@ def read_checkpoint(path: str | Path) -> dict:
     return {"model": dict(content.get("state_dict", content))}
 
 
+def require_weights(cfg: CfgNode, model: nn.Module) -> None:
+    """ValueError if the head has parameters and MODEL.WEIGHTS names no checkpoint to fill them from."""
+    head: Any = model.sem_seg_head
+    if not cfg.MODEL.WEIGHTS and any(True for _ in head.parameters()):
+        raise ValueError(
+            "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: --opts MODEL.WEIGHTS FILE"
+        )
+
+
 class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with strict loading, the published formats, and atomic writes."""
 
@@ -81,10 +91,6 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict) -> None:
         load_strictly(self.model, checkpoint.pop("model"), self.path or "file")
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        if incompatible is not None:
-            super()._log_incompatible_keys(incompatible)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""

@@ -12,6 +12,8 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from .checkpointing import write_atomically
+
 MAY_DIFFER = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""
 
@@ -25,7 +27,11 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     if not arguments.eval_only and not arguments.resume and comm.is_main_process():
         check_output_folder(cfg)
     comm.synchronize()
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    trained_with = path.read_bytes() if arguments.eval_only and path.is_file() else None
     default_setup(cfg, arguments)
+    if trained_with is not None and comm.is_main_process():  # an evaluation does not replace a training's record
+        write_atomically(path, lambda temporary: temporary.write_bytes(trained_with))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
 
 

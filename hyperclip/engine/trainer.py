@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
@@ -24,11 +24,11 @@ from torch import nn
 
 from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
-from ..data import SemSegMapper, vocabulary_of
+from ..data import SemSegMapper
 from ..evaluation import SemSegEvaluator
-from ..vocabulary import Vocabulary
 from .checkpointing import StrictCheckpointer, write_atomically
 from .optimizer import build_optimizer
+from .vocabularies import test_vocabulary, train_vocabulary
 
 logger = logging.getLogger("hyperclip.engine")
 
@@ -40,6 +40,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_batch_size(cfg)
         model = self.build_model(cfg)
+        model.train_vocabulary = train_vocabulary(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
@@ -54,12 +55,20 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> Any:
         """Build the model and log what trains."""
         model = build_model(cfg)
         rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
         logger.info("Parameters:\n%s", tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")))
         return model
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks, with metrics written every SOLVER.LOG_PERIOD iterations."""
+        built = super().build_hooks()
+        for i, hook in enumerate(built):
+            if isinstance(hook, hooks.PeriodicWriter):
+                built[i] = hooks.PeriodicWriter(self.build_writers(), period=self.cfg.SOLVER.LOG_PERIOD)
+        return built
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -100,25 +109,6 @@ class Trainer(DefaultTrainer):
         return results
 
 
-def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
-    """The vocabulary of a test dataset, or that of MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON.
-
-    Raises:
-        ValueError: a class file whose length is not the dataset's number of classes.
-    """
-    own = vocabulary_of(dataset_name)
-    path = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    if not path:
-        return own
-    vocabulary = Vocabulary.from_json(path)
-    if len(vocabulary) != len(own):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON {path!r} has {len(vocabulary)} classes, dataset {dataset_name} has "
-            f"{len(own)}. Leave it empty: each dataset brings its own class list"
-        )
-    return vocabulary
-
-
 def check_batch_size(cfg: CfgNode) -> None:
     """ValueError unless the batch divides evenly among the processes."""
     if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
@@ -139,7 +129,16 @@ def save_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> Pa
     head = cfg.MODEL.SEM_SEG_HEAD
     content = {
         "model": {"head": head.NAME, "clip": head.CLIP_PRETRAINED, "finetune": head.CLIP_FINETUNE, "seed": cfg.SEED},
+        "weights": cfg.MODEL.WEIGHTS or "trained in this run",
         "protocol": "argmax; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
+        "inference": {
+            "views": "windows" if cfg.TEST.SLIDING_WINDOW else "whole image",
+            "pooling": list(head.POOLING_SIZES_TEST),
+            "max_classes": head.MAX_CLASSES,
+            "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
+            "synonyms": cfg.MODEL.SYNONYMS,
+        },
+        "vocabularies": {n: f"{v.name} {v.version}".strip() for n in results for v in [test_vocabulary(cfg, n)]},
         "results": {n: {k: None if math.isnan(v) else v for k, v in s.items()} for n, s in results.items()},
     }
     path = Path(cfg.OUTPUT_DIR) / "results.json"

@@ -55,6 +55,8 @@ def comparison_table(runs: Runs, metric: str = "mIoU") -> str:
         datasets |= dict.fromkeys(results[0])
         row = {}
         for dataset in results[0]:
+            if any(dataset not in r for r in results):
+                raise ValueError(f"{name}: dataset {dataset} is not in the results of every folder in {list(folders)}")
             values = [r[dataset][metric] for r in results]
             row[dataset] = f"{statistics.mean(values):.1f}"
             if len(values) > 1:

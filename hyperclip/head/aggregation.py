@@ -169,6 +169,8 @@ class ClassAggregation(nn.Module):
             shape = (*x.shape[:-2], 1, c)
             k, v = torch.cat([k, pad_k.expand(shape)], -2), torch.cat([v, pad_v.expand(shape)], -2)
             weight = torch.cat([weight, weight.new_tensor([float(self.pad_length - t)])])
+        else:  # the padding parameters get a zero gradient instead of none, which distributed training insists on
+            v = v + 0.0 * (self.padding_token.sum() + self.padding_guidance.sum())
         q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for z in (q, k, v))
         if self.attention == "full":
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight.log()[None])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..clip.visual import DenseFeatures
+from ..features import DenseFeatures
 from .aggregation import AggregationLayer
 from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder
@@ -173,12 +173,13 @@ class CostVolumeHead(nn.Module):
         return full.scatter(1, aggregated.kept[:, :, None, None].expand_as(logits), logits)
 
     def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (class indices (t,), logits (B, t, 4h, 4w)) in chunks of classes, in ascending order.
+        """Yield (class indices (t,), logits (B, t, 4h, 4w)) in chunks of classes (0: all at once), in ascending order.
 
         Classes that no image kept are not yielded: their logit is ``REJECTED`` everywhere.
         """
         aggregated = self.aggregate(features, text, chunk)
         total = aggregated.maps.shape[1]
+        chunk = chunk or total
         parts = (
             self.decoder(aggregated.maps[:, i : i + chunk], aggregated.guided) for i in range(0, total, chunk)
         )
@@ -199,13 +200,13 @@ class CosineHead(nn.Module):
     """No head at all: the cosine of every patch with every class is its logit. The baseline of dense CLIP."""
 
     @configurable
-    def __init__(self, *, grid: tuple[int, int] = (24, 24)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.grid = tuple(grid)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
-        return {"grid": tuple(cfg.MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION)}
+        """Nothing to translate."""
+        return {}
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
         """Logits (B, T, h, w), the cosines."""
@@ -213,6 +214,7 @@ class CosineHead(nn.Module):
 
     def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
         """As :meth:`CostVolumeHead.stream`."""
+        chunk = chunk or len(text)
         for i in range(0, len(text), chunk):
             logits = self(features, text[i : i + chunk])
             yield torch.arange(i, i + logits.shape[1], device=logits.device), logits

@@ -20,13 +20,19 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
         ValueError: a label that is neither below T nor ``ignore``.
     """
     logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    check_labels(target, logits.shape[1], ignore)
     valid = target != ignore
     index = target.masked_fill(~valid, 0).long()
-    if int(index.max()) >= logits.shape[1] or int(index.min()) < 0:
-        bad = sorted(set(target[valid & ((index >= logits.shape[1]) | (index < 0))].tolist()))[:5]
-        raise ValueError(f"labels: got {bad}, expected 0 to {logits.shape[1] - 1} or the ignore value {ignore}")
     positive = logits.gather(1, index[:, None])[:, 0]
     return (F.softplus(logits).sum() - positive[valid].sum()) / logits.numel()
+
+
+def check_labels(target: Tensor, classes: int, ignore: int) -> None:
+    """ValueError if a label is neither 0 to ``classes - 1`` nor ``ignore``."""
+    bad = target[(target != ignore) & ((target < 0) | (target >= classes))]
+    if len(bad):
+        values = sorted(set(bad.tolist()))[:5]
+        raise ValueError(f"labels: got {values}, expected 0 to {classes - 1} or the ignore value {ignore}")
 
 
 def sample_classes(target: Tensor, classes: int, count: int, ignore: int = 255) -> tuple[Tensor, Tensor]:
@@ -38,7 +44,10 @@ def sample_classes(target: Tensor, classes: int, count: int, ignore: int = 255) 
         count: classes wanted; more are returned if the labels hold more.
     Returns:
         the target in terms of the chosen classes, and their indices (t,), ascending.
+    Raises:
+        ValueError: a label that is neither below T nor ``ignore``.
     """
+    check_labels(target, classes, ignore)
     present = target[target != ignore].unique()
     absent = torch.ones(classes, dtype=torch.bool, device=target.device)
     absent[present] = False

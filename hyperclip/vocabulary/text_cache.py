@@ -20,7 +20,7 @@ class TextEmbedder:
 
     A class's embedding is the normalised mean of the normalised embeddings of its prompts: every template with the
     first synonym ("first", as released) or with every synonym ("mean"). Without gradients results are cached by
-    (classes, version of every weight of the text tower), so that a cached embedding can never be stale.
+    (classes, version counter of every weight of the text tower), so that a training step drops what it made stale.
 
     Args:
         templates: sentences with one ``{}``.

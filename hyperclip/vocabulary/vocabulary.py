@@ -77,6 +77,8 @@ class Vocabulary:
         if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
             return cls.from_names(content, path.stem)
         try:
+            if any(isinstance(synonyms, str) for synonyms in content["classes"]):
+                raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
             return cls(classes, content["name"], content["version"])
         except (KeyError, TypeError) as error:

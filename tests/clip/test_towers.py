@@ -102,6 +102,13 @@ def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
     assert activation("ViT-B-32", openai) is open_clip.transformer.QuickGELU
     assert activation("ViT-B/32", plain) is open_clip.transformer.QuickGELU
 
+    def unloaded(name, weights=""):  # what a checkpoint is loaded over has to have the same activation
+        return type(load_clip(name, str(weights), load=False).model.visual.transformer.resblocks[0].mlp.gelu)
+
+    assert unloaded("ViT-B-32", openai) is unloaded("ViT-B-32:openai") is open_clip.transformer.QuickGELU
+    assert unloaded("ViT-B-32", "metaclip_400m") is unloaded("ViT-B/32") is open_clip.transformer.QuickGELU
+    assert unloaded("ViT-B-32", plain) is unloaded("ViT-B-32:laion2b_s34b_b79k") is torch.nn.GELU
+
 
 def test_torchscript_archives_need_a_known_hash(tmp_path):
     import hashlib
@@ -136,6 +143,7 @@ def test_safetensors_of_another_architecture(tmp_path):
     [
         ("ViT-X/16", "", ValueError, "got 'ViT-X/16', expected one of"),
         ("ViT-B-16", "", ValueError, "Add a tag"),
+        ("ViT-B-16:typo", "", ValueError, "got tag 'typo', expected one of"),
         ("ViT-B/16", "nowhere.pt", FileNotFoundError, "'nowhere.pt', which does not exist"),
         ("RN50", "none", ValueError, "vision transformer"),
     ],

@@ -100,6 +100,25 @@ def test_images_without_labels_are_listed(coco):
         DatasetCatalog.get(COCO)
 
 
+def test_every_kind_of_image(tmp_path):
+    ramp = np.linspace(0, 255, 12 * 16).reshape(12, 16).astype(np.uint8)
+    kinds = {
+        "grey": Image.fromarray(ramp),
+        "sixteen": Image.fromarray(ramp.astype(np.uint16) * 257),
+        "alpha": Image.fromarray(np.stack([ramp] * 4, -1)),
+        "palette": Image.fromarray(ramp).convert("P"),
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        got = read_image(str(tmp_path / f"{name}.png"))
+        assert got.shape == (12, 16, 3) and got.dtype == np.uint8
+        assert np.abs(got.astype(int) - ramp[..., None]).max() <= 1, name
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(np.stack([ramp] * 3, -1)).save(tmp_path / "turned.png", exif=exif)
+    assert read_image(str(tmp_path / "turned.png")).shape == (16, 12, 3)
+
+
 def test_broken_files(tmp_path):
     empty, cut, colour = tmp_path / "empty.jpg", tmp_path / "cut.jpg", tmp_path / "colour.png"
     empty.write_bytes(b"")
@@ -109,6 +128,9 @@ def test_broken_files(tmp_path):
     for path in (empty, cut):
         with pytest.raises(ValueError, match="cannot be read"):
             read_image(str(path))
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="expected 8 or 16 bits"):
+        read_image(str(tmp_path / "float.tif"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_image(str(tmp_path / "none.jpg"))
     with pytest.raises(ValueError, match="expected one channel"):

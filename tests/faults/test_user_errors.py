@@ -11,7 +11,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
+from hyperclip.engine.setup import check_output_folder
+from hyperclip.engine.vocabularies import train_vocabulary
 from hyperclip.predictor import Predictor
+from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 QUICK = "configs/quickstart/hyperclip.yaml"
@@ -64,7 +67,52 @@ def test_missing_config_file():
 def test_values_are_checked_when_the_model_is_built(overrides, message):
     with pytest.raises(ValueError, match=message):
         model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
+        model.set_vocabulary(Vocabulary.from_text("dog; cat"))
         model.eval()([{"image": torch.zeros(3, 96, 96)}])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["DATASETS.TRAIN", "('tinyscenes_train', 'tinyscenes_val_unseen')"], "class lists differ"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "59"], "got 59, dataset tinyscenes_train has 60"),
+        (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "7"], "got 7, dataset tinyscenes_train ignores 255"),
+        (["MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON", "hyperclip/vocabulary/lists/coco_stuff.json"], "has 171 classes"),
+    ],
+)
+def test_class_lists_that_do_not_fit_the_labels(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train_vocabulary(load_config(QUICK, overrides))
+
+
+def test_a_folder_with_another_config_s_run_is_refused(tmp_path):
+    cfg = load_config(QUICK, ["OUTPUT_DIR", str(tmp_path)])
+    check_output_folder(cfg)
+    (tmp_path / "config.yaml").write_text(load_config(QUICK, ["SOLVER.BASE_LR", "0.5"]).dump())
+    with pytest.raises(ValueError, match=r"1 keys differ: SOLVER.BASE_LR: 0.5 -> 0.002"):
+        check_output_folder(cfg)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    check_output_folder(cfg)
+
+
+def test_a_head_without_weights_is_refused():
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+        Predictor.from_config(QUICK)
+    with pytest.raises(ValueError, match="merge them into it first"):
+        Predictor.from_config(load_config(DENSE), ["MODEL.WEIGHTS", "x.pth"])
+
+
+@pytest.mark.parametrize("names", [("a/x.png", "b/x.png"), ("a/x.png", "a/x_labels.png"), ("out/x.png",)])
+def test_demo_never_replaces_a_picture(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    inputs = [tmp_path / name for name in names]
+    done = run("demo/demo.py", "--config-file", DENSE, "--input", *inputs, "--output", tmp_path / "out")
+    assert done.returncode == 1 and "would" in done.stderr.splitlines()[-1]
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
 
 def test_predictor_states_and_inputs():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hyperclip.clip.visual import DenseFeatures
+from hyperclip.features import DenseFeatures
 from hyperclip.head import CostVolumeHead, pixel_class_bce, sample_classes
 from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
 from hyperclip.head.cost_volume import cost_volume, top_classes

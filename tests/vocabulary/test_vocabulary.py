@@ -40,9 +40,10 @@ def test_json_forms(tmp_path):
     assert Vocabulary.from_json(path) == Vocabulary((("dog", "puppy"), ("road",)), "mine")
     path.write_text(json.dumps({"name": "x", "version": "2", "classes": [["dog"], ["road"]]}))
     assert Vocabulary.from_json(path).version == "2"
-    path.write_text(json.dumps({"classes": 3}))
-    with pytest.raises(ValueError, match="expected a list of names"):
-        Vocabulary.from_json(path)
+    for wrong in ({"classes": 3}, {"name": "x", "version": "1", "classes": ["dog", "cat"]}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="expected a list of names"):
+            Vocabulary.from_json(path)
     path.write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         Vocabulary.from_json(path)

@@ -1,0 +1,56 @@
+"""Which class names a run trains and tests on, and whether they fit the labels."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..data import vocabulary_of
+from ..vocabulary import Vocabulary
+
+
+def train_vocabulary(cfg: CfgNode) -> Vocabulary:
+    """Class names of the training sets, or of MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON.
+
+    Raises:
+        ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES, or an ignore
+            value that is a class or another one than the dataset's.
+    """
+    head, names = cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS.TRAIN
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
+    own = [vocabulary_of(name) for name in names]
+    if any(v.classes != own[0].classes for v in own):
+        raise ValueError(f"DATASETS.TRAIN {list(names)}: their class lists differ, so one label would mean two things")
+    vocabulary = _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0])
+    if head.NUM_CLASSES != len(vocabulary):
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}")
+    for name in names:
+        ignore = getattr(MetadataCatalog.get(name), "ignore_label", head.IGNORE_VALUE)
+        if ignore != head.IGNORE_VALUE or 0 <= ignore < len(vocabulary):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE: got {head.IGNORE_VALUE}, dataset {name} ignores {ignore}; expected the "
+                f"same value, outside its classes 0 to {len(vocabulary) - 1}"
+            )
+    return vocabulary
+
+
+def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
+    """Class names of a test set, or of MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON.
+
+    Raises:
+        ValueError: a class file whose length is not the dataset's number of classes.
+    """
+    return _override(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON, "TEST_CLASS_JSON", vocabulary_of(dataset_name), dataset_name)
+
+
+def _override(path: str, key: str, own: Vocabulary, dataset: str) -> Vocabulary:
+    if not path:
+        return own
+    vocabulary = Vocabulary.from_json(path)
+    if len(vocabulary) != len(own):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} has {len(own)}. "
+            "Leave it empty: each dataset brings its own class list"
+        )
+    return vocabulary

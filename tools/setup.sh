@@ -13,7 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { printf '[setup] %s\n' "$*" >&2; }
 
 if [ "${VIRTUAL_ENV:-}" != "$PWD/.venv" ] && [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
-    python -c 'import torch, torchvision, geoopt, open_clip, safetensors, cv2, pycocotools, detectron2' >/dev/null 2>&1; then
+    PYTHONPATH=. python -c 'import hyperclip, torchvision, geoopt, open_clip, safetensors, cv2, pycocotools, detectron2' \
+        >/dev/null 2>&1; then
     say "using the active environment ($(python -c 'import sys; print(sys.prefix)')): it has Detectron2"
     python -c 'import sys; print(sys.executable)'
     exit 0

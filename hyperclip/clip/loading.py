@@ -12,7 +12,7 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .text import Tokenizer
 
@@ -176,16 +176,20 @@ def _tag_has_quick_gelu(architecture: str, tag: str) -> bool:
     return tag == "openai" or bool(config.get("quick_gelu", False))
 
 
-def _build(architecture: str, quick_gelu: bool = False) -> nn.Module:
+def _build(architecture: str, quick_gelu: bool = False) -> open_clip.CLIP:
+    """The architecture of an open_clip name or a local folder, with random weights."""
     folder = Path(architecture)
-    if not (folder / "open_clip_config.json").is_file():
-        return open_clip.create_model(architecture, pretrained=None, force_quick_gelu=quick_gelu)
-    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    if (folder / "open_clip_config.json").is_file():
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    else:
+        config = open_clip.get_model_config(architecture)
+    if config.get("custom_text") or "multimodal_cfg" in config:
+        raise ValueError(f"CLIP model {architecture!r} has a text tower of its own kind, expected CLIP's")
     return open_clip.CLIP(
         config["embed_dim"],
         open_clip.CLIPVisionCfg(**config["vision_cfg"]),
         open_clip.CLIPTextCfg(**config["text_cfg"]),
-        quick_gelu=config.get("quick_gelu", False),
+        quick_gelu=quick_gelu or config.get("quick_gelu", False),
     )
 
 

@@ -146,6 +146,7 @@ def test_safetensors_of_another_architecture(tmp_path):
         ("ViT-B-16:typo", "", ValueError, "got tag 'typo', expected one of"),
         ("ViT-B/16", "nowhere.pt", FileNotFoundError, "'nowhere.pt', which does not exist"),
         ("RN50", "none", ValueError, "vision transformer"),
+        ("ViT-B-16-SigLIP", "none", ValueError, "text tower of its own kind"),
     ],
 )
 def test_what_cannot_be_loaded(name, weights, error, message):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import open_clip
 import pytest
 import torch
 from hyperclip.adapters import RadiusAdjustment, prepare_finetuning
-from hyperclip.clip import encode_dense, encode_text, load_clip, tokenize
+from hyperclip.clip import encode_dense, encode_text, load_clip, loading, tokenize
 from hyperclip.clip.visual import residual_block, value_only_block
 
 from ..reference import clip as obvious
@@ -88,12 +90,10 @@ def test_block_product_equals_the_hyperbolic_maps(c, scale):
 
 
 def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
-    from hyperclip.clip.loading import OPENAI_EXTRAS
-
     state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
     plain, openai = tmp_path / "plain.pt", tmp_path / "openai.pt"
     torch.save(state, plain)
-    torch.save({**state, **{k: torch.tensor(1) for k in OPENAI_EXTRAS}}, openai)
+    torch.save({**state, **{k: torch.tensor(1) for k in loading.OPENAI_EXTRAS}}, openai)
 
     def activation(name, weights):
         return type(load_clip(name, str(weights)).model.visual.transformer.resblocks[0].mlp.gelu)
@@ -111,9 +111,7 @@ def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
 
 
 def test_torchscript_archives_need_a_known_hash(tmp_path):
-    import hashlib
-
-    from hyperclip.clip.loading import read_state_dict
+    read_state_dict = loading.read_state_dict
 
     class Inner(torch.nn.Module):
         def __init__(self):
@@ -131,6 +129,41 @@ def test_torchscript_archives_need_a_known_hash(tmp_path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     state, openai_format = read_state_dict(path, {digest: "test"})
     assert openai_format and list(state) == ["proj"]
+
+
+class Tree(torch.nn.Module):
+    """Parameters and buffers under dotted names, as OpenAI's archives hold them."""
+
+    def __init__(self, state):
+        super().__init__()
+        children = {}
+        for name, value in state.items():
+            head, _, rest = name.partition(".")
+            if rest:
+                children.setdefault(head, {})[rest] = value
+            else:
+                self.register_buffer(name, value)
+        for name, part in children.items():
+            self.add_module(name, Tree(part))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_openai_archive_and_state_dict_in_their_true_format(fake_state, tmp_path, monkeypatch):
+    """ViT-B/16 with OpenAI's key names, half precision and extra entries, as a TorchScript archive and as a state dict."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in fake_state.clip_state("ViT-B/16").items()}
+    archive, plain = tmp_path / "ViT-B-16.pt", tmp_path / "state.pt"
+    torch.jit.script(Tree(state)).save(str(archive))
+    torch.save(state, plain)
+    monkeypatch.setitem(loading.OPENAI_SHA256, hashlib.sha256(archive.read_bytes()).hexdigest(), "test")
+    for path in (archive, plain):
+        loaded = load_clip("ViT-B/16", str(path))
+        own = loaded.model.state_dict()
+        assert set(own) == set(state) - set(loading.OPENAI_EXTRAS) and loaded.source == str(path)
+        for name, value in own.items():
+            assert value.dtype == torch.float32 and torch.equal(value, state[name].float()), name
+        assert type(loaded.model.visual.transformer.resblocks[0].mlp.gelu) is open_clip.transformer.QuickGELU
 
 
 def test_safetensors_of_another_architecture(tmp_path):

@@ -109,3 +109,9 @@ def test_the_first_step_is_the_released_one(golden, fake_state, hyperclip_b, pub
         rate = cfg.SOLVER.BASE_LR * (cfg.SOLVER.CLIP_MULTIPLIER if ours.startswith("clip.") else 1)
         got = change[:: max(1, len(change) // 256)][:256].numpy()
         assert abs(got - want).max() <= 2e-2 * rate, name
+    norms = golden("h4_training.json")["pool2"]["norm_of_first_step"]
+    assert len(norms) == len(changes)
+    for name, norm in norms.items():
+        (ours,) = convert_published({name: torch.zeros(1)})
+        rate = cfg.SOLVER.BASE_LR * (cfg.SOLVER.CLIP_MULTIPLIER if ours.startswith("clip.") else 1)
+        assert changes[ours].norm().item() == pytest.approx(norm, abs=2e-2 * rate * changes[ours].numel() ** 0.5), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,8 @@ def check(arrays, key, scores):
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_mapper(arrays, records, name):
+def test_mapper(arrays, fake_state, records, name):
+    assert zlib.crc32(fake_state.image(*PICTURES[name]).tobytes()) == arrays[f"{name}_image_crc32"][0]
     image = records[name]["image"]
     np.testing.assert_array_equal(image.shape, arrays[f"{name}_mapped_shape"])
     difference = image[:, ::16, ::16].numpy().astype(int) - arrays[f"{name}_mapped_every16"].astype(int)

@@ -75,9 +75,10 @@ def make_views(image: Tensor, resolution: tuple[int, int], sliding: SlidingWindo
         return resize(image[None], resolution)
     square = resize(image[None], (sliding.size, sliding.size))
     k = sliding.kernel
-    windows = [square[..., y : y + k, x : x + k] for y, x in sliding.origins]
-    views = resize(torch.cat(windows), resolution)
-    return torch.cat([views, resize(image[None], resolution)]) if sliding.global_view else views
+    views = [square[..., y : y + k, x : x + k] for y, x in sliding.origins]
+    if sliding.global_view:  # squashed to a window's size first, as released: it matters where CLIP takes less (ViT-L)
+        views.append(resize(image[None], (k, k)))
+    return resize(torch.cat(views), resolution)
 
 
 def merge_views(logits: Tensor, sliding: SlidingWindow | None) -> Tensor:

@@ -10,10 +10,16 @@ from hyperclip.inference import LabelCollector, ScoreCollector, SlidingWindow, m
 def test_released_window_geometry():
     window = SlidingWindow()
     assert window.stride == 256 and window.origins == [(0, 0), (0, 256), (256, 0), (256, 256)]
-    views = make_views(torch.randn(3, 480, 640), (384, 384), window)
+    image = torch.randn(3, 480, 640, generator=torch.Generator().manual_seed(0))
+    square = resize(image[None], (640, 640))
+    views = make_views(image, (384, 384), window)
     assert views.shape == (5, 3, 384, 384)
-    square = resize(views.new_zeros(1, 3, 640, 640), (640, 640))
-    assert square.shape[-1] == 640
+    for view, (y, x) in zip(views, window.origins, strict=False):
+        assert torch.equal(view, square[0, :, y : y + 384, x : x + 384])
+    assert torch.equal(views[-1:], resize(image[None], (384, 384)))
+    smaller = make_views(image, (336, 336), window)  # ViT-L: every view is cut at 384 and then resized
+    assert torch.equal(smaller, resize(views, (336, 336)))
+    assert len(make_views(image, (336, 336), SlidingWindow(global_view=False))) == 4
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@
 #
 # An active environment (virtualenv, conda) in which Detectron2 and this package's requirements already
 # import is used as it is: nothing is installed into it and nothing is replaced (callers put the repository on
-# PYTHONPATH). PyPI's torch wheels hold
-# the CUDA build on Linux, so a machine with a GPU gets CUDA; set PYTHON to choose the base interpreter.
+# PYTHONPATH). PyPI's torch wheels hold the CUDA build on Linux, so a machine with a GPU gets CUDA; set PYTHON to
+# choose the base interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

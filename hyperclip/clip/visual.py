@@ -60,7 +60,7 @@ def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = Fals
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """The last block without attention: each token keeps its own value, and the class token's row is added to it.
 
-    ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024), section 3.1; the
+    ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024); the
     residual of the class token (instead of each token's own) is what its released weights were trained with.
     """
     attn = block.attn

@@ -129,7 +129,7 @@ def save_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> Pa
     head = cfg.MODEL.SEM_SEG_HEAD
     content = {
         "model": {"head": head.NAME, "clip": head.CLIP_PRETRAINED, "finetune": head.CLIP_FINETUNE, "seed": cfg.SEED},
-        "weights": cfg.MODEL.WEIGHTS or "trained in this run",
+        "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
         "protocol": "argmax; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
         "inference": {
             "views": "windows" if cfg.TEST.SLIDING_WINDOW else "whole image",

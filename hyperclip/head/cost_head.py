@@ -33,7 +33,7 @@ class Aggregated:
 
 
 class CostVolumeHead(nn.Module):
-    """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024), section 3.
+    """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024).
 
     Args:
         embed_dim: channels of image and text embeddings.

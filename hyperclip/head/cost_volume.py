@@ -9,7 +9,7 @@ from torch import Tensor
 def cost_volume(image: Tensor, text: Tensor) -> Tensor:
     """Cosine of image embeddings (B, C, h, w) with text embeddings (T, C): (B, T, h, w) in -1..1.
 
-    Source: CAT-Seg (CVPR 2024), eq. 1; no temperature.
+    Source: CAT-Seg (CVPR 2024); no temperature.
     """
     image, text = F.normalize(image, dim=1), F.normalize(text, dim=-1)
     return (text @ image.flatten(2)).unflatten(2, image.shape[-2:])

@@ -1,7 +1,7 @@
 """Upsampling decoder: two stages, each joins a class map with image features of twice the resolution.
 
 The first convolution of a stage sees [class map; image features] and is linear, so its image half is computed
-once for an image and added to every class. Source: CAT-Seg (CVPR 2024), section 3.4.
+once for an image and added to every class. Source: CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations

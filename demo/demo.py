@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (checks the installation before anything else is imported)
 import numpy as np
 from detectron2.utils.logger import setup_logger

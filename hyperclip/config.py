@@ -7,7 +7,7 @@ are those of HyperCLIP with ViT-B/16.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from detectron2.config import CfgNode, get_cfg  # noqa: E402
 
 LEGACY = {
     "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
-    "MODEL.PROMPT_ENSEMBLE": "use MODEL.PROMPT_ENSEMBLE_TYPE (single, imagenet_select, imagenet)",
+    "MODEL.PROMPT_ENSEMBLE": "use MODEL.PROMPT_ENSEMBLE_TYPE (single, scene, imagenet_select, imagenet)",
     "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": "train on a dataset that has the labels; remove the key",
     "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": "use MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
     "MODEL.SEM_SEG_HEAD.PROMPT_DEPTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
@@ -32,6 +32,14 @@ LEGACY = {
 }
 """Keys of the released configs that mean nothing here, and what replaces them."""
 
+_EXTENSIONS: list[Callable[[CfgNode], None]] = []
+
+
+def extend_config(add_keys: Callable[[CfgNode], None]) -> None:
+    """Have :func:`load_config` add another package's keys too: ``add_keys(cfg)`` adds them with their defaults."""
+    if add_keys not in _EXTENSIONS:
+        _EXTENSIONS.append(add_keys)
+
 
 def add_hyperclip_config(cfg: CfgNode) -> None:
     """Add the framework's keys to a Detectron2 config, in place."""
@@ -40,7 +48,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
     # Not read when MODEL.WEIGHTS is set, since a checkpoint holds the whole model.
     cfg.MODEL.CLIP_WEIGHTS = ""
-    # Sentences around a class name: single, imagenet_select (8) or imagenet (80).
+    # Sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80).
     cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
     # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all.
     cfg.MODEL.SYNONYMS = "first"
@@ -148,6 +156,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         raise FileNotFoundError(f"config file: got {str(path)!r}, which does not exist. The shipped ones are in configs/")
     cfg = get_cfg()
     add_hyperclip_config(cfg)
+    for add_keys in _EXTENSIONS:
+        add_keys(cfg)
     known = list(_flat_keys(cfg))
     try:
         loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from open_clip import CLIP
 from torch import Tensor, nn
 
-from .adapters import merge, prepare_finetuning
+from .adapters import prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
 from .features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
@@ -123,9 +123,19 @@ class HyperCLIP(nn.Module):
         """Choose the classes of inference. Embeddings are computed on first use and cached."""
         self.vocabulary = vocabulary
 
-    def merge_adapters(self) -> int:
-        """Write the adapters into plain CLIP weights, for inference; returns how many there were."""
-        return merge(self.clip)
+    @torch.no_grad()
+    def encode(self, images: Sequence[Tensor]) -> list[DenseFeatures]:
+        """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary."""
+        views = [make_views(self.normalise(image), self.resolution, self.sliding, self.divisor) for image in images]
+        return [self.encode_views(v) for v in views]
+
+    @torch.no_grad()
+    def segment(self, features: DenseFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size."""
+        collector = LabelCollector(self.sliding, size)
+        for classes, logits in self.sem_seg_head.stream(features, self.text(self.clip, vocabulary), self.class_chunk):
+            collector.add(classes, logits)
+        return collector.result()
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
         """Image tower over normalised views (V, 3, r, r)."""

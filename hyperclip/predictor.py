@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,9 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput, ResizeShortestEdge
 from detectron2.modeling import build_model
 
+from .adapters import merge
 from .config import load_config
 from .engine import StrictCheckpointer, require_weights
-from .features import DenseFeatures
-from .inference import LabelCollector, make_views
-from .meta_arch import HyperCLIP
 from .vocabulary import Vocabulary
 
 
@@ -30,8 +29,8 @@ class Prediction:
     """What is where.
 
     Attributes:
-        labels: int64 (H, W), indices into ``names``.
-        confidence: float32 (H, W), the score of that class in 0..1.
+        labels: int64 (H, W), indices into ``names``; -1 where the model abstains (CLIPer).
+        confidence: float32 (H, W), the score of that class: HyperCLIP 0..1, CLIPer 0 to about 2.
         names: T class names.
     """
 
@@ -44,14 +43,14 @@ class Predictor:
     """Segments images with a model in evaluation mode; adapters are merged.
 
     Args:
-        model: a :class:`HyperCLIP`.
-        shortest, longest: the image is resized to this shortest side unless its longest would exceed the other.
+        model: a :class:`HyperCLIP`, or anything else with its ``encode`` and ``segment``, such as CLIPer.
+        shortest, longest: the image is resized to this shortest side (0: not at all) unless its longest would exceed the other.
     """
 
-    def __init__(self, model: HyperCLIP, shortest: int = 640, longest: int = 2560) -> None:
-        model.eval().merge_adapters()
+    def __init__(self, model: Any, shortest: int = 640, longest: int = 2560) -> None:
+        merge(model.eval())
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
-        self._features: DenseFeatures | None = None
+        self._encoded: Any = None
         self._size = (0, 0)
 
     @classmethod
@@ -69,7 +68,6 @@ class Predictor:
         StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
-    @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the vocabulary.
 
@@ -78,13 +76,12 @@ class Predictor:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image: got {image.dtype} {image.shape}, expected uint8 (H, W, 3), RGB")
-        model, inputs = self.model, AugInput(image)
+        inputs = AugInput(image)
         self.resize(inputs)
         tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        views = make_views(model.normalise(tensor), model.resolution, model.sliding, model.divisor)
-        self._features, self._size = model.encode_views(views), image.shape[:2]
+        (self._encoded,) = self.model.encode([tensor])
+        self._size = image.shape[:2]
 
-    @torch.no_grad()
     def predict(self, vocabulary: str | Vocabulary) -> Prediction:
         """Segment the image set before.
 
@@ -93,15 +90,10 @@ class Predictor:
         Raises:
             RuntimeError: no image was set. ValueError: an empty vocabulary, duplicates, a name that is too long.
         """
-        if self._features is None:
+        if self._encoded is None:
             raise RuntimeError("predict: no image yet. Call set_image(image) first")
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
-        model = self.model
-        text = model.text(model.clip, vocabulary)
-        collector = LabelCollector(model.sliding, self._size)
-        for classes, logits in model.sem_seg_head.stream(self._features, text, model.class_chunk):
-            collector.add(classes, logits)
-        result = collector.result()
+        result = self.model.segment(self._encoded, vocabulary, self._size)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
         return Prediction(labels, confidence, vocabulary.names)

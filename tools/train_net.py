@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from detectron2.engine import default_argument_parser, launch
+from hyperclip.adapters import merge
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
 from torch.multiprocessing import ProcessRaisedException
@@ -27,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
         if not (args.resume and checkpointer.has_checkpoint()):
             require_weights(cfg, model)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        model.merge_adapters()
+        merge(model)
         Trainer.test(cfg, model)
         return
     trainer = Trainer(cfg)

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -16,19 +16,21 @@ from torch import Tensor, nn
 from ..features import DenseFeatures
 
 
-def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + n n, D) to a grid (h, w), bicubic; the class token's row is kept."""
+def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Resize position embeddings (1 + n n, D) to a grid (h, w), "bicubic" or "bilinear"; the class token's row is kept."""
     side = int((len(positions) - 1) ** 0.5)
     if (side, side) == tuple(grid):
         return positions
     patches = positions[1:].T.reshape(1, -1, side, side)
-    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False).to(positions.dtype)
+    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=False).to(positions.dtype)
     return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
-def embed_patches(visual: VisionTransformer, images: Tensor) -> Tensor:
+def embed_patches(visual: VisionTransformer, images: Tensor, positions: Tensor | None = None) -> Tensor:
     """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block.
 
+    Args:
+        positions: position embeddings (1 + N, D) to use; None for the tower's own, resized by :func:`resize_positions`.
     Raises:
         ValueError: H or W is not a multiple of the patch size.
     """
@@ -39,7 +41,9 @@ def embed_patches(visual: VisionTransformer, images: Tensor) -> Tensor:
     patches = visual.conv1(images)
     x = patches.flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    return visual.ln_pre(x + resize_positions(visual.positional_embedding, patches.shape[-2:]).to(x.dtype))
+    if positions is None:
+        positions = resize_positions(visual.positional_embedding, patches.shape[-2:])
+    return visual.ln_pre(x + positions.to(x.dtype))
 
 
 def attention(attn: nn.MultiheadAttention, x: Tensor, causal: bool = False) -> Tensor:

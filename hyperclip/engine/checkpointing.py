@@ -76,8 +76,8 @@ def read_checkpoint(path: str | Path) -> dict:
 
 def require_weights(cfg: CfgNode, model: nn.Module) -> None:
     """ValueError if the head has parameters and MODEL.WEIGHTS names no checkpoint to fill them from."""
-    head: Any = model.sem_seg_head
-    if not cfg.MODEL.WEIGHTS and any(True for _ in head.parameters()):
+    head: Any = getattr(model, "sem_seg_head", None)  # a system without one, such as CLIPer, needs no checkpoint
+    if head is not None and not cfg.MODEL.WEIGHTS and any(True for _ in head.parameters()):
         raise ValueError(
             "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: --opts MODEL.WEIGHTS FILE"
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
@@ -40,6 +41,11 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_batch_size(cfg)
         model = self.build_model(cfg)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has nothing to train. Evaluate it "
+                "with --eval-only"
+            )
         model.train_vocabulary = train_vocabulary(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -126,21 +132,32 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 def save_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> Path:
     """Write ``OUTPUT_DIR/results.json``: scores by dataset, and what produced them."""
-    head = cfg.MODEL.SEM_SEG_HEAD
     content = {
-        "model": {"head": head.NAME, "clip": head.CLIP_PRETRAINED, "finetune": head.CLIP_FINETUNE, "seed": cfg.SEED},
-        "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
-        "protocol": "argmax; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
-        "inference": {
-            "views": "windows" if cfg.TEST.SLIDING_WINDOW else "whole image",
-            "pooling": list(head.POOLING_SIZES_TEST),
-            "max_classes": head.MAX_CLASSES,
-            "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
-            "synonyms": cfg.MODEL.SYNONYMS,
-        },
+        **describe_run(cfg),
         "vocabularies": {n: f"{v.name} {v.version}".strip() for n in results for v in [test_vocabulary(cfg, n)]},
         "results": {n: {k: None if math.isnan(v) else v for k, v in s.items()} for n, s in results.items()},
     }
     path = Path(cfg.OUTPUT_DIR) / "results.json"
     write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
     return path
+
+
+def describe_run(cfg: CfgNode) -> dict[str, Any]:
+    """What produced a result: the model, its weights, how it was run, and how labels were made and counted."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    model = {"architecture": cfg.MODEL.META_ARCHITECTURE, "clip": head.CLIP_PRETRAINED, "seed": cfg.SEED}
+    inference: dict[str, Any] = {"prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE, "synonyms": cfg.MODEL.SYNONYMS}
+    labels = "argmax"
+    if cfg.MODEL.META_ARCHITECTURE == "HyperCLIP":
+        model |= {"head": head.NAME, "finetune": head.CLIP_FINETUNE}
+        inference["views"] = "windows" if cfg.TEST.SLIDING_WINDOW else "whole image"
+        inference |= {"pooling": list(head.POOLING_SIZES_TEST), "max_classes": head.MAX_CLASSES}
+    elif "CLIPER" in cfg.MODEL:
+        labels = cfg.MODEL.CLIPER.PROTOCOL
+        inference["cliper"] = yaml.safe_load(cfg.MODEL.CLIPER.dump())
+    return {
+        "model": model,
+        "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
+        "protocol": f"{labels}; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
+        "inference": inference,
+    }

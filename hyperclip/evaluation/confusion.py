@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ABSTAINED = -1
+"""Prediction for a pixel that is given to no class: it is missed by its class and a false positive of nobody."""
+
 
 class ConfusionMatrix:
     """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the set.
+
+    ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one (``ABSTAINED``).
 
     Args:
         classes: T. ignore: truth that does not count.
@@ -17,10 +22,10 @@ class ConfusionMatrix:
 
     def __init__(self, classes: int, ignore: int = 255, device: str | torch.device = "cpu") -> None:
         self.classes, self.ignore = classes, ignore
-        self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Add one image: class indices (H, W) of the truth and of the prediction.
+        """Add one image: class indices (H, W) of the truth and of the prediction, which may be ``ABSTAINED``.
 
         Raises:
             ValueError: sizes that differ, or a label outside 0..T-1 that is not ``ignore``.
@@ -32,14 +37,15 @@ class ConfusionMatrix:
         truth, prediction = truth.to(self.counts.device).long(), prediction.to(self.counts.device).long()
         valid = truth != self.ignore
         truth, prediction = truth[valid], prediction[valid]
-        for name, values in (("label", truth), ("prediction", prediction)):
+        for name, values in (("label", truth), ("prediction", prediction[prediction != ABSTAINED])):
             if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.classes:
                 raise ValueError(
                     f"{name}: got values {int(values.min())} to {int(values.max())}, expected 0 to {self.classes - 1} or "
                     f"the ignore value {self.ignore}. Does the vocabulary belong to this dataset?"
                 )
-        counts = torch.bincount(truth * self.classes + prediction, minlength=self.classes**2)
-        self.counts += counts.view(self.classes, self.classes)
+        columns = self.classes + 1
+        column = torch.where(prediction == ABSTAINED, self.classes, prediction)
+        self.counts += torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(self.counts)
 
     def scores(self) -> SegmentationScores:
         """Scores of everything added so far."""
@@ -66,9 +72,9 @@ class SegmentationScores:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> SegmentationScores:
-        """Read the scores off a confusion matrix (T, T), rows truth, columns prediction."""
+        """Read the scores off a confusion matrix (T, T) or (T, T + 1), rows truth, columns prediction."""
         counts = counts.double().cpu()
-        right, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+        right, truth, predicted = counts.diagonal(), counts.sum(1), counts[:, : len(counts)].sum(0)
         union = truth + predicted - right
         present, either = truth > 0, union > 0
         iou = torch.where(either, right / union.clamp_min(1), torch.nan)

@@ -17,8 +17,8 @@ from .confusion import ConfusionMatrix
 class SemSegEvaluator(DatasetEvaluator):
     """mIoU of a registered dataset: argmax over its vocabulary, pixels with the ignore label left out.
 
-    Accepts "sem_seg" (T, H, W) scores and "sem_seg_labels" (H, W). The counts of all processes are summed, which is
-    exact with Detectron2's inference sampler: it hands out each image once.
+    Accepts "sem_seg" (T, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains. The counts of all
+    processes are summed, which is exact with Detectron2's inference sampler: it hands out each image once.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.

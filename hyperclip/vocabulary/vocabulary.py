@@ -16,13 +16,15 @@ class Vocabulary:
     Attributes:
         classes: T tuples of synonyms.
         name, version: what results report.
+        negatives: names of what is none of the classes, for systems that use them (CLIPer).
     Raises:
-        ValueError: no class, an empty name, or two classes of the same synonyms.
+        ValueError: no class, an empty name, two classes of the same synonyms, or a negative that is also a class.
     """
 
     classes: tuple[tuple[str, ...], ...]
     name: str = "custom"
     version: str = ""
+    negatives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -37,6 +39,12 @@ class Vocabulary:
                     "Remove one, or make them one class"
                 )
             seen[synonyms] = i
+        both = [n for n in self.negatives if any(n in synonyms for synonyms in self.classes)]
+        if both or not all(n.strip() for n in self.negatives):
+            raise ValueError(
+                f"vocabulary {self.name!r}: negatives {list(self.negatives)}: "
+                + (f"{both[0]!r} is also a class; remove one of the two" if both else "one is empty")
+            )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -52,14 +60,20 @@ class Vocabulary:
         return cls(tuple(tuple(entry.split(", ")) for entry in names), name, version)
 
     @classmethod
-    def from_text(cls, text: str) -> Vocabulary:
-        """Parse what a user types: ``;`` between classes, ``,`` between synonyms ("dog, puppy; road")."""
+    def from_text(cls, text: str, negatives: str = "") -> Vocabulary:
+        """Parse what a user types: ``;`` between classes, ``,`` between synonyms ("dog, puppy; road").
+
+        Args:
+            negatives: names of what is none of the classes, ``;`` or ``,`` between them.
+        """
         entries = [entry for entry in text.split(";") if entry.strip()]
-        return cls(tuple(tuple(s.strip() for s in entry.split(",") if s.strip()) for entry in entries))
+        classes = tuple(tuple(s.strip() for s in entry.split(",") if s.strip()) for entry in entries)
+        return cls(classes, negatives=tuple(n.strip() for n in negatives.replace(",", ";").split(";") if n.strip()))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
-        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}`` or a plain list of names.
+        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}``, optionally with
+        "negatives", or a plain list of names.
 
         Raises:
             FileNotFoundError: no such file. ValueError: not one of the two forms.
@@ -80,7 +94,7 @@ class Vocabulary:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            return cls(classes, content["name"], content["version"])
+            return cls(classes, content["name"], content["version"], tuple(map(str, content.get("negatives", ()))))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "

@@ -1,0 +1,226 @@
+"""Self-attention of a latent diffusion model, read while it denoises a lightly noised image.
+
+Works with any diffusers pipeline that has an ``AutoencoderKL`` and a ``UNet2DConditionModel`` or ``UNet2DModel``. The
+UNet is stopped at the last projection that is wanted; nothing in it is patched. Shapes: B images, K heads, N tokens, d
+head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hyperclip.engine.checkpointing import write_atomically
+from torch import Tensor, nn
+
+from .affinity import StreamedMaps
+
+NOISES = ("seeded", "none")
+RESIZES = ("nearest", "bilinear")
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """Where and how the maps are read. The defaults are those of the released code, but for the seed.
+
+    Attributes:
+        layers: self-attention layers by name or unambiguous beginning of it; the first one's heads come first.
+        time_step: index into the scheduler's time steps. steps: how many the scheduler makes.
+        noise: "seeded" (the same noise for every image, from ``seed``) or "none".
+        resize: of the image to the model's square, "nearest" (released) or "bilinear" (anti-aliased).
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
+    time_step: int = 45
+    steps: int = 50
+    noise: str = "seeded"
+    seed: int = 0
+    resize: str = "nearest"
+
+    def __post_init__(self) -> None:
+        for key, value, valid in (("NOISE", self.noise, NOISES), ("RESIZE", self.resize, RESIZES)):
+            if value not in valid:
+                raise ValueError(f"MODEL.CLIPER.DIFFUSION.{key}: got {value!r}, expected one of {list(valid)}")
+
+
+class DiffusionAttention(nn.Module):
+    """Maps of an image from a diffusion model's self-attention.
+
+    Args:
+        vae: an ``AutoencoderKL``; only its encoder is used.
+        unet: ``UNet2DConditionModel`` or ``UNet2DModel``.
+        scheduler: diffusers' scheduler of the model.
+        prompt: text condition (1, S, C), None for an unconditional ``UNet2DModel``.
+        options: see :class:`DiffusionOptions`.
+        cache: folder in which latents are kept, None for none. source: names the model in the cache.
+    Raises:
+        ValueError: a layer or time step that the model does not have.
+    """
+
+    vae: Any
+    unet: Any
+    prompt: Tensor | None
+
+    def __init__(
+        self,
+        vae: Any,
+        unet: Any,
+        scheduler: Any,
+        prompt: Tensor | None,
+        options: DiffusionOptions,
+        cache: Path | None = None,
+        source: str = "",
+    ) -> None:
+        super().__init__()
+        self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
+        self.cache, self.source = cache, source
+        self.layers = find_layers(unet, options.layers)
+        self.register_buffer("prompt", prompt, persistent=False)
+        scheduler.set_timesteps(options.steps)
+        count = len(scheduler.timesteps)
+        if not 0 <= options.time_step < count:
+            raise ValueError(
+                f"MODEL.CLIPER.DIFFUSION.TIME_STEP: got {options.time_step}, expected an index below {count}, the "
+                f"number of time steps that {type(scheduler).__name__} makes of STEPS {options.steps}"
+            )
+        self.time = scheduler.timesteps[options.time_step]
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        side = unet.config.sample_size
+        self.size = tuple(factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side)))
+
+    @torch.no_grad()
+    def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
+        """Maps of images (3, H, W), uint8 or float 0..255, of any sizes: heads of the first layer first."""
+        latents = self.add_noise(torch.cat([self.latents(image) for image in self._squares(images)]))
+        pairs = self.queries_and_keys(latents)
+        grid = _grid(pairs, latents)
+        scales = [attention.scale for attention in self.layers.values() for _ in range(attention.heads)]
+        per_image = []
+        for b in range(len(images)):
+            queries = [head for q, _ in pairs for head in q[b]]
+            keys = [head for _, k in pairs for head in k[b]]
+            per_image.append(StreamedMaps(queries, keys, scales, grid))
+        return per_image
+
+    def latents(self, square: Tensor) -> Tensor:
+        """Posterior mean, scaled, (1, C, h, w) of an image (3, S, S) in -1..1; from the cache if it is there."""
+        if self.cache is None:
+            return self._encode(square)
+        content = square.float().cpu().numpy().tobytes() + f"{self.source} {square.shape} {square.dtype}".encode()
+        file = self.cache / f"{hashlib.sha256(content).hexdigest()}.pt"
+        if file.is_file():
+            return torch.load(file, map_location=square.device, weights_only=True)
+        latents = self._encode(square)
+        write_atomically(file, lambda path: torch.save(latents, path))
+        return latents
+
+    def _encode(self, square: Tensor) -> Tensor:
+        return self.vae.encode(square[None]).latent_dist.mean * self.vae.config.scaling_factor
+
+    def add_noise(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents (B, C, h, w) at the chosen time step.
+
+        Args:
+            noise: (1, C, h, w); None for what the options say. It is drawn on the CPU, so that every device gets the same.
+        """
+        if noise is None:
+            generator = torch.Generator().manual_seed(self.options.seed)
+            noise = torch.randn(latents[:1].shape, generator=generator)
+            noise = noise if self.options.noise == "seeded" else torch.zeros_like(noise)
+        return self.scheduler.add_noise(latents, noise.to(latents).expand_as(latents), self.time[None])
+
+    def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Queries and keys (B, K, N, d) of each layer for noisy latents (B, C, h, w)."""
+
+        def run() -> None:
+            if self.prompt is None:
+                self.unet(noisy, self.time)
+            else:
+                self.unet(noisy, self.time, encoder_hidden_states=self.prompt.to(noisy).expand(len(noisy), -1, -1))
+
+        projections = [m for attention in self.layers.values() for m in (attention.to_q, attention.to_k)]
+        heads = [attention.heads for attention in self.layers.values()]
+        outputs = run_until(run, projections)
+        split = [x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)]
+        return list(zip(split[0::2], split[1::2], strict=True))
+
+    def _squares(self, images: Sequence[Tensor]) -> list[Tensor]:
+        reference = next(self.unet.parameters())
+        squares = []
+        for image in images:
+            x = image.to(reference.device).float()[None] / 255
+            if self.options.resize == "nearest":
+                x = F.interpolate(x, size=self.size, mode="nearest")
+            else:
+                x = F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
+            squares.append((2 * x[0] - 1).to(reference.dtype))
+        return squares
+
+
+class _Finished(Exception):
+    """Everything that was wanted has been seen."""
+
+
+def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
+    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the order asked for."""
+    outputs: dict[int, Tensor] = {}
+
+    def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            outputs[index] = output
+            if len(outputs) == len(modules):
+                raise _Finished
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
+    try:
+        run()
+    except _Finished:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [outputs[i] for i in range(len(modules))]
+
+
+def find_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, Any]:
+    """The self-attention modules of these names, or of the only name that begins so.
+
+    Raises:
+        ValueError: no name, or one that fits none or several of the UNet's layers, which are listed.
+    """
+    from diffusers.models.attention_processor import Attention
+
+    known = {name: m for name, m in unet.named_modules() if isinstance(m, Attention) and not m.is_cross_attention}
+    found: dict[str, Any] = {}
+    for name in names:
+        fitting = [n for n in known if n == name or n.startswith(f"{name}.")]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"MODEL.CLIPER.DIFFUSION.LAYERS: {name!r} fits {len(fitting)} self-attention layers of the "
+                f"{type(unet).__name__}, expected one of {sorted(known)}"
+            )
+        found[fitting[0]] = known[fitting[0]]
+    if len(found) != len(names) or not found:
+        raise ValueError(f"MODEL.CLIPER.DIFFUSION.LAYERS: got {list(names)}, expected one or more different layers")
+    return found
+
+
+def _grid(pairs: list[tuple[Tensor, Tensor]], latents: Tensor) -> tuple[int, int]:
+    """Height and width of the token map, the same for every layer."""
+    tokens = {q.shape[2] for q, _ in pairs}
+    if len(tokens) > 1:
+        raise ValueError(
+            f"MODEL.CLIPER.DIFFUSION.LAYERS: got layers of {sorted(tokens)} tokens, expected layers of the same resolution"
+        )
+    height, width = latents.shape[-2:]
+    step = round((height * width / tokens.pop()) ** 0.5)
+    return height // step, width // step

@@ -1,0 +1,120 @@
+"""Self-supervised features (DINO, DINOv2) as a refiner, through timm.
+
+Shapes: N = h w patches, C channels, K classes. Source: ProxyCLIP (ECCV 2024), as the released code of CLIPer uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import hyperclip  # noqa: F401  (makes torchvision importable before timm asks for it)
+import torch
+import torch.nn.functional as F
+from hyperclip.clip.loading import read_state_dict
+from torch import Tensor, nn
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's normalisation, RGB, 0..1."""
+
+
+class FeatureMaps:
+    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S, negative entries excluded.
+
+    Args:
+        features: (N, C). grid: (h, w). tile: entries of a tile of rows; it bounds the memory.
+    """
+
+    def __init__(
+        self, features: Tensor, grid: tuple[int, int], beta: float = 1.2, gamma: float = 3.0, tile: int = 2**22
+    ) -> None:
+        self.unit, self.grid = F.normalize(features.float(), dim=-1), grid
+        self.beta, self.gamma, self.step = beta, gamma, max(1, tile // len(features))
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """The operator times the scores (N, K). The mean of S is the squared length of the mean feature."""
+        shift = self.beta * self.unit.mean(dim=0).square().sum()
+        result = torch.empty_like(scores)
+        for start in range(0, len(scores), self.step):
+            tile = self.unit[start : start + self.step] @ self.unit.T - shift
+            rows = torch.arange(len(tile), device=tile.device)
+            tile[rows, start + rows] = tile[rows, start + rows].clamp_min(0)  # a patch is always like itself
+            weights = (self.gamma * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
+            torch.mm(weights, scores, out=result[start : start + len(tile)])
+        return result
+
+
+class FeatureExtractor(nn.Module):
+    """Patch features of a timm vision transformer.
+
+    Args:
+        name: timm's model name, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2.lvd142m".
+        weights: a local file (safetensors or a state dict); "" for timm's own, from its cache or the network; "none"
+            for random ones.
+        longest: pictures with a longer side are scaled down to it, in pixels.
+    Raises:
+        ValueError: an unknown name, a model that is no plain vision transformer, or a file that does not fit.
+        FileNotFoundError: weights that are neither here nor to be had from the network.
+    """
+
+    def __init__(self, name: str, weights: str = "", longest: int = 1024) -> None:
+        super().__init__()
+        import timm
+
+        if name.split(".")[0] not in timm.list_models() or not name.startswith("vit_"):
+            raise ValueError(
+                f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of timm, e.g. {DINO_MODELS}"
+            )
+        try:
+            self.model = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
+        except Exception as error:
+            raise FileNotFoundError(
+                f"features {name!r}: not in the local cache, and the download failed ({type(error).__name__}: "
+                f"{str(error)[:200]}). Without a network, set MODEL.CLIPER.FEATURES.WEIGHTS to a local file"
+            ) from error
+        if weights not in ("", "none"):
+            self._load(name, Path(weights))
+        self.model.eval().requires_grad_(False)
+        self.longest = longest
+        self.patch = self.model.patch_embed.patch_size[0]
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    def _load(self, name: str, path: Path) -> None:
+        state, own = read_state_dict(path)[0], self.model.state_dict()
+        wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+        if wrong:
+            raise ValueError(
+                f"MODEL.CLIPER.FEATURES.WEIGHTS {str(path)!r} does not fit {name!r}: {len(wrong)} keys missing, unexpected "
+                f"or of another shape, the first {wrong[:5]}"
+            )
+        self.model.load_state_dict(state)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Features (C, h, w) of an image (3, H, W), 0..255, its sides scaled down to multiples of the patch."""
+        scale = min(1.0, self.longest / max(image.shape[1:]))
+        size = [max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:]]
+        x = image.to(self.mean.device).float()[None] / 255
+        if list(x.shape[2:]) != size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        tokens = self.model.forward_features((x - self.mean) / self.std)[0, self.model.num_prefix_tokens :]
+        return tokens.T.reshape(-1, size[0] // self.patch, size[1] // self.patch)
+
+    def maps(self, images: Sequence[Tensor]) -> list[FeatureMaps]:
+        """The refining operator of each image."""
+        features = [self(image) for image in images]
+        return [FeatureMaps(f.flatten(1).T, (f.shape[1], f.shape[2])) for f in features]
+
+
+DINO_MODELS = (
+    "vit_small_patch8_224.dino",
+    "vit_base_patch8_224.dino",
+    "vit_small_patch16_224.dino",
+    "vit_base_patch16_224.dino",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch14_dinov2.lvd142m",
+    "vit_large_patch14_dinov2.lvd142m",
+    "vit_giant_patch14_dinov2.lvd142m",
+)
+"""The models of the released code's ablation, by timm's names."""

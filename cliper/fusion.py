@@ -1,0 +1,213 @@
+"""Early-layer fusion: CLIP's last block, fed with the embeddings of every layer and mixed by the attention of the early ones.
+
+Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D width, C embedding.
+Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+ATTENTIONS = ("fused", "vanilla", "q-q", "k-k", "v-v", "identity", "proxy", "clip")
+CENTERS = ("mean", "max")
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """How the last block sees the early layers. The defaults are those of the released code.
+
+    Attributes:
+        attention: "fused" (sum of the early layers' maps), one of the ablations that use the last block's own
+            projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", or "proxy" (a map from elsewhere). "clip" is CLIP's
+            own last block with its residual and MLP, for the last layer alone.
+        sinkhorn: rounds of column and row normalisation of the fused map; -1: layer k uses k + 1 rounds, as released.
+        center: what is subtracted from each column of the fused map: its "mean" or its "max" (first version, ViT-H).
+        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2).
+        residual: multiple of a layer's embedding that is added behind the last block's attention: 0.0 (first version,
+            ViT-H: -1.0).
+        half_positions: round the position embeddings to float16, as the released code does even on a CPU.
+    Raises:
+        ValueError: an unknown name, or fewer than -1 rounds.
+    """
+
+    attention: str = "fused"
+    sinkhorn: int = -1
+    center: str = "mean"
+    center_scale: float = 1.0
+    residual: float = 0.0
+    half_positions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"MODEL.CLIPER.ATTENTION: got {self.attention!r}, expected one of {list(ATTENTIONS)}")
+        if self.center not in CENTERS:
+            raise ValueError(f"MODEL.CLIPER.CENTER: got {self.center!r}, expected one of {list(CENTERS)}")
+        if self.sinkhorn < -1:
+            raise ValueError(f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer k) or a count")
+
+
+def encode_layers(
+    visual: VisionTransformer, images: Tensor, options: FusionOptions, layers: list[int], proxy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Embed every patch as each layer sees it.
+
+    Args:
+        visual: open_clip's ``VisionTransformer``.
+        images: normalised (B, 3, H, W), H and W multiples of the patch size.
+        layers: layers to embed, each in 0..L-1, ascending.
+        proxy: patch affinities (B, N, N) for ``attention="proxy"``.
+    Returns:
+        unit embeddings (len(layers), B, N, C) and the last map that was used, averaged over heads (B, N, N).
+    Raises:
+        ValueError: a size that is no multiple of the patch, a layer that does not exist, a proxy that is missing.
+    """
+    count = len(visual.transformer.resblocks)
+    if not layers or not all(0 <= k < count for k in layers):
+        raise ValueError(f"layers: got {layers}, expected indices 0 to {count - 1}")
+    if (options.attention == "proxy") != (proxy is not None):
+        raise ValueError(f"attention {options.attention!r} {'needs' if proxy is None else 'takes no'} proxy affinities")
+    if options.attention == "clip" and layers != [count - 1]:
+        raise ValueError(f"attention 'clip' embeds the last layer alone ([{count - 1}]), got {layers}. Set AVERAGE to 'none'")
+    embeddings, total = read_early_layers(visual, images, options)
+    last = visual.transformer.resblocks[-1]
+    if options.attention == "clip":
+        features = residual_block(last, embeddings[-1])[None]
+        affinity = torch.eye(features.shape[2], device=features.device).expand(len(images), -1, -1)
+    else:
+        maps: Iterator[Tensor | None] = iter([with_class_token(proxy)[:, None] if proxy is not None else None] * len(layers))
+        if total is not None:
+            maps = fused_maps(total, [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers], options)
+        features, affinity = last_block(last, embeddings[layers], maps, options)
+    features = visual.ln_post(features)
+    if visual.proj is not None:
+        features = features @ visual.proj
+    return F.normalize(features[:, :, 1:].float(), dim=-1), affinity[:, 1:, 1:]
+
+
+def read_early_layers(
+    visual: VisionTransformer, images: Tensor, options: FusionOptions
+) -> tuple[Tensor, Tensor | None]:
+    """Run all blocks but the last.
+
+    Returns:
+        embeddings (L, B, T, D): ``ln_1`` of what enters each block, but for the last block its plain input; and the
+        sum of the softmax maps (B, K, T, T) in float32, None unless the fused attention needs it.
+    """
+    grid = (images.shape[-2] // visual.conv1.kernel_size[0], images.shape[-1] // visual.conv1.kernel_size[1])
+    positions = resize_positions(visual.positional_embedding, grid, mode="bilinear")
+    if options.half_positions:
+        positions = positions.half().float()
+    x = embed_patches(visual, images, positions)
+    embeddings: list[Tensor] = []
+    total: Tensor | None = None
+    for block in visual.transformer.resblocks[:-1]:
+        u = block.ln_1(x)
+        embeddings.append(u)
+        q, k, v = project(block.attn, u)
+        weights = softmax_map(q, k)
+        if options.attention == "fused":
+            total = weights if total is None else total.add_(weights)
+        x = x + block.ls_1(merge_heads(block.attn, weights.to(v.dtype) @ v))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return torch.stack([*(e.to(x.dtype) for e in embeddings), x]), total
+
+
+def last_block(
+    block: ResidualAttentionBlock, embeddings: Tensor, maps: Iterator[Tensor | None], options: FusionOptions
+) -> tuple[Tensor, Tensor]:
+    """Attention of the last block without its residual and MLP, for the embeddings (M, B, T, D) of M layers.
+
+    With given maps only the value projection is computed.
+
+    Returns:
+        (M, B, T, D) and the map of the last layer, averaged over heads (B, T, T).
+    """
+    outputs, weights = [], None
+    for e in embeddings:
+        u = block.ln_1(e)
+        given = next(maps)
+        if given is None and options.attention != "identity":
+            q, k, v = project(block.attn, u)
+            pair = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}[options.attention]
+            weights = softmax_map(*pair)
+        else:
+            v = project_values(block.attn, u)
+            weights = given
+        mixed = v if weights is None else weights.to(v.dtype) @ v
+        outputs.append(merge_heads(block.attn, mixed) + (options.residual * e if options.residual else 0.0))
+    if weights is None:
+        tokens = embeddings.shape[2]
+        affinity = torch.eye(tokens, device=embeddings.device).expand(embeddings.shape[1], -1, -1)
+    else:
+        affinity = weights.mean(dim=1)
+    return torch.stack(outputs), affinity
+
+
+def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iterator[Tensor]:
+    """For each entry of ``rounds``, ascending, the fused map (B, K, T, T) after that many Sinkhorn rounds.
+
+    A round divides by the column sums, then by the row sums; the result is symmetrised, each column's mean is
+    subtracted, negative entries are cut, and rows are normalised. ``total`` is overwritten.
+    """
+    done, fused = 0, None
+    for wanted in rounds:
+        if fused is None or wanted != done:
+            for _ in range(wanted - done):
+                total /= total.sum(dim=-2, keepdim=True)
+                total /= total.sum(dim=-1, keepdim=True)
+            done = wanted
+            fused = (total + total.mT) / 2
+            level = fused.mean(dim=-2, keepdim=True) if options.center == "mean" else fused.amax(dim=-2, keepdim=True)
+            fused -= options.center_scale * level
+            fused.clamp_(min=0)
+            fused /= fused.sum(dim=-1, keepdim=True)
+        yield fused
+
+
+def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Affinities (B, N, N) from another network's patch features (B, C, h', w'), resized to the grid (h, w).
+
+    Cosine similarities minus their mean, negative ones excluded, softmax over each row. Source: ProxyCLIP (ECCV 2024).
+    """
+    features = F.interpolate(features.float(), size=grid, mode="bilinear", align_corners=False)
+    unit = F.normalize(features.flatten(2).mT, dim=-1)
+    similarity = unit @ unit.mT
+    similarity = similarity - similarity.mean(dim=(1, 2), keepdim=True)
+    return similarity.masked_fill(similarity < 0, float("-inf")).softmax(dim=-1)
+
+
+def with_class_token(affinity: Tensor) -> Tensor:
+    """Affinities (B, N, N) with a zero row and column for the class token: (B, T, T)."""
+    return F.pad(affinity, (1, 0, 1, 0))
+
+
+def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values (B, K, T, d) of tokens (B, T, D)."""
+    b, t, d = x.shape
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    return qkv.view(b, t, 3, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def project_values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Values (B, K, T, d) alone."""
+    b, t, d = x.shape
+    v = F.linear(x, attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
+    return v.view(b, t, attn.num_heads, d // attn.num_heads).transpose(1, 2)
+
+
+def softmax_map(q: Tensor, k: Tensor) -> Tensor:
+    """``softmax(q k^T / sqrt(d))`` (B, K, T, T), in float32."""
+    return (q.float() * q.shape[-1] ** -0.5 @ k.float().mT).softmax(dim=-1)
+
+
+def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Heads (B, K, T, d) through the output projection: (B, T, D)."""
+    return attn.out_proj(x.transpose(1, 2).flatten(2))
+

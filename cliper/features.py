@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hyperclip  # noqa: F401  (makes torchvision importable before timm asks for it)
 import torch
@@ -57,6 +58,9 @@ class FeatureExtractor(nn.Module):
         FileNotFoundError: weights that are neither here nor to be had from the network.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, weights: str = "", longest: int = 1024) -> None:
         super().__init__()
         import timm
@@ -66,7 +70,7 @@ class FeatureExtractor(nn.Module):
                 f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of timm, e.g. {DINO_MODELS}"
             )
         try:
-            self.model = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
+            self.model: Any = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
         except Exception as error:
             raise FileNotFoundError(
                 f"features {name!r}: not in the local cache, and the download failed ({type(error).__name__}: "

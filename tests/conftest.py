@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 from pathlib import Path
 
+import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.meta_arch  # noqa: F401  (registers the meta-architecture)
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from hyperclip.clip.loading import LoadedClip, load_clip
 from hyperclip.config import load_config
 from hyperclip.engine.checkpointing import load_strictly
 
@@ -66,6 +69,21 @@ def published_state(golden, fake_state):
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def clip_from_file(fake_state, tmp_path_factory):
+    """CLIP with formula-made weights, read from a file in OpenAI's format: ``clip_from_file("ViT-B/16")``."""
+
+    @functools.cache
+    def load(name: str) -> LoadedClip:
+        path = tmp_path_factory.mktemp("clip") / "model.pt"
+        torch.save(fake_state.clip_state(name), path)
+        loaded = load_clip(name, str(path))
+        path.unlink()
+        return loaded
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 #!/usr/bin/env python
-"""Train the quickstart's two-tower CLIP on captioned single-object pictures, image-level as CLIP is.
+"""Train the quickstart's two-tower CLIPs on captioned pictures, image-level as CLIP is.
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
+    python tools/pretrain_tiny_clip.py --world scenes --batch 64 --steps 3000 --stop-after 3000 \\
+        --output configs/quickstart/tiny_scene_clip
 
-No mask is ever used. Pictures are rendered on the fly at 48 pixels; the model is used at 96. The result is a
-folder in open_clip's own format (``local-dir:``): configuration, float16 safetensors weights, and a JSON with
-the command, seed, time and zero-shot accuracy that made it. A killed run resumes from ``<output>/state.pt``.
+No mask is ever used. Pictures are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
+scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder in open_clip's
+own format (``local-dir:``): configuration, float16 safetensors weights, and a JSON with the command, seed, time and
+zero-shot accuracy that made it. A killed run resumes from ``<output>/state.pt``.
 """
 
 from __future__ import annotations
@@ -24,31 +27,44 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
-from hyperclip.data.tinyscenes import class_names, render_object
+from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+VISION = {"layers": 6, "width": 128, "head_width": 32, "patch_size": 8}
+TEXT = {"context_length": 32, "vocab_size": 49408, "heads": 2, "layers": 4}
 MODEL_CFG = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 48, "layers": 6, "width": 128, "head_width": 32, "patch_size": 8},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4},
+    "objects": {"embed_dim": 64, "vision_cfg": {"image_size": 48, **VISION}, "text_cfg": {"width": 64, **TEXT}},
+    "scenes": {"embed_dim": 64, "vision_cfg": {"image_size": 96, **VISION}, "text_cfg": {"width": 16, **TEXT}},
 }
 TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "a picture of one {}")
 
 
-class Captioned(torch.utils.data.IterableDataset):
-    """Endless stream of batches: images uint8 (B, 48, 48, 3) and phrase indices (B,)."""
+def render(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
+    """A picture of one of the two worlds and the phrases of what it shows."""
+    if world == "scenes":
+        return render_captioned_scene(seed, index)
+    image, phrase = render_object(seed, index)
+    return image, [phrase]
 
-    def __init__(self, seed: int, batch: int, first_step: int) -> None:
-        self.seed, self.batch, self.step = seed, batch, first_step
-        self.index = {name: i for i, name in enumerate(class_names())}
+
+class Captioned(torch.utils.data.IterableDataset):
+    """Endless stream of batches: images uint8 (B, S, S, 3) and which of the 90 phrases each shows, bool (B, 90)."""
+
+    def __init__(self, world: str, seed: int, batch: int, first_step: int) -> None:
+        self.world, self.seed, self.batch, self.step = world, seed, batch, first_step
 
     def __iter__(self):
         while True:
             start = self.step * self.batch
-            pairs = [render_object(self.seed, start + i) for i in range(self.batch)]
-            yield np.stack([p[0] for p in pairs]), np.array([self.index[p[1]] for p in pairs])
+            yield as_batch([render(self.world, self.seed, start + i) for i in range(self.batch)])
             self.step += 1
+
+
+def as_batch(pairs: list[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Images (B, S, S, 3) and phrases bool (B, 90) of rendered pictures."""
+    names = class_names()
+    return np.stack([image for image, _ in pairs]), np.array([[n in phrases for n in names] for _, phrases in pairs])
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
@@ -57,32 +73,30 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def contrastive_loss(image: torch.Tensor, text: torch.Tensor, target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE in which equal captions count as one positive class.
+def contrastive_loss(image: torch.Tensor, text: torch.Tensor, shows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE in which equal captions count as one and all captions of a picture as its positives.
 
     Args:
         image: unit features (B, D).
         text: unit features of the distinct captions (T, D).
-        target: caption of each image (B,), 0..T-1.
+        shows: which captions are each picture's, bool (B, T), at least one in every row and column.
         scale: inverse temperature, scalar.
     """
-    logits = scale * image @ text.t()
-    positives = F.one_hot(target, len(text)).t().float()
-    text_to_image = -(positives * F.log_softmax(logits.t(), dim=-1)).sum(-1) / positives.sum(-1)
-    return 0.5 * (F.cross_entropy(logits, target) + text_to_image.mean())
+    logits, positives = scale * image @ text.t(), shows.float()
+    image_to_text = -(positives * F.log_softmax(logits, dim=1)).sum(1) / positives.sum(1)
+    text_to_image = -(positives * F.log_softmax(logits, dim=0)).sum(0) / positives.sum(0)
+    return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
 
 @torch.no_grad()
-def zero_shot_accuracy(model: torch.nn.Module, tokenizer, seed: int, images: int = 1800) -> float:
-    """Share of held-out pictures whose phrase is ranked first among all 90, in percent."""
+def zero_shot_accuracy(model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800) -> float:
+    """Share of held-out pictures of which the phrase ranked first among all 90 is true, in percent."""
     model.eval()
     text = F.normalize(model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()])), dim=-1)
-    index = {name: i for i, name in enumerate(class_names())}
-    pairs = [render_object(seed + 1_000_000, i) for i in range(images)]
-    features = model.encode_image(to_input(torch.from_numpy(np.stack([p[0] for p in pairs]))))
-    right = (features @ text.t()).argmax(-1) == torch.tensor([index[p[1]] for p in pairs])
+    pictures, shows = as_batch([render(world, seed + 1_000_000, i) for i in range(images)])
+    best = (model.encode_image(to_input(torch.from_numpy(pictures))) @ text.t()).argmax(-1)
     model.train()
-    return 100.0 * right.float().mean().item()
+    return 100.0 * float(shows[np.arange(images), best.numpy()].mean())
 
 
 def write_atomically(path: Path, write) -> None:
@@ -91,28 +105,27 @@ def write_atomically(path: Path, write) -> None:
     os.replace(temporary, path)
 
 
-def export(model: torch.nn.Module, output: Path, record: dict) -> None:
+def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> None:
     """Write the model folder in open_clip's format, float16, plus ``pretraining.json``."""
     mean, std = ([round(v / 255, 8) for v in values] for values in (CLIP_MEAN, CLIP_STD))
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": {"mean": mean, "std": std, "interpolation": "bicubic"}}
+    config = {"model_cfg": MODEL_CFG[world], "preprocess_cfg": {"mean": mean, "std": std, "interpolation": "bicubic"}}
     weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     write_atomically(output / "open_clip_model.safetensors", lambda p: save_file(weights, str(p)))
     for name, content in (("open_clip_config.json", config), ("pretraining.json", record)):
         write_atomically(output / name, lambda p, c=content: p.write_text(json.dumps(c, indent=2) + "\n"))
 
 
-def build_model(seed: int) -> torch.nn.Module:
+def build_model(world: str, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return open_clip.model.CLIP(
-        MODEL_CFG["embed_dim"],
-        open_clip.model.CLIPVisionCfg(**MODEL_CFG["vision_cfg"]),
-        open_clip.model.CLIPTextCfg(**MODEL_CFG["text_cfg"]),
-    )
+    config = MODEL_CFG[world]
+    vision, text = open_clip.model.CLIPVisionCfg(**config["vision_cfg"]), open_clip.model.CLIPTextCfg(**config["text_cfg"])
+    return open_clip.model.CLIP(config["embed_dim"], vision, text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the pictures show")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
     parser.add_argument("--batch", type=int, default=256)
@@ -122,8 +135,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     state_file = args.output / "state.pt"
 
-    model = build_model(args.seed).train()
-    tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CFG["text_cfg"]["context_length"])
+    model = build_model(args.world, args.seed).train()
+    tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
@@ -134,7 +147,8 @@ def main() -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, spent = state["step"], state["seconds"]
-    stream = iter(torch.utils.data.DataLoader(Captioned(args.seed, args.batch, first), batch_size=None, num_workers=1))
+    pictures = Captioned(args.world, args.seed, args.batch, first)
+    stream = iter(torch.utils.data.DataLoader(pictures, batch_size=None, num_workers=1))
     tokens = {t: tokenizer([t.format(n) for n in class_names()]) for t in TEMPLATES}
     start = time.time() - spent
 
@@ -143,15 +157,15 @@ def main() -> None:
         warm = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
-        images, phrases = next(stream)
-        present, target = phrases.unique(return_inverse=True)
+        images, shows = next(stream)
+        present = shows.any(dim=0)
         template = TEMPLATES[step % len(TEMPLATES)]
         # On short sequences the plain attention kernel's backward is far faster than the fused one.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             image = model.encode_image(to_input(images))
             text = model.encode_text(tokens[template][present])
         image, text = (F.normalize(x.float(), dim=-1) for x in (image, text))
-        loss = contrastive_loss(image, text, target, model.logit_scale.exp())
+        loss = contrastive_loss(image, text, shows[:, present], model.logit_scale.exp())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,14 +176,14 @@ def main() -> None:
         if done % 50 == 0:
             print(f"step {done} loss {loss.item():.3f} seconds {time.time() - start:.0f}", flush=True)
         if done % 500 == 0 or done == last:
-            accuracy = zero_shot_accuracy(model, tokenizer, args.seed)
+            accuracy = zero_shot_accuracy(model, tokenizer, args.world, args.seed)
             print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
             seconds = time.time() - start
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "seconds": seconds}
             write_atomically(state_file, lambda p, s=state: torch.save(s, p))
             record = {"command": " ".join(["python", *sys.argv]), **vars(args), "output": str(args.output)}
             record |= {"steps_done": done, "seconds": round(seconds), "zero_shot_accuracy_percent": round(accuracy, 2)}
-            export(model, args.output, record)
+            export(model, args.output, args.world, record)
     state_file.unlink(missing_ok=True)
 
 

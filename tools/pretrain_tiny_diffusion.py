@@ -86,12 +86,13 @@ class Phase:
     """One network's training: AdamW, warm-up, cosine decay, an exponential moving average of the weights.
 
     Args:
-        name: key of its state. model: what trains. steps: how many. every: see :class:`Crops`.
+        name: key of its state. model: what trains. steps: length of the schedule. stop: steps that are run.
+        every: see :class:`Crops`.
         state: everything that a killed run needs; updated in place.
     """
 
-    def __init__(self, name: str, model: nn.Module, steps: int, every: int, state: dict) -> None:
-        self.name, self.model, self.steps, self.every = name, model, steps, every
+    def __init__(self, name: str, model: nn.Module, steps: int, stop: int, every: int, state: dict) -> None:
+        self.name, self.model, self.steps, self.stop, self.every = name, model, steps, min(steps, stop), every
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
         self.mine = state.setdefault(name, {"step": 0, "seconds": 0.0, "loss": 0.0})
         if self.mine["step"]:
@@ -108,7 +109,7 @@ class Phase:
         start, running = time.time() - mine["seconds"], mine["loss"]
         crops = Crops(args.seed, mine["step"], self.every, args.scenes)
         stream = iter(torch.utils.data.DataLoader(crops, batch_size=None, num_workers=1))
-        for done in range(mine["step"] + 1, self.steps + 1):
+        for done in range(mine["step"] + 1, self.stop + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(done / 100, 0.52 + 0.48 * math.cos(math.pi * done / self.steps))
             with torch.autocast("cpu", torch.bfloat16):
@@ -121,7 +122,7 @@ class Phase:
             running += (loss.item() - running) / min(done, 100)
             if done % 50 == 0:
                 print(f"{self.name} step {done} loss {running:.4f} seconds {time.time() - start:.0f}", flush=True)
-            if done % 250 == 0 or done == self.steps:
+            if done % 250 == 0 or done == self.stop:
                 mine |= {"step": done, "seconds": time.time() - start, "loss": running, "model": model.state_dict()}
                 mine |= {"average": self.average.state_dict(), "optimizer": optimizer.state_dict()}
                 save()
@@ -161,7 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vae-steps", type=int, default=1000)
-    parser.add_argument("--unet-steps", type=int, default=4000)
+    parser.add_argument("--unet-steps", type=int, default=4000, help="length of the UNet's cosine schedule")
+    parser.add_argument("--stop-after", type=int, default=2500, help="steps of it that are run")
     parser.add_argument("--scenes", type=int, default=4, help="scenes of a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -171,13 +173,13 @@ def main() -> None:
     state = torch.load(file, weights_only=True) if file.exists() else {}
 
     torch.manual_seed(args.seed)
-    first = Phase("vae", AutoencoderKL(**VAE), args.vae_steps, 10**9, state)
+    first = Phase("vae", AutoencoderKL(**VAE), args.vae_steps, args.vae_steps, 10**9, state)
     first.run(lambda images: reconstruction_loss(first.model, images), args, lambda: save_state(file, state))
     vae = first.average.module.requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scale(vae, args.seed))
 
     torch.manual_seed(args.seed)
-    second = Phase("unet", UNet2DConditionModel(**UNET), args.unet_steps, 8, state)
+    second = Phase("unet", UNet2DConditionModel(**UNET), args.unet_steps, args.stop_after, 8, state)
     scheduler = DDIMScheduler(**SCHEDULER)
 
     def loss_of(images: Tensor) -> Tensor:

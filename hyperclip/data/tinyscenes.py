@@ -59,6 +59,7 @@ SPLITS: dict[str, Split] = {
 }
 SCENE_SIZE = 96
 _OBJECT_STREAM = 100
+_SCENE_STREAM = 101
 
 
 def _polygon(shape: str) -> np.ndarray:
@@ -149,7 +150,10 @@ def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.nda
     if split not in SPLITS:
         raise ValueError(f"split of tinyscenes: got {split!r}, expected one of {sorted(SPLITS)}")
     names = class_names(SPLITS[split].part)
-    rng = np.random.default_rng([SPLITS[split].stream, index])
+    return _draw_scene(names, np.random.default_rng([SPLITS[split].stream, index]), size)
+
+
+def _draw_scene(names: list[str], rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     image, label = _background(size, rng), np.full((size, size), IGNORE, np.uint8)
     for _ in range(int(rng.integers(2, 7))):
         k = int(rng.integers(len(names)))
@@ -159,6 +163,18 @@ def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.nda
         _paint(image, mask, names[k], radius, rng)
         label[mask] = k
     return _finish(image, rng), label
+
+
+def render_captioned_scene(seed: int, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, list[str]]:
+    """Draw one captioned scene, for contrastive pre-training: no mask is given away.
+
+    Returns:
+        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a hundredth of it.
+    """
+    names = class_names()
+    image, label = _draw_scene(names, np.random.default_rng([_SCENE_STREAM, seed, index]), size)
+    visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
+    return image, [names[k] for k in visible[pixels >= 0.01 * size * size]]
 
 
 def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:

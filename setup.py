@@ -47,6 +47,6 @@ setup(
     extras_require={
         "demo": ["gradio"],
         "diffusion": ["diffusers", "transformers", "accelerate"],
-        "dev": ["mypy", "pytest", "ruff", "types-PyYAML", "types-tabulate"],
+        "dev": ["mypy", "pytest", "ruff", "selenium", "types-PyYAML", "types-tabulate"],
     },
 )

@@ -207,11 +207,13 @@ class CLIPer(nn.Module):
         return [EncodedImage(e, r, tuple(x.shape[1:])) for e, r, x in pairs]  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def segment(self, image: EncodedImage, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
+    def segment(
+        self, image: EncodedImage, vocabulary: Vocabulary, size: tuple[int, int], labels: LabelOptions | None = None
+    ) -> dict[str, Tensor]:
         """Label an encoded image.
 
         Args:
-            size: (H, W) of the output.
+            size: (H, W) of the output. labels: thresholds and protocol; None for the model's own.
         Returns:
             "sem_seg_labels" int64 (H, W), -1 where no class is, "sem_seg_confidence" (H, W), that class's score, 0 to
             about 2; with output "scores" also "sem_seg" (T, H, W).
@@ -220,10 +222,11 @@ class CLIPer(nn.Module):
         coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores)
         refined = coarse if image.refinement is None else image.refinement(coarse)
         scores = fuse_scores(refined, coarse)
-        labels, confidence = label_map(refined, scores, size, self.labels)
-        result = {"sem_seg_labels": labels, "sem_seg_confidence": confidence}
+        options = labels or self.labels
+        best, confidence = label_map(refined, scores, size, options)
+        result = {"sem_seg_labels": best, "sem_seg_confidence": confidence}
         if self.output == "scores":
-            result["sem_seg"] = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, self.labels)])
+            result["sem_seg"] = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)])
         return result
 
     def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:

@@ -5,8 +5,8 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
-every pixel in the overlay's colours (255: below --threshold); classes.json lists the classes. Images that cannot be
-read are reported, the others are done, and the exit status is 1.
+every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes. Images that
+cannot be read are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pathlib import Path
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (checks the installation before anything else is imported)
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.registry import IMAGE_SUFFIXES
 from hyperclip.engine.checkpointing import write_atomically
 from hyperclip.predictor import Prediction, Predictor
-from hyperclip.visualization import BACKGROUND, overlay, palette
-from hyperclip.vocabulary import Vocabulary
+from hyperclip.visualization import BACKGROUND, label_image, overlay, palette
+from hyperclip.vocabulary import Vocabulary, load_vocabulary
 from PIL import Image
 
 
@@ -37,8 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--vocabulary", help="'name, synonym; name; …'; default: the classes of DATASETS.TEST")
-    parser.add_argument("--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0..1")
+    parser.add_argument("--vocabulary", help="'name, synonym; name; …'; default: the config's classes")
+    parser.add_argument("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
+    parser.add_argument("--threshold", type=float, default=0.0, help="leave pixels below this score unpainted")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args()
 
@@ -80,16 +82,25 @@ def result_names(images: list[Path], output: Path) -> dict[Path, str]:
     return names
 
 
+def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary:
+    """The classes of the command line, or TEST_CLASS_JSON's, or those of the first test set.
+
+    Raises:
+        ValueError: no class, a name that is there twice, or negatives without classes.
+    """
+    if arguments.vocabulary is not None:
+        return Vocabulary.from_text(arguments.vocabulary, arguments.negatives)
+    if arguments.negatives:
+        raise ValueError("--negatives: give --vocabulary too; the config's classes bring negatives of their own")
+    source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
+    return load_vocabulary(source) if source else vocabulary_of(cfg.DATASETS.TEST[0])
+
+
 def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Prediction, threshold: float) -> None:
     """Write the overlay and the label map of one image."""
     labels = np.where(prediction.confidence < threshold, BACKGROUND, prediction.labels)
     picture = Image.fromarray(overlay(image, labels, prediction.names))
-    wide = len(prediction.names) >= 255
-    index = Image.fromarray(
-        np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
-    )
-    if not wide:
-        index.putpalette(palette(len(prediction.names)).ravel().tolist())
+    index = label_image(labels, len(prediction.names))
     write_atomically(output / f"{name}.png", lambda p: picture.save(p, format="PNG"))
     write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
@@ -98,8 +109,7 @@ def main() -> int:
     arguments = parse_arguments()
     logger = setup_logger(name="hyperclip")
     cfg = load_config(arguments.config_file, arguments.opts)
-    text = arguments.vocabulary
-    vocabulary = Vocabulary.from_text(text) if text is not None else vocabulary_of(cfg.DATASETS.TEST[0])
+    vocabulary = choose_vocabulary(cfg, arguments)
     images = find_images(arguments.input)
     names = result_names(images, arguments.output)
     predictor = Predictor.from_config(cfg)
@@ -118,7 +128,7 @@ def main() -> int:
             continue
         prediction = predictor.predict(vocabulary)
         save_prediction(arguments.output, names[path], image, prediction, arguments.threshold)
-        largest = np.bincount(prediction.labels.ravel(), minlength=len(vocabulary)).argsort()[::-1][:3]
+        largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[1:].argsort()[::-1][:3]
         found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
         logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)
     if failed:

@@ -71,8 +71,8 @@ def _add_head_keys(cfg: CfgNode) -> None:
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
     head.NUM_CLASSES = 171  # of the training set; checked against it, the head itself works for any number
     head.IGNORE_VALUE = 255  # label of pixels without a class
-    head.TRAIN_CLASS_JSON = ""  # class names in training; "" = those of the training set
-    head.TEST_CLASS_JSON = ""  # class names in evaluation; "" = those of each test set
+    head.TRAIN_CLASS_JSON = ""  # class names in training: a file or a built-in list; "" = those of the training set
+    head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
     head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI name, open_clip name[:tag], hf-hub:id, or a local model folder
     head.CLIP_FINETUNE = "hyperbolic"  # hyperbolic, attention (q and v, CAT-Seg), full, none
     head.CLIP_LAYERS = [3, 7]  # blocks (0-based) whose outputs guide the decoder: at 1/3 and 2/3 of the depth

@@ -82,11 +82,12 @@ class Predictor:
         (self._encoded,) = self.model.encode([tensor])
         self._size = image.shape[:2]
 
-    def predict(self, vocabulary: str | Vocabulary) -> Prediction:
+    def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
         """Segment the image set before.
 
         Args:
             vocabulary: classes; text is parsed with ``;`` between classes and ``,`` between synonyms.
+            options: passed on to the model's ``segment``; CLIPer takes ``labels``, its thresholds.
         Raises:
             RuntimeError: no image was set. ValueError: an empty vocabulary, duplicates, a name that is too long.
         """
@@ -94,6 +95,6 @@ class Predictor:
             raise RuntimeError("predict: no image yet. Call set_image(image) first")
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
-        result = self.model.segment(self._encoded, vocabulary, self._size)
+        result = self.model.segment(self._encoded, vocabulary, self._size, **options)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
         return Prediction(labels, confidence, vocabulary.names)

@@ -6,6 +6,7 @@ import colorsys
 
 import cv2
 import numpy as np
+from PIL import Image
 
 BACKGROUND = -1
 """Label of pixels that are left unpainted."""
@@ -40,6 +41,19 @@ def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarr
     image, labels = _enlarge(image), _enlarge(labels)
     colors = palette(len(names))
     return np.concatenate([paint(image, labels, colors), legend(labels, names, colors)], axis=1)
+
+
+def label_image(labels: np.ndarray, classes: int) -> Image.Image:
+    """A label map (H, W) as a palette image whose pixel values are the class indices; ``BACKGROUND`` becomes 255.
+
+    From 255 classes on it is a 16-bit grey image, and ``BACKGROUND`` becomes 65535.
+    """
+    wide = classes >= 255
+    index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    image = Image.fromarray(index)
+    if not wide:
+        image.putpalette(palette(classes).ravel().tolist())
+    return image
 
 
 def comparison(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:

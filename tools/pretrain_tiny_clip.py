@@ -2,8 +2,8 @@
 """Train the quickstart's two-tower CLIPs on captioned pictures, image-level as CLIP is.
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
-    python tools/pretrain_tiny_clip.py --world scenes --batch 64 --steps 3000 --stop-after 3000 \\
-        --output configs/quickstart/tiny_scene_clip
+    python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip --batch 64 --lr 0.0005 \\
+        --steps 2500 --output configs/quickstart/tiny_scene_clip
 
 No mask is ever used. Pictures are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
 scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder in open_clip's
@@ -27,8 +27,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
+from hyperclip.clip.visual import resize_positions
 from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 VISION = {"layers": 6, "width": 128, "head_width": 32, "patch_size": 8}
@@ -122,10 +123,20 @@ def build_model(world: str, seed: int) -> torch.nn.Module:
     return open_clip.model.CLIP(config["embed_dim"], vision, text)
 
 
+def take_image_tower(model: torch.nn.Module, folder: Path) -> None:
+    """Start from the image tower of another model folder; its position embeddings are resized."""
+    state = {k.removeprefix("visual."): v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
+    state = {k: state[k] for k in model.visual.state_dict()}
+    grid = model.visual.grid_size
+    state["positional_embedding"] = resize_positions(state["positional_embedding"], grid, mode="bilinear")
+    model.visual.load_state_dict(state)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the pictures show")
+    parser.add_argument("--init", type=Path, help="start from the image tower of this model folder")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
     parser.add_argument("--batch", type=int, default=256)
@@ -136,6 +147,8 @@ def main() -> None:
     state_file = args.output / "state.pt"
 
     model = build_model(args.world, args.seed).train()
+    if args.init is not None:
+        take_image_tower(model, args.init)
     tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
@@ -182,6 +195,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "seconds": seconds}
             write_atomically(state_file, lambda p, s=state: torch.save(s, p))
             record = {"command": " ".join(["python", *sys.argv]), **vars(args), "output": str(args.output)}
+            record |= {"init": str(args.init or "")}
             record |= {"steps_done": done, "seconds": round(seconds), "zero_shot_accuracy_percent": round(accuracy, 2)}
             export(model, args.output, args.world, record)
     state_file.unlink(missing_ok=True)

@@ -150,12 +150,14 @@ def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.nda
     if split not in SPLITS:
         raise ValueError(f"split of tinyscenes: got {split!r}, expected one of {sorted(SPLITS)}")
     names = class_names(SPLITS[split].part)
-    return _draw_scene(names, np.random.default_rng([SPLITS[split].stream, index]), size)
+    return _draw_scene(names, np.random.default_rng([SPLITS[split].stream, index]), size, (2, 6))
 
 
-def _draw_scene(names: list[str], rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw_scene(
+    names: list[str], rng: np.random.Generator, size: int, count: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     image, label = _background(size, rng), np.full((size, size), IGNORE, np.uint8)
-    for _ in range(int(rng.integers(2, 7))):
+    for _ in range(int(rng.integers(count[0], count[1] + 1))):
         k = int(rng.integers(len(names)))
         radius = rng.uniform(0.13, 0.25) * size
         center = tuple(rng.uniform(radius * 0.7, size - radius * 0.7, 2))
@@ -166,13 +168,13 @@ def _draw_scene(names: list[str], rng: np.random.Generator, size: int) -> tuple[
 
 
 def render_captioned_scene(seed: int, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, list[str]]:
-    """Draw one captioned scene, for contrastive pre-training: no mask is given away.
+    """Draw one captioned scene of 1 to 3 objects, for contrastive pre-training: no mask is given away.
 
     Returns:
         image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a hundredth of it.
     """
     names = class_names()
-    image, label = _draw_scene(names, np.random.default_rng([_SCENE_STREAM, seed, index]), size)
+    image, label = _draw_scene(names, np.random.default_rng([_SCENE_STREAM, seed, index]), size, (1, 3))
     visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
     return image, [names[k] for k in visible[pixels >= 0.01 * size * size]]
 

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data import vocabulary_of
-from ..vocabulary import Vocabulary
+from ..vocabulary import Vocabulary, load_vocabulary
 
 
 def train_vocabulary(cfg: CfgNode) -> Vocabulary:
@@ -47,7 +47,7 @@ def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
 def _override(path: str, key: str, own: Vocabulary, dataset: str) -> Vocabulary:
     if not path:
         return own
-    vocabulary = Vocabulary.from_json(path)
+    vocabulary = load_vocabulary(path)
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} has {len(own)}. "

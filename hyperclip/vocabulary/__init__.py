@@ -2,6 +2,6 @@
 
 from .prompts import PROMPT_TEMPLATES, prompt_templates
 from .text_cache import TextEmbedder
-from .vocabulary import Vocabulary, builtin
+from .vocabulary import Vocabulary, builtin, load_vocabulary
 
-__all__ = ["PROMPT_TEMPLATES", "TextEmbedder", "Vocabulary", "builtin", "prompt_templates"]
+__all__ = ["PROMPT_TEMPLATES", "TextEmbedder", "Vocabulary", "builtin", "load_vocabulary", "prompt_templates"]

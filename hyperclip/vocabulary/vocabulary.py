@@ -82,7 +82,7 @@ class Vocabulary:
         if not path.is_file():
             raise FileNotFoundError(
                 f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names; the "
-                f"built-in ones are {sorted(p.name for p in LISTS.glob('*.json'))} in {LISTS.name}/"
+                f"built-in ones are {sorted(p.stem for p in LISTS.glob('*.json'))}"
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -105,3 +105,8 @@ class Vocabulary:
 def builtin(name: str) -> Vocabulary:
     """A vocabulary that ships with the package, by the stem of its file in ``lists/``."""
     return Vocabulary.from_json(LISTS / f"{name}.json")
+
+
+def load_vocabulary(source: str | Path) -> Vocabulary:
+    """A vocabulary by the name of a built-in list or by the path of a file; see :meth:`Vocabulary.from_json`."""
+    return builtin(str(source)) if (LISTS / f"{source}.json").is_file() else Vocabulary.from_json(source)

@@ -25,7 +25,7 @@ def refine(maps: Tensor, scores: Tensor, threshold: float, fusion: str = "SFSA",
         return maps.mean(dim=0) @ scores
     if fusion == "selection":
         return maps[index] @ scores
-    product = torch.eye(maps.shape[1], dtype=maps.dtype)
+    product = torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device)
     for one in maps:
         product = product @ one
     return product @ scores

@@ -1,0 +1,81 @@
+"""Maps applied without being kept: against the whole maps and their chain, in float32 and for every tile size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
+from cliper.features import FeatureMaps
+
+from ..reference import cliper as oracle
+
+
+def draw(seed, maps=4, side=12, width=8):
+    generator = torch.Generator().manual_seed(seed)
+    n = side * side
+    queries, keys = ([1.5 * torch.randn(n, width, generator=generator) for _ in range(maps)] for _ in range(2))
+    return queries, keys, [width**-0.5] * maps, torch.rand(n, 7, generator=generator)
+
+
+@pytest.mark.parametrize("tile", [None, 1, 1000, 12**4])
+@pytest.mark.parametrize("fusion", ["SFSA", "mean", "selection"])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.9])
+def test_streamed_and_given_equal_the_chain(fusion, threshold, tile):
+    queries, keys, scales, scores = draw(0)
+    maps = oracle.attention_maps(queries, keys, scales)
+    kept = maps.clone()
+    expected = oracle.refine(maps, scores, threshold, fusion, index=2)
+    options = FuseOptions(fusion, 2, threshold)
+    streamed = StreamedMaps(queries, keys, scales, (12, 12), tile).apply(scores, options)
+    torch.testing.assert_close(streamed, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(GivenMaps(maps, (12, 12), tile).apply(scores, options), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(maps, kept)  # given maps are not changed
+
+
+def test_the_order_matters():
+    queries, keys, scales, scores = draw(1)
+    forward = StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, FuseOptions())
+    backward = StreamedMaps(queries[::-1], keys[::-1], scales, (12, 12)).apply(scores, FuseOptions())
+    assert (forward - backward).abs().max() > 1e-3
+
+
+def test_an_entry_at_the_threshold_stays():
+    """Below is cut, equal is kept: with column maxima of 1 the entries of this map are what is compared."""
+    level = 0.5 - 1e-5  # what 0.5 becomes when it is divided by 1 + 1e-5 is still above this
+    maps = torch.tensor([[[1.0, 0.5], [0.4, 1.0]]])
+    scores = torch.eye(2)
+    kept = GivenMaps(maps, (1, 2)).apply(scores, FuseOptions(threshold=level))
+    torch.testing.assert_close(kept, oracle.refine(maps, scores, level))
+    assert kept[0, 1] > 0 and kept[1, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("chain",), "got 'chain', expected one of"), (("SFSA", 1, 1.5), "got 1.5, expected 0 to 1")],
+)
+def test_wrong_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FuseOptions(*arguments)
+
+
+def test_a_map_that_does_not_exist():
+    queries, keys, scales, scores = draw(2)
+    with pytest.raises(ValueError, match="INDEX: got 4, expected 0 to 3"):
+        StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, FuseOptions("selection", 4))
+
+
+@pytest.mark.parametrize("tile", [1, 300, 2**22])
+def test_feature_maps_equal_the_whole_map(tile):
+    generator = torch.Generator().manual_seed(0)
+    features, scores = torch.randn(60, 16, generator=generator) + 0.3, torch.rand(60, 5, generator=generator)
+    unit = features / features.norm(dim=1, keepdim=True)
+    similarity = unit @ unit.T
+    similarity = (similarity - 1.2 * similarity.mean()) * 3
+    expected = similarity.masked_fill(similarity < 0, float("-inf")).softmax(dim=1) @ scores
+    torch.testing.assert_close(FeatureMaps(features, (6, 10), tile=tile).apply(scores), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_feature_maps_of_a_flat_picture():
+    """All patches alike: no similarity is above 1.2 times the mean, and still nothing becomes nan."""
+    scores = torch.rand(12, 3)
+    torch.testing.assert_close(FeatureMaps(torch.ones(12, 4), (3, 4)).apply(scores), scores)

@@ -2,8 +2,8 @@
 """Train the quickstart's two-tower CLIPs on captioned pictures, image-level as CLIP is.
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
-    python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip --batch 64 --lr 0.0005 \\
-        --steps 2500 --output configs/quickstart/tiny_scene_clip
+    python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip --value-loss 0.5 \\
+        --batch 64 --lr 0.0005 --steps 2500 --output configs/quickstart/tiny_scene_clip
 
 No mask is ever used. Pictures are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
 scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder in open_clip's
@@ -27,8 +27,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
-from hyperclip.clip.visual import resize_positions
+from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
 from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -89,6 +90,24 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, shows: torch.Tenso
     return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
 
+def encode_twice(visual: VisionTransformer, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image embeddings (B, D), not normalised: CLIP's own, and one from the last block's values averaged over patches.
+
+    In CLIP, trained on far more, the values of the last block's patches mean what the class token's output means, which is
+    what dense methods live on. A loss on the second embedding gives a tiny model that property, still without masks.
+    """
+    x = embed_patches(visual, images)
+    *early, last = visual.transformer.resblocks
+    for block in early:
+        x = residual_block(block, x)
+    d = x.shape[-1]
+    patches = last.ln_1(x[:, 1:]).mean(dim=1)
+    values = F.linear(patches, last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
+    tokens = residual_block(last, x)[:, 0], last.attn.out_proj(values)
+    own, pooled = (visual.ln_post(t) @ visual.proj for t in tokens)
+    return own, pooled
+
+
 @torch.no_grad()
 def zero_shot_accuracy(model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800) -> float:
     """Share of held-out pictures of which the phrase ranked first among all 90 is true, in percent."""
@@ -136,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the pictures show")
+    parser.add_argument("--value-loss", type=float, default=0.0, help="share of the loss on the last block's values, 0..1")
     parser.add_argument("--init", type=Path, help="start from the image tower of this model folder")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
@@ -175,10 +195,11 @@ def main() -> None:
         template = TEMPLATES[step % len(TEMPLATES)]
         # On short sequences the plain attention kernel's backward is far faster than the fused one.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image = model.encode_image(to_input(images))
+            embeddings = encode_twice(model.visual, to_input(images))
             text = model.encode_text(tokens[template][present])
-        image, text = (F.normalize(x.float(), dim=-1) for x in (image, text))
-        loss = contrastive_loss(image, text, shows[:, present], model.logit_scale.exp())
+        own, pooled, text = (F.normalize(x.float(), dim=-1) for x in (*embeddings, text))
+        losses = [contrastive_loss(x, text, shows[:, present], model.logit_scale.exp()) for x in (own, pooled)]
+        loss = (1 - args.value_loss) * losses[0] + args.value_loss * losses[1]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -187,7 +208,8 @@ def main() -> None:
             model.logit_scale.clamp_(0, math.log(100))
         done = step + 1
         if done % 50 == 0:
-            print(f"step {done} loss {loss.item():.3f} seconds {time.time() - start:.0f}", flush=True)
+            both = " ".join(f"{x.item():.3f}" for x in losses)
+            print(f"step {done} loss {both} seconds {time.time() - start:.0f}", flush=True)
         if done % 500 == 0 or done == last:
             accuracy = zero_shot_accuracy(model, tokenizer, args.world, args.seed)
             print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)

@@ -157,7 +157,8 @@ def test_affinities_of_windows():
 )
 def test_sizes(height, width, expected):
     assert target_size(height, width, 336, 16, 2560) == expected
-    assert tuple(resize_for_clip(torch.zeros(3, min(height, 50), min(width, 50), dtype=torch.uint8), (32, 16)).shape) == (3, 32, 16)
+    picture = torch.zeros(3, min(height, 50), min(width, 50), dtype=torch.uint8)
+    assert resize_for_clip(picture, (32, 16)).shape == (3, 32, 16)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""CLIPer as a Detectron2 model on the tiny weights: batches, sizes, determinism, refiners, options, wrong use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from cliper import REFINER_REGISTRY, CLIPer
+from cliper.postprocess import LabelOptions
+from detectron2.modeling import build_model
+from hyperclip.config import load_config
+from hyperclip.engine import require_weights
+from hyperclip.engine.trainer import Trainer, describe_run
+from hyperclip.predictor import Predictor
+from hyperclip.vocabulary import Vocabulary
+from safetensors.torch import save_file
+
+QUICK = "configs/quickstart/cliper.yaml"
+WORDS = Vocabulary.from_text("red plain circle; blue striped star, star; green dotted cross", "background; wall")
+
+
+def build(*overrides, vocabulary=WORDS):
+    model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *map(str, overrides)])).eval()
+    model.set_vocabulary(vocabulary)
+    return model
+
+
+def pictures(*sizes):
+    generator = torch.Generator().manual_seed(0)
+    return [{"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator)} for h, w in sizes]
+
+
+@pytest.fixture(scope="module")
+def model():
+    import os
+    from pathlib import Path
+
+    os.chdir(Path(__file__).parents[2])
+    return build("TEST.OUTPUT", "scores")
+
+
+@pytest.mark.parametrize("window", [0, 48])
+def test_a_batch_equals_single_images_and_two_runs_are_equal(window):
+    model = build("TEST.OUTPUT", "scores", "MODEL.CLIPER.WINDOW", window, "MODEL.CLIPER.WINDOW_STRIDE", 24)
+    batch = pictures((96, 96), (80, 120), (96, 96), (120, 80))
+    together = model(batch)
+    again = model(batch)
+    for one, same, record in zip(together, again, batch, strict=True):
+        assert all(torch.equal(one[key], same[key]) for key in one)
+        (alone,) = model([record])
+        torch.testing.assert_close(one["sem_seg"], alone["sem_seg"], atol=1e-5, rtol=0)
+        assert (one["sem_seg_labels"] != alone["sem_seg_labels"]).float().mean() < 1e-3
+        assert one["sem_seg_labels"].shape == record["image"].shape[1:]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300), (97, 13), (2000, 1500)])
+def test_any_size(model, size):
+    (result,) = model(pictures(size))
+    assert result["sem_seg_labels"].shape == size and result["sem_seg"].shape == (3, *size)
+    assert torch.isfinite(result["sem_seg"]).all() and 0 <= result["sem_seg_labels"].min() <= result["sem_seg_labels"].max() <= 2
+
+
+def test_a_picture_of_8000_pixels():
+    (result,) = build("TEST.OUTPUT", "labels")([{**pictures((64, 8000))[0], "height": 8000, "width": 8000}])
+    assert result["sem_seg_labels"].shape == (8000, 8000) and set(result) == {"sem_seg_labels", "sem_seg_confidence"}
+
+
+def test_size_of_the_output(model):
+    (result,) = model([{**pictures((96, 96))[0], "height": 33, "width": 70}])
+    assert result["sem_seg_labels"].shape == (33, 70)
+
+
+def test_the_predictor_encodes_once_and_asks_often(model):
+    image = pictures((80, 100))[0]["image"]
+    predictor = Predictor(model, shortest=0)
+    predictor.set_image(image.permute(1, 2, 0).numpy())
+    first = predictor.predict(WORDS)
+    (direct,) = model([{"image": image}])
+    assert np.array_equal(first.labels, direct["sem_seg_labels"].numpy()) and first.names == WORDS.names
+    other = predictor.predict("yellow plain square; cyan plain circle")
+    assert other.names == ["yellow plain square", "cyan plain circle"]
+    strict = predictor.predict(WORDS, labels=LabelOptions("abstain", 0.0, 5.0))
+    assert (strict.labels == -1).all()
+
+
+def test_refiners_change_the_scores():
+    batch = pictures((96, 96))
+    results = {name: build("MODEL.CLIPER.REFINER.NAME", name, "TEST.OUTPUT", "scores")(batch)[0]["sem_seg"]
+               for name in ("none", "diffusion")}  # fmt: skip
+    assert (results["none"] - results["diffusion"]).abs().max() > 1e-3
+
+
+def test_features_from_a_local_file(tmp_path, fake_state):
+    """DINO and DINOv2 in timm's true formats with formula-made weights, as refiner and as proxy attention."""
+    for name in ("vit_tiny_patch16_224", "vit_small_patch14_dinov2"):
+        weights = timm.create_model(name, num_classes=0).state_dict()
+        save_file({k: torch.from_numpy(fake_state.fill(k, v.shape)) for k, v in weights.items()}, tmp_path / f"{name}.safetensors")
+        options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", tmp_path / f"{name}.safetensors"]
+        refined = build("MODEL.CLIPER.REFINER.NAME", "features", "TEST.OUTPUT", "scores", *options)
+        patch = 14 if "14" in name else 16
+        (encoded,) = refined.encode([pictures((100, 130))[0]["image"]])
+        assert encoded.refinement.grid == (100 // patch, 130 // patch)
+        assert torch.isfinite(refined(pictures((100, 130)))[0]["sem_seg"]).all()
+        proxy = ["MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 24]
+        assert torch.isfinite(build(*proxy, *options)(pictures((100, 130)))[0]["sem_seg_confidence"]).all()
+    with pytest.raises(ValueError, match="does not fit 'vit_tiny_patch16_224'"):
+        build("MODEL.CLIPER.REFINER.NAME", "features", *options[2:], "MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224")
+
+
+def test_a_registered_refiner():
+    def halves(cfg):
+        return lambda images: [lambda coarse: coarse / 2 for _ in images]
+
+    REFINER_REGISTRY.register(halves)
+    model = build("MODEL.CLIPER.REFINER.NAME", "halves", "TEST.OUTPUT", "scores")
+    plain = build("MODEL.CLIPER.REFINER.NAME", "none", "TEST.OUTPUT", "scores")
+    ours, expected = (m(pictures((96, 96)))[0]["sem_seg"] for m in (model, plain))
+    torch.testing.assert_close(ours, 0.75 * expected, atol=1e-4, rtol=1e-3)
+
+
+def test_negatives_of_the_vocabulary_replace_those_of_the_config(model):
+    plain = Vocabulary(WORDS.classes)
+    model.negatives = ("background", "star", "sky")
+    assert model.embed_vocabulary(WORDS).shape[0] == 3 + 2 + 1
+    assert model.embed_vocabulary(plain).shape[0] == 3 + 2 + 1  # "star" is a synonym of a class here, so no negative
+    model.mean_negative = False
+    assert model.embed_vocabulary(plain).shape[0] == 3 + 2
+    model.mean_negative = True
+    model.negatives = ()
+    assert model.embed_vocabulary(plain).shape[0] == 3 + 1
+
+
+def test_results_record_what_was_run():
+    cfg = load_config(QUICK)
+    described = describe_run(cfg)
+    assert described["model"]["architecture"] == "CLIPer" and described["protocol"].startswith("argmax")
+    assert described["inference"]["cliper"]["REFINER"]["NAME"] == "diffusion"
+
+
+def test_it_has_no_checkpoint_and_nothing_to_train(model):
+    require_weights(load_config(QUICK), model)
+    with pytest.raises(ValueError, match="CLIPer is training-free and has no checkpoint"):
+        build("MODEL.WEIGHTS", "model.pth")
+    with pytest.raises(ValueError, match="has nothing to train"):
+        Trainer(load_config(QUICK, ["MODEL.DEVICE", "cpu"]))
+    model.train()
+    with pytest.raises(ValueError, match="training-free"):
+        model(pictures((96, 96)))
+    model.eval()
+    with pytest.raises(ValueError, match="set_vocabulary"):
+        CLIPer(clip=model.clip, text=model.text).eval()(pictures((96, 96)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["REFINER.NAME", "sam"], "REFINER.NAME: got 'sam', expected one of .*'diffusion', 'features'"),
+        (["REFINER.FUSION", "sum"], "got 'sum'"),
+        (["ATTENTION", "proxie"], "got 'proxie'"),
+        (["PROTOCOL", "guess"], "got 'guess'"),
+        (["SELECT_LAYER", 6], "got 6, expected -6 to 5"),
+        (["WINDOW", 50], r"got \(50, 112\), expected multiples of CLIP's patch size 8"),
+        (["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0], r"got \(48, 0\)"),
+        (["SIZE", 0], "expected 1 to MAX_SIZE"),
+        (["DIFFUSION.MODEL", "nowhere"], "got 'nowhere', which is no folder here"),
+        (["DIFFUSION.LAYERS", "['up_blocks.3.attentions.1']"], "fits 0 self-attention layers"),
+    ],
+)
+def test_wrong_values(overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        build(f"MODEL.CLIPER.{overrides[0]}", *overrides[1:])
+
+
+@pytest.mark.parametrize(("name", "message"), [("resnet50", "expected a vision transformer"), ("vit_none", "got 'vit_none'")])
+def test_wrong_feature_models(name, message):
+    with pytest.raises(ValueError, match=message):
+        build("MODEL.CLIPER.REFINER.NAME", "features", "MODEL.CLIPER.FEATURES.MODEL", name)
+
+
+def test_wrong_vocabularies():
+    with pytest.raises(ValueError, match="'dog' is also a class"):
+        Vocabulary.from_text("cat; dog, puppy", "wall; dog")
+    with pytest.raises(ValueError, match="got no class"):
+        Vocabulary.from_text(" ; ", "wall")

@@ -58,6 +58,7 @@ class FeatureExtractor(nn.Module):
         FileNotFoundError: weights that are neither here nor to be had from the network.
     """
 
+    model: Any
     mean: Tensor
     std: Tensor
 
@@ -70,7 +71,7 @@ class FeatureExtractor(nn.Module):
                 f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of timm, e.g. {DINO_MODELS}"
             )
         try:
-            self.model: Any = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
+            self.model = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
         except Exception as error:
             raise FileNotFoundError(
                 f"features {name!r}: not in the local cache, and the download failed ({type(error).__name__}: "
@@ -80,7 +81,7 @@ class FeatureExtractor(nn.Module):
             self._load(name, Path(weights))
         self.model.eval().requires_grad_(False)
         self.longest = longest
-        self.patch = self.model.patch_embed.patch_size[0]
+        self.patch: int = self.model.patch_embed.patch_size[0]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -98,12 +99,12 @@ class FeatureExtractor(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features (C, h, w) of an image (3, H, W), 0..255, its sides scaled down to multiples of the patch."""
         scale = min(1.0, self.longest / max(image.shape[1:]))
-        size = [max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:]]
+        height, width = (max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:])
         x = image.to(self.mean.device).float()[None] / 255
-        if list(x.shape[2:]) != size:
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        if x.shape[2:] != (height, width):
+            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         tokens = self.model.forward_features((x - self.mean) / self.std)[0, self.model.num_prefix_tokens :]
-        return tokens.T.reshape(-1, size[0] // self.patch, size[1] // self.patch)
+        return tokens.T.reshape(-1, height // self.patch, width // self.patch)
 
     def maps(self, images: Sequence[Tensor]) -> list[FeatureMaps]:
         """The refining operator of each image."""

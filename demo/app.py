@@ -36,6 +36,16 @@ TRAINED = {"HyperCLIP (quickstart, trained by run_train_test.sh)": "output/quick
 """Checkpoints that systems use when no other is given."""
 
 
+class PictureFile(gr.Image):
+    """Gradio's picture input, handing on the file as it was uploaded: our own reader turns, converts and reports."""
+
+    is_template = True  # shown as gr.Image
+
+    def preprocess(self, payload: gr.data_classes.FileData | None) -> str | None:
+        """Path of the uploaded file."""
+        return None if payload is None else payload.path
+
+
 @lru_cache(maxsize=2)
 def load_predictor(config: str, weights: str) -> Predictor:
     """Build a system once; the two used last are kept."""
@@ -92,7 +102,7 @@ def build_page() -> gr.Blocks:
         gr.Markdown("## Segment anything you can name\n`;` separates classes, `,` synonyms of one class.")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
+                picture = PictureFile(type="filepath", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
                 classes = gr.Textbox(label="Classes", placeholder="dog, puppy; road; sky", elem_id="classes")
                 background = gr.Textbox(
                     label="Background words", placeholder="wall; grass (CLIPer only, may be empty)", elem_id="background"
@@ -101,7 +111,9 @@ def build_page() -> gr.Blocks:
                     score = gr.Slider(0, 1, 0, step=0.01, label="Class threshold", info="classes below it are left out")
                     pixel = gr.Slider(0, 1, 0, step=0.01, label="Pixel threshold", info="pixels below it get no class")
                 system = gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="System")
-                weights = gr.Textbox(label="Weights", placeholder="checkpoint file of the system; may be empty")
+                weights = gr.Textbox(
+                    label="Weights", placeholder="checkpoint file of the system; may be empty", elem_id="weights"
+                )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column():
                 picture_out = gr.Image(label="Result", format="png", interactive=False, elem_id="overlay")

@@ -36,16 +36,6 @@ TRAINED = {"HyperCLIP (quickstart, trained by run_train_test.sh)": "output/quick
 """Checkpoints that systems use when no other is given."""
 
 
-class PictureFile(gr.Image):
-    """Gradio's picture input, handing on the file as it was uploaded: our own reader turns, converts and reports."""
-
-    is_template = True  # shown as gr.Image
-
-    def preprocess(self, payload: gr.data_classes.FileData | None) -> str | None:
-        """Path of the uploaded file."""
-        return None if payload is None else payload.path
-
-
 @lru_cache(maxsize=2)
 def load_predictor(config: str, weights: str) -> Predictor:
     """Build a system once; the two used last are kept."""
@@ -102,7 +92,9 @@ def build_page() -> gr.Blocks:
         gr.Markdown("## Segment anything you can name\n`;` separates classes, `,` synonyms of one class.")
         with gr.Row():
             with gr.Column():
-                picture = PictureFile(type="filepath", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
+                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
+                # The file as it was uploaded: our own reader turns and converts it, and says what is wrong with it.
+                picture.preprocess = lambda payload: None if payload is None else payload.path
                 classes = gr.Textbox(label="Classes", placeholder="dog, puppy; road; sky", elem_id="classes")
                 background = gr.Textbox(
                     label="Background words", placeholder="wall; grass (CLIPer only, may be empty)", elem_id="background"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job: set up what is missing, train, evaluate, draw.
+# The main job: set up what is missing, train HyperCLIP, evaluate it and the training-free CLIPer, draw.
 #
 #   bash run_train_test.sh                                        the embedded quickstart: no download, two CPU cores
 #   bash run_train_test.sh CONFIG NUM_GPUS OUTPUT [KEY VALUE …]   train a config and evaluate it, e.g.
@@ -42,10 +42,15 @@ stage() {
 stage dense_clip --eval-only
 stage frozen_clip $resume
 stage hyperclip $resume
+stage clip_last_layer --eval-only
+stage cliper_fusion --eval-only
+stage cliper --eval-only
 "$python" tools/visualize.py --config-file configs/quickstart/hyperclip.yaml --dataset tinyscenes_val_unseen \
     --output "$output/pictures" --limit 12 --opts MODEL.WEIGHTS "$output/hyperclip/model_final.pth"
 echo
-echo "mIoU in percent, one seed (the README has the mean of three):"
+echo "mIoU in percent, one seed (the README has the mean of three; CLIPer is training-free and uses a CLIP of its own):"
 "$python" tools/compare_runs.py --json "$output/results.json" "Plain dense CLIP=$output/dense_clip" \
-    "Head on frozen CLIP=$output/frozen_clip" "HyperCLIP=$output/hyperclip"
+    "Head on frozen CLIP=$output/frozen_clip" "HyperCLIP=$output/hyperclip" \
+    "CLIPer: CLIP's last layer=$output/clip_last_layer" "CLIPer: early-layer fusion=$output/cliper_fusion" \
+    "CLIPer: fusion and refinement=$output/cliper"
 echo "Rows: $output/results.json. Pictures (input, truth, prediction, legend) of unseen classes: $output/pictures"

@@ -1,0 +1,50 @@
+"""CLIPer's quickstart in small: evaluation through the users' command, on one and two processes, and the demo."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .test_quickstart import root, run  # noqa: F401  (root is a fixture)
+
+CONFIGS = ["clip_last_layer", "cliper_fusion", "cliper"]
+
+
+def evaluate(root, output, config, *arguments, processes=1):  # noqa: F811
+    common = ["--config-file", f"configs/quickstart/{config}.yaml", "--eval-only", "--num-gpus", processes]
+    common += ["OUTPUT_DIR", output, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
+    run(root, "tools/train_net.py", *common, *arguments)
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_evaluation(root, tmp_path, config):  # noqa: F811
+    content = evaluate(root, tmp_path, config)
+    assert set(content["results"]) == {"tinyscenes_val_seen", "tinyscenes_val_unseen"}
+    assert all(r["images"] == 6 and 0 < r["pACC"] <= 100 for r in content["results"].values())
+    refiner = content["inference"]["cliper"]["REFINER"]["NAME"]
+    assert content["model"]["architecture"] == "CLIPer" and refiner == ("diffusion" if config == "cliper" else "none")
+
+
+def test_two_processes_count_each_image_once(root, tmp_path):  # noqa: F811
+    """Six images in batches of four on two processes: no padding, and exactly the scores of one process."""
+    arguments = ["TEST.IMS_PER_BATCH", 4, "DATASETS.TEST", "('tinyscenes_val_unseen',)"]
+    one = evaluate(root, tmp_path / "one", "cliper", *arguments)["results"]
+    two = evaluate(root, tmp_path / "two", "cliper", *arguments, processes=2)["results"]
+    assert one["tinyscenes_val_unseen"]["images"] == two["tinyscenes_val_unseen"]["images"] == 6
+    for key, value in one["tinyscenes_val_unseen"].items():
+        assert two["tinyscenes_val_unseen"][key] == pytest.approx(value, abs=0.2), key
+
+
+def test_demo_with_thresholds_and_negatives(root, tmp_path):  # noqa: F811
+    images = root / "tinyscenes/val_unseen/images"
+    run(
+        root, "demo/demo.py", "--config-file", "configs/quickstart/cliper.yaml", "--input", images, "--output", tmp_path,
+        "--vocabulary", "red plain circle; blue striped star", "--negatives", "grey ground",
+        "--opts", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.BACKGROUND_THRESHOLD", 0.8,
+    )  # fmt: skip
+    maps = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("*_labels.png"))]
+    assert len(maps) == 6 and set(np.unique(maps)) <= {0, 1, 255} and 255 in np.unique(maps)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 setup(
     name="hyperclip",
     version="0.1.0",
-    description="Open-vocabulary semantic segmentation on Detectron2",
+    description="HyperCLIP and CLIPer: open-vocabulary semantic segmentation on Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

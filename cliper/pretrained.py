@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,13 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
     Raises:
         FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had from the network.
         ValueError: a part that cannot be read.
+        ImportError: diffusers or transformers is not installed.
     """
+    if importlib.util.find_spec("diffusers") is None or importlib.util.find_spec("transformers") is None:
+        raise ImportError(
+            "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip install -e '.[diffusion]' in the "
+            "repository, or set that key to 'none'"
+        )
     folder, source = locate(model, revision)
     index = _read_index(folder)
     has_text = any(index.get(part, [None])[0] for part in TEXT_PARTS)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
 from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
+from hyperclip.engine.checkpointing import write_atomically
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -117,12 +117,6 @@ def zero_shot_accuracy(model: torch.nn.Module, tokenizer, world: str, seed: int,
     best = (model.encode_image(to_input(torch.from_numpy(pictures))) @ text.t()).argmax(-1)
     model.train()
     return 100.0 * float(shows[np.arange(images), best.numpy()].mean())
-
-
-def write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> None:

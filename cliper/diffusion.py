@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.files import write_atomically
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps

@@ -26,7 +26,7 @@ from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.registry import IMAGE_SUFFIXES
-from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.files import write_atomically
 from hyperclip.predictor import Prediction, Predictor
 from hyperclip.visualization import BACKGROUND, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary, load_vocabulary

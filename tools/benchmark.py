@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps  # noqa: E402
-from hyperclip.engine.checkpointing import write_atomically  # noqa: E402
+from hyperclip.files import write_atomically  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from torch import Tensor  # noqa: E402
 

@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from hyperclip.engine.checkpointing import write_atomically
 from hyperclip.evaluation.report import comparison_table, result_rows
+from hyperclip.files import write_atomically
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
 from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
-from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.files import write_atomically
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel

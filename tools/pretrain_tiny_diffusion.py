@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from hyperclip.data.tinyscenes import SCENE_SIZE, SPLITS, render_scene
-from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.files import write_atomically
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.labels import read_label
-from hyperclip.engine.checkpointing import write_atomically
+from hyperclip.files import write_atomically
 from hyperclip.predictor import Predictor
 from hyperclip.visualization import BACKGROUND, comparison
 from PIL import Image

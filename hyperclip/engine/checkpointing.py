@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..files import write_atomically
 from .published import convert_published, is_published
 
 logger = logging.getLogger(__name__)
@@ -110,20 +110,6 @@ class StrictCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", target)
         write_atomically(target, lambda temporary: torch.save(data, temporary))
         self.tag_last_checkpoint(target.name)
-
-
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(path)`` on a temporary file next to ``target``, then rename it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _first(items: list[str], count: int = 10) -> str:

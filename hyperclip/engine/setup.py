@@ -12,7 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .checkpointing import write_atomically
+from ..files import write_atomically
 
 MAY_DIFFER = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""

@@ -27,7 +27,8 @@ from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the
 from ..adapters import parameter_table
 from ..data import SemSegMapper
 from ..evaluation import SemSegEvaluator
-from .checkpointing import StrictCheckpointer, write_atomically
+from ..files import write_atomically
+from .checkpointing import StrictCheckpointer
 from .optimizer import build_optimizer
 from .vocabularies import test_vocabulary, train_vocabulary
 

@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from hyperclip.adapters import adapters
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, load_strictly, read_checkpoint
-from hyperclip.engine.checkpointing import write_atomically
 from hyperclip.engine.published import convert_published, is_published
+from hyperclip.files import write_atomically
 
 
 def tiny(*overrides):

@@ -136,13 +136,14 @@ def build_model(world: str, seed: int) -> torch.nn.Module:
     return open_clip.model.CLIP(config["embed_dim"], vision, text)
 
 
-def take_image_tower(model: torch.nn.Module, folder: Path) -> None:
-    """Start from the image tower of another model folder; its position embeddings are resized."""
-    state = {k.removeprefix("visual."): v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
-    state = {k: state[k] for k in model.visual.state_dict()}
-    grid = model.visual.grid_size
-    state["positional_embedding"] = resize_positions(state["positional_embedding"], grid, mode="bilinear")
-    model.visual.load_state_dict(state)
+def start_from(model: torch.nn.Module, folder: Path) -> None:
+    """Take over another model folder's image tower, its position embeddings resized, and its text tower if it is as wide."""
+    state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
+    positions = "visual.positional_embedding"
+    state[positions] = resize_positions(state[positions], model.visual.grid_size, mode="bilinear")
+    own = model.state_dict()
+    same_text = all(state[k].shape == v.shape for k, v in own.items())
+    model.load_state_dict({k: state[k] if same_text or k.startswith("visual.") else v for k, v in own.items()})
 
 
 def main() -> None:
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the pictures show")
     parser.add_argument("--value-loss", type=float, default=0.0, help="share of the loss on the last block's values, 0..1")
-    parser.add_argument("--init", type=Path, help="start from the image tower of this model folder")
+    parser.add_argument("--init", type=Path, help="start from this model folder's towers")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
     parser.add_argument("--batch", type=int, default=256)
@@ -162,7 +163,7 @@ def main() -> None:
 
     model = build_model(args.world, args.seed).train()
     if args.init is not None:
-        take_image_tower(model, args.init)
+        start_from(model, args.init)
     tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]

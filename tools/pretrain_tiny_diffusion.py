@@ -141,6 +141,7 @@ def export(unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namesp
     for copy, part in zip(copies, (unet, vae), strict=True):
         copy.load_state_dict(part.state_dict())
         copy.half()
+    copies[1].register_to_config(scaling_factor=vae.config.scaling_factor)  # from_config falls back to the default
     pipeline = StableDiffusionPipeline(
         unet=copies[0], vae=copies[1], scheduler=DDIMScheduler(**SCHEDULER), text_encoder=None, tokenizer=None,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,

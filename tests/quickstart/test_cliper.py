@@ -44,7 +44,7 @@ def test_demo_with_thresholds_and_negatives(root, tmp_path):  # noqa: F811
     run(
         root, "demo/demo.py", "--config-file", "configs/quickstart/cliper.yaml", "--input", images, "--output", tmp_path,
         "--vocabulary", "red plain circle; blue striped star", "--negatives", "grey ground",
-        "--opts", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.BACKGROUND_THRESHOLD", 0.8,
+        "--opts", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.BACKGROUND_THRESHOLD", 0.7,
     )  # fmt: skip
     maps = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("*_labels.png"))]
     assert len(maps) == 6 and set(np.unique(maps)) <= {0, 1, 255} and 255 in np.unique(maps)

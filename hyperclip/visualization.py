@@ -52,7 +52,9 @@ def label_image(labels: np.ndarray, classes: int) -> Image.Image:
     index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
     image = Image.fromarray(index)
     if not wide:
-        image.putpalette(palette(classes).ravel().tolist())
+        colors = np.zeros((256, 3), np.uint8)  # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
+        colors[:classes] = palette(classes)
+        image.putpalette(colors.ravel().tolist())
     return image
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from hyperclip.adapters import adapters, merge, parameter_table
 from hyperclip.config import load_config
 from hyperclip.data import vocabulary_of
 from hyperclip.predictor import Predictor
-from hyperclip.visualization import BACKGROUND, comparison, overlay, palette
+from hyperclip.visualization import BACKGROUND, comparison, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary
+from PIL import Image
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 
@@ -134,3 +137,12 @@ def test_pictures():
     row = comparison(image, labels, np.ones_like(labels), names)
     assert row.shape[1] > 900
     assert len({tuple(c) for c in palette(150)}) == 150
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 16, 17, 254, 255, 400])
+def test_label_images_keep_every_value(classes):
+    labels = np.array([[BACKGROUND, 0], [classes - 1, classes // 2]])
+    file = io.BytesIO()
+    label_image(labels, classes).save(file, format="PNG")
+    read = np.asarray(Image.open(file)).astype(int)
+    assert (np.where(read == (65535 if classes >= 255 else 255), BACKGROUND, read) == labels).all()

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
-from hyperclip.data.tinyscenes import class_names, render_captioned_scene, render_object
+from hyperclip.data.tinyscenes import class_names, render_captioned
 from hyperclip.files import write_atomically
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
@@ -42,14 +42,6 @@ MODEL_CFG = {
 TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "a picture of one {}")
 
 
-def render(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """A picture of one of the two worlds and the phrases of what it shows."""
-    if world == "scenes":
-        return render_captioned_scene(seed, index)
-    image, phrase = render_object(seed, index)
-    return image, [phrase]
-
-
 class Captioned(torch.utils.data.IterableDataset):
     """Endless stream of batches: images uint8 (B, S, S, 3) and which of the 90 phrases each shows, bool (B, 90)."""
 
@@ -59,7 +51,7 @@ class Captioned(torch.utils.data.IterableDataset):
     def __iter__(self):
         while True:
             start = self.step * self.batch
-            yield as_batch([render(self.world, self.seed, start + i) for i in range(self.batch)])
+            yield as_batch([render_captioned(self.world, self.seed, start + i) for i in range(self.batch)])
             self.step += 1
 
 
@@ -79,8 +71,7 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, shows: torch.Tenso
     """Symmetric InfoNCE in which equal captions count as one and all captions of a picture as its positives.
 
     Args:
-        image: unit features (B, D).
-        text: unit features of the distinct captions (T, D).
+        image, text: unit features of the pictures (B, D) and of the distinct captions (T, D).
         shows: which captions are each picture's, bool (B, T), at least one in every row and column.
         scale: inverse temperature, scalar.
     """
@@ -103,9 +94,8 @@ def encode_twice(visual: VisionTransformer, images: torch.Tensor) -> tuple[torch
     d = x.shape[-1]
     patches = last.ln_1(x[:, 1:]).mean(dim=1)
     values = F.linear(patches, last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
-    tokens = residual_block(last, x)[:, 0], last.attn.out_proj(values)
-    own, pooled = (visual.ln_post(t) @ visual.proj for t in tokens)
-    return own, pooled
+    own, pooled = residual_block(last, x)[:, 0], last.attn.out_proj(values)
+    return visual.ln_post(own) @ visual.proj, visual.ln_post(pooled) @ visual.proj
 
 
 @torch.no_grad()
@@ -113,7 +103,7 @@ def zero_shot_accuracy(model: torch.nn.Module, tokenizer, world: str, seed: int,
     """Share of held-out pictures of which the phrase ranked first among all 90 is true, in percent."""
     model.eval()
     text = F.normalize(model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()])), dim=-1)
-    pictures, shows = as_batch([render(world, seed + 1_000_000, i) for i in range(images)])
+    pictures, shows = as_batch([render_captioned(world, seed + 1_000_000, i) for i in range(images)])
     best = (model.encode_image(to_input(torch.from_numpy(pictures))) @ text.t()).argmax(-1)
     model.train()
     return 100.0 * float(shows[np.arange(images), best.numpy()].mean())
@@ -127,13 +117,6 @@ def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> No
     write_atomically(output / "open_clip_model.safetensors", lambda p: save_file(weights, str(p)))
     for name, content in (("open_clip_config.json", config), ("pretraining.json", record)):
         write_atomically(output / name, lambda p, c=content: p.write_text(json.dumps(c, indent=2) + "\n"))
-
-
-def build_model(world: str, seed: int) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    config = MODEL_CFG[world]
-    vision, text = open_clip.model.CLIPVisionCfg(**config["vision_cfg"]), open_clip.model.CLIPTextCfg(**config["text_cfg"])
-    return open_clip.model.CLIP(config["embed_dim"], vision, text)
 
 
 def start_from(model: torch.nn.Module, folder: Path) -> None:
@@ -154,20 +137,20 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="start from this model folder's towers")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    for flag, kind, default in (("--batch", int, 256), ("--lr", float, 1e-3), ("--seed", int, 0)):
+        parser.add_argument(flag, type=kind, default=default)
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
     state_file = args.output / "state.pt"
 
-    model = build_model(args.world, args.seed).train()
+    torch.manual_seed(args.seed)
+    config = MODEL_CFG[args.world]
+    vision, text = open_clip.CLIPVisionCfg(**config["vision_cfg"]), open_clip.CLIPTextCfg(**config["text_cfg"])
+    model = open_clip.CLIP(config["embed_dim"], vision, text).train()
     if args.init is not None:
         start_from(model, args.init)
     tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": [p for p in model.parameters() if (p.ndim >= 2) == decay], "weight_decay": 0.05 * decay}
+              for decay in (True, False)]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     first, spent = 0, 0.0
     if state_file.exists():
@@ -179,15 +162,12 @@ def main() -> None:
     stream = iter(torch.utils.data.DataLoader(pictures, batch_size=None, num_workers=1))
     tokens = {t: tokenizer([t.format(n) for n in class_names()]) for t in TEMPLATES}
     start = time.time() - spent
-
     last = min(args.stop_after, args.steps)
     for step in range(first, last):
-        warm = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+            group["lr"] = args.lr * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         images, shows = next(stream)
-        present = shows.any(dim=0)
-        template = TEMPLATES[step % len(TEMPLATES)]
+        present, template = shows.any(dim=0), TEMPLATES[step % len(TEMPLATES)]
         # On short sequences the plain attention kernel's backward is far faster than the fused one.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             embeddings = encode_twice(model.visual, to_input(images))
@@ -199,20 +179,18 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
+        model.logit_scale.data.clamp_(0, math.log(100))
         done = step + 1
         if done % 50 == 0:
-            both = " ".join(f"{x.item():.3f}" for x in losses)
-            print(f"step {done} loss {both} seconds {time.time() - start:.0f}", flush=True)
+            print(f"step {done} losses {[round(x.item(), 3) for x in losses]} seconds {time.time() - start:.0f}", flush=True)
         if done % 500 == 0 or done == last:
             accuracy = zero_shot_accuracy(model, tokenizer, args.world, args.seed)
             print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
             seconds = time.time() - start
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "seconds": seconds}
             write_atomically(state_file, lambda p, s=state: torch.save(s, p))
-            record = {"command": " ".join(["python", *sys.argv]), **vars(args), "output": str(args.output)}
-            record |= {"init": str(args.init or "")}
+            paths = {"output": str(args.output), "init": str(args.init or "")}
+            record = {"command": " ".join(["python", *sys.argv]), **vars(args), **paths}
             record |= {"steps_done": done, "seconds": round(seconds), "zero_shot_accuracy_percent": round(accuracy, 2)}
             export(model, args.output, args.world, record)
     state_file.unlink(missing_ok=True)

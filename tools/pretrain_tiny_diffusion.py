@@ -106,8 +106,7 @@ class Phase:
         if mine["step"]:
             optimizer.load_state_dict(mine["optimizer"])
         torch.manual_seed(args.seed + mine["step"])
-        start, running = time.time() - mine["seconds"], mine["loss"]
-        crops = Crops(args.seed, mine["step"], self.every, args.scenes)
+        start, running, crops = time.time() - mine["seconds"], mine["loss"], Crops(args.seed, mine["step"], self.every, args.scenes)
         stream = iter(torch.utils.data.DataLoader(crops, batch_size=None, num_workers=1))
         for done in range(mine["step"] + 1, self.stop + 1):
             for group in optimizer.param_groups:
@@ -139,8 +138,7 @@ def export(unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namesp
     """Replace ``<output>``'s model by one in diffusers' format, float16, with ``pretraining.json``."""
     copies = [type(part).from_config(part.config) for part in (unet, vae)]
     for copy, part in zip(copies, (unet, vae), strict=True):
-        copy.load_state_dict(part.state_dict())
-        copy.half()
+        copy.half().load_state_dict(part.state_dict())
     copies[1].register_to_config(scaling_factor=vae.config.scaling_factor)  # from_config falls back to the default
     pipeline = StableDiffusionPipeline(
         unet=copies[0], vae=copies[1], scheduler=DDIMScheduler(**SCHEDULER), text_encoder=None, tokenizer=None,
@@ -166,16 +164,18 @@ def main() -> None:
     parser.add_argument("--unet-steps", type=int, default=4000, help="length of the UNet's cosine schedule")
     parser.add_argument("--stop-after", type=int, default=2500, help="steps of it that are run")
     parser.add_argument("--scenes", type=int, default=4, help="scenes of a step")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    for flag, kind, default in (("--lr", float, 1e-3), ("--seed", int, 0)):
+        parser.add_argument(flag, type=kind, default=default)
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "state.pt"
     state = torch.load(file, weights_only=True) if file.exists() else {}
 
+    def save_state() -> None:
+        write_atomically(file, lambda path: torch.save(state, path))
+
     torch.manual_seed(args.seed)
     first = Phase("vae", AutoencoderKL(**VAE), args.vae_steps, args.vae_steps, 10**9, state)
-    first.run(lambda images: reconstruction_loss(first.model, images), args, lambda: save_state(file, state))
+    first.run(lambda images: reconstruction_loss(first.model, images), args, save_state)
     vae = first.average.module.requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scale(vae, args.seed))
 
@@ -189,15 +189,11 @@ def main() -> None:
         return denoising_loss(second.model, scheduler, latents)
 
     def save() -> None:
-        save_state(file, state)
+        save_state()
         export(second.average.module, vae, args, state)
 
     second.run(loss_of, args, save)
     file.unlink()
-
-
-def save_state(file: Path, state: dict) -> None:
-    write_atomically(file, lambda path: torch.save(state, path))
 
 
 if __name__ == "__main__":

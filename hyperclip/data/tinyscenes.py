@@ -194,3 +194,17 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
     _paint(image, mask, phrase, radius, rng)
     return _finish(image, rng), phrase
+
+
+def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
+    """A captioned picture of one of the two pre-training worlds, "objects" or "scenes", and the phrases of what it shows.
+
+    Raises:
+        ValueError: another world.
+    """
+    if world == "scenes":
+        return render_captioned_scene(seed, index)
+    if world != "objects":
+        raise ValueError(f"pre-training world: got {world!r}, expected 'objects' or 'scenes'")
+    image, phrase = render_object(seed, index)
+    return image, [phrase]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from cliper.pretrained import load_diffusion
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
-from hyperclip.data.tinyscenes import SPLITS, class_names, render_captioned_scene, render_object, render_scene
+from hyperclip.data.tinyscenes import SPLITS, class_names, render_captioned, render_scene
 from PIL import Image
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
@@ -94,14 +95,7 @@ def first_choices(folder, render):
 def test_shipped_clips_are_what_their_records_say(name):
     folder = Path("configs/quickstart") / name
     record = json.loads((folder / "pretraining.json").read_text())
-    seed = record["seed"] + 1_000_000
-
-    def render(index):
-        if record.get("world") == "scenes":
-            return render_captioned_scene(seed, index)
-        image, phrase = render_object(seed, index)
-        return image, [phrase]
-
+    render = partial(render_captioned, record.get("world", "objects"), record["seed"] + 1_000_000)
     assert first_choices(folder, render) == pytest.approx(record["zero_shot_accuracy_percent"], abs=5)
 
 

@@ -3,7 +3,9 @@
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
     python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip --value-loss 0.5 \\
-        --batch 64 --lr 0.0005 --steps 2500 --output configs/quickstart/tiny_scene_clip
+        --batch 64 --lr 0.0005 --steps 2500 --output output/tiny_scene_clip
+    python tools/pretrain_tiny_clip.py --world scenes --init output/tiny_scene_clip --value-loss 0.5 \\
+        --batch 64 --lr 0.0005 --steps 1500 --seed 1 --output configs/quickstart/tiny_scene_clip
 
 No mask is ever used. Pictures are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
 scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder in open_clip's

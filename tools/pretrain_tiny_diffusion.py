@@ -106,8 +106,9 @@ class Phase:
         if mine["step"]:
             optimizer.load_state_dict(mine["optimizer"])
         torch.manual_seed(args.seed + mine["step"])
-        start, running, crops = time.time() - mine["seconds"], mine["loss"], Crops(args.seed, mine["step"], self.every, args.scenes)
-        stream = iter(torch.utils.data.DataLoader(crops, batch_size=None, num_workers=1))
+        start, running = time.time() - mine["seconds"], mine["loss"]
+        pictures = Crops(args.seed, mine["step"], self.every, args.scenes)
+        stream = iter(torch.utils.data.DataLoader(pictures, batch_size=None, num_workers=1))
         for done in range(mine["step"] + 1, self.stop + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(done / 100, 0.52 + 0.48 * math.cos(math.pi * done / self.steps))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -74,7 +75,7 @@ def segment(
         predictor = load_predictor(SYSTEMS[system], weights.strip() or _trained(system))
         predictor.set_image(image)
         prediction = predict(predictor, vocabulary, score, pixel)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise gr.Error(str(error)) from error
     file = Path(tempfile.mkdtemp(prefix="labels-")) / "labels.png"
     label_image(prediction.labels, len(vocabulary)).save(file)
@@ -84,6 +85,20 @@ def segment(
 def _trained(system: str) -> str:
     path = TRAINED.get(system, "")
     return path if path and Path(path).is_file() else ""
+
+
+def offer_first(configs: list[str]) -> None:
+    """Put configs, relative to where the program was started, before the quickstart's systems.
+
+    Raises:
+        FileNotFoundError: a file that does not exist.
+    """
+    for config in configs:
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"--config-file: got {config!r}, which does not exist. The shipped ones are in configs/")
+    known = {config: str(Path(config).resolve()) for config in configs} | SYSTEMS
+    SYSTEMS.clear()
+    SYSTEMS.update(known)
 
 
 def build_page() -> gr.Blocks:
@@ -121,11 +136,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args()
+    offer_first(arguments.config_file)
     os.chdir(ROOT)
-    added = {config: config for config in arguments.config_file}
-    known = dict(SYSTEMS)
-    SYSTEMS.clear()
-    SYSTEMS.update(added | known)
     fonts = ["system-ui", "sans-serif"]
     build_page().launch(
         server_name="127.0.0.1", server_port=arguments.port, share=arguments.share,
@@ -134,4 +146,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import shutil
@@ -154,3 +155,16 @@ def test_wrong_weights_give_a_message(page, scene):
     fill(page, "weights", "nothing.pth")
     press(page)
     assert "CLIPer is training-free" in message(page)
+
+
+def test_configs_are_found_from_where_the_program_was_started(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("app", ROOT / "demo" / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
+    app.offer_first(["mine.yaml"])
+    assert list(app.SYSTEMS)[0] == "mine.yaml" and app.SYSTEMS["mine.yaml"] == str(tmp_path / "mine.yaml")
+    assert len(app.SYSTEMS) == 3
+    with pytest.raises(FileNotFoundError, match="got 'none.yaml', which does not exist"):
+        app.offer_first(["none.yaml"])

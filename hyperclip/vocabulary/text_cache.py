@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from ..clip.text import Tokenizer, encode_text, tokenize
 from .vocabulary import Vocabulary
 
-SYNONYM_RULES = ("first", "mean")
+SYNONYM_RULES = ("first", "mean", "max")
 
 
 class TextEmbedder:
     """Unit embeddings of a vocabulary's classes.
 
     A class's embedding is the normalised mean of the normalised embeddings of its prompts: every template with the
-    first synonym ("first", as released) or with every synonym ("mean"). Without gradients results are cached by
+    first synonym ("first", as released) or with every synonym ("mean"). With "max" every synonym has an embedding of its
+    own, and a class scores what its best synonym scores: see :meth:`class_of`. Without gradients results are cached by
     (classes, version counter of every weight of the text tower), so that a training step drops what it made stale.
 
     Args:
         templates: sentences with one ``{}``.
-        synonyms: "first" or "mean".
+        synonyms: "first", "mean" or "max".
         capacity: vocabularies kept.
     """
 
@@ -38,33 +39,46 @@ class TextEmbedder:
         self._embeddings: OrderedDict[tuple, Tensor] = OrderedDict()
 
     def prompts(self, vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
-        """All prompts of a vocabulary and the class of each."""
-        prompts, owners = [], []
-        for i, synonyms in enumerate(vocabulary.classes):
-            for name in synonyms if self.synonyms == "mean" else synonyms[:1]:
+        """All prompts of a vocabulary and the embedding that each belongs to."""
+        prompts, owners, rows = [], [], 0
+        for synonyms in vocabulary.classes:
+            for i, name in enumerate(synonyms[:1] if self.synonyms == "first" else synonyms):
+                rows += i == 0 or self.synonyms == "max"
                 prompts += [template.format(name) for template in self.templates]
-                owners += [i] * len(self.templates)
+                owners += [rows - 1] * len(self.templates)
         return prompts, owners
 
+    def class_of(self, vocabulary: Vocabulary) -> list[int] | None:
+        """The class of each embedding, ascending; None where there is one for each class."""
+        if self.synonyms != "max" or all(len(synonyms) == 1 for synonyms in vocabulary.classes):
+            return None
+        return [k for k, synonyms in enumerate(vocabulary.classes) for _ in synonyms]
+
     def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
-        """Unit embeddings (T, C) of the classes, with gradient where gradients are enabled.
+        """Unit embeddings (T, C) of the classes, or of their synonyms, with gradient where gradients are enabled.
 
         Args:
             only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t, C).
         Raises:
-            ValueError: a name that does not fit into the text context.
+            ValueError: a name that does not fit into the text context, or "max" in training with a class of two synonyms.
         """
         tokens, owners = self._tokenized(clip, vocabulary)
+        rows = int(owners[-1]) + 1
+        if rows > len(vocabulary) and (only is not None or torch.is_grad_enabled()):
+            raise ValueError(
+                f"MODEL.SYNONYMS 'max': vocabulary {vocabulary.name!r} has {rows} synonyms of {len(vocabulary)} classes, which "
+                "is for evaluation only. Train with 'first' or 'mean'"
+            )
         if torch.is_grad_enabled() and any(p.requires_grad for p in _text_parameters(clip)):
             if only is None:
-                return self._embed(clip, tokens, owners, len(vocabulary))
+                return self._embed(clip, tokens, owners, rows)
             wanted = torch.isin(owners, only)
             return self._embed(clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only))
         version = tuple((p.data_ptr(), p._version) for p in _text_parameters(clip))
         key = (vocabulary.classes, version)
         if key not in self._embeddings:
             with torch.no_grad():
-                _remember(self._embeddings, key, self._embed(clip, tokens, owners, len(vocabulary)), self.capacity)
+                _remember(self._embeddings, key, self._embed(clip, tokens, owners, rows), self.capacity)
         return self._embeddings[key] if only is None else self._embeddings[key][only]
 
     def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
@@ -76,11 +90,11 @@ class TextEmbedder:
             _remember(self._tokens, key, (tokens.to(device), torch.tensor(owners, device=device)), self.capacity)
         return self._tokens[key]
 
-    def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, classes: int) -> Tensor:
+    def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
         embeddings = F.normalize(encode_text(clip, tokens), dim=-1)
-        if len(owners) == classes:
+        if len(owners) == rows:
             return embeddings
-        total = embeddings.new_zeros(classes, embeddings.shape[1]).index_add(0, owners, embeddings)
+        total = embeddings.new_zeros(rows, embeddings.shape[1]).index_add(0, owners, embeddings)
         return F.normalize(total, dim=-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LISTS = Path(__file__).parent / "lists"
@@ -17,14 +17,17 @@ class Vocabulary:
         classes: T tuples of synonyms.
         name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
+        background: names that are prompted like classes while predictions of them count as background.
     Raises:
-        ValueError: no class, an empty name, two classes of the same synonyms, or a negative that is also a class.
+        ValueError: no class, an empty name, two classes of the same synonyms, or a negative or background word that is
+            also a class.
     """
 
     classes: tuple[tuple[str, ...], ...]
     name: str = "custom"
     version: str = ""
     negatives: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -39,12 +42,14 @@ class Vocabulary:
                     "Remove one, or make them one class"
                 )
             seen[synonyms] = i
-        both = [n for n in self.negatives if any(n in synonyms for synonyms in self.classes)]
-        if both or not all(n.strip() for n in self.negatives):
-            raise ValueError(
-                f"vocabulary {self.name!r}: negatives {list(self.negatives)}: "
-                + (f"{both[0]!r} is also a class; remove one of the two" if both else "one is empty")
-            )
+        for kind in ("negatives", "background"):
+            words = getattr(self, kind)
+            both = [word for word in words if any(word in synonyms for synonyms in self.classes)]
+            if both or not all(word.strip() for word in words):
+                raise ValueError(
+                    f"vocabulary {self.name!r}: {kind} {list(words)}: "
+                    + (f"{both[0]!r} is also a class; remove one of the two" if both else "one is empty")
+                )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -53,6 +58,10 @@ class Vocabulary:
     def names(self) -> list[str]:
         """First synonym of every class."""
         return [synonyms[0] for synonyms in self.classes]
+
+    def with_background_prompts(self) -> Vocabulary:
+        """The classes followed by a class for each background word: what a model is asked when those are folded."""
+        return replace(self, classes=(*self.classes, *((word,) for word in self.background)), background=())
 
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
@@ -73,7 +82,7 @@ class Vocabulary:
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
         """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}``, optionally with
-        "negatives", or a plain list of names.
+        "negatives" and "background", or a plain list of names.
 
         Raises:
             FileNotFoundError: no such file. ValueError: not one of the two forms.
@@ -94,7 +103,8 @@ class Vocabulary:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            return cls(classes, content["name"], content["version"], tuple(map(str, content.get("negatives", ()))))
+            others = {kind: tuple(map(str, content.get(kind, ()))) for kind in ("negatives", "background")}
+            return cls(classes, content["name"], content["version"], **others)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "

@@ -154,7 +154,7 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
     """For each entry of ``rounds``, ascending, the fused map (B, K, T, T) after that many Sinkhorn rounds.
 
     A round divides by the column sums, then by the row sums; the result is symmetrised, each column's mean is
-    subtracted, negative entries are cut, and rows are normalised. ``total`` is overwritten.
+    subtracted, negative entries are cut, and rows are normalised; a row with none left stays 0. ``total`` is overwritten.
     """
     done, fused = 0, None
     for wanted in rounds:
@@ -167,7 +167,7 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
             level = fused.mean(dim=-2, keepdim=True) if options.center == "mean" else fused.amax(dim=-2, keepdim=True)
             fused -= options.center_scale * level
             fused.clamp_(min=0)
-            fused /= fused.sum(dim=-1, keepdim=True)
+            fused /= fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
         yield fused
 
 

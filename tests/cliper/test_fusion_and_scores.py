@@ -34,12 +34,20 @@ def literal_maps(total, rounds):
 
 
 def test_fused_maps():
-    total = torch.rand(2, 3, 9, 9, dtype=torch.float64) ** 4
+    total = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
     options = FusionOptions()
     for rounds, made in zip([0, 1, 2, 5], fused_maps(total.clone(), [0, 1, 2, 5], options), strict=True):
         torch.testing.assert_close(made, literal_maps(total, rounds))
         torch.testing.assert_close(made.sum(-1), torch.ones(2, 3, 9, dtype=torch.float64))
         assert (made >= 0).all()
+
+
+def test_a_row_that_is_cut_entirely_stays_zero():
+    total = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+    total[..., 0, :] = total[..., :, 0] = 0.1  # below the mean of every column
+    (fused,) = fused_maps(total, [0], FusionOptions())
+    assert not fused[0, 0, 0].any() and torch.isfinite(fused).all()
+    torch.testing.assert_close(fused[0, 0, 1:].sum(-1), torch.ones(2, dtype=torch.float64))
 
 
 def test_a_fixed_number_of_rounds_uses_one_map_for_all_layers(visual, images):

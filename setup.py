@@ -15,7 +15,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hyperclip", "hyperclip.*", "cliper", "cliper.*"]),
-    package_data={"hyperclip.vocabulary": ["lists/*.json"]},
+    package_data={
+        "hyperclip.data": ["*.json"],
+        "hyperclip.evaluation": ["*.json"],
+        "hyperclip.vocabulary": ["lists/*.json"],
+    },
     # Detectron2 is not on PyPI under its own name: tools/setup.sh installs it, or use your own build.
     install_requires=[
         "torch>=2.4",

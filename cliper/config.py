@@ -19,7 +19,8 @@ def add_cliper_config(cfg: CfgNode) -> None:
     node.WINDOW = 0  # side of the crops whose predictions are averaged with the whole picture's, in pixels; 0 = none
     node.WINDOW_STRIDE = 112  # distance of neighbouring crops
 
-    node.PROTOCOL = "abstain"  # "abstain": pixels below the thresholds get no class; "argmax": every pixel gets one
+    # Where no background exists, "abstain" leaves pixels below the thresholds without a class, "argmax" gives all of them one.
+    node.PROTOCOL = "abstain"
     node.SCORE_THRESHOLD = 0.0  # classes whose score is not above this are left out (scores reach about 2)
     node.BACKGROUND_THRESHOLD = 0.0  # pixels below this get no class; 0 = a background score (1 - best)^2 competes
     node.NORMALIZE = False  # scale each class's map to 0..1 before the thresholds

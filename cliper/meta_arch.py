@@ -91,7 +91,7 @@ class CLIPer(nn.Module):
         self.clip, self.text, self.refiner, self.proxy = clip.eval().requires_grad_(False), text, refiner, proxy
         self.fusion, self.labels, scores = fusion or FusionOptions(), labels or LabelOptions(), scores or ScoreOptions()
         self.scores = scores if scores.logit_scale else replace(scores, logit_scale=clip.logit_scale.exp().item())
-        self.output, self.half_precision = output, half
+        self.output, self.half_precision, self.background = output, half, False
         self.vocabulary, self.negatives, self.mean_negative = vocabulary, tuple(negatives), mean_negative
         self.size, self.max_size, self.window, self.window_stride = size, max_size, window, window_stride
         self.patch = clip.visual.conv1.kernel_size[0]
@@ -168,9 +168,18 @@ class CLIPer(nn.Module):
         """Where the model is."""
         return self.pixel_mean.device
 
+    @property
+    def abstains(self) -> bool:
+        """Whether pixels may be left without a class where no background exists."""
+        return self.labels.protocol == "abstain"
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Choose the classes of inference. Embeddings are computed on first use and cached."""
         self.vocabulary = vocabulary
+
+    def set_background(self, exists: bool) -> None:
+        """Choose whether a background exists. Then pixels below the thresholds get no class, whatever the protocol says."""
+        self.background = exists
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
         """Detectron2's interface.
@@ -219,10 +228,12 @@ class CLIPer(nn.Module):
             about 2; with output "scores" also "sem_seg" (T, H, W).
         """
         prompts = self.embed_vocabulary(vocabulary)
-        coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores)
+        synonyms = self.text.class_of(vocabulary)
+        class_of = None if synonyms is None else torch.tensor(synonyms, device=self.device)
+        coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores, class_of)
         refined = coarse if image.refinement is None else image.refinement(coarse)
         scores = fuse_scores(refined, coarse)
-        options = labels or self.labels
+        options = labels or (replace(self.labels, protocol="abstain") if self.background else self.labels)
         best, confidence = label_map(refined, scores, size, options)
         result = {"sem_seg_labels": best, "sem_seg_confidence": confidence}
         if self.output == "scores":

@@ -85,18 +85,22 @@ class Embedded:
     windows: Windows | None = None
 
 
-def coarse_scores(image: Embedded, text: Tensor, classes: int, options: ScoreOptions) -> Tensor:
+def coarse_scores(
+    image: Embedded, text: Tensor, classes: int, options: ScoreOptions, class_of: Tensor | None = None
+) -> Tensor:
     """Class scores (T, h, w), between 0 and about 2.
 
     Args:
-        text: unit embeddings (P, C), the T classes first.
+        text: unit embeddings (P, C), those of the T classes first.
         classes: T.
+        class_of: the class of each of the first embeddings (S,), where classes have several; the best one counts. None for
+            one embedding a class.
     """
-    probabilities = (options.logit_scale * image.features @ text.T).softmax(dim=-1)[..., :classes]
+    probabilities = class_probabilities(options.logit_scale * image.features @ text.T, classes, class_of)
     if image.windows is not None:
         logits = merge_windows(image.windows, text, image.grid) * options.logit_scale
         logits = (logits.mT @ image.windows.affinity).mT
-        probabilities = (probabilities + logits.softmax(dim=-1)[..., :classes]) / 2
+        probabilities = (probabilities + class_probabilities(logits, classes, class_of)) / 2
     select = options.select_layer if options.average != "none" else 0
     chosen = probabilities[select]
     chosen = torch.where(chosen < options.threshold * chosen.amax(dim=0), 0.0, chosen)
@@ -112,6 +116,15 @@ def coarse_scores(image: Embedded, text: Tensor, classes: int, options: ScoreOpt
             total = total - probabilities[select] + chosen
         scores = scores + options.average_weight * total / len(others)
     return scores.T.reshape(classes, *image.grid)
+
+
+def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -> Tensor:
+    """Probabilities (M, N, T) of the classes among all prompts, from logits (M, N, P); see :func:`coarse_scores`."""
+    probabilities = logits.softmax(dim=-1)
+    if class_of is None:
+        return probabilities[..., :classes]
+    best = probabilities.new_zeros(*logits.shape[:-1], classes)
+    return best.index_reduce_(-1, class_of, probabilities[..., : len(class_of)], "amax")
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:

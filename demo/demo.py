@@ -25,7 +25,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
-from hyperclip.data.registry import IMAGE_SUFFIXES
+from hyperclip.data.records import IMAGE_SUFFIXES
 from hyperclip.files import write_atomically
 from hyperclip.predictor import Prediction, Predictor
 from hyperclip.visualization import BACKGROUND, label_image, overlay, palette

@@ -50,7 +50,8 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP_WEIGHTS = ""
     # Sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80).
     cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
-    # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all.
+    # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all, "max" lets a
+    # class score what its best synonym scores (evaluation only).
     cfg.MODEL.SYNONYMS = "first"
     # Normalisation of CLIP's input, RGB, 0..255.
     cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
@@ -115,6 +116,12 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry a crop in which one class covers more than this; 1.0 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
+    cfg.DATASETS.FILES = []  # YAML files that describe datasets of your own, see datasets/README.md
+
+    cfg.TEST.VOCABULARY = "catseg"  # class lists in evaluation: catseg (also HyperCLIP's), cliper, clean
+    cfg.TEST.BACKGROUND_THRESHOLD = 0.5  # HyperCLIP on sets with a background: best scores below it are background
+    cfg.TEST.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)
+    cfg.TEST.PER_IMAGE_RESULTS = False  # write the scores of each image to OUTPUT_DIR/per_image
     cfg.TEST.SLIDING_WINDOW = False  # windows plus a global view, or the whole image alone
     cfg.TEST.SLIDING = CfgNode()
     cfg.TEST.SLIDING.SIZE = 640  # side of the square that the image is squashed to

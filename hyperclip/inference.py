@@ -100,18 +100,24 @@ class ScoreCollector:
 
     Args:
         sliding: how the views were cut. size: (H, W) of the output. classes: T.
+        class_of: the class of each prompt (P,), which scores what its best prompt scores; None for one prompt a class.
     """
 
-    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int], classes: int) -> None:
-        self.sliding, self.size, self.classes = sliding, size, classes
+    def __init__(
+        self, sliding: SlidingWindow | None, size: tuple[int, int], classes: int, class_of: Tensor | None = None
+    ) -> None:
+        self.sliding, self.size, self.classes, self.class_of = sliding, size, classes, class_of
         self.scores: Tensor | None = None
 
     def add(self, classes: Tensor, logits: Tensor) -> None:
-        """Add logits (V, t, h, w) of the classes with these indices (t,)."""
+        """Add logits (V, t, h, w) of the prompts with these indices (t,)."""
         merged = resize(merge_views(logits, self.sliding)[None], self.size)[0]
         if self.scores is None:
             self.scores = merged.new_zeros(self.classes, *self.size)
-        self.scores[classes] = merged
+        if self.class_of is None:
+            self.scores[classes] = merged
+        else:
+            self.scores.index_reduce_(0, self.class_of[classes], merged, "amax")
 
     def result(self) -> dict[str, Tensor]:
         """``{"sem_seg": scores}``."""
@@ -126,15 +132,16 @@ class LabelCollector:
 
     Args:
         sliding: how the views were cut. size: (H, W) of the output.
+        class_of: the class of each prompt (P,), ascending; None for one prompt a class.
     """
 
-    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int]) -> None:
-        self.sliding, self.size = sliding, size
+    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None) -> None:
+        self.sliding, self.size, self.class_of = sliding, size, class_of
         self.labels: Tensor | None = None
         self.best: Tensor | None = None
 
     def add(self, classes: Tensor, logits: Tensor) -> None:
-        """Add logits (V, t, h, w) of the classes with these indices (t,)."""
+        """Add logits (V, t, h, w) of the prompts with these indices (t,)."""
         score, place = resize(merge_views(logits, self.sliding)[None], self.size)[0].max(dim=0)
         labels = classes[place]
         if self.best is not None and self.labels is not None:
@@ -145,4 +152,5 @@ class LabelCollector:
     def result(self) -> dict[str, Tensor]:
         """``{"sem_seg_labels": int64 (H, W), "sem_seg_confidence": (H, W)}``."""
         assert self.best is not None and self.labels is not None
-        return {"sem_seg_labels": self.labels, "sem_seg_confidence": self.best}
+        labels = self.labels if self.class_of is None else self.class_of[self.labels]
+        return {"sem_seg_labels": labels, "sem_seg_confidence": self.best}

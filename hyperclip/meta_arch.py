@@ -37,6 +37,7 @@ class HyperCLIP(nn.Module):
         vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
         sliding: windows of inference, None for the whole image.
         output: "scores" or "labels", see :meth:`forward`.
+        background_threshold: where a background exists, pixels whose best score is below it are none of the classes, 0..1.
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
     """
 
@@ -58,6 +59,7 @@ class HyperCLIP(nn.Module):
         vocabulary: Vocabulary | None = None,
         sliding: SlidingWindow | None = None,
         output: str = "scores",
+        background_threshold: float = 0.5,
         divisor: int = 0,
         ignore: int = 255,
         sampled_classes: int = 0,
@@ -72,6 +74,7 @@ class HyperCLIP(nn.Module):
         self.resolution, self.layers = resolution, list(layers)
         self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary
         self.sliding, self.output, self.divisor = sliding, output, divisor
+        self.background_threshold, self.background = background_threshold, False
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -106,6 +109,7 @@ class HyperCLIP(nn.Module):
             if cfg.TEST.SLIDING_WINDOW
             else None,
             "output": cfg.TEST.OUTPUT,
+            "background_threshold": cfg.TEST.BACKGROUND_THRESHOLD,
             "divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "ignore": head.IGNORE_VALUE,
             "sampled_classes": head.SAMPLED_CLASSES,
@@ -123,6 +127,10 @@ class HyperCLIP(nn.Module):
         """Choose the classes of inference. Embeddings are computed on first use and cached."""
         self.vocabulary = vocabulary
 
+    def set_background(self, exists: bool) -> None:
+        """Choose whether pixels may belong to none of the classes: then their label is -1, see ``background_threshold``."""
+        self.background = exists
+
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[DenseFeatures]:
         """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary."""
@@ -132,10 +140,10 @@ class HyperCLIP(nn.Module):
     @torch.no_grad()
     def segment(self, features: DenseFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
         """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size."""
-        collector = LabelCollector(self.sliding, size)
+        collector = LabelCollector(self.sliding, size, self._class_of(vocabulary))
         for classes, logits in self.sem_seg_head.stream(features, self.text(self.clip, vocabulary), self.class_chunk):
             collector.add(classes, logits)
-        return collector.result()
+        return self._with_background(collector.result())
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
         """Image tower over normalised views (V, 3, r, r)."""
@@ -149,7 +157,8 @@ class HyperCLIP(nn.Module):
                 in inference optionally "height" and "width" of the output.
         Returns:
             in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
-            0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence".
+            0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence". Where a background
+            exists, the labels are there in both cases.
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.training:
@@ -180,18 +189,33 @@ class HyperCLIP(nn.Module):
             raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
         text = self.text(self.clip, self.vocabulary)
         views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
-        collectors = [self._collector(image, x, len(text)) for image, x in zip(images, records, strict=True)]
+        collectors = [self._collector(image, x) for image, x in zip(images, records, strict=True)]
         features = self.encode_views(torch.cat(views))
         for classes, logits in self.sem_seg_head.stream(features, text, self.class_chunk):
             for collector, part in zip(collectors, logits.split(len(views[0])), strict=True):
                 collector.add(classes, part)
-        return [collector.result() for collector in collectors]
+        return [self._with_background(collector.result()) for collector in collectors]
 
-    def _collector(self, image: Tensor, record: dict, classes: int) -> ScoreCollector | LabelCollector:
+    def _collector(self, image: Tensor, record: dict) -> ScoreCollector | LabelCollector:
+        assert self.vocabulary is not None
         size = (record.get("height", image.shape[1]), record.get("width", image.shape[2]))
+        class_of = self._class_of(self.vocabulary)
         if self.output == "scores":
-            return ScoreCollector(self.sliding, size, classes)
-        return LabelCollector(self.sliding, size)
+            return ScoreCollector(self.sliding, size, len(self.vocabulary), class_of)
+        return LabelCollector(self.sliding, size, class_of)
+
+    def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
+        classes = self.text.class_of(vocabulary)
+        return None if classes is None else torch.tensor(classes, device=self.device)
+
+    def _with_background(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self.background:
+            return result
+        if "sem_seg_labels" not in result:
+            best, labels = result["sem_seg"].max(dim=0)
+            result = {**result, "sem_seg_labels": labels, "sem_seg_confidence": best}
+        nothing = result["sem_seg_confidence"] < self.background_threshold
+        return {**result, "sem_seg_labels": result["sem_seg_labels"].masked_fill(nothing, -1)}
 
 
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:

@@ -4,7 +4,19 @@ from ..compat import require_detectron2
 
 require_detectron2()
 
+from .catalog import register, vocabulary_of  # noqa: E402
 from .mapper import SemSegMapper, read_image  # noqa: E402
-from .registry import DATASETS, dataset_root, vocabulary_of  # noqa: E402
+from .records import load_records  # noqa: E402
+from .registry import DATASETS, DatasetSpec, dataset_root, find_dataset  # noqa: E402
 
-__all__ = ["DATASETS", "SemSegMapper", "dataset_root", "read_image", "vocabulary_of"]
+__all__ = [
+    "DATASETS",
+    "DatasetSpec",
+    "SemSegMapper",
+    "dataset_root",
+    "find_dataset",
+    "load_records",
+    "read_image",
+    "register",
+    "vocabulary_of",
+]

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from .labels import read_label
+from .labels import read_record_label, take_half
 
 PAD_VALUE = 128
 
@@ -79,11 +79,13 @@ class SemSegMapper:
         """
         record = copy.copy(record)
         image = read_image(record["file_name"])
+        if "half" in record:
+            image = take_half(image, record["half"], record["file_name"])
         record.setdefault("height", image.shape[0])
         record.setdefault("width", image.shape[1])
         label = None
         if self.is_train:
-            label = read_label(record["sem_seg_file_name"], record.get("label_remap"))
+            label = read_record_label(record)
             if label.shape != image.shape[:2]:
                 raise ValueError(
                     f"{record['sem_seg_file_name']}: label of {label.shape}, its image {record['file_name']} is "

@@ -12,6 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..data.custom import register_files
 from ..files import write_atomically
 
 MAY_DIFFER = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
@@ -24,6 +25,7 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: a training would go into the folder of another config's run.
     """
+    register_files(cfg.DATASETS.FILES)
     if not arguments.eval_only and not arguments.resume and comm.is_main_process():
         check_output_folder(cfg)
     comm.synchronize()
@@ -44,8 +46,8 @@ def check_output_folder(cfg: CfgNode) -> None:
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
     if not path.is_file():
         return
-    before = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
-    now = dict(_flat(yaml.safe_load(cfg.dump())))
+    before = dict(flat_config(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+    now = dict(flat_config(yaml.safe_load(cfg.dump())))
     differing = sorted(k for k in before.keys() | now.keys() if k not in MAY_DIFFER and before.get(k) != now.get(k))
     if differing:
         changes = "; ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in differing[:10])
@@ -55,9 +57,10 @@ def check_output_folder(cfg: CfgNode) -> None:
         )
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat_config(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys with dots, and values, of a config as plain dicts."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat_config(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

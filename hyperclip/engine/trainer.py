@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tabulate import tabulate
@@ -29,8 +28,9 @@ from ..data import SemSegMapper
 from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
 from .checkpointing import StrictCheckpointer
+from .evaluation import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
 from .optimizer import build_optimizer
-from .vocabularies import test_vocabulary, train_vocabulary
+from .vocabularies import train_vocabulary
 
 logger = logging.getLogger("hyperclip.engine")
 
@@ -87,13 +87,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        return build_detection_test_loader(
-            cfg, dataset_name, mapper=SemSegMapper(cfg, is_train=False), batch_size=cfg.TEST.IMS_PER_BATCH
-        )
+        return build_test_loader(cfg, DatasetCatalog.get(dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SemSegEvaluator:
-        return SemSegEvaluator(dataset_name)
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[SemSegEvaluator] | None = None) -> OrderedDict:
@@ -102,17 +100,15 @@ class Trainer(DefaultTrainer):
         Returns:
             scores by dataset, in percent (on the main process).
         """
-        results: OrderedDict = OrderedDict()
-        bare: Any = model.module if hasattr(model, "module") else model
+        found: dict[str, Evaluation] = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
-            bare.set_vocabulary(test_vocabulary(cfg, name))
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
-            scores = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
-            if comm.is_main_process():
-                results[name] = scores["sem_seg"]
-        if comm.is_main_process():
-            logger.info("Results (percent):\n%s", results_table(results))
-            save_results(cfg, results)
+            found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator)
+        if not comm.is_main_process():
+            return OrderedDict()
+        results = OrderedDict((name, evaluation.scores) for name, evaluation in found.items())
+        logger.info("Results (percent):\n%s", results_table(results))
+        save_results(cfg, found)
         return results
 
 
@@ -131,12 +127,13 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     return tabulate(rows, ["dataset", *columns], floatfmt=".2f")
 
 
-def save_results(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> Path:
+def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
     """Write ``OUTPUT_DIR/results.json``: scores by dataset, and what produced them."""
     content = {
         **describe_run(cfg),
-        "vocabularies": {n: f"{v.name} {v.version}".strip() for n in results for v in [test_vocabulary(cfg, n)]},
-        "results": {n: {k: None if math.isnan(v) else v for k, v in s.items()} for n, s in results.items()},
+        "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
+        "protocol": {n: e.protocol for n, e in found.items()},
+        "results": {n: {k: None if math.isnan(v) else v for k, v in e.scores.items()} for n, e in found.items()},
     }
     path = Path(cfg.OUTPUT_DIR) / "results.json"
     write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
@@ -148,17 +145,15 @@ def describe_run(cfg: CfgNode) -> dict[str, Any]:
     head = cfg.MODEL.SEM_SEG_HEAD
     model = {"architecture": cfg.MODEL.META_ARCHITECTURE, "clip": head.CLIP_PRETRAINED, "seed": cfg.SEED}
     inference: dict[str, Any] = {"prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE, "synonyms": cfg.MODEL.SYNONYMS}
-    labels = "argmax"
     if cfg.MODEL.META_ARCHITECTURE == "HyperCLIP":
         model |= {"head": head.NAME, "finetune": head.CLIP_FINETUNE}
         inference["views"] = "windows" if cfg.TEST.SLIDING_WINDOW else "whole image"
         inference |= {"pooling": list(head.POOLING_SIZES_TEST), "max_classes": head.MAX_CLASSES}
     elif "CLIPER" in cfg.MODEL:
-        labels = cfg.MODEL.CLIPER.PROTOCOL
         inference["cliper"] = yaml.safe_load(cfg.MODEL.CLIPER.dump())
     return {
         "model": model,
         "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
-        "protocol": f"{labels}; mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
+        "metric": "mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
         "inference": inference,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..data import vocabulary_of
+from ..data import DATASETS, vocabulary_of
 from ..vocabulary import Vocabulary, load_vocabulary
 
 
@@ -19,6 +19,10 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     head, names = cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
+    with_background = [name for name in names if name in DATASETS and DATASETS[name].background != "none"]
+    if with_background:
+        raise ValueError(f"DATASETS.TRAIN: {with_background} count their background as a class without a name, which is for "
+                         "evaluation. Train on labels that leave it out")  # fmt: skip
     own = [vocabulary_of(name) for name in names]
     if any(v.classes != own[0].classes for v in own):
         raise ValueError(f"DATASETS.TRAIN {list(names)}: their class lists differ, so one label would mean two things")
@@ -36,18 +40,23 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
 
 
 def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
-    """Class names of a test set, or of MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON.
+    """What a model is asked on a test set: its classes of the family TEST.VOCABULARY, or those of TEST_CLASS_JSON.
 
     Raises:
         ValueError: a class file whose length is not the dataset's number of classes.
     """
-    return _override(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON, "TEST_CLASS_JSON", vocabulary_of(dataset_name), dataset_name)
+    own = vocabulary_of(dataset_name, cfg.TEST.VOCABULARY)
+    fold = dataset_name in DATASETS and DATASETS[dataset_name].background == "fold"
+    source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
+    return _override(source, "TEST_CLASS_JSON", own, dataset_name, fold)
 
 
-def _override(path: str, key: str, own: Vocabulary, dataset: str) -> Vocabulary:
+def _override(path: str, key: str, own: Vocabulary, dataset: str, fold: bool = False) -> Vocabulary:
     if not path:
         return own
     vocabulary = load_vocabulary(path)
+    if fold:
+        vocabulary = vocabulary.with_background_prompts()
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} has {len(own)}. "

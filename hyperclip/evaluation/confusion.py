@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ABSTAINED = -1
-"""Prediction for a pixel that is given to no class: it is missed by its class and a false positive of nobody."""
+from .protocols import ABSTAINED
 
 
 class ConfusionMatrix:
     """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the set.
 
-    ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one (``ABSTAINED``).
+    ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one
+    (``ABSTAINED``): they are missed by their class and a false positive of nobody.
 
     Args:
         classes: T. ignore: truth that does not count.
@@ -24,9 +24,11 @@ class ConfusionMatrix:
         self.classes, self.ignore = classes, ignore
         self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
 
-    def update(self, truth: Tensor, prediction: Tensor) -> None:
+    def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Add one image: class indices (H, W) of the truth and of the prediction, which may be ``ABSTAINED``.
 
+        Returns:
+            the counts of this image, shaped like ``counts``.
         Raises:
             ValueError: sizes that differ, or a label outside 0..T-1 that is not ``ignore``.
         """
@@ -45,7 +47,9 @@ class ConfusionMatrix:
                 )
         columns = self.classes + 1
         column = torch.where(prediction == ABSTAINED, self.classes, prediction)
-        self.counts += torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(self.counts)
+        added = torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(self.counts)
+        self.counts += added
+        return added
 
     def scores(self) -> SegmentationScores:
         """Scores of everything added so far."""

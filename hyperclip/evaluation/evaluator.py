@@ -2,60 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
+from pathlib import Path
+from typing import IO
 
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.labels import read_label
-from .confusion import ConfusionMatrix
+from ..data.labels import read_record_label
+from ..data.registry import DATASETS
+from ..files import write_atomically
+from .boundary import BoundaryCounts
+from .confusion import ConfusionMatrix, SegmentationScores
+from .protocols import answered_labels, to_dataset_labels
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """mIoU of a registered dataset: argmax over its vocabulary, pixels with the ignore label left out.
+    """Scores of a registered dataset, pixels with its ignore label left out, its background rule applied.
 
-    Accepts "sem_seg" (T, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains. The counts of all
-    processes are summed, which is exact with Detectron2's inference sampler: it hands out each image once.
+    Accepts "sem_seg" (P, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains. Counts are integers, kept on
+    the device of the first output; those of all processes are summed, which is exact with Detectron2's inference sampler: it
+    hands out each image once. Memory does not grow with the number of images.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.
+        boundary: also compute the mean Boundary IoU, on the CPU.
+        per_image: file that gets a line of JSON for each image: image_id, mIoU over the classes of that image, pACC.
     """
 
-    def __init__(self, dataset_name: str) -> None:
+    def __init__(self, dataset_name: str, boundary: bool = False, per_image: Path | None = None) -> None:
         meta = MetadataCatalog.get(dataset_name)
-        self.dataset_name, self.names = dataset_name, list(meta.stuff_classes)
-        self.matrix = ConfusionMatrix(len(self.names), meta.ignore_label)
-        self.images = 0
+        self.dataset_name, self.names, self.ignore = dataset_name, list(meta.stuff_classes), meta.ignore_label
+        self.background = DATASETS[dataset_name].background if dataset_name in DATASETS else "none"
+        self.with_boundary, self.per_image = boundary, per_image
+        self._lines: IO[str] | None = None
+        self.reset()
 
     def reset(self) -> None:
-        self.matrix = ConfusionMatrix(len(self.names), self.matrix.ignore)
+        if self._lines is not None:
+            self._lines.close()
+        self._lines = None
+        self.matrix = ConfusionMatrix(len(self.names), self.ignore)
+        self.boundary = BoundaryCounts(len(self.names), self.ignore)
         self.images = 0
+        if self.per_image is not None:
+            self.per_image.parent.mkdir(parents=True, exist_ok=True)
+            self._lines = self._part(comm.get_rank()).open("w", encoding="utf-8")
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add a batch: records with "sem_seg_file_name", and the model's outputs for them."""
+        """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
+
+        Raises:
+            ValueError, FileNotFoundError: a label that cannot be read, has another size or unknown values.
+        """
         for record, output in zip(inputs, outputs, strict=True):
-            prediction = output["sem_seg_labels"] if "sem_seg_labels" in output else output["sem_seg"].argmax(0)
-            truth = read_label(record["sem_seg_file_name"], record.get("label_remap"))
-            self.matrix.update(torch.from_numpy(truth.astype("int64")), prediction.cpu())
+            prediction = to_dataset_labels(answered_labels(output), len(self.names), self.background)
+            truth = torch.from_numpy(read_record_label(record))
+            self.matrix.counts = self.matrix.counts.to(prediction.device)
+            try:
+                added = self.matrix.update(truth, prediction)
+            except ValueError as error:
+                raise ValueError(f"dataset {self.dataset_name}, {record['sem_seg_file_name']}: {error}") from error
             self.images += 1
+            if self.with_boundary:
+                self.boundary.update(truth.numpy(), prediction.cpu().numpy())
+            if self._lines is not None:
+                scores = SegmentationScores.from_counts(added)
+                line = {"image_id": record.get("image_id"), "mIoU": scores.miou, "pACC": scores.pixel_accuracy}
+                self._lines.write(json.dumps(line) + "\n")
 
     def evaluate(self) -> OrderedDict | None:
         """Scores in percent of all processes, on the main one; None elsewhere."""
-        parts = comm.gather((self.matrix.counts, self.images))
+        if self._lines is not None:
+            self._lines.close()
+        parts = comm.gather((self.matrix.counts.cpu(), self.boundary.counts, self.images))
         if not comm.is_main_process():
             return None
-        total = sum(counts for counts, _ in parts)
-        self.matrix.counts = total
-        scores = self.matrix.scores()
+        if self.per_image is not None:
+            self._join_parts(self.per_image)
+        scores = SegmentationScores.from_counts(sum(counts for counts, _, _ in parts))
         result = {
             "mIoU": scores.miou,
             "mIoU_old": scores.miou_old,
             "pACC": scores.pixel_accuracy,
             "mACC": scores.mean_accuracy,
-            "images": sum(images for _, images in parts),
+            "images": sum(images for _, _, images in parts),
         }
+        if self.with_boundary:
+            self.boundary.counts = sum(counts for _, counts, _ in parts)
+            result["boundary_mIoU"] = self.boundary.miou()
         result |= {f"IoU-{n}": v for n, v in zip(self.names, scores.iou, strict=True) if not math.isnan(v)}
         return OrderedDict(sem_seg=result)
+
+    def _part(self, rank: int) -> Path:
+        assert self.per_image is not None
+        return self.per_image.with_name(f"{self.per_image.name}.{rank}.part")
+
+    def _join_parts(self, target: Path) -> None:
+        """One file of all processes' lines, in the order of the data set."""
+        parts = [self._part(rank) for rank in range(comm.get_world_size())]
+
+        def write(path: Path) -> None:
+            with path.open("w", encoding="utf-8") as joined:
+                for part in parts:
+                    with part.open(encoding="utf-8") as lines:
+                        joined.writelines(lines)
+
+        write_atomically(target, write)
+        for part in parts:
+            part.unlink()

@@ -1,7 +1,8 @@
-"""Tables over the ``results.json`` of several runs."""
+"""Tables: over the ``results.json`` of several runs, and of systems on benchmarks."""
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,14 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..files import write_atomically
+
 Runs = Mapping[str, Sequence[str | Path]]
 """Output folders of evaluated runs by the system's name; several folders are seeds."""
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """Content of one run's ``results.json``: "model", "protocol", and "results", the scores by dataset.
+    """Content of one run's ``results.json``: "model", "protocol" and "results", the last two by dataset.
 
     Raises:
         FileNotFoundError: a folder without ``results.json``. ValueError: a file that is not one.
@@ -37,7 +40,7 @@ def result_rows(runs: Runs) -> list[dict[str, Any]]:
         for content in map(read_results, folders):
             for dataset, scores in content["results"].items():
                 row = {"system": system, "dataset": dataset, "miou": scores["mIoU"], "seed": content["model"]["seed"]}
-                rows.append(row | {"images": scores["images"], "protocol": content["protocol"]})
+                rows.append(row | {"images": scores["images"], "protocol": content["protocol"][dataset]})
     return rows
 
 
@@ -64,3 +67,42 @@ def comparison_table(runs: Runs, metric: str = "mIoU") -> str:
         rows.append((name, row))
     body = [[name, *(row.get(d, "") for d in datasets)] for name, row in rows]
     return tabulate(body, ["model", *(f"{d} ({metric})" for d in datasets)], tablefmt="github", disable_numparse=True)
+
+
+def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown table of benchmark rows, see :mod:`hyperclip.engine.suite`, with what the papers report beside them."""
+    columns = [
+        "system", "benchmark", "protocol", "vocabulary", "images", "mIoU", "mIoU old", "s/image", "peak MB", "published mIoU",
+    ]  # fmt: skip
+    body = []
+    notes: dict[str, int] = {}
+    for row in rows:
+        if "error" in row:
+            body.append([row["system"], row["benchmark"], "failed", row["error"].splitlines()[0], *[""] * 6])
+            continue
+        marks = [notes.setdefault(note, len(notes) + 1) for note in row["differs"]]
+        papers = ", ".join(f"{p['miou']:.1f} ({p['backbone']})" for p in row["published"]) or "none"
+        images = str(row["images"]) if row["complete"] else f"{row['images']} of {row['official_images']}"
+        body.append([
+            row["system"], row["benchmark"], row["protocol"], row["vocabulary"], images, f"{row['mIoU']:.2f}",
+            f"{row['mIoU_old']:.2f}", f"{row['seconds_per_image']:.3f}", f"{row['peak_memory_mb']:.0f}",
+            papers + "".join(f" [{mark}]" for mark in marks),
+        ])  # fmt: skip
+    table = tabulate(body, columns, tablefmt="github", disable_numparse=True)
+    return table + "".join(f"\n\n[{mark}] {note}" for note, mark in notes.items())
+
+
+def save_benchmark_tables(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Write benchmark rows as ``results.json`` (everything), ``results.csv`` (without the classes) and ``results.md``."""
+
+    def write_csv(path: Path) -> None:
+        flat = [{k: v for k, v in row.items() if k not in ("IoU", "published", "differs", "fingerprint")} for row in rows]
+        names = list(dict.fromkeys(key for row in flat for key in row))
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(flat)
+
+    write_atomically(output / "results.json", lambda p: p.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8"))
+    write_atomically(output / "results.csv", write_csv)
+    write_atomically(output / "results.md", lambda p: p.write_text(benchmark_table(rows) + "\n", encoding="utf-8"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
-from hyperclip.vocabulary import load_vocabulary
+from hyperclip.data import DATASETS
+from hyperclip.engine.vocabularies import test_vocabulary as evaluated_vocabulary
 
 LEAVES = sorted(Path("configs/cliper").glob("vit-*/ovs_*.yaml"))
 SETS = ["ade150", "city", "coco5k", "context", "context59", "stuff164", "voc20", "voc21"]
@@ -25,9 +26,13 @@ def test_leaves(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 25 and "_BASE_: ../Base-CLIPer.yaml" in text
     cfg = load_config(path)
-    node, head = cfg.MODEL.CLIPER, cfg.MODEL.SEM_SEG_HEAD
-    vocabulary = load_vocabulary(head.TEST_CLASS_JSON)
-    assert len(vocabulary) == CLASSES[head.TEST_CLASS_JSON.removeprefix("cliper_")] and vocabulary.negatives
+    node = cfg.MODEL.CLIPER
+    (name,) = cfg.DATASETS.TEST
+    vocabulary = evaluated_vocabulary(cfg, name)
+    assert len(vocabulary) == CLASSES[vocabulary.name.removeprefix("cliper_")] and vocabulary.negatives
+    with_background = path.stem in ("ovs_voc21", "ovs_context", "ovs_coco5k")
+    assert DATASETS[name].background == ("threshold" if with_background else "none")
+    assert DATASETS[name].halves == (path.stem == "ovs_city")
     assert node.PROTOCOL == "abstain" and node.BACKGROUND_THRESHOLD > 0 and node.REFINER.NAME == "diffusion"
     assert node.DIFFUSION.MODEL == "sd-2.1" and node.DIFFUSION.TIME_STEP == 45 and cfg.INPUT.MIN_SIZE_TEST == 0
     assert node.SIZE == {"city": {"vit-b-16": 560, "vit-l-14": 448}}.get(path.stem[4:], {}).get(path.parent.name, 336)
@@ -56,6 +61,6 @@ def test_a_released_row_runs_on_the_real_architecture():
     cfg = load_config("configs/cliper/vit-b-16/ovs_voc21.yaml", overrides)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    model.set_vocabulary(load_vocabulary(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON))
+    model.set_vocabulary(evaluated_vocabulary(cfg, cfg.DATASETS.TEST[0]))
     (result,) = model([{"image": torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)}])
     assert result["sem_seg_labels"].shape == (120, 160) and model.embed_vocabulary(model.vocabulary).shape[0] == 20 + 25 + 1

@@ -135,7 +135,7 @@ def test_negatives_of_the_vocabulary_replace_those_of_the_config(model):
 def test_results_record_what_was_run():
     cfg = load_config(QUICK)
     described = describe_run(cfg)
-    assert described["model"]["architecture"] == "CLIPer" and described["protocol"].startswith("argmax")
+    assert described["model"]["architecture"] == "CLIPer"
     assert described["inference"]["cliper"]["REFINER"]["NAME"] == "diffusion"
 
 

@@ -79,7 +79,7 @@ def test_evaluator_takes_scores_and_labels(tmp_path):
 
 def test_comparison_table(tmp_path):
     for seed, value in ((1, 40.0), (2, 44.0)):
-        content = {"model": {"seed": seed}, "protocol": "argmax", "results": {"val": {"mIoU": value, "images": 6}}}
+        content = {"model": {"seed": seed}, "protocol": {"val": "argmax"}, "results": {"val": {"mIoU": value, "images": 6}}}
         (tmp_path / str(seed)).mkdir()
         (tmp_path / str(seed) / "results.json").write_text(json.dumps(content))
     table = comparison_table({"one": [tmp_path / "1"], "both": [tmp_path / "1", tmp_path / "2"]})

@@ -1,0 +1,48 @@
+"""The table of data sets as Detectron2 sees it: its catalogues, and what a model is asked on each set."""
+
+from __future__ import annotations
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..vocabulary import Vocabulary
+from .records import load_records
+from .registry import DATASETS, DatasetSpec, find_dataset
+
+
+def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
+    """What a model is asked on a registered data set: its classes, then its background words where those are folded.
+
+    A data set that was registered with Detectron2 alone gives its ``stuff_classes``.
+
+    Args:
+        dataset: registered name. family: one of ``VOCABULARIES``.
+    Raises:
+        ValueError: a data set that nobody registered, or an unknown family.
+    """
+    if dataset not in DATASETS and dataset in DatasetCatalog.list():
+        return Vocabulary.from_names(list(MetadataCatalog.get(dataset).stuff_classes), dataset)
+    spec = find_dataset(dataset)
+    vocabulary = spec.vocabulary(family)
+    return vocabulary.with_background_prompts() if spec.background == "fold" else vocabulary
+
+
+def register(spec: DatasetSpec) -> None:
+    """Add a data set to the table and to Detectron2's catalogues. Nothing is read from disk before it is used.
+
+    Raises:
+        ValueError: the name or the alias is taken by another one.
+    """
+    taken = [s.name for s in DATASETS.values() if {s.name, s.alias} & {spec.name, spec.alias} and s != spec]
+    if not taken and spec.name not in DATASETS and spec.name in DatasetCatalog.list():
+        taken = [spec.name]
+    if taken:
+        raise ValueError(f"dataset {spec.name!r} (alias {spec.alias!r}): that name is already taken by {taken[0]!r}")
+    DATASETS[spec.name] = spec
+    if spec.name not in DatasetCatalog.list():
+        DatasetCatalog.register(spec.name, lambda: load_records(spec))
+        names = spec.label_names
+        MetadataCatalog.get(spec.name).set(evaluator_type="sem_seg", ignore_label=spec.ignore, stuff_classes=names)
+
+
+for _spec in list(DATASETS.values()):
+    register(_spec)

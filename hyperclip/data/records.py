@@ -1,0 +1,133 @@
+"""From a data set's folders to Detectron2's records: which picture belongs to which label, and what is wrong with the tree."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .labels import HALVES
+from .registry import DatasetSpec, Layout, dataset_root
+
+logger = logging.getLogger("hyperclip.data")
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+LISTED_FAULTS = 20
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pictures and labels of a data set.
+
+    Attributes:
+        layout: the one that was found. pairs: (key, image, label), sorted by key.
+        faults: a line for each file without its counterpart, or that is there twice.
+    """
+
+    layout: Layout
+    pairs: list[tuple[str, Path, Path]]
+    faults: list[str]
+
+
+def load_records(spec: DatasetSpec, partial: bool = False) -> list[dict]:
+    """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, and "half" where pictures are cut.
+
+    A number of pictures that is not the official one is logged as a warning.
+
+    Args:
+        partial: take what is complete instead of raising over files without a counterpart.
+    Raises:
+        FileNotFoundError: no accepted layout is there (it says which were looked for, and how to get the data).
+        ValueError: files without a counterpart, or twice; the first 20 are listed.
+    """
+    found = pair_files(spec)
+    root = spec.root or dataset_root()
+    if not found.pairs or (found.faults and not partial):
+        listed = "\n  ".join(found.faults[:LISTED_FAULTS]) or "no picture at all"
+        raise ValueError(
+            f"dataset {spec.name} in {str(root)!r}: {len(found.pairs)} pictures with labels, {len(found.faults)} faults:\n  "
+            f"{listed}"
+        )
+    records = [
+        {"file_name": str(image), "sem_seg_file_name": str(label), "label_map": found.layout.label_map, "image_id": key}
+        for key, image, label in found.pairs
+    ]
+    if spec.halves:
+        records = [{**r, "half": half, "image_id": f"{r['image_id']}_{half}"} for r in records for half in HALVES]
+    if spec.images and len(records) not in spec.images:
+        logger.warning("%s is incomplete: %d of %d pictures in %s", spec.name, len(records), spec.images[0], root)
+    return records
+
+
+def pair_files(spec: DatasetSpec) -> Pairing:
+    """Find a data set's layout and match its pictures with its labels. Nothing is opened but the list of the split.
+
+    Raises:
+        FileNotFoundError: see :func:`load_records`.
+    """
+    root = spec.root or dataset_root()
+    layout = find_layout(spec, root)
+    faults: list[str] = []
+    images = _files_by_key(root / layout.images, IMAGE_SUFFIXES, layout.image_affix, faults)
+    labels = _files_by_key(root / layout.labels, LABEL_SUFFIXES, layout.label_affix, faults)
+    split = next((root / name for name in layout.lists if (root / name).is_file()), None)
+    if split is not None:
+        keys = [_without_affix(key, layout.image_affix) for key in read_list(split)]
+        faults += [f"{key} is twice in {split}" for key in sorted(k for k, n in Counter(keys).items() if n > 1)]
+        keys = sorted(set(keys))
+        faults += [f"no image for {key}, listed in {split}" for key in keys if key not in images]
+        faults += [f"no label for {key}, listed in {split}" for key in keys if key not in labels]
+    else:
+        keys = sorted(images.keys() | labels.keys())
+        faults += [f"no image for {labels[key]}" for key in keys if key not in images]
+        if layout.superset:
+            keys = [key for key in keys if key in labels]
+        faults += [f"no label for {images[key]}" for key in keys if key not in labels]
+    return Pairing(layout, [(k, images[k], labels[k]) for k in keys if k in images and k in labels], faults)
+
+
+def find_layout(spec: DatasetSpec, root: Path) -> Layout:
+    """The first accepted layout whose folders, and one of whose lists, are there.
+
+    Raises:
+        FileNotFoundError: none is.
+    """
+    missing = []
+    for layout in spec.layouts:
+        absent = [folder for folder in (layout.images, layout.labels) if not (root / folder).is_dir()]
+        if layout.lists and not any((root / name).is_file() for name in layout.lists):
+            absent.append(" or ".join(layout.lists))
+        if not absent:
+            return layout
+        missing.append(f"{layout.images} with {layout.labels}: no {', no '.join(absent)}")
+    where = "" if spec.root else " The root is the environment variable DETECTRON2_DATASETS."
+    listed = "\n  ".join(missing)
+    raise FileNotFoundError(
+        f"dataset {spec.name}: not found below {str(root)!r}.{where} Accepted are\n  {listed}\nTo get it: {spec.help}"
+    )
+
+
+def read_list(path: Path) -> list[str]:
+    """Keys of a split, one a line: the first word of a line, without a picture's suffix."""
+    lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.rsplit(".", 1)[0] if line.lower().endswith(IMAGE_SUFFIXES + LABEL_SUFFIXES) else line for line in lines]
+
+
+def _files_by_key(folder: Path, suffixes: tuple[str, ...], affix: tuple[str, str], faults: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or not (path.stem.startswith(affix[0]) and path.stem.endswith(affix[1])):
+            continue
+        key = _without_affix(path.relative_to(folder).with_suffix("").as_posix(), affix)
+        if key in found:
+            faults.append(f"{found[key]} and {path} have the same name")
+        else:
+            found[key] = path
+    return found
+
+
+def _without_affix(key: str, affix: tuple[str, str]) -> str:
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.removeprefix(affix[0]).removesuffix(affix[1])

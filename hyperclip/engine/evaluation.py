@@ -1,0 +1,158 @@
+"""Evaluating a model on one registered dataset: its vocabulary, its background rule, its scores, what it cost."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from detectron2.utils.logger import log_every_n_seconds
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data import DATASETS, SemSegMapper
+from ..evaluation import SemSegEvaluator
+from ..evaluation.protocols import protocol_name
+from ..vocabulary import Vocabulary
+from .vocabularies import test_vocabulary
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        scores: in percent, and "images"; see :class:`SemSegEvaluator`.
+        vocabulary: what the model was asked.
+        protocol: "argmax", "abstain", "threshold" or "fold".
+        labels: name of the label map that the truth was read with.
+        seconds: wall time per image of all processes together, reading included.
+        peak_memory: MB, of the GPU, or of the main process.
+    """
+
+    scores: dict[str, float]
+    vocabulary: Vocabulary
+    protocol: str
+    labels: str | None
+    seconds: float
+    peak_memory: float
+
+
+def evaluate_dataset(
+    cfg: CfgNode,
+    model: nn.Module,
+    name: str,
+    *,
+    records: list[dict] | None = None,
+    evaluator: SemSegEvaluator | None = None,
+) -> Evaluation:
+    """Evaluate a model on a registered dataset, on all processes.
+
+    Args:
+        model: anything that takes Detectron2's batches and has ``set_vocabulary``; with ``set_background`` where the dataset
+            has a background by threshold.
+        records: evaluate these instead of the whole set.
+        evaluator: instead of the one that the config asks for.
+    Returns:
+        the same on all processes, but for the scores, which only the main process has (else empty).
+    Raises:
+        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit.
+    """
+    bare: Any = getattr(model, "module", model)
+    vocabulary = test_vocabulary(cfg, name)
+    background = prepare_model(bare, vocabulary, name)
+    records = DatasetCatalog.get(name) if records is None else records
+    evaluator = evaluator or build_evaluator(cfg, name)
+    start = time.perf_counter()
+    _reset_peak_memory(bare.pixel_mean.device)
+    scores = _run(cfg, model, records, evaluator)
+    comm.synchronize()
+    return Evaluation(
+        scores,
+        vocabulary,
+        protocol_name(background, getattr(bare, "abstains", False)),
+        records[0].get("label_map"),
+        (time.perf_counter() - start) / len(records),
+        _peak_memory(bare.pixel_mean.device),
+    )
+
+
+def prepare_model(model: Any, vocabulary: Vocabulary, dataset: str) -> str:
+    """Tell a model what it will be asked; returns the dataset's background rule.
+
+    Raises:
+        ValueError: a background by threshold, and a model that always answers with a class.
+    """
+    background = DATASETS[dataset].background if dataset in DATASETS else "none"
+    model.set_vocabulary(vocabulary)
+    if hasattr(model, "set_background"):
+        model.set_background(background == "threshold")
+    elif background == "threshold":
+        raise ValueError(
+            f"dataset {dataset} needs a model that can leave pixels without a class; {type(model).__name__} has no "
+            "set_background(exists)"
+        )
+    return background
+
+
+def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
+    """The evaluator of a dataset with what the config asks for."""
+    per_image = Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
+    return SemSegEvaluator(name, cfg.TEST.BOUNDARY_IOU, per_image)
+
+
+def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
+    """Batches of records, each of them once over all processes."""
+    return build_detection_test_loader(
+        records,
+        mapper=SemSegMapper(cfg, is_train=False),
+        sampler=InferenceSampler(len(records)),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegEvaluator) -> dict[str, float]:
+    loader = build_test_loader(cfg, records)
+    evaluator.reset()
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for i, batch in enumerate(loader):
+                evaluator.process(batch, model(batch))
+                progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
+                log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.engine")
+    finally:
+        model.train(training)
+    result = evaluator.evaluate()
+    return dict(result["sem_seg"]) if result else {}
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:  # the high-water mark of this process; Linux lets a process clear its own
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

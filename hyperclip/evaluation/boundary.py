@@ -1,0 +1,51 @@
+"""Boundary IoU: the IoU of the bands along the borders of the regions, which the IoU of whole regions hardly sees."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+DILATION = 0.02
+
+
+def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
+    """Pixels (H, W), bool, that are near the border of their own region.
+
+    Args:
+        labels: class indices (H, W), integers above -2^15 and below 2^16 - 1.
+        dilation: width of the band as a share of the picture's diagonal; at least one pixel.
+    Source: Cheng et al., Boundary IoU (CVPR 2021). The picture's edge counts as a border, as there.
+    """
+    height, width = labels.shape
+    steps = max(1, round(dilation * float(np.hypot(height, width))))
+    padded = cv2.copyMakeBorder(labels.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-(2.0**16))
+    kernel = np.ones((3, 3), np.uint8)
+    low, high = (f(padded, kernel, iterations=steps)[1:-1, 1:-1] for f in (cv2.erode, cv2.dilate))
+    return low != high
+
+
+class BoundaryCounts:
+    """Pixels of the bands per class, added image by image: in both, in the truth, in the prediction; int64 (3, T).
+
+    Args:
+        classes: T. ignore: truth that does not count.
+    """
+
+    def __init__(self, classes: int, ignore: int = 255) -> None:
+        self.classes, self.ignore = classes, ignore
+        self.counts = np.zeros((3, classes), np.int64)
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Add one image: class indices (H, W) of the truth and of the prediction, negative where it abstains."""
+        counted = truth != self.ignore
+        near_truth, near_prediction = boundary_band(truth) & counted, boundary_band(prediction) & counted & (prediction >= 0)
+        both = near_truth & near_prediction & (truth == prediction)
+        for row, values in enumerate((truth[both], truth[near_truth], prediction[near_prediction])):
+            self.counts[row] += np.bincount(values.astype(np.int64), minlength=self.classes)
+
+    def miou(self) -> float:
+        """Mean Boundary IoU in percent over the classes that have a band in the truth."""
+        both, truth, prediction = self.counts
+        present = truth > 0
+        iou = both[present] / (truth + prediction - both)[present]
+        return 100 * float(iou.mean()) if present.any() else 0.0

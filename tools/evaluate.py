@@ -1,0 +1,104 @@
+#!/usr/bin/env python
+"""Evaluate systems on benchmarks: one process, each model loaded once, one table beside the papers' numbers.
+
+    python tools/evaluate.py --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
+        --benchmarks a150,a847,pc59,pc459,pas20,pas20b --output output/evaluation
+    python tools/evaluate.py --config-file configs/cliper/vit-l-14/ovs_voc21.yaml --benchmarks voc21 --limit 20
+
+--config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an alias or a registered name
+(`--list` shows them), "all" for those of the papers, or the YAML file of a dataset of your own. OUTPUT gets results.json,
+results.csv, results.md, and rows/, from which a killed run goes on. The exit status is 1 if a row failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cliper  # noqa: F401  (registers CLIPer and its keys)
+import hyperclip.meta_arch  # noqa: F401  (registers HyperCLIP)
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from hyperclip.config import load_config
+from hyperclip.data import DATASETS
+from hyperclip.data.custom import register_files
+from hyperclip.engine.suite import System, choose_datasets, load_benchmarks, run_suite
+from hyperclip.evaluation.report import benchmark_table
+from tabulate import tabulate
+from torch.multiprocessing import ProcessRaisedException
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
+    parser.add_argument("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N pictures of each: a smoke run")
+    parser.add_argument("--allow-partial", action="store_true", help="evaluate incomplete sets, leave out missing ones")
+    parser.add_argument("--list", action="store_true", help="show the benchmarks and leave")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes; without a GPU they share the CPU")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for every config")
+    arguments = parser.parse_args()
+    if not arguments.config_file and not arguments.list:
+        parser.error("--config-file is needed")
+    if arguments.limit < 0:
+        parser.error(f"--limit: got {arguments.limit}, expected a positive number, or 0 for all")
+    return arguments
+
+
+def load_systems(arguments: argparse.Namespace) -> list[System]:
+    """A system for each --config-file, named after its file.
+
+    Raises:
+        FileNotFoundError, ValueError: a config that cannot be loaded, or two of the same name.
+    """
+    systems: list[System] = []
+    for path, *overrides in arguments.config_file:
+        name = Path(path).stem if Path(path).parent.name == "configs" else f"{Path(path).parent.name}-{Path(path).stem}"
+        if any(name == system.name for system in systems):
+            raise ValueError(f"--config-file {path}: a system named {name!r} is already there; give it another file name")
+        cfg = load_config(path, [*overrides, *arguments.opts])
+        cfg.OUTPUT_DIR = str(arguments.output / "rows" / name)
+        register_files(cfg.DATASETS.FILES)
+        cfg.freeze()
+        systems.append(System(name, cfg))
+    return systems
+
+
+def list_benchmarks() -> str:
+    """The registered datasets as a table."""
+    rows = [(s.alias, s.name, len(s.label_names), s.background, " or ".join(map(str, s.images))) for s in DATASETS.values()]
+    return tabulate(rows, ["alias", "name", "classes", "background", "pictures"], tablefmt="github")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
+    systems = load_systems(arguments)
+    specs = choose_datasets([name for name in arguments.benchmarks.split(",") if name])
+    benchmarks = load_benchmarks(specs, arguments.limit, arguments.allow_partial)
+    if systems[0].cfg.SEED >= 0:
+        seed_all_rng(systems[0].cfg.SEED)
+    rows = run_suite(systems, benchmarks, arguments.output)
+    if comm.is_main_process():
+        print(benchmark_table(rows))
+        print(f"\nWritten to {arguments.output}/results.json, results.csv, results.md")
+    return int(any("error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    if parsed.list:
+        print(list_benchmarks())
+        sys.exit()
+    try:
+        if parsed.num_gpus > 1:
+            launch(main, parsed.num_gpus, dist_url="auto", args=(parsed,))
+        else:
+            sys.exit(main(parsed))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except ProcessRaisedException as error:  # one of several processes failed; its last line says why
+        sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")

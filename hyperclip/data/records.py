@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -50,15 +51,21 @@ def load_records(spec: DatasetSpec, partial: bool = False) -> list[dict]:
             f"dataset {spec.name} in {str(root)!r}: {len(found.pairs)} pictures with labels, {len(found.faults)} faults:\n  "
             f"{listed}"
         )
+    records = make_records(spec, found)
+    if spec.images and len(records) not in spec.images:
+        logger.warning("%s is incomplete: %d of %d pictures in %s", spec.name, len(records), spec.images[0], root)
+    return records
+
+
+def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
+    """Detectron2's records of matched files, see :func:`load_records`."""
     records = [
         {"file_name": str(image), "sem_seg_file_name": str(label), "label_map": found.layout.label_map, "image_id": key}
         for key, image, label in found.pairs
     ]
-    if spec.halves:
-        records = [{**r, "half": half, "image_id": f"{r['image_id']}_{half}"} for r in records for half in HALVES]
-    if spec.images and len(records) not in spec.images:
-        logger.warning("%s is incomplete: %d of %d pictures in %s", spec.name, len(records), spec.images[0], root)
-    return records
+    if not spec.halves:
+        return records
+    return [{**r, "half": half, "image_id": f"{r['image_id']}_{half}"} for r in records for half in HALVES]
 
 
 def pair_files(spec: DatasetSpec) -> Pairing:
@@ -99,6 +106,8 @@ def find_layout(spec: DatasetSpec, root: Path) -> Layout:
         absent = [folder for folder in (layout.images, layout.labels) if not (root / folder).is_dir()]
         if layout.lists and not any((root / name).is_file() for name in layout.lists):
             absent.append(" or ".join(layout.lists))
+        elif not absent and not any((root / layout.labels).rglob("{}*{}.*".format(*map(glob.escape, layout.label_affix)))):
+            absent.append("*".join(layout.label_affix))
         if not absent:
             return layout
         missing.append(f"{layout.images} with {layout.labels}: no {', no '.join(absent)}")

@@ -1,0 +1,104 @@
+"""Is a data set what it should be? Its tree, its number of pictures, and a sample of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .labels import read_record_label, take_half
+from .mapper import read_image
+from .records import LISTED_FAULTS, make_records, pair_files
+from .registry import DatasetSpec
+
+
+@dataclass
+class Report:
+    """What was found of a data set.
+
+    Attributes:
+        spec: the data set. status: "ready", "incomplete", "faulty" or "missing".
+        pictures: how many there are. faults: a line each. layout: label folder that is used, and its label map.
+        sampled: pictures that were opened. pixels: of each class in their labels (T,), the last entry those that do not count.
+        occurrences: in how many of them each class occurs (T,).
+    """
+
+    spec: DatasetSpec
+    status: str = "ready"
+    pictures: int = 0
+    faults: list[str] = field(default_factory=list)
+    layout: str = ""
+    sampled: int = 0
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    occurrences: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def expected(self) -> str:
+        """Official number of pictures, as text."""
+        return " or ".join(map(str, self.spec.images)) or "any"
+
+    def histogram(self) -> list[tuple[str, float, int]]:
+        """(class, share of the counted pixels in percent, pictures with it) for all classes, the most frequent first."""
+        counted = self.pixels[:-1]
+        order = np.argsort(-counted, kind="stable")
+        total, names = max(int(counted.sum()), 1), self.spec.label_names
+        return [(names[k], 100 * int(counted[k]) / total, int(self.occurrences[k])) for k in order]
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of the sampled pixels that do not count, in percent."""
+        return 100 * float(self.pixels[-1]) / max(int(self.pixels.sum()), 1)
+
+
+def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
+    """Look for a data set, match its files, count them, and open a sample of them, evenly spread. Nothing is raised.
+
+    Args:
+        samples: how many pictures to open with their labels; 0 for all.
+    """
+    classes = len(spec.label_names)
+    report = Report(spec, pixels=np.zeros(classes + 1, np.int64), occurrences=np.zeros(classes, np.int64))
+    try:
+        found = pair_files(spec)
+    except FileNotFoundError as error:
+        report.status, report.faults = "missing", [str(error)]
+        return report
+    report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map})", list(found.faults)
+    records = make_records(spec, found)
+    report.pictures = len(records)
+    step = max(1, len(records) // samples) if samples else 1
+    for record in records[::step][: samples or None]:
+        _check_files(record, report)
+    if report.faults or not records:
+        report.status = "faulty"
+    elif spec.images and len(records) not in spec.images:
+        report.status = "incomplete"
+    return report
+
+
+def _check_files(record: dict, report: Report) -> None:
+    """Open a picture and its label; add what is wrong, or the label's classes."""
+    report.sampled += 1
+    try:
+        image, label = read_image(record["file_name"]), read_record_label(record)
+        if "half" in record:
+            image = take_half(image, record["half"], record["file_name"])
+    except (ValueError, FileNotFoundError) as error:
+        report.faults.append(str(error))
+        return
+    if image.shape[:2] != label.shape:
+        report.faults.append(
+            f"{record['file_name']} has {image.shape[1]} x {image.shape[0]} pixels, its label "
+            f"{record['sem_seg_file_name']} {label.shape[1]} x {label.shape[0]}"
+        )
+        return
+    classes = len(report.occurrences)
+    counts = np.bincount(np.where(label == report.spec.ignore, classes, label).ravel(), minlength=classes + 1)
+    report.pixels += counts
+    report.occurrences += counts[:classes] > 0
+
+
+def faults_text(report: Report) -> str:
+    """The first 20 faults, one a line."""
+    more = len(report.faults) - LISTED_FAULTS
+    return "\n".join(report.faults[:LISTED_FAULTS]) + (f"\n… and {more} more" if more > 0 else "")

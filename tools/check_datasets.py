@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""Tell which benchmarks are ready to be evaluated, and what is wrong with the others.
+
+    python tools/check_datasets.py                          all registered datasets below DETECTRON2_DATASETS
+    python tools/check_datasets.py voc21 a150 --histogram   two of them, with the classes of their labels
+    python tools/check_datasets.py my_dataset.yaml --samples 0
+
+For each: the layout that was found, the number of pictures against the official one, and a sample of labels that are read
+and compared with their pictures. The exit status is 1 if a named one is not ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import hyperclip.data  # noqa: F401  (registers the datasets)
+from hyperclip.data import DATASETS
+from hyperclip.data.checking import Report, check_dataset, faults_text
+from hyperclip.data.custom import register_files
+from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
+from tabulate import tabulate
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="*", help="aliases, registered names, or YAML files (default: all registered)")
+    parser.add_argument("--samples", type=int, default=50, help="pictures to open of each, 0 for all (default: %(default)s)")
+    parser.add_argument("--histogram", action="store_true", help="show the classes of the sampled labels")
+    return parser.parse_args()
+
+
+def choose(names: list[str]) -> list[DatasetSpec]:
+    """All datasets, or those with these names or of these files."""
+    if not names:
+        return list(DATASETS.values())
+    return [s for n in names for s in (register_files([n]) if n.endswith((".yaml", ".yml")) else [find_dataset(n)])]
+
+
+def histogram(report: Report) -> str:
+    """The sampled labels' classes as a table, those that never occur in one line."""
+    rows = report.histogram()
+    table = tabulate([r for r in rows if r[2]], ["class", "% of pixels", "pictures"], floatfmt=".2f")
+    absent = [name for name, _, pictures in rows if not pictures]
+    ignored = f"{report.ignored_share:.1f} % of the pixels do not count"
+    return f"{table}\nnot in the sample ({len(absent)}): {', '.join(absent)}\n{ignored}"
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    reports = [check_dataset(spec, arguments.samples) for spec in choose(arguments.datasets)]
+    for report in reports:
+        if report.status == "faulty" or (report.faults and arguments.datasets):
+            print(f"{report.spec.alias}: {len(report.faults)} faults\n{faults_text(report)}\n")
+        if arguments.histogram and report.sampled:
+            print(f"{report.spec.alias}: classes in {report.sampled} labels\n{histogram(report)}\n")
+    rows = [(r.spec.alias, r.status, r.pictures, r.expected, r.sampled, r.layout) for r in reports]
+    print(tabulate(rows, ["dataset", "status", "pictures", "official", "opened", "labels (label map)"], tablefmt="github"))
+    print(f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to get each: datasets/README.md")
+    return int(bool(arguments.datasets) and any(report.status != "ready" for report in reports))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -67,7 +67,7 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     for split, keys in content["splits"].items():
         _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
         image_affix, label_affix = (tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix"))
-        lists = (keys["list"],) if "list" in keys else ()
+        lists = (str((path.parent / keys["list"]).resolve()),) if "list" in keys else ()
         layout = Layout(keys["images"], keys["labels"], labels, lists, image_affix=image_affix, label_affix=label_affix)
         name = f"{content['name']}_{split}"
         help = f"see {path}"

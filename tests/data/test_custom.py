@@ -19,10 +19,10 @@ BASIC = {"splits": {"val": {"images": "photos", "labels": "masks"}}, "classes": 
 @pytest.fixture
 def describe(tmp_path):
     """Write a dataset file with these keys next to two pictures; returns its path."""
-    for k in range(2):
-        for folder, array in (("photos", np.zeros((4, 6, 3), np.uint8)), ("masks", np.array([[0, 1, 2, 255]], np.uint8))):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(np.broadcast_to(array, (4, 6, 3)) if array.ndim == 3 else array).save(tmp_path / folder / f"{k}.png")
+    for folder, array in (("photos", np.zeros((1, 4, 3), np.uint8)), ("masks", np.array([[0, 1, 2, 255]], np.uint8))):
+        (tmp_path / folder).mkdir()
+        for k in range(2):
+            Image.fromarray(array).save(tmp_path / folder / f"{k}.png")
 
     def write(**keys):
         path = tmp_path / f"{len(list(tmp_path.glob('*.yaml')))}.yaml"

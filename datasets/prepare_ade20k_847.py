@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Convert the validation pictures of the full ADE20K and their labels of its 847 frequent classes.
+
+    python datasets/prepare_ade20k_847.py
+
+Reads ADE20K_2021_17_01/index_ade20k.pkl and the pictures and _seg.png files it lists. Pictures and labels are scaled to a
+shorter side of 512 where it is longer, and go to ADE20K_2021_17_01/images_detectron2/validation/*.jpg (quality 75) and
+annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of other classes), as in the released code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hyperclip.data import dataset_root
+from hyperclip.data import preparation as prep
+
+IMAGES = 2000
+HELP = "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see datasets/README.md"
+
+
+def convert(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    segments = path.with_name(f"{path.stem}_seg.png")
+    image, coded = prep.read_pixels(path), prep.read_pixels(segments)
+    if image.shape[:2] != coded.shape[:2]:
+        raise ValueError(f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its picture")
+    try:
+        labels = prep.ade847_labels(prep.ade_object_ids(coded))
+    except ValueError as error:
+        raise ValueError(f"{segments}: {error}") from error
+    return prep.shrink(image, cv2.INTER_LINEAR), prep.shrink(labels, cv2.INTER_NEAREST)
+
+
+def prepare(root: Path) -> prep.Counts:
+    """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    folder = root / "ADE20K_2021_17_01"
+    listed = prep.read_ade_index(prep.need(folder / "index_ade20k.pkl", HELP))
+    pictures = [root / path for path in listed if path.name.startswith("ADE_val_")]
+    images, labels = (folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2"))
+    jobs = [
+        prep.Job(str(path), (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"), partial(convert, path))
+        for path in pictures
+    ]
+    return prep.convert_files(jobs, labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    print(prepare(parser.parse_args().root).report(IMAGES))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

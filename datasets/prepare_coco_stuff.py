@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Convert COCO-Stuff's pixel maps into class indices. Not needed: the raw maps are read as well; this only reads a bit faster.
+
+    python datasets/prepare_coco_stuff.py --split val2017
+
+coco-stuff/annotations/<split>/*.png (0..181, 255) become coco-stuff/annotations_detectron2/<split>/*.png (0..170, 255).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from hyperclip.data import dataset_root
+from hyperclip.data.labels import read_raw_label
+from hyperclip.data.preparation import Counts, Job, coco_stuff_labels, convert_files, need
+
+IMAGES = {"val2017": 5000, "train2017": 118287}
+HELP = "It is for the png files of COCO-Stuff's stuffthingmaps_trainval2017.zip, see datasets/README.md"
+
+
+def convert(path: Path) -> tuple[np.ndarray]:
+    return (coco_stuff_labels(read_raw_label(path)),)
+
+
+def prepare(root: Path, split: str) -> Counts:
+    """Convert one split. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    source = need(root / "coco-stuff/annotations" / split, HELP)
+    target = root / "coco-stuff/annotations_detectron2" / split
+    paths = sorted(source.glob("*.png"))
+    if not paths:
+        raise FileNotFoundError(f"{str(source)!r} has no png file. {HELP}")
+    return convert_files([Job(str(path), (target / path.name,), partial(convert, path)) for path in paths], target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser.add_argument("--split", choices=[*IMAGES, "both"], default="both")
+    arguments = parser.parse_args()
+    for split in IMAGES if arguments.split == "both" else [arguments.split]:
+        print(prepare(arguments.root, split).report(IMAGES[split]))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Convert Pascal Context's label maps of all 459 classes for the validation pictures: 16 bits, 0..458, and 65535 for nothing.
+
+    python datasets/prepare_pascal_context_459.py
+
+Reads VOCdevkit/VOC2010/trainval/*.mat for the ids in VOCdevkit/VOC2010/pascalcontext_val.txt, or, where that list is absent,
+for the validation pictures of trainval_merged.json; writes VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from hyperclip.data import dataset_root
+from hyperclip.data.preparation import Counts, Job, context459_labels, convert_files, need, read_index
+
+IMAGES = (5104, 5105)
+HELP = "Unpack https://roozbehm.info/pascal-context/trainval.tar.gz there, see datasets/README.md"
+LIST_HELP = "One of these has to name the validation pictures, see datasets/README.md"
+
+
+def convert(path: Path) -> tuple[np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: does not exist")
+    try:
+        label_map = scipy.io.loadmat(path, appendmat=False, variable_names=["LabelMap"])["LabelMap"]
+    except Exception as error:  # scipy raises what its decoders trip over
+        raise ValueError(f"{path}: expected a MATLAB file with a LabelMap, which cannot be read ({error!r})") from error
+    return (context459_labels(label_map),)
+
+
+def validation_ids(folder: Path) -> list[str]:
+    """Names without suffix, each once."""
+    listed, merged = folder / "pascalcontext_val.txt", folder / "trainval_merged.json"
+    if listed.is_file():
+        return list(dict.fromkeys(listed.read_text(encoding="utf-8").split()))
+    if not merged.is_file():
+        raise FileNotFoundError(f"neither {str(listed)!r} nor {str(merged)!r} exists. {LIST_HELP}")
+    return [Path(image["file_name"]).stem for image in read_index(merged, "images")["images"] if image["phase"] == "val"]
+
+
+def prepare(root: Path) -> Counts:
+    """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    folder = root / "VOCdevkit/VOC2010"
+    source, target = need(folder / "trainval", HELP), folder / "annotations_detectron2/pc459_val"
+    paths = [source / f"{name}.mat" for name in validation_ids(folder)]
+    return convert_files([Job(str(p), (target / f"{p.stem}.tif",), partial(convert, p)) for p in paths], target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    print(prepare(parser.parse_args().root).report(*IMAGES))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")

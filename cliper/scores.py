@@ -123,8 +123,8 @@ def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -
     probabilities = logits.softmax(dim=-1)
     if class_of is None:
         return probabilities[..., :classes]
-    best = probabilities.new_zeros(*logits.shape[:-1], classes)
-    return best.index_reduce_(-1, class_of, probabilities[..., : len(class_of)], "amax")
+    named = probabilities[..., : len(class_of)]
+    return named.new_zeros(*logits.shape[:-1], classes).scatter_reduce_(-1, class_of.expand_as(named), named, "amax")
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:

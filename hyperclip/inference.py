@@ -117,7 +117,7 @@ class ScoreCollector:
         if self.class_of is None:
             self.scores[classes] = merged
         else:
-            self.scores.index_reduce_(0, self.class_of[classes], merged, "amax")
+            self.scores.scatter_reduce_(0, self.class_of[classes][:, None, None].expand_as(merged), merged, "amax")
 
     def result(self) -> dict[str, Tensor]:
         """``{"sem_seg": scores}``."""

@@ -70,26 +70,33 @@ def comparison_table(runs: Runs, metric: str = "mIoU") -> str:
 
 
 def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown table of benchmark rows, see :mod:`hyperclip.engine.suite`, with what the papers report beside them."""
+    """Markdown table of benchmark rows, see :mod:`hyperclip.engine.suite`, with what the papers report beside them.
+
+    Numbers in brackets refer to the notes below the table: where a published number stands, and how ours differs.
+    """
     columns = [
         "system", "benchmark", "protocol", "vocabulary", "images", "mIoU", "mIoU old", "s/image", "peak MB", "published mIoU",
+        "notes",
     ]  # fmt: skip
-    body = []
     notes: dict[str, int] = {}
+
+    def mark(note: str) -> str:
+        return f"[{notes.setdefault(note, len(notes) + 1)}]"
+
+    body = []
     for row in rows:
         if "error" in row:
-            body.append([row["system"], row["benchmark"], "failed", row["error"].splitlines()[0], *[""] * 6])
+            body.append([row["system"], row["benchmark"], "failed", *[""] * 7, mark(row["error"].splitlines()[0])])
             continue
-        marks = [notes.setdefault(note, len(notes) + 1) for note in row["differs"]]
-        papers = ", ".join(f"{p['miou']:.1f} ({p['backbone']})" for p in row["published"]) or "none"
+        papers = [f"{p['miou']:.1f} {p['backbone']} {mark(p['source'])}" for p in row["published"]]
         images = str(row["images"]) if row["complete"] else f"{row['images']} of {row['official_images']}"
         body.append([
             row["system"], row["benchmark"], row["protocol"], row["vocabulary"], images, f"{row['mIoU']:.2f}",
             f"{row['mIoU_old']:.2f}", f"{row['seconds_per_image']:.3f}", f"{row['peak_memory_mb']:.0f}",
-            papers + "".join(f" [{mark}]" for mark in marks),
+            ", ".join(papers) or "none", " ".join(map(mark, row["differs"])),
         ])  # fmt: skip
     table = tabulate(body, columns, tablefmt="github", disable_numparse=True)
-    return table + "".join(f"\n\n[{mark}] {note}" for note, mark in notes.items())
+    return "\n\n".join([table, *(f"[{number}] {note}" for note, number in notes.items())])
 
 
 def save_benchmark_tables(rows: Sequence[Mapping[str, Any]], output: Path) -> None:

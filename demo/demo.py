@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
+from hyperclip.data.custom import register_files
 from hyperclip.data.records import IMAGE_SUFFIXES
 from hyperclip.files import write_atomically
 from hyperclip.predictor import Prediction, Predictor
@@ -92,8 +93,9 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
         return Vocabulary.from_text(arguments.vocabulary, arguments.negatives)
     if arguments.negatives:
         raise ValueError("--negatives: give --vocabulary too; the config's classes bring negatives of their own")
+    register_files(cfg.DATASETS.FILES)
     source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    return load_vocabulary(source) if source else vocabulary_of(cfg.DATASETS.TEST[0])
+    return load_vocabulary(source) if source else vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
 def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Prediction, threshold: float) -> None:

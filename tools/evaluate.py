@@ -50,16 +50,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_systems(arguments: argparse.Namespace) -> list[System]:
-    """A system for each --config-file, named after its file.
+    """A system for each --config-file, named after its file; the second of the same file gets a "-2".
 
     Raises:
-        FileNotFoundError, ValueError: a config that cannot be loaded, or two of the same name.
+        FileNotFoundError, ValueError: a config that cannot be loaded.
     """
     systems: list[System] = []
     for path, *overrides in arguments.config_file:
-        name = Path(path).stem if Path(path).parent.name == "configs" else f"{Path(path).parent.name}-{Path(path).stem}"
-        if any(name == system.name for system in systems):
-            raise ValueError(f"--config-file {path}: a system named {name!r} is already there; give it another file name")
+        file = Path(path)
+        name = file.stem if file.parent.name == "configs" else f"{file.parent.name}-{file.stem}"
+        again = sum(system.name.startswith(name) for system in systems)
+        name = f"{name}-{again + 1}" if again else name
         cfg = load_config(path, [*overrides, *arguments.opts])
         cfg.OUTPUT_DIR = str(arguments.output / "rows" / name)
         register_files(cfg.DATASETS.FILES)

@@ -14,10 +14,15 @@ from pathlib import Path
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch
 from hyperclip.config import load_config
-from hyperclip.data import read_image, vocabulary_of
-from hyperclip.data.labels import read_label
+from hyperclip.data import find_dataset, load_records
+from hyperclip.data.custom import register_files
+from hyperclip.data.labels import read_record_label
+from hyperclip.data.mapper import read_record_image
+from hyperclip.engine.evaluation import prepare_model
+from hyperclip.engine.vocabularies import test_vocabulary
+from hyperclip.evaluation.protocols import to_dataset_labels
 from hyperclip.files import write_atomically
 from hyperclip.predictor import Predictor
 from hyperclip.visualization import BACKGROUND, comparison
@@ -27,20 +32,24 @@ from PIL import Image
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, help="alias or registered name; tools/evaluate.py --list shows them")
     parser.add_argument("--output", required=True, type=Path, help="folder of the pictures")
     parser.add_argument("--limit", type=int, default=8, help="how many pictures, from the first one on")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     arguments = parser.parse_args()
-    predictor = Predictor.from_config(load_config(arguments.config_file, arguments.opts))
-    vocabulary, ignore = vocabulary_of(arguments.dataset), MetadataCatalog.get(arguments.dataset).ignore_label
-    for record in DatasetCatalog.get(arguments.dataset)[: arguments.limit]:
-        image = np.ascontiguousarray(read_image(record["file_name"]))
-        truth = read_label(record["sem_seg_file_name"], record.get("label_remap")).astype(np.int64)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    register_files(cfg.DATASETS.FILES)
+    spec = find_dataset(arguments.dataset)
+    predictor = Predictor.from_config(cfg)
+    vocabulary = test_vocabulary(cfg, spec.name)
+    background = prepare_model(predictor.model, vocabulary, spec.name)
+    for record in load_records(spec)[: arguments.limit]:
+        image, truth = read_record_image(record), read_record_label(record)
         predictor.set_image(image)
-        labels = predictor.predict(vocabulary).labels
-        picture = comparison(image, np.where(truth == ignore, BACKGROUND, truth), labels, vocabulary.names)
-        target = arguments.output / f"{Path(record['file_name']).stem}.png"
+        answer = torch.from_numpy(predictor.predict(vocabulary).labels)
+        labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()
+        picture = comparison(image, np.where(truth == spec.ignore, BACKGROUND, truth), labels, spec.label_names)
+        target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"
         write_atomically(target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG"))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .labels import read_record_label, take_half
-from .mapper import read_image
+from .labels import read_record_label
+from .mapper import read_record_image
 from .records import LISTED_FAULTS, make_records, pair_files
 from .registry import DatasetSpec
 
@@ -80,9 +80,7 @@ def _check_files(record: dict, report: Report) -> None:
     """Open a picture and its label; add what is wrong, or the label's classes."""
     report.sampled += 1
     try:
-        image, label = read_image(record["file_name"]), read_record_label(record)
-        if "half" in record:
-            image = take_half(image, record["half"], record["file_name"])
+        image, label = read_record_image(record), read_record_label(record)
     except (ValueError, FileNotFoundError) as error:
         report.faults.append(str(error))
         return

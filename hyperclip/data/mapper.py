@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -78,9 +79,7 @@ class SemSegMapper:
             FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another size.
         """
         record = copy.copy(record)
-        image = read_image(record["file_name"])
-        if "half" in record:
-            image = take_half(image, record["half"], record["file_name"])
+        image = read_record_image(record)
         record.setdefault("height", image.shape[0])
         record.setdefault("width", image.shape[1])
         label = None
@@ -116,6 +115,12 @@ class _ColorJitter(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return self.transform
+
+
+def read_record_image(record: Mapping) -> np.ndarray:
+    """The picture, or its half, of one of Detectron2's records; see :func:`read_image`."""
+    image = read_image(record["file_name"])
+    return np.ascontiguousarray(take_half(image, record["half"], record["file_name"])) if "half" in record else image
 
 
 def read_image(path: str) -> np.ndarray:

@@ -123,8 +123,11 @@ def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
 def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegEvaluator) -> dict[str, float]:
     loader = build_test_loader(cfg, records)
     evaluator.reset()
-    training = model.training
+    bare: Any = getattr(model, "module", model)
+    training, output = model.training, getattr(bare, "output", None)
     model.eval()
+    if output is not None:
+        bare.output = "labels"  # the same answer without a score map for each class
     try:
         with torch.inference_mode():
             for i, batch in enumerate(loader):
@@ -133,6 +136,8 @@ def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegE
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.engine")
     finally:
         model.train(training)
+        if output is not None:
+            bare.output = output
     result = evaluator.evaluate()
     return dict(result["sem_seg"]) if result else {}
 

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity
 from cliper.preprocess import resize_for_clip, target_size
-from cliper.scores import Embedded, ScoreOptions, coarse_scores, merge_affinities, window_boxes, with_negatives
+from cliper.scores import (
+    Embedded,
+    ScoreOptions,
+    class_probabilities,
+    coarse_scores,
+    merge_affinities,
+    window_boxes,
+    with_negatives,
+)
 from hyperclip.clip import load_clip
 
 
@@ -191,3 +199,13 @@ def test_wrong_layers(visual, images):
         encode_layers(visual, images, FusionOptions(), [6])
     with pytest.raises(ValueError, match="embeds the last layer alone"):
         encode_layers(visual, images, FusionOptions("clip"), [4, 5])
+
+
+def test_the_best_synonym_of_a_class_counts():
+    """Classes of several embeddings take the largest probability among all prompts, negatives included in the softmax."""
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = class_probabilities(logits, 3, torch.tensor([0, 0, 1, 2, 2]))
+    among_all = logits.softmax(-1)
+    expected = torch.stack([among_all[..., :2].amax(-1), among_all[..., 2], among_all[..., 3:5].amax(-1)], -1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(class_probabilities(logits, 3, None), among_all[..., :3])

@@ -3,10 +3,12 @@
 
     python tools/evaluate.py --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --benchmarks a150,a847,pc59,pc459,pas20,pas20b --output output/evaluation
-    python tools/evaluate.py --config-file configs/cliper/vit-l-14/ovs_voc21.yaml --benchmarks voc21 --limit 20
+    python tools/evaluate.py --config-file configs/cliper/vit-l-14/ovs_voc21.yaml \\
+        --config-file configs/cliper/vit-l-14/ovs_city.yaml --benchmarks own --limit 20
 
 --config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an alias or a registered name
-(`--list` shows them), "all" for those of the papers, or the YAML file of a dataset of your own. OUTPUT gets results.json,
+(`--list` shows them), "all" for those of the papers, "own" for each config's DATASETS.TEST, or the YAML file of a dataset of
+your own. OUTPUT gets results.json,
 results.csv, results.md, and rows/, from which a killed run goes on. The exit status is 1 if a row failed.
 """
 
@@ -25,7 +27,7 @@ from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import DATASETS
 from hyperclip.data.custom import register_files
-from hyperclip.engine.suite import System, choose_datasets, load_benchmarks, run_suite
+from hyperclip.engine.suite import System, make_plan, run_suite
 from hyperclip.evaluation.report import benchmark_table
 from tabulate import tabulate
 from torch.multiprocessing import ProcessRaisedException
@@ -78,11 +80,11 @@ def list_benchmarks() -> str:
 def main(arguments: argparse.Namespace) -> int:
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
     systems = load_systems(arguments)
-    specs = choose_datasets([name for name in arguments.benchmarks.split(",") if name])
-    benchmarks = load_benchmarks(specs, arguments.limit, arguments.allow_partial)
+    names = [name for name in arguments.benchmarks.split(",") if name]
+    plan = make_plan(systems, names, arguments.limit, arguments.allow_partial)
     if systems[0].cfg.SEED >= 0:
         seed_all_rng(systems[0].cfg.SEED)
-    rows = run_suite(systems, benchmarks, arguments.output)
+    rows = run_suite(plan, arguments.output)
     if comm.is_main_process():
         print(benchmark_table(rows))
         print(f"\nWritten to {arguments.output}/results.json, results.csv, results.md")

@@ -80,6 +80,23 @@ def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
     return list(chosen.values())
 
 
+def make_plan(
+    systems: Sequence[System], names: Sequence[str], limit: int = 0, partial: bool = False
+) -> list[tuple[System, list[Benchmark]]]:
+    """Which system is evaluated on what; "own" among the names stands for a config's DATASETS.TEST.
+
+    Raises:
+        ValueError, FileNotFoundError: see :func:`choose_datasets` and :func:`load_benchmarks`.
+    """
+    wanted = []
+    for system in systems:
+        own = list(system.cfg.DATASETS.TEST)
+        wanted.append(choose_datasets([n for name in names for n in (own if name == "own" else [name])]))
+    specs = {spec.name: spec for chosen in wanted for spec in chosen}
+    ready = {b.spec.name: b for b in load_benchmarks(list(specs.values()), limit, partial)}
+    return [(system, [ready[s.name] for s in specs if s.name in ready]) for system, specs in zip(systems, wanted, strict=True)]
+
+
 def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False) -> list[Benchmark]:
     """Find the files of datasets before anything is computed.
 
@@ -108,14 +125,16 @@ def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool 
     return benchmarks
 
 
-def run_suite(systems: Sequence[System], benchmarks: Sequence[Benchmark], output: Path) -> list[dict[str, Any]]:
-    """Evaluate every system on every benchmark. Rows that OUTPUT has from the same config, weights and data are kept.
+def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) -> list[dict[str, Any]]:
+    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights and data are kept.
 
+    Args:
+        plan: each system with its benchmarks.
     Returns:
         a row for each pair, with "error" where it could not be evaluated; written as results.json, .csv and .md after each.
     """
     rows: list[dict[str, Any]] = []
-    for system in systems:
+    for system, benchmarks in plan:
         model: nn.Module | None = None
         for benchmark in benchmarks:
             path = output / "rows" / system.name / f"{benchmark.spec.alias}.json"

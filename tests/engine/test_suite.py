@@ -14,7 +14,7 @@ import torch
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
 from hyperclip.data import DATASETS, find_dataset
-from hyperclip.engine.suite import System, choose_datasets, fingerprint, load_benchmarks, run_suite
+from hyperclip.engine.suite import System, choose_datasets, fingerprint, load_benchmarks, make_plan, run_suite
 from hyperclip.evaluation.literature import published_for, published_rows
 from PIL import Image
 
@@ -91,19 +91,24 @@ def benchmarks_of(*names, limit=0):
     return load_benchmarks(choose_datasets(names), limit, partial=True)
 
 
+def run(system, output, *names, limit=0):
+    return run_suite([(system, benchmarks_of(*names, limit=limit))], output)
+
+
 def test_a_killed_run_goes_on(tmp_path):
     """What is there is kept, as long as config, data and limit are the same."""
-    first = run_suite(systems_of(CLIPER), benchmarks_of("pas20"), tmp_path)
+    (system,) = systems_of(CLIPER)
+    first = run(system, tmp_path, "pas20")
     (tmp_path / "results.json").unlink()  # killed before the table was written
     row = tmp_path / "rows/system0/pas20.json"
     written = row.stat().st_mtime_ns
-    both = run_suite(systems_of(CLIPER), benchmarks_of("pas20", "voc21"), tmp_path)
+    both = run(system, tmp_path, "pas20", "voc21")
     assert both[0] == first[0] and row.stat().st_mtime_ns == written
     assert [r["benchmark"] for r in json.loads((tmp_path / "results.json").read_text())] == ["pas20", "voc21"]
-    limited = run_suite(systems_of(CLIPER), benchmarks_of("pas20", limit=1), tmp_path)
+    limited = run(system, tmp_path, "pas20", limit=1)
     assert limited[0]["images"] == 1 and row.stat().st_mtime_ns != written
     row.write_text('{"half')  # a file that was damaged is not believed
-    assert run_suite(systems_of(CLIPER), benchmarks_of("pas20", limit=1), tmp_path)[0]["mIoU"] == limited[0]["mIoU"]
+    assert run(system, tmp_path, "pas20", limit=1)[0]["mIoU"] == limited[0]["mIoU"]
 
 
 def test_what_changes_a_fingerprint(tree, weights):
@@ -125,7 +130,7 @@ def test_what_changes_a_fingerprint(tree, weights):
 def test_vocabularies_and_synonyms_are_reported(tmp_path):
     for family, synonyms, name in (("clean", "max", "clean_voc20 1"), ("catseg", "first", "voc20 released")):
         (system,) = systems_of(CLIPER, overrides=["TEST.VOCABULARY", family, "MODEL.SYNONYMS", synonyms])
-        (row,) = run_suite([system], benchmarks_of("voc21", limit=1), tmp_path)
+        (row,) = run(system, tmp_path, "voc21", limit=1)
         assert row["vocabulary"] == name and row["synonyms"] == synonyms
         assert ("other class names or synonyms than the released ones" in row["differs"]) == (family == "clean")
 
@@ -136,7 +141,7 @@ def test_a_broken_label_fails_one_row_and_keeps_the_others(tree, tmp_path, monke
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     label = root / "ADEChallengeData2016/annotations/validation/ADE_val_00000002.png"
     Image.fromarray(np.full((44, 56), 200, np.uint8)).save(label)
-    rows = run_suite(systems_of(CLIPER), benchmarks_of("a150", "pas20"), tmp_path / "out")
+    rows = run(*systems_of(CLIPER), tmp_path / "out", "a150", "pas20")
     assert str(label) in rows[0]["error"] and "[200]" in rows[0]["error"] and rows[1]["mIoU"] >= 0
     assert "failed" in (tmp_path / "out/results.md").read_text()
     done = evaluate("--config-file", CLIPER, "--benchmarks", "a150", "--allow-partial", "--output", tmp_path / "out",
@@ -155,6 +160,14 @@ def test_incomplete_and_missing_sets_are_refused_at_once(tmp_path, monkeypatch):
     done = evaluate("--config-file", CLIPER, "--benchmarks", "a150,none", "--output", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: dataset: got 'none', expected one of" in done.stderr
+
+
+def test_own_benchmarks():
+    """Each config on the set that it names, for tables whose rows have a config each."""
+    systems = systems_of("configs/cliper/vit-b-16/ovs_city.yaml", "configs/cliper/vit-b-16/ovs_voc20.yaml")
+    plan = make_plan(systems, ["own", "a150"], partial=True)
+    assert [[b.spec.alias for b in chosen] for _, chosen in plan] == [["city_halves", "a150"], ["pas20", "a150"]]
+    assert plan[0][1][1] is plan[1][1][1]
 
 
 def test_names_of_benchmarks(tree, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -65,6 +67,14 @@ def test_backgrounds(describe):
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["DATASETS.TRAIN", f"['{spec.name}']"])
     with pytest.raises(ValueError, match="count their background as a class"):
         train_vocabulary(cfg)
+
+
+def test_the_documented_example(tmp_path):
+    documentation = Path("datasets/README.md").read_text()
+    (tmp_path / "streets.yaml").write_text(documentation.split("```yaml\n")[1].split("```")[0])
+    train, val = read_dataset_file(tmp_path / "streets.yaml")
+    assert (train.name, val.name) == ("streets_train", "streets_val") and len(val.label_names) == 3
+    assert LABEL_MAPS[val.layouts[0].label_map].classes == {0: 255, 1: 0, 2: 1, 5: 2, 255: 255}
 
 
 def test_many_classes_are_ignored_elsewhere(describe):

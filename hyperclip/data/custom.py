@@ -21,7 +21,8 @@ import yaml
 from ..vocabulary import Vocabulary
 from .catalog import register
 from .labels import IGNORE, LABEL_MAPS, LabelMap
-from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec, Layout
+from .layouts import Layout
+from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec
 
 KEYS = ("name", "root", "splits", "classes", "version", "label_map", "ignore", "background", "background_words")
 SPLIT_KEYS = ("images", "labels", "list", "image_affix", "label_affix")
@@ -70,9 +71,9 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         lists = (str((path.parent / keys["list"]).resolve()),) if "list" in keys else ()
         layout = Layout(keys["images"], keys["labels"], labels, lists, image_affix=image_affix, label_affix=label_affix)
         name = f"{content['name']}_{split}"
-        help = f"see {path}"
-        specs.append(DatasetSpec(name, name, (layout,), {"catseg": vocabulary}, help, ignore=LABEL_MAPS[labels].ignore,
-                                 background=background, root=root))  # fmt: skip
+        vocabularies, ignore = {"catseg": vocabulary}, LABEL_MAPS[labels].ignore
+        specs.append(DatasetSpec(name, name, (), background, (layout,), vocabularies, f"see {path}", ignore, root=root,
+                                 benchmark=False))  # fmt: skip
     return specs
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .labels import HALVES
-from .registry import DatasetSpec, Layout, dataset_root
+from .layouts import Layout
+from .registry import DatasetSpec, dataset_root
 
 logger = logging.getLogger("hyperclip.data")
 
@@ -111,11 +112,12 @@ def find_layout(spec: DatasetSpec, root: Path) -> Layout:
         if not absent:
             return layout
         missing.append(f"{layout.images} with {layout.labels}: no {', no '.join(absent)}")
-    where = "" if spec.root else " The root is the environment variable DETECTRON2_DATASETS."
+    if spec.root:
+        how = f"To get it: {spec.help}"
+    else:
+        how = f"To get it: {spec.help} (datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
     listed = "\n  ".join(missing)
-    raise FileNotFoundError(
-        f"dataset {spec.name}: not found below {str(root)!r}.{where} Accepted are\n  {listed}\nTo get it: {spec.help}"
-    )
+    raise FileNotFoundError(f"dataset {spec.name}: not found below {str(root)!r}. Accepted are\n  {listed}\n{how}")
 
 
 def read_list(path: Path) -> list[str]:

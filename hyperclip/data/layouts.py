@@ -1,0 +1,101 @@
+"""Where the files of the known data sets are, below the root: every directory layout that is accepted, the preferred one first.
+
+Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders are accepted too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set's files are, below the root.
+
+    Attributes:
+        images, labels: folders. A picture and its label share a key: the path in the folder without suffix and affixes.
+        label_map: what the labels' values mean, a name in ``LABEL_MAPS``.
+        lists: candidate files with one key a line; the first that exists chooses the split. One has to exist, if any is given.
+        superset: the image folder also holds pictures of other splits: the labels choose.
+        image_affix, label_affix: what a file's name has before and after its key.
+    """
+
+    images: str
+    labels: str
+    label_map: str
+    lists: tuple[str, ...] = ()
+    superset: bool = False
+    image_affix: tuple[str, str] = ("", "")
+    label_affix: tuple[str, str] = ("", "")
+
+
+def coco_stuff(split: str) -> tuple[Layout, ...]:
+    """COCO-Stuff, split "train2017" or "val2017": converted, raw, CLIPer's."""
+    images = f"coco-stuff/images/{split}"
+    return (
+        Layout(images, f"coco-stuff/annotations_detectron2/{split}", "indices_171"),
+        Layout(images, f"coco-stuff/annotations/{split}", "coco_stuff"),
+        Layout(f"coco2017/{split}", f"coco2017/stuff_anno164/{split}", "indices_171"),
+    )
+
+
+COCO_OBJECT = (
+    Layout("coco-stuff/images/val2017", "coco-stuff/annotations_object/val2017", "from_one_80_background"),
+    Layout(
+        "coco2014/val2014", "coco2014/coco_seg_anno", "from_one_80_background", ("coco2014/val_5k.txt",),
+        image_affix=("COCO_val2014_", ""),
+    ),
+)  # fmt: skip
+
+ADE150 = tuple(
+    Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", label_map)
+    for folder in ("ADEChallengeData2016", "ADEchallengeData2016")
+    for labels, label_map in (("annotations_detectron2", "indices_150"), ("annotations", "from_one_150"))
+)
+_ADE847 = "ADE20K_2021_17_01"
+ADE847 = (Layout(f"{_ADE847}/images_detectron2/validation", f"{_ADE847}/annotations_detectron2/validation", "ade847_indices"),)
+
+
+def _voc(converted: str, converted_map: str, raw_map: str) -> tuple[Layout, ...]:
+    voc = "VOCdevkit/VOC2012"
+    images, val = f"{voc}/JPEGImages", (f"{voc}/ImageSets/Segmentation/val.txt",)
+    return (
+        Layout(images, f"{voc}/{converted}/val", converted_map, superset=True),
+        *(Layout(images, f"{voc}/{raw}", raw_map, val) for raw in ("SegmentationClassAug", "SegmentationClass")),
+    )
+
+
+VOC = _voc("annotations_detectron2", "indices_20", "from_one_20")
+VOC_WITH_BACKGROUND = _voc("annotations_detectron2_bg", "indices_21", "from_one_20_background")
+
+
+def _context(converted_map: str, raw_map: str) -> tuple[Layout, ...]:
+    context = "VOCdevkit/VOC2010"
+    names = ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt", "context_val.txt")
+    images, lists = f"{context}/JPEGImages", tuple(f"{context}/{name}" for name in names)
+    return (
+        Layout(images, f"{context}/annotations_detectron2/pc59_val", converted_map, superset=True),
+        Layout(images, f"{context}/SegmentationClassContext", raw_map, lists),
+    )
+
+
+CONTEXT59 = _context("indices_59", "from_one_59")
+CONTEXT59_WITH_BACKGROUND = _context("indices_59_background", "from_one_59_background")
+CONTEXT459 = (
+    Layout("VOCdevkit/VOC2010/JPEGImages", "VOCdevkit/VOC2010/annotations_detectron2/pc459_val", "context459_indices",
+           superset=True),
+)  # fmt: skip
+
+CITYSCAPES = tuple(
+    Layout(
+        f"{folder}/leftImg8bit/val", f"{folder}/gtFine/val", label_map,
+        image_affix=("", "_leftImg8bit"), label_affix=("", f"_gtFine_{kind}"),
+    )
+    for kind, label_map in (("labelTrainIds", "indices_19"), ("labelIds", "cityscapes"))
+    for folder in ("cityscapes", "CityScapes")
+)  # fmt: skip
+
+
+def tinyscenes(split: str, classes: int) -> tuple[Layout, ...]:
+    """A split of tinyscenes."""
+    return (Layout(f"tinyscenes/{split}/images", f"tinyscenes/{split}/labels", f"indices_{classes}"),)

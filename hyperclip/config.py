@@ -75,7 +75,9 @@ def _add_head_keys(cfg: CfgNode) -> None:
     head.TRAIN_CLASS_JSON = ""  # class names in training: a file or a built-in list; "" = those of the training set
     head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
     head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI name, open_clip name[:tag], hf-hub:id, or a local model folder
-    head.CLIP_FINETUNE = "hyperbolic"  # hyperbolic, attention (q and v, CAT-Seg), full, none
+    # What trains in CLIP: hyperbolic, relations (HyperCLIP++), rotation, lora, attention (q and v, CAT-Seg), several of them
+    # joined by "+" (hyperbolic+rotation is HyRo), full, none, or an adapter of your own.
+    head.CLIP_FINETUNE = "hyperbolic"
     head.CLIP_LAYERS = [3, 7]  # blocks (0-based) whose outputs guide the decoder: at 1/3 and 2/3 of the depth
     head.TEXT_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
     head.APPEARANCE_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
@@ -105,6 +107,8 @@ def _add_adapter_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ADAPTER.BLOCK_SIZE_TEXT = 0  # the same for the text tower; 0 = BLOCK_SIZE
     cfg.MODEL.ADAPTER.CURVATURE_VISION = 0.01  # curvature magnitude of the ball, image tower (as released)
     cfg.MODEL.ADAPTER.CURVATURE_TEXT = 1.0  # the same, text tower (as released)
+    cfg.MODEL.ADAPTER.RANK = 8  # of lora
+    cfg.MODEL.ADAPTER.ALPHA = 8.0  # lora's updates are scaled by ALPHA / RANK
     cfg.MODEL.ADAPTER.LITERAL = False  # evaluate the hyperbolic maps instead of the equal block product: slow
 
 

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from open_clip import CLIP
 from torch import Tensor, nn
 
-from .adapters import prepare_finetuning
+from .adapters import AdapterOptions, prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
 from .features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
@@ -85,17 +85,17 @@ class HyperCLIP(nn.Module):
         head = cfg.MODEL.SEM_SEG_HEAD
         loaded = load_clip(head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS)
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
-        prepare_finetuning(
-            clip,
-            head.CLIP_FINETUNE,
-            encoders=adapter.ENCODERS,
+        options = AdapterOptions(
+            projections=adapter.PROJECTIONS,
             block_size=adapter.BLOCK_SIZE,
             block_size_text=adapter.BLOCK_SIZE_TEXT,
             curvature_vision=adapter.CURVATURE_VISION,
             curvature_text=adapter.CURVATURE_TEXT,
-            projections=adapter.PROJECTIONS,
             literal=adapter.LITERAL,
+            rank=adapter.RANK,
+            alpha=adapter.ALPHA,
         )
+        prepare_finetuning(clip, head.CLIP_FINETUNE, encoders=adapter.ENCODERS, options=options)
         patch = clip.visual.conv1.kernel_size
         shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
         sliding = cfg.TEST.SLIDING

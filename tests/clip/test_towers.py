@@ -7,7 +7,7 @@ import hashlib
 import open_clip
 import pytest
 import torch
-from hyperclip.adapters import RadiusAdjustment, prepare_finetuning
+from hyperclip.adapters import AdapterOptions, RadiusAdjustment, prepare_finetuning
 from hyperclip.clip import encode_dense, encode_text, load_clip, loading, tokenize
 from hyperclip.clip.visual import residual_block, value_only_block
 
@@ -58,7 +58,7 @@ def test_dense_tower_shapes_and_intermediates(tiny):
 @pytest.mark.parametrize("mode", ["hyperbolic", "attention", "full", "none"])
 def test_every_mode_starts_at_the_identity(tiny, mode):
     model = load_clip(TINY).model
-    prepare_finetuning(model, mode, block_size=32, curvature_text=0.01)
+    prepare_finetuning(model, mode, options=AdapterOptions(block_size=32, curvature_text=0.01))
     images, tokens = torch.randn(1, 3, 48, 48), tokenize(tiny.tokenizer, ["a blue dotted cross"], 32)
     want = encode_dense(tiny.model.visual, images).embeddings
     torch.testing.assert_close(encode_dense(model.visual, images).embeddings, want, atol=1e-5, rtol=1e-5)

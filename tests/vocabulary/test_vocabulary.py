@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from hyperclip.adapters import prepare_finetuning
+from hyperclip.adapters import AdapterOptions, prepare_finetuning
 from hyperclip.clip import encode_text, load_clip, tokenize
 from hyperclip.vocabulary import TextEmbedder, Vocabulary, builtin, prompt_templates
 from hyperclip.vocabulary.vocabulary import LISTS
@@ -79,7 +79,7 @@ def test_ensembles_are_means_of_unit_embeddings(clip, kind, synonyms):
 
 def test_cache_is_never_stale(clip):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("single"))
-    prepare_finetuning(clip.model, "hyperbolic", block_size=32)
+    prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
     vocabulary = Vocabulary.from_text("star; cross")
     with torch.no_grad():
         first = embed(clip.model, vocabulary)
@@ -93,7 +93,7 @@ def test_cache_is_never_stale(clip):
 
 def test_a_subset_of_the_classes(clip):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("imagenet_select"), "mean")
-    prepare_finetuning(clip.model, "hyperbolic", block_size=32)
+    prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
     vocabulary, only = Vocabulary.from_text("star, sun; cross; circle; square, box"), torch.tensor([0, 3])
     trained = embed(clip.model, vocabulary, only)
     with torch.no_grad():

@@ -1,0 +1,31 @@
+"""How CLIP is fine-tuned: adapters as torch parametrizations of its attention weights.
+
+Every adapter replaces a weight, ``attn.in_proj_weight`` (3D, D) of a block above all, by a function of itself that is the
+identity at the start, so that CLIP is unchanged; ``merge`` writes the function's value back as a plain weight.
+"""
+
+from .attach import adapters, finetune_modes, merge, parameter_table, prepare_finetuning, tower
+from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
+from .projections import LowRank, TrainedProjections
+from .radius import RadiusAdjustment
+from .relations import RelatedRadius, SharedBlocks
+from .rotation import Rotation
+
+__all__ = [
+    "ADAPTER_REGISTRY",
+    "Adapter",
+    "AdapterOptions",
+    "LowRank",
+    "RadiusAdjustment",
+    "RelatedRadius",
+    "Rotation",
+    "SharedBlocks",
+    "Site",
+    "TrainedProjections",
+    "adapters",
+    "finetune_modes",
+    "merge",
+    "parameter_table",
+    "prepare_finetuning",
+    "tower",
+]

@@ -1,0 +1,114 @@
+"""Attaching adapters to CLIP by their names, finding, counting and merging them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from open_clip import CLIP
+from open_clip.transformer import ResidualAttentionBlock
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .base import ADAPTER_REGISTRY, ENCODERS, Adapter, AdapterOptions, Site, checked_choices
+
+ALIASES = {"hyperbolic": "hyperbolic_radius"}
+WITH_OUTPUT = ("relations",)
+"""Adapters that also adapt the output projection of the attention."""
+
+
+def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
+    """Residual attention blocks of one encoder ("vision" or "text") of an open_clip model."""
+    return clip.visual.transformer.resblocks if encoder == "vision" else clip.transformer.resblocks
+
+
+def finetune_modes() -> list[str]:
+    """What MODEL.SEM_SEG_HEAD.CLIP_FINETUNE may be; adapters can be joined by "+"."""
+    named = {name: alias for alias, name in ALIASES.items()}
+    return sorted(named.get(name, name) for name, _ in ADAPTER_REGISTRY) + ["full", "none"]
+
+
+def prepare_finetuning(
+    clip: CLIP, mode: str, *, encoders: Iterable[str] = ENCODERS, options: AdapterOptions | None = None
+) -> None:
+    """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
+
+    Args:
+        clip: an open_clip model.
+        mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation" HyRo's), "full" (every
+            weight that has an influence) or "none".
+        encoders: which towers are adapted, of "vision" and "text".
+    Raises:
+        ValueError: an unknown mode, encoder or projection, or options that do not fit the widths.
+    """
+    names = [ALIASES.get(name, name) for name in mode.split("+")]
+    if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {finetune_modes()}; adapters can be joined by '+'"
+        )
+    clip.requires_grad_(mode == "full")
+    clip.logit_scale.requires_grad_(False)  # no score depends on it
+    if mode in ("full", "none"):
+        return
+    towers = checked_choices("MODEL.ADAPTER.ENCODERS", encoders, ENCODERS)
+    for name in names:
+        _attach(clip, name, towers, options or AdapterOptions())
+
+
+def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
+    """Register one kind of adapter on the attention weights of the towers."""
+    places: list[tuple[nn.Module, Site]] = []
+    for encoder in encoders:
+        for layer, block in enumerate(tower(clip, encoder)):
+            places.append((block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight)))
+            if name in WITH_OUTPUT:
+                places.append((block.attn.out_proj, Site(encoder, layer, "out_proj", block.attn.out_proj.weight)))
+    built = ADAPTER_REGISTRY.get(name)([site for _, site in places], options)
+    for (module, site), adapter in zip(places, built, strict=True):
+        weight = "weight" if site.name == "out_proj" else site.name
+        parametrize.register_parametrization(module, weight, adapter.to(site.weight.device))
+
+
+def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
+    """Yield (name, module) of every adapter inside ``model``."""
+    for name, module in model.named_modules():
+        if isinstance(module, Adapter):
+            yield name, module
+
+
+def merge(model: nn.Module) -> int:
+    """Write every adapted weight back as a plain weight, in place; the outputs stay the same.
+
+    Returns:
+        the number of weights that were merged.
+    """
+    merged = 0
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            chain: Any = getattr(module.parametrizations, name)
+            if all(isinstance(own, Adapter) for own in chain):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                merged += 1
+    return merged
+
+
+def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """Count parameters by part of the model: rows (part, trainable, all), the last one is the total.
+
+    Parts are the CLIP towers, their adapters and the head, as far as ``model`` has them.
+    """
+    inside = {id(p): "adapters" for _, module in adapters(model) for p in module.parameters()}
+    rows: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        encoder = "vision" if ".visual." in f".{name}" else "text"
+        if id(parameter) in inside:
+            part = f"CLIP {encoder} adapters"
+        elif name.startswith("clip."):
+            part = f"CLIP {encoder}"
+        else:
+            part = name.split(".")[0]
+        counts = rows.setdefault(part, [0, 0])
+        counts[0] += parameter.numel() if parameter.requires_grad else 0
+        counts[1] += parameter.numel()
+    table = [(part, trainable, total) for part, (trainable, total) in sorted(rows.items())]
+    return [*table, ("total", sum(r[1] for r in table), sum(r[2] for r in table))]

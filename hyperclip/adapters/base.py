@@ -1,0 +1,99 @@
+"""What every adapter has in common: a torch parametrization of an attention weight that starts as the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+PROJECTIONS = ("q", "k", "v")
+ENCODERS = ("vision", "text")
+
+ADAPTER_REGISTRY = Registry("ADAPTER")
+"""Adapters by their name in MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: functions of type ``Build``.
+
+    @ADAPTER_REGISTRY.register()
+    def scale(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
+        return [Scale(site.weight) for site in sites]
+"""
+
+
+class Adapter(nn.Module):
+    """A module whose ``forward`` maps a frozen weight to the one that is used, and which starts as the identity."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def starts_at_identity(self) -> list[nn.Parameter]:
+        """Parameters (…, b, b) that start as identity matrices, which weight decay may pull them back to."""
+        return []
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight that is adapted.
+
+    Attributes:
+        encoder: "vision" or "text". layer: of its tower, from 0. name: "in_proj_weight" (3D, D) or "out_proj" (D, D).
+        weight: the pre-trained one.
+    """
+
+    encoder: str
+    layer: int
+    name: str
+    weight: Tensor
+
+    @property
+    def width(self) -> int:
+        """D, its input features."""
+        return self.weight.shape[1]
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config`."""
+
+    projections: Iterable[str] = PROJECTIONS
+    block_size: int = 128
+    block_size_text: int = 0
+    curvature_vision: float = 0.01
+    curvature_text: float = 1.0
+    literal: bool = False
+    rank: int = 8
+    alpha: float = 8.0
+
+    def side(self, encoder: str) -> int:
+        """Side of the blocks in an encoder."""
+        return self.block_size_text or self.block_size if encoder == "text" else self.block_size
+
+    def curvature(self, encoder: str) -> float:
+        """Curvature magnitude in an encoder."""
+        return self.curvature_text if encoder == "text" else self.curvature_vision
+
+
+Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
+"""One adapter for each site."""
+
+
+def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``values`` as a tuple; ValueError if it is empty or holds anything that is not in ``allowed``."""
+    values = tuple(values)
+    wrong = [v for v in values if v not in allowed]
+    if wrong or not values:
+        raise ValueError(f"{key}: got {list(values)}, expected one or more of {list(allowed)}")
+    return values
+
+
+def check_blocks(width: int, block_size: int) -> None:
+    """ValueError unless blocks of this side fill the diagonal of a width."""
+    if block_size < 1 or width % block_size:
+        raise ValueError(f"MODEL.ADAPTER.BLOCK_SIZE: got {block_size}, expected a divisor of the attention width {width}")
+
+
+def block_product(weight: Tensor, blocks: Tensor) -> Tensor:
+    """``weight`` (O, D) times the transpose of the block-diagonal matrix of ``blocks`` (R, b, b), D = R b."""
+    r, b, _ = blocks.shape
+    return torch.einsum("orj,rij->ori", weight.view(-1, r, b), blocks).reshape(weight.shape)

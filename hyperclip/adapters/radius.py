@@ -1,0 +1,89 @@
+"""HyperCLIP's adapter: hyperbolic radius adjustment of the rows of an attention weight.
+
+Shapes: D width, R = D / b blocks of side b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import hyperbolic
+from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, Site, block_product, check_blocks, checked_choices
+
+
+class RadiusAdjustment(Adapter):
+    """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` row by row, with a free block-diagonal ``M``.
+
+    Apart from clamps at the boundary of the ball, exp0, the Moebius product and log0 cancel, and ``W'`` is exactly
+    ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c). That is the fast path; ``literal=True`` composes
+    the maps of :mod:`hyperclip.hyperbolic` instead. Source: HyperCLIP (CVPR 2025).
+
+    Args:
+        width: D, input features of the projection.
+        block_size: side b of the blocks; it has to divide ``width``.
+        curvature: magnitude c > 0 of the ball's curvature.
+        projections: which of "q", "k", "v" are adjusted.
+        literal: evaluate the hyperbolic maps themselves.
+    Raises:
+        ValueError: a block size that does not divide the width, an unknown projection, c <= 0.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        block_size: int = 128,
+        curvature: float = 0.01,
+        projections: Iterable[str] = PROJECTIONS,
+        literal: bool = False,
+    ) -> None:
+        super().__init__()
+        check_blocks(width, block_size)
+        if not curvature > 0:
+            raise ValueError(f"MODEL.ADAPTER.CURVATURE_*: got {curvature}, expected a positive number")
+        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
+        self.curvature, self.literal = float(curvature), literal
+        identity = torch.eye(block_size).repeat(width // block_size, 1, 1)
+        for name in self.projections:
+            self.register_parameter(name, nn.Parameter(identity.clone()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32 or wider."""
+        parts = list(weight.chunk(3))
+        with torch.autocast(weight.device.type, enabled=False):
+            for i, name in enumerate(PROJECTIONS):
+                if name in self.projections:
+                    adjust = self._literal if self.literal else self._fast
+                    parts[i] = adjust(parts[i], getattr(self, name))
+        return torch.cat(parts)
+
+    def starts_at_identity(self) -> list[nn.Parameter]:
+        return list(self.parameters())
+
+    def _fast(self, weight: Tensor, blocks: Tensor) -> Tensor:
+        root_c = self.curvature**0.5
+        input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
+        weight = cap_rows(weight, input_cap)
+        return cap_rows(block_product(weight, blocks), hyperbolic.tangent_cap(1.0) / root_c)
+
+    def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
+        points = hyperbolic.expmap0(weight, self.curvature)
+        product = hyperbolic.mobius_matvec(torch.block_diag(*blocks), points, self.curvature)
+        return hyperbolic.logmap0(product, self.curvature)
+
+
+def cap_rows(x: Tensor, cap: float) -> Tensor:
+    """Scale rows of x (…, D) whose norm is above the cap down to it."""
+    norm = x.norm(dim=-1, keepdim=True)
+    return torch.where(norm > cap, x * (cap / norm.clamp_min(cap)), x)
+
+
+@ADAPTER_REGISTRY.register()
+def hyperbolic_radius(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
+    """Radius adjustment of every site's own."""
+    return [
+        RadiusAdjustment(s.width, options.side(s.encoder), options.curvature(s.encoder), options.projections, options.literal)
+        for s in sites
+    ]

@@ -141,6 +141,11 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW or SGD
     cfg.SOLVER.CLIP_MULTIPLIER = 0.075  # learning rate of CLIP's parameters relative to BASE_LR
     cfg.SOLVER.LOG_PERIOD = 20  # iterations between two lines of metrics
+    cfg.SOLVER.WATCH_PERIOD = 1000  # warn if the loss has not fallen, after every so many iterations; 0 = never
+    # Of the forward pass: auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16, float16. Weights, the
+    # optimiser and the loss stay in float32. Detectron2's AMP.ENABLED True is float16.
+    cfg.SOLVER.PRECISION = "auto"
+    cfg.SOLVER.MICRO_BATCHES = 1  # run the batch of a process in so many parts: less memory, the same gradient
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     cfg.SOLVER.BASE_LR = 2e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4

@@ -15,7 +15,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -24,13 +24,15 @@ from torch import nn
 
 from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
-from ..data import SemSegMapper
+from ..data import DATASETS, SemSegMapper, find_dataset
 from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
 from .checkpointing import StrictCheckpointer
 from .evaluation import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
+from .loop import TrainLoop, choose_precision
 from .optimizer import build_optimizer
 from .vocabularies import train_vocabulary
+from .watch import AdapterDistance, FirstGradients, LossWatch
 
 logger = logging.getLogger("hyperclip.engine")
 
@@ -41,6 +43,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         check_batch_size(cfg)
+        precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
@@ -53,9 +56,14 @@ class Trainer(DefaultTrainer):
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         ddp = {} if on_cuda else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp)
-        if cfg.SOLVER.AMP.ENABLED and not on_cuda:
-            raise ValueError("SOLVER.AMP.ENABLED: mixed precision needs CUDA. Set it to False, or MODEL.DEVICE to cuda")
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self._trainer = TrainLoop(
+            model,
+            loader,
+            optimizer,
+            micro_batches=cfg.SOLVER.MICRO_BATCHES,
+            precision=precision,
+            faults=Path(cfg.OUTPUT_DIR),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
@@ -75,7 +83,9 @@ class Trainer(DefaultTrainer):
         for i, hook in enumerate(built):
             if isinstance(hook, hooks.PeriodicWriter):
                 built[i] = hooks.PeriodicWriter(self.build_writers(), period=self.cfg.SOLVER.LOG_PERIOD)
-        return built
+        solver = self.cfg.SOLVER
+        watches: list[HookBase] = [FirstGradients(), LossWatch(solver.WATCH_PERIOD), AdapterDistance(solver.LOG_PERIOD)]
+        return [built[0], *watches, *built[1:]]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -101,7 +111,8 @@ class Trainer(DefaultTrainer):
             scores by dataset, in percent (on the main process).
         """
         found: dict[str, Evaluation] = {}
-        for i, name in enumerate(cfg.DATASETS.TEST):
+        for i, asked in enumerate(cfg.DATASETS.TEST):
+            name = asked if asked in DatasetCatalog.list() else find_dataset(asked).name
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
             found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator)
         if not comm.is_main_process():
@@ -113,10 +124,12 @@ class Trainer(DefaultTrainer):
 
 
 def check_batch_size(cfg: CfgNode) -> None:
-    """ValueError unless the batch divides evenly among the processes."""
-    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+    """ValueError unless the batch divides evenly among the processes and their micro-batches."""
+    processes, parts, batch = comm.get_world_size(), cfg.SOLVER.MICRO_BATCHES, cfg.SOLVER.IMS_PER_BATCH
+    if parts < 1 or batch % (processes * parts):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH: got {cfg.SOLVER.IMS_PER_BATCH} for {comm.get_world_size()} processes, expected a multiple"
+            f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES {parts}, expected a multiple of "
+            "their product"
         )
 
 
@@ -133,6 +146,7 @@ def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
         **describe_run(cfg),
         "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
         "protocol": {n: e.protocol for n, e in found.items()},
+        "official_images": {n: list(DATASETS[n].images) if n in DATASETS else [] for n in found},
         "results": {n: {k: None if math.isnan(v) else v for k, v in e.scores.items()} for n, e in found.items()},
     }
     path = Path(cfg.OUTPUT_DIR) / "results.json"

@@ -27,7 +27,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("datasets", nargs="*", help="aliases, registered names, or YAML files (default: all registered)")
     parser.add_argument("--samples", type=int, default=50, help="pictures to open of each, 0 for all (default: %(default)s)")
     parser.add_argument("--histogram", action="store_true", help="show the classes of the sampled labels")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.samples < 0:
+        parser.error(f"--samples: got {arguments.samples}, expected a positive number, or 0 for all")
+    return arguments
 
 
 def choose(names: list[str]) -> list[DatasetSpec]:
@@ -63,5 +66,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

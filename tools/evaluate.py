@@ -8,14 +8,15 @@
 
 --config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an alias or a registered name
 (`--list` shows them), "all" for those of the papers, "own" for each config's DATASETS.TEST, or the YAML file of a dataset of
-your own. OUTPUT gets results.json,
-results.csv, results.md, and rows/, from which a killed run goes on. The exit status is 1 if a row failed.
+your own. OUTPUT gets results.json, results.csv and results.md with the rows of the latest call, and rows/, from which a killed
+run goes on: a file for each row, and its classes. The exit status is 1 if a row failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
@@ -58,11 +59,12 @@ def load_systems(arguments: argparse.Namespace) -> list[System]:
         FileNotFoundError, ValueError: a config that cannot be loaded.
     """
     systems: list[System] = []
+    used: Counter[str] = Counter()
     for path, *overrides in arguments.config_file:
         file = Path(path)
         name = file.stem if file.parent.name == "configs" else f"{file.parent.name}-{file.stem}"
-        again = sum(system.name.startswith(name) for system in systems)
-        name = f"{name}-{again + 1}" if again else name
+        used[name] += 1
+        name = f"{name}-{used[name]}" if used[name] > 1 else name
         cfg = load_config(path, [*overrides, *arguments.opts])
         cfg.OUTPUT_DIR = str(arguments.output / "rows" / name)
         register_files(cfg.DATASETS.FILES)
@@ -80,8 +82,7 @@ def list_benchmarks() -> str:
 def main(arguments: argparse.Namespace) -> int:
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
     systems = load_systems(arguments)
-    names = [name for name in arguments.benchmarks.split(",") if name]
-    plan = make_plan(systems, names, arguments.limit, arguments.allow_partial)
+    plan = make_plan(systems, arguments.benchmarks.split(","), arguments.limit, arguments.allow_partial)
     if systems[0].cfg.SEED >= 0:
         seed_all_rng(systems[0].cfg.SEED)
     rows = run_suite(plan, arguments.output)
@@ -101,7 +102,7 @@ if __name__ == "__main__":
             launch(main, parsed.num_gpus, dist_url="auto", args=(parsed,))
         else:
             sys.exit(main(parsed))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except ProcessRaisedException as error:  # one of several processes failed; its last line says why
         sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")

@@ -63,12 +63,17 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     except FileNotFoundError as error:
         report.status, report.faults = "missing", [str(error)]
         return report
+    except ValueError as error:
+        report.status, report.faults = "faulty", [str(error)]
+        return report
     report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map})", list(found.faults)
     records = make_records(spec, found)
     report.pictures = len(records)
     step = max(1, len(records) // samples) if samples else 1
     for record in records[::step][: samples or None]:
         _check_files(record, report)
+    if report.sampled and not report.faults and not report.pixels[:-1].any():
+        report.faults.append(f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}")
     if report.faults or not records:
         report.status = "faulty"
     elif spec.images and len(records) not in spec.images:

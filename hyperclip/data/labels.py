@@ -129,8 +129,8 @@ def read_label(path: str | Path, label_map: str | None = None, half: str | None 
     if label_map not in LABEL_MAPS:
         raise ValueError(f"label map: got {label_map!r}, expected one of {sorted(LABEL_MAPS)}")
     known = LABEL_MAPS[label_map]
-    mapped = known.table[np.minimum(label, len(known.table) - 1)]
-    illegal = (mapped == ILLEGAL) | (label >= len(known.table))
+    mapped = known.table[np.clip(label, 0, len(known.table) - 1)]
+    illegal = (mapped == ILLEGAL) | (label < 0) | (label >= len(known.table))
     if illegal.any():
         values = np.unique(label[illegal])
         legal = sorted(known.classes)

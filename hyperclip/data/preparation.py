@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..files import write_atomically
 from .labels import IGNORE, ILLEGAL, LABEL_MAPS
+from .records import LISTED_FAULTS
 
 IGNORE16 = 65535
 """Label of pixels of no class in 16-bit files."""
@@ -34,7 +35,7 @@ CONTEXT59_IDS = (
 )  # fmt: skip
 """Category ids in trainval_merged.json of "nothing" and then the 59 classes, in the order of their indices."""
 
-ADE_SHORT_SIDE, JPEG_QUALITY, LISTED_FAULTS = 512, 75, 20
+ADE_SHORT_SIDE, JPEG_QUALITY = 512, 75
 
 
 def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ GET_CONTEXT = "download VOC 2010 and Pascal Context, then run datasets/prepare_p
 GET_CITY = "download leftImg8bit_trainvaltest and gtFine_trainvaltest"
 
 SHRUNK = "pictures and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the released code"
-DIVIDED = "papers before mid 2022 divide by 459 classes (mIoU old), later ones by those present"
+DIVIDED = "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones by those present"
 FOLDED = "39 more classes of Pascal Context are prompted and count as background"
 OWN_LABELS = "the papers made their labels from COCO's instances in ways of their own"
 IN_HALVES = "each picture cut into two squares, as CLIPer does; others take it whole or in windows"

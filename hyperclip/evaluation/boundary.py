@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -12,7 +14,7 @@ def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
     """Pixels (H, W), bool, that are near the border of their own region.
 
     Args:
-        labels: class indices (H, W), integers above -2^15 and below 2^16 - 1.
+        labels: class indices (H, W), integers above -2^16 and below 2^24.
         dilation: width of the band as a share of the picture's diagonal; at least one pixel.
     Source: Cheng et al., Boundary IoU (CVPR 2021). The picture's edge counts as a border, as there.
     """
@@ -44,8 +46,8 @@ class BoundaryCounts:
             self.counts[row] += np.bincount(values.astype(np.int64), minlength=self.classes)
 
     def miou(self) -> float:
-        """Mean Boundary IoU in percent over the classes that have a band in the truth."""
+        """Mean Boundary IoU in percent over the classes that have a band in the truth; nan without any."""
         both, truth, prediction = self.counts
         present = truth > 0
         iou = both[present] / (truth + prediction - both)[present]
-        return 100 * float(iou.mean()) if present.any() else 0.0
+        return 100 * float(iou.mean()) if present.any() else math.nan

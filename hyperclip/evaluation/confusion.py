@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """Scores in percent.
+    """Scores in percent; all of them nan where no pixel counts.
 
     Attributes:
         miou: mean IoU over the classes present in the truth (Detectron2 since July 2022).
@@ -82,11 +83,13 @@ class SegmentationScores:
         union = truth + predicted - right
         present, either = truth > 0, union > 0
         iou = torch.where(either, right / union.clamp_min(1), torch.nan)
+        if not present.any():
+            return cls(math.nan, math.nan, math.nan, math.nan, tuple(math.nan for _ in truth))
         total = 100 * iou[present].sum().item()
         return cls(
-            total / max(int(present.sum()), 1),
-            total / max(int(either.sum()), 1),
-            100 * right.sum().item() / max(truth.sum().item(), 1),
-            100 * (right[present] / truth[present]).sum().item() / max(int(present.sum()), 1),
+            total / int(present.sum()),
+            total / int(either.sum()),
+            100 * right.sum().item() / truth.sum().item(),
+            100 * (right[present] / truth[present]).mean().item(),
             tuple((100 * iou).tolist()),
         )

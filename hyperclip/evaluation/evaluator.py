@@ -72,7 +72,8 @@ class SemSegEvaluator(DatasetEvaluator):
                 self.boundary.update(truth.numpy(), prediction.cpu().numpy())
             if self._lines is not None:
                 scores = SegmentationScores.from_counts(added)
-                line = {"image_id": record.get("image_id"), "mIoU": scores.miou, "pACC": scores.pixel_accuracy}
+                found = {"mIoU": scores.miou, "pACC": scores.pixel_accuracy}
+                line = {"image_id": record.get("image_id")} | {k: None if math.isnan(v) else v for k, v in found.items()}
                 self._lines.write(json.dumps(line) + "\n")
 
     def evaluate(self) -> OrderedDict | None:

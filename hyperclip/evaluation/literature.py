@@ -37,6 +37,8 @@ def method_of(cfg: CfgNode) -> tuple[str, str, str]:
     """Method, backbone and variant of a config, as papers name them; an empty method if none published it."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if cfg.MODEL.META_ARCHITECTURE == "CLIPer":
+        if cfg.MODEL.CLIPER.REFINER.NAME not in ("none", "diffusion") or cfg.MODEL.CLIPER.ATTENTION != "fused":
+            return "", head.CLIP_PRETRAINED, ""
         windows = ["windows"] if cfg.MODEL.CLIPER.WINDOW else []
         refiner = ["no refiner"] if cfg.MODEL.CLIPER.REFINER.NAME == "none" else []
         return "CLIPer", head.CLIP_PRETRAINED, ", ".join(windows + refiner)

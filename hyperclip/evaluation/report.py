@@ -74,9 +74,10 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     Numbers in brackets refer to the notes below the table: where a published number stands, and how ours differs.
     """
+    boundary = ["boundary mIoU"] if any("boundary_mIoU" in row for row in rows) else []
     columns = [
-        "system", "benchmark", "protocol", "vocabulary", "images", "mIoU", "mIoU old", "s/image", "peak MB", "published mIoU",
-        "notes",
+        "system", "benchmark", "protocol", "vocabulary", "images", "mIoU", "mIoU old", *boundary, "s/image", "peak MB",
+        "published mIoU", "notes",
     ]  # fmt: skip
     notes: dict[str, int] = {}
 
@@ -86,14 +87,16 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for row in rows:
         if "error" in row:
-            body.append([row["system"], row["benchmark"], "failed", *[""] * 7, mark(row["error"].splitlines()[0])])
+            empty = [""] * (len(columns) - 4)
+            body.append([row["system"], row["benchmark"], "failed", *empty, mark(row["error"].splitlines()[0])])
             continue
         papers = [f"{p['miou']:.1f} {p['backbone']} {mark(p['source'])}" for p in row["published"]]
         images = str(row["images"]) if row["complete"] else f"{row['images']} of {row['official_images']}"
+        scores = [row.get(key) for key in ("mIoU", "mIoU_old", *(["boundary_mIoU"] if boundary else []))]
         body.append([
-            row["system"], row["benchmark"], row["protocol"], row["vocabulary"], images, f"{row['mIoU']:.2f}",
-            f"{row['mIoU_old']:.2f}", f"{row['seconds_per_image']:.3f}", f"{row['peak_memory_mb']:.0f}",
-            ", ".join(papers) or "none", " ".join(map(mark, row["differs"])),
+            row["system"], row["benchmark"], row["protocol"], row["vocabulary"], images,
+            *("n/a" if value is None else f"{value:.2f}" for value in scores), f"{row['seconds_per_image']:.3f}",
+            f"{row['peak_memory_mb']:.0f}", ", ".join(papers) or "none", " ".join(map(mark, row["notes"])),
         ])  # fmt: skip
     table = tabulate(body, columns, tablefmt="github", disable_numparse=True)
     return "\n\n".join([table, *(f"[{number}] {note}" for note, number in notes.items())])
@@ -103,7 +106,7 @@ def save_benchmark_tables(rows: Sequence[Mapping[str, Any]], output: Path) -> No
     """Write benchmark rows as ``results.json`` (everything), ``results.csv`` (without the classes) and ``results.md``."""
 
     def write_csv(path: Path) -> None:
-        flat = [{k: v for k, v in row.items() if k not in ("IoU", "published", "differs", "fingerprint")} for row in rows]
+        flat = [{k: v for k, v in row.items() if k not in ("IoU", "published", "notes", "fingerprint")} for row in rows]
         names = list(dict.fromkeys(key for row in flat for key in row))
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, names)
@@ -113,3 +116,13 @@ def save_benchmark_tables(rows: Sequence[Mapping[str, Any]], output: Path) -> No
     write_atomically(output / "results.json", lambda p: p.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8"))
     write_atomically(output / "results.csv", write_csv)
     write_atomically(output / "results.md", lambda p: p.write_text(benchmark_table(rows) + "\n", encoding="utf-8"))
+
+
+def save_class_table(row: Mapping[str, Any], path: Path) -> None:
+    """Write the IoU of each class of a benchmark row as CSV, in percent; empty where a class is neither there nor predicted."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("class", "IoU"), *row["IoU"].items()])
+
+    write_atomically(path, write)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import torch
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
 from hyperclip.data import DATASETS, find_dataset
-from hyperclip.engine.suite import System, choose_datasets, fingerprint, load_benchmarks, make_plan, run_suite
+from hyperclip.data.labels import LABEL_MAPS, LabelMap
+from hyperclip.engine.rows import fingerprint, last_line
+from hyperclip.engine.suite import System, choose_datasets, load_benchmarks, make_plan, run_suite
 from hyperclip.evaluation.literature import published_for, published_rows
 from PIL import Image
 
@@ -73,7 +76,7 @@ def test_both_systems_on_all_benchmarks_in_one_process(tmp_path, weights):
     for paper, aliases in PAPERS.items():
         for alias in aliases:
             row = rows[systems[paper], alias]
-            assert row["published"] and row["differs"], (paper, alias)
+            assert row["published"] and row["notes"], (paper, alias)
             assert f"{row['published'][0]['miou']:.1f} {row['published'][0]['backbone']}" in done.stdout
     with (tmp_path / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -111,7 +114,7 @@ def test_a_killed_run_goes_on(tmp_path):
     assert run(system, tmp_path, "pas20", limit=1)[0]["mIoU"] == limited[0]["mIoU"]
 
 
-def test_what_changes_a_fingerprint(tree, weights):
+def test_what_changes_a_fingerprint(tree, weights, monkeypatch):
     (benchmark,) = benchmarks_of("pas20")
 
     def of(*overrides):
@@ -120,19 +123,25 @@ def test_what_changes_a_fingerprint(tree, weights):
     assert of() == of("OUTPUT_DIR", "elsewhere", "DATALOADER.NUM_WORKERS", "3", "SOLVER.MAX_ITER", "7")
     others = [of("TEST.VOCABULARY", "clean"), of("MODEL.SYNONYMS", "mean"), of("TEST.SLIDING_WINDOW", "True")]
     assert len({of(), *others}) == 4
-    before = of()
-    weights.touch()
+    for path in (weights, Path(benchmark.records[0]["sem_seg_file_name"])):
+        before = of()
+        path.touch()
+        assert of() != before
+    before, known = of(), LABEL_MAPS[benchmark.records[0]["label_map"]]
+    monkeypatch.setitem(LABEL_MAPS, benchmark.records[0]["label_map"], LabelMap({**known.classes, 1: 2}))
     assert of() != before
     cfg = systems_of(CLIPER)[0].cfg
     assert fingerprint(cfg, benchmark) != fingerprint(cfg, benchmarks_of("voc21")[0])
 
 
 def test_vocabularies_and_synonyms_are_reported(tmp_path):
-    for family, synonyms, name in (("clean", "max", "clean_voc20 1"), ("catseg", "first", "voc20 released")):
+    for family, synonyms, name in (
+        ("clean", "max", "clean_voc20 1"), ("catseg", "first", "voc20 released"), ("cliper", "first", "cliper_voc 2025-09"),
+    ):  # fmt: skip
         (system,) = systems_of(CLIPER, overrides=["TEST.VOCABULARY", family, "MODEL.SYNONYMS", synonyms])
         (row,) = run(system, tmp_path, "voc21", limit=1)
         assert row["vocabulary"] == name and row["synonyms"] == synonyms
-        assert ("other class names or synonyms than the released ones" in row["differs"]) == (family == "clean")
+        assert ("other class names or synonyms than the method's released ones" in row["notes"]) == (family != "cliper")
 
 
 def test_a_broken_label_fails_one_row_and_keeps_the_others(tree, tmp_path, monkeypatch):
@@ -147,6 +156,54 @@ def test_a_broken_label_fails_one_row_and_keeps_the_others(tree, tmp_path, monke
     done = evaluate("--config-file", CLIPER, "--benchmarks", "a150", "--allow-partial", "--output", tmp_path / "out",
                     "--opts", "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
     assert done.returncode == 1 and "failed" in done.stdout
+
+
+def test_weights_that_cannot_be_loaded_fail_their_rows_alone(tmp_path):
+    (broken,) = systems_of(HYPERCLIP, overrides=["MODEL.WEIGHTS", "nowhere.pth"])
+    (works,) = systems_of(CLIPER)
+    benchmarks = benchmarks_of("a150", "pas20", limit=1)
+    rows = run_suite([(broken, benchmarks), (System("works", works.cfg), benchmarks[:1])], tmp_path)
+    assert ["error" in row for row in rows] == [True, True, False] and "nowhere.pth" in rows[1]["error"]
+
+
+def test_a_class_list_that_does_not_fit_is_said_before_anything_runs():
+    systems = systems_of(CLIPER, overrides=["MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "ade150"])
+    with pytest.raises(ValueError, match="'ade150' has 150 classes, dataset voc_2012_test_sem_seg has 20"):
+        make_plan(systems, ["a150", "pas20"], partial=True)
+
+
+def test_a_fault_of_the_tree_is_kept_with_the_number(tree, tmp_path, monkeypatch):
+    shutil.copytree(tree, tmp_path / "root")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
+    (tmp_path / "root/ADEChallengeData2016/annotations/validation/ADE_val_00000002.png").unlink()
+    with pytest.raises(ValueError, match="1 faults"):
+        load_benchmarks(choose_datasets(["a150"]))
+    (benchmark,) = benchmarks_of("a150")
+    assert (len(benchmark.records), benchmark.faults, benchmark.complete) == (1, 1, False)
+    (row,) = run(*systems_of(CLIPER), tmp_path / "out", "a150")
+    assert {"not the whole set", "1 files without a counterpart left out"} <= set(row["notes"])
+
+
+def test_classes_and_boundaries_are_in_the_tables(tmp_path):
+    (system,) = systems_of(CLIPER, overrides=["TEST.BOUNDARY_IOU", "True"])
+    (row,) = run(system, tmp_path, "pas20", limit=1)
+    assert "boundary mIoU" in (tmp_path / "results.md").read_text() and f"{row['boundary_mIoU']:.2f}"
+    with (tmp_path / "rows/system0/pas20_classes.csv").open(newline="") as file:
+        table = {line["class"]: line["IoU"] for line in csv.DictReader(file)}
+    assert list(table) == find_dataset("pas20").label_names
+    assert list(table.values()) == ["" if value is None else str(value) for value in row["IoU"].values()]
+
+
+def test_the_message_of_a_worker_without_its_trace():
+    trace = 'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x", 1\n'
+    assert last_line(ValueError(trace + "    f()\nValueError: label\ngot [3]")) == "ValueError: label\ngot [3]"
+    assert last_line(ValueError("label\ngot [3]")) == "label\ngot [3]" and last_line(ValueError()) == "ValueError"
+
+
+def test_systems_of_one_file_are_numbered():
+    files = [CLIPER, "configs/cliper/universal_vitb16.yaml", CLIPER]
+    done = evaluate(*(a for f in files for a in ("--config-file", f)), "--benchmarks", " , ", "--output", "output/none")
+    assert done.returncode == 1 and "error: benchmarks: got [' ', ' '], expected names" in done.stderr
 
 
 def test_incomplete_and_missing_sets_are_refused_at_once(tmp_path, monkeypatch):

@@ -34,10 +34,10 @@ def scores(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int
             recall.append(100 * both / in_truth.sum())
     total = sum(value for k, value in enumerate(iou) if (truth == k).any())
     return {
-        "mIoU": total / max(present, 1),
-        "mIoU_old": total / max(seen, 1),
-        "pACC": 100 * (truth == prediction).sum() / max(len(truth), 1),
-        "mACC": sum(recall) / max(present, 1),
+        "mIoU": total / present if present else float("nan"),
+        "mIoU_old": total / seen if present else float("nan"),
+        "pACC": 100 * (truth == prediction).sum() / len(truth) if present else float("nan"),
+        "mACC": sum(recall) / present if present else float("nan"),
         "IoU": iou,
     }
 
@@ -64,4 +64,4 @@ def boundary_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, igno
             both, either, there = both + (a & b).sum(), either + (a | b).sum(), there + a.sum()
         if there:
             values.append(100 * both / either)
-    return float(np.mean(values)) if values else 0.0
+    return float(np.mean(values)) if values else float("nan")

@@ -12,7 +12,10 @@ registers ``streets_train`` and ``streets_val``, for training and testing like a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,55 @@ from .labels import IGNORE, LABEL_MAPS, LabelMap
 from .layouts import Layout
 from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec
 
-KEYS = ("name", "root", "splits", "classes", "version", "label_map", "ignore", "background", "background_words")
-SPLIT_KEYS = ("images", "labels", "list", "image_affix", "label_affix")
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None
+
+
+def _is_value(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+Rules = Mapping[str, tuple[Callable[[Any], bool], str, str]]
+"""By key: a check of its value, what passes it in words, and an example."""
+
+NAME = "a name of letters, digits, '_', '-' and '.', as file names have it"
+KEYS: Rules = {
+    "name": (_is_name, NAME, '"streets"'),
+    "root": (_is_text, "a folder", '"../data"'),
+    "splits": (lambda v: isinstance(v, Mapping) and all(map(_is_name, v)), f"{NAME}, and folders, for each split",
+               '{"val": {images: photos, labels: masks}}'),
+    "classes": (lambda v: isinstance(v, list | str), "a list of names, or a JSON file of them", "[road, [car, automobile]]"),
+    "version": (lambda v: isinstance(v, str | int | float), "a string", '"1"'),
+    "label_map": (lambda v: isinstance(v, Mapping | str), "values with classes, or a built-in map", "{1: road, 0: ignore}"),
+    "ignore": (lambda v: all(map(_is_value, _listed(v))), "label values, whole numbers from 0 on", "[0, 255]"),
+    "background": (lambda v: v in BACKGROUND_RULES, f"one of {list(BACKGROUND_RULES)}", "none"),
+    "background_words": (lambda v: isinstance(v, list) and all(map(_is_text, v)), "a list of names", "[tree, wall]"),
+}  # fmt: skip
+AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')
+SPLIT_KEYS: Rules = {
+    "images": (_is_text, "a folder", '"photos"'),
+    "labels": (_is_text, "a folder", '"masks"'),
+    "list": (_is_text, "a file with one file name a line", '"val.txt"'),
+    "image_affix": AFFIX,
+    "label_affix": AFFIX,
+}
 
 
 def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
-    """Register the datasets of several YAML files; doing it again changes nothing. See :func:`read_dataset_file`."""
+    """Register the datasets of several YAML files; doing it again changes nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is taken.
+    """
     specs = [spec for path in paths for spec in read_dataset_file(path)]
     for spec in specs:
         if DATASETS.get(spec.name) != spec:
@@ -42,23 +88,29 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
 
     Raises:
         FileNotFoundError: no such file, or no such class file.
-        ValueError: an unknown or missing key, a class without a label value, a label value of an unknown class, …
+        ValueError: not YAML in UTF-8, an unknown or missing key, a value of another type, classes that a label map by names
+            cannot tell apart, a class without a label value, a label value of an unknown class, …
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"dataset file: got {str(path)!r}, which does not exist")
+    where = f"dataset file {str(path)!r}"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"dataset file {str(path)!r} is not valid YAML: {error}") from error
-    where = f"dataset file {str(path)!r}"
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{where}: not valid YAML in UTF-8 ({error}). Mend that place, or save the file as UTF-8") from error
     _check_keys(content, KEYS, ("name", "splits", "classes"), where)
     vocabulary = _vocabulary(content, path, where)
     background = content.get("background", "none")
-    if background not in BACKGROUND_RULES or (background == "fold") != bool(vocabulary.background):
+    if background != "none" and "background" in vocabulary.names:
         raise ValueError(
-            f"{where}: background: got {background!r} with background_words {list(vocabulary.background)}, expected one of "
-            f"{list(BACKGROUND_RULES)}, and words for 'fold' alone"
+            f"{where}: classes: got one of the name 'background' with background: {background}, which adds it as the last class. "
+            "Remove it from the classes"
+        )
+    if (background == "fold") != bool(vocabulary.background):
+        raise ValueError(
+            f"{where}: background: got {background!r} with background_words {list(vocabulary.background)}, expected words for "
+            "'fold', and for 'fold' alone. Add or remove them, or change background"
         )
     labels = _label_map(content, vocabulary, background, where)
     if isinstance(labels, LabelMap):
@@ -77,57 +129,78 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     return specs
 
 
-def _check_keys(content: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str) -> None:
+def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str) -> None:
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: got {type(content).__name__}, expected a mapping with the keys {list(known)}")
+        raise ValueError(f"{where}: got {type(content).__name__}, expected a mapping with the keys {list(rules)}")
     for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"{where}: unknown key {key!r}, expected one of {list(known)}. Nearest: {near}")
-    missing = [key for key in needed if not content.get(key)]
+        if key not in rules:
+            near = difflib.get_close_matches(str(key), rules, n=1)
+            raise ValueError(f"{where}: unknown key {key!r}, expected one of {list(rules)}. Nearest: {near}")
+    missing = [key for key in needed if content.get(key) in (None, "", [], {})]
     if missing:
         raise ValueError(f"{where}: keys {missing} are missing or empty")
+    for key, value in content.items():
+        passes, expected, example = rules[key]
+        if not passes(value):
+            raise ValueError(f"{where}: {key}: got {value!r}, expected {expected}. Write for example {key}: {example}")
 
 
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
-    classes, words = content["classes"], tuple(map(str, content.get("background_words", ())))
+    classes, words = content["classes"], tuple(content.get("background_words", ()))
     if isinstance(classes, str):
         loaded = Vocabulary.from_json(path.parent / classes)
-        return Vocabulary(loaded.classes, loaded.name, loaded.version, loaded.negatives, words or loaded.background)
-    if not isinstance(classes, list):
-        raise ValueError(f"{where}: classes: got {type(classes).__name__}, expected a list of names, or a JSON file of them")
-    names = tuple(tuple(map(str, c)) if isinstance(c, list) else (str(c),) for c in classes)
-    first = [synonyms[0] for synonyms in names if synonyms]
-    twice = sorted({name for name in first if first.count(name) > 1})
+        return replace(loaded, background=words or loaded.background)
+    names = tuple(tuple(_listed(c)) for c in classes)
+    wrong = {k: classes[k] for k, synonyms in enumerate(names) if not synonyms or not all(map(_is_text, synonyms))}
+    if wrong:
+        raise ValueError(
+            f"{where}: classes: got {wrong} (by position, from 0), expected a name or a list of names for each. Put quotes "
+            "around names that YAML takes for something else, such as no, on, null and 7"
+        )
+    twice = sorted(name for name, often in Counter(synonyms[0] for synonyms in names).items() if often > 1)
     if twice:
-        raise ValueError(f"{where}: classes: {twice} are there twice")
-    return Vocabulary(names, str(content["name"]), str(content.get("version", "")), background=words)
+        raise ValueError(f"{where}: classes: {twice} are there twice. Remove one of each, or put another synonym first")
+    return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
 
 
 def _label_map(content: Mapping, vocabulary: Vocabulary, background: str, where: str) -> str | LabelMap:
     """The file's label map, or the name of the built-in one that it asks for."""
-    given, count = content.get("label_map"), len(vocabulary) + (background != "none")
-    ignore = IGNORE if count < IGNORE else 65535
+    given, names = content.get("label_map"), [*vocabulary.names, *(["background"] if background != "none" else [])]
+    ignore = IGNORE if len(names) < IGNORE else 65535
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
-        if known is None or {*known.classes.values()} - {known.ignore} != set(range(count)):
-            raise ValueError(f"{where}: label_map {given!r}: expected one for {count} classes, of {sorted(LABEL_MAPS)}")
+        if known is None or {*known.classes.values()} - {known.ignore} != set(range(len(names))):
+            built_in = sorted(name for name in LABEL_MAPS if not name.startswith("file:"))
+            raise ValueError(f"{where}: label_map {given!r}: expected one for {len(names)} classes, of {built_in}")
+        if "ignore" in content:
+            raise ValueError(f"{where}: ignore: got {content['ignore']}, but label_map {given!r} has its own. Remove one")
         return given
-    index = {name: k for k, name in enumerate(vocabulary.names)} | {"ignore": ignore}
-    if background != "none":
-        index["background"] = count - 1
-    named = dict(enumerate([*vocabulary.names, "background"][:count])) if given is None else dict(given)
-    unknown = {raw: name for raw, name in named.items() if name not in index or not isinstance(raw, int) or raw < 0}
-    unused = sorted(set(index) - {"ignore"} - set(named.values()))
-    if unknown or unused:
-        raise ValueError(
-            f"{where}: label_map: "
-            + (f"{unknown} are no classes; expected value: name, with a name of {list(index)}" if unknown else
-               f"no label value means {unused}; add them, or remove these classes")
-        )  # fmt: skip
-    ignored = content.get("ignore", [ignore])
-    values = {int(v): ignore for v in (ignored if isinstance(ignored, list) else [ignored])}
-    both = [raw for raw in values if raw in named and named[raw] != "ignore"]
+    classes = {k: k for k in range(len(names))} if given is None else _by_name(given, vocabulary, names, ignore, where)
+    ignored = _listed(content.get("ignore", []))
+    both = {raw: names[classes[raw]] for raw in ignored if classes.get(raw, ignore) != ignore}
     if both:
-        raise ValueError(f"{where}: ignore: values {both} are also classes ({[named[raw] for raw in both]})")
-    return LabelMap({**values, **{raw: index[label] for raw, label in named.items()}}, ignore)
+        raise ValueError(f"{where}: ignore: values of {both} are also classes. Remove them from one of the two")
+    default = {} if "ignore" in content else {ignore: ignore}
+    return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore)
+
+
+def _by_name(given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str) -> dict[int, int]:
+    """Class index, or ``ignore``, of each label value from the names that a file gives them."""
+    often = Counter(vocabulary.names)
+    unclear = sorted(name for name in often if often[name] > 1 or name in ("ignore", "background"))
+    if unclear:
+        raise ValueError(
+            f"{where}: label_map: got classes with the first names {unclear}, expected each once, and no class of the name "
+            "'ignore' or 'background', which mean something else here. Put another synonym first"
+        )
+    index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}
+    wrong = {raw: name for raw, name in given.items() if not (_is_value(raw) and isinstance(name, str) and name in index)}
+    if wrong:
+        raise ValueError(
+            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, without quotes), each with one "
+            f"of the names {list(index)}. Correct these, or add the classes"
+        )
+    unused = sorted(set(names) - set(given.values()))
+    if unused:
+        raise ValueError(f"{where}: label_map: no label value means {unused}; add them, or remove these classes")
+    return {raw: index[name] for raw, name in given.items()}

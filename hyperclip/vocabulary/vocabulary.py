@@ -95,8 +95,8 @@ class Vocabulary:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"class file {str(path)!r}: not JSON ({error})") from error
+        except ValueError as error:  # of JSON, or of UTF-8
+            raise ValueError(f"class file {str(path)!r}: not JSON in UTF-8 ({error})") from error
         if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
             return cls.from_names(content, path.stem)
         try:

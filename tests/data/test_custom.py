@@ -77,6 +77,39 @@ def test_the_documented_example(tmp_path):
     assert LABEL_MAPS[val.layouts[0].label_map].classes == {0: 255, 1: 0, 2: 1, 5: 2, 255: 255}
 
 
+def test_without_a_label_map_names_mean_nothing(describe, tmp_path):
+    (tmp_path / "classes.json").write_text('["bat, animal", "bat, club", "ignore", "background"]')
+    spec, indices = read_dataset_file(describe(classes="classes.json"))[0], {0: 0, 1: 1, 2: 2, 3: 3, 255: 255}
+    assert LABEL_MAPS[spec.layouts[0].label_map].classes == indices
+    (spec,) = read_dataset_file(describe(background="fold", background_words=["wall"], classes=["ignore", "road", "car"]))
+    assert LABEL_MAPS[spec.layouts[0].label_map].classes == indices
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"label_map": {0: "road", 1: "car", 255: "sky"}}, [[0, 1, None, 2]]),
+        ({"label_map": {0: "road", 1: "car", 255: "sky"}, "ignore": 2}, [[0, 1, 255, 2]]),
+        ({"label_map": {0: "road", 1: "car", 2: "sky", 255: "ignore"}}, [[0, 1, 2, 255]]),
+        ({"ignore": []}, [[0, 1, 2, None]]),
+    ],
+)
+def test_the_default_ignore_value_gives_way(describe, keys, expected):
+    (spec,) = read_dataset_file(describe(**keys))
+    table = LABEL_MAPS[spec.layouts[0].label_map].table[[0, 1, 2, 255]]
+    assert [[None if k < 0 else k for k in table.tolist()]] == expected and spec.ignore == 255
+
+
+@pytest.mark.parametrize("background", ["threshold", "fold"])
+def test_a_background_needs_a_label_value(describe, background):
+    keys = {"background": background, "classes": ["road", "car"]}
+    keys |= {"background_words": ["wall"]} if background == "fold" else {}
+    with pytest.raises(ValueError, match=r"no label value means \['background'\]"):
+        read_dataset_file(describe(**keys, label_map={0: "road", 1: "car"}))
+    (spec,) = read_dataset_file(describe(**keys))
+    assert LABEL_MAPS[spec.layouts[0].label_map].classes == {0: 0, 1: 1, 2: 2, 255: 255}
+
+
 def test_many_classes_are_ignored_elsewhere(describe):
     (spec,) = read_dataset_file(describe(classes=[f"class {k}" for k in range(300)]))
     assert spec.ignore == 65535 and LABEL_MAPS[spec.layouts[0].label_map].table[299] == 299
@@ -100,19 +133,69 @@ def test_a_built_in_label_map_and_class_list(describe, tmp_path):
         ({"splits": {"val": {"images": "photos"}}}, r"split 'val': keys \['labels'\] are missing"),
         ({"splits": {"val": {"images": "photos", "label": "x"}}}, "unknown key 'label'"),
         ({"classes": ["road", "road"]}, r"\['road'\] are there twice"),
-        ({"classes": 3}, "classes: got int"),
+        ({"classes": 3}, "classes: got 3, expected a list of names"),
         ({"label_map": {0: "road", 1: "car"}}, r"no label value means \['sky'\]"),
-        ({"label_map": {0: "road", 1: "car", 2: "sky", 3: "tree"}}, "{3: 'tree'} are no classes"),
-        ({"label_map": {"0": "road", 1: "car", 2: "sky"}}, "{'0': 'road'} are no classes"),
-        ({"ignore": [0, 255]}, r"ignore: values \[0\] are also classes \(\['road'\]\)"),
+        ({"label_map": {0: "road", 1: "car", 2: "sky", 3: "tree"}}, "got {3: 'tree'}, expected label values"),
+        ({"label_map": {"0": "road", 1: "car", 2: "sky"}}, "got {'0': 'road'}, expected label values"),
+        ({"ignore": [0, 255]}, "ignore: values of {0: 'road'} are also classes"),
+        ({"classes": ["road", "car", "background"], "background": "threshold"}, "got one of the name 'background'"),
         ({"background": "last"}, "background: got 'last'"),
         ({"background": "fold"}, "background: got 'fold' with background_words"),
-        ({"background_words": ["tree"]}, "words for 'fold' alone"),
+        ({"background_words": ["tree"]}, "for 'fold' alone"),
+        ({"splits": ["val"]}, r"splits: got \['val'\], expected a name of .*splits: {\"val\""),
+        ({"splits": {"a/b": BASIC["splits"]["val"]}}, "splits: got {'a/b'"),
+        ({"splits": {"val": "photos"}}, "split 'val': got str, expected a mapping"),
+        ({"splits": {2017: BASIC["splits"]["val"]}}, "splits: got {2017"),
+        ({"label_map": ["road", "car", "sky"]}, "label_map: got .'road'.*, expected values with classes, or a built-in map"),
+        ({"label_map": {0: "road", 1: "car", 2: ["sky"]}}, r"got {2: \['sky'\]}, expected label values"),
+        ({"label_map": {0: "road", True: "car", 2: "sky"}}, "got {True: 'car'}, expected label values"),
+        ({"label_map": {0: "road", 1: "car", 2: "sky", -1: "ignore"}}, "got {-1: 'ignore'}, expected label values"),
+        ({"root": 7}, 'root: got 7, expected a folder. Write for example root: "../data"'),
+        ({"root": ["data"]}, "root: got .'data'., expected a folder"),
+        ({"name": 2024}, "name: got 2024, expected a name of letters"),
+        ({"name": "streets/fine"}, "name: got 'streets/fine', expected a name of letters"),
+        ({"version": ["1"]}, "version: got .'1'., expected a string"),
+        ({"background": "fold", "background_words": "tree"}, "background_words: got 'tree', expected a list of names"),
+        ({"background": "fold", "background_words": ["tree", False]}, "background_words: got .'tree', False., expected a list"),
+        ({"ignore": "255"}, "ignore: got '255', expected label values"),
+        ({"ignore": True}, "ignore: got True, expected label values"),
+        ({"ignore": [255, False]}, "ignore: got .255, False., expected label values"),
+        ({"ignore": -1}, "ignore: got -1, expected label values, whole numbers from 0 on"),
+        ({"ignore": [-1, 255]}, "ignore: got .-1, 255., expected label values"),
+        ({"ignore": {255: 0}}, "ignore: got {255: 0}, expected label values"),
+        ({"ignore": 255, "label_map": {0: "road", 1: "car", 255: "sky"}}, "values of {255: 'sky'} are also classes"),
+        ({"classes": [*map(str, range(20))], "label_map": "from_one_20", "ignore": 9}, "ignore: got 9, but label_map 'from"),
+        ({"label_map": {0: "ignore", 1: "road"}, "classes": ["road", "ignore"]}, r"with the first names \['ignore'\]"),
+        ({"label_map": {0: "background"}, "classes": ["background"]}, r"with the first names \['background'\]"),
     ],
 )
 def test_mistakes_in_the_file(describe, keys, message):
     with pytest.raises(ValueError, match=message):
         read_dataset_file(describe(**keys))
+
+
+@pytest.mark.parametrize("entry", [None, "", " ", 7, False, [], ["car", None], [""], [["car"]], {"car": 1}], ids=str)
+def test_classes_that_are_no_names(describe, entry):
+    with pytest.raises(ValueError, match="yaml': classes: got {1: .*} .by position, from 0., expected a name or a list"):
+        read_dataset_file(describe(classes=["road", entry]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key in ("images", "labels", "list") for value in (7, ["photos"], " ")]
+    + [(key, v) for key in ("image_affix", "label_affix") for v in ("_x", ["_x"], ["", "", ""], ["", None], [1, ""], None)],
+    ids=str,
+)
+def test_mistakes_in_a_split(describe, key, value):
+    splits = {"val": {**BASIC["splits"]["val"], key: value}}
+    with pytest.raises(ValueError, match=rf"yaml', split 'val': {key}: got .*, expected .*Write for example {key}: "):
+        read_dataset_file(describe(splits=splits))
+
+
+def test_a_label_map_by_names_needs_names_that_differ(describe, tmp_path):
+    (tmp_path / "classes.json").write_text('["bat, animal", "bat, club", "road"]')
+    with pytest.raises(ValueError, match=r"label_map: got classes with the first names \['bat'\], expected each once"):
+        read_dataset_file(describe(classes="classes.json", label_map={0: "bat", 1: "road"}))
 
 
 def test_files_that_are_none(tmp_path, describe):
@@ -121,6 +204,9 @@ def test_files_that_are_none(tmp_path, describe):
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="not valid YAML"):
         read_dataset_file(tmp_path / "broken.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: straße".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.yaml': not valid YAML in UTF-8 .*save the file as UTF-8"):
+        read_dataset_file(tmp_path / "latin.yaml")
     with pytest.raises(FileNotFoundError, match="class file"):
         read_dataset_file(describe(classes="none.json"))
 

@@ -12,10 +12,11 @@ import sys
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from hyperclip.adapters import merge
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
+from hyperclip.engine.launching import launch_processes
 from torch.multiprocessing import ProcessRaisedException
 
 
@@ -40,14 +41,8 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
+        device = load_config(arguments.config_file, arguments.opts).MODEL.DEVICE
+        launch_processes(main, arguments, device=device)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     except ProcessRaisedException as error:  # one of several processes failed; its last line says why

@@ -104,8 +104,8 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     background = content.get("background", "none")
     if background != "none" and "background" in vocabulary.names:
         raise ValueError(
-            f"{where}: classes: got one of the name 'background' with background: {background}, which adds it as the last class. "
-            "Remove it from the classes"
+            f"{where}: classes: got one of the name 'background' with background: {background}, which adds it as the last "
+            "class. Remove it from the classes"
         )
     if (background == "fold") != bool(vocabulary.background):
         raise ValueError(

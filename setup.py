@@ -51,6 +51,7 @@ setup(
     extras_require={
         "demo": ["gradio"],
         "diffusion": ["diffusers", "transformers", "accelerate"],
+        "wandb": ["wandb"],
         "dev": ["mypy", "pytest", "ruff", "selenium", "types-PyYAML", "types-tabulate"],
     },
 )

@@ -56,6 +56,10 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     # Normalisation of CLIP's input, RGB, 0..255.
     cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
     cfg.MODEL.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
+    # Parts whose activations are computed again in the backward pass, of "text", "image" (CLIP's towers) and "head": less
+    # memory in training for more time, the same gradient.
+    cfg.MODEL.CHECKPOINT_ACTIVATIONS = []
+    cfg.MODEL.COMPILE_HEAD = ""  # compile the head's forward pass with this backend of torch.compile, "inductor" say; "" = no
     cfg.MODEL.MASK_FORMER = CfgNode()
     # Whole-image inference: pad to multiples of this before squashing. 0 (our default) does not pad; 32 reproduces
     # the released code, which leaves the padding in and so shifts its masks.
@@ -65,6 +69,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     _add_adapter_keys(cfg)
     _add_input_and_test_keys(cfg)
     _add_solver_keys(cfg)
+    _add_wandb_keys(cfg)
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
@@ -119,11 +124,14 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.INPUT.SIZE_DIVISIBILITY = -1  # pad or crop training images to exactly this size; -1 = leave them
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry a crop in which one class covers more than this; 1.0 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # unreadable training pictures are skipped up to this share; 0 = none is
 
     cfg.DATASETS.FILES = []  # YAML files that describe datasets of your own, see datasets/README.md
 
     cfg.TEST.VOCABULARY = "catseg"  # class lists in evaluation: catseg (also HyperCLIP's), cliper, clean
     cfg.TEST.BACKGROUND_THRESHOLD = 0.5  # HyperCLIP on sets with a background: best scores below it are background
+    # While training, model_best.pth is the one with the best mean of this score over the test sets, or of DATASET/SCORE.
+    cfg.TEST.BEST_METRIC = "mIoU"
     cfg.TEST.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)
     cfg.TEST.PER_IMAGE_RESULTS = False  # write the scores of each image to OUTPUT_DIR/per_image
     cfg.TEST.SLIDING_WINDOW = False  # windows plus a global view, or the whole image alone
@@ -145,12 +153,18 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Of the forward pass: auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16, float16. Weights, the
     # optimiser and the loss stay in float32. Detectron2's AMP.ENABLED True is float16.
     cfg.SOLVER.PRECISION = "auto"
+    cfg.SOLVER.TF32 = True  # on GPUs, multiply float32 matrices in TF32
     cfg.SOLVER.MICRO_BATCHES = 1  # run the batch of a process in so many parts: less memory, the same gradient
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     cfg.SOLVER.BASE_LR = 2e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.DECAY_TO_IDENTITY = False  # weight decay pulls adapters to the identity that they start at, not to zero
+    cfg.SOLVER.EMA_DECAY = 0.0  # evaluate an exponential moving average of the weights, 0.999 say; 0 = the weights themselves
+    cfg.SOLVER.CHECKPOINT_KEEP = 3  # how many of the checkpoints written every CHECKPOINT_PERIOD are kept; 0 = all
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"  # or WarmupPolyLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # of WarmupPolyLR
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0  # WarmupPolyLR stays at this share of the learning rate once it is reached
     cfg.SOLVER.WARMUP_FACTOR = 1.0
     cfg.SOLVER.WARMUP_ITERS = 0
     # CLIP_TYPE "full_model": one norm over all trainable parameters, as released.
@@ -158,6 +172,13 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+
+
+def _add_wandb_keys(cfg: CfgNode) -> None:
+    cfg.WANDB = CfgNode()
+    cfg.WANDB.PROJECT = ""  # also send the metrics to this project of Weights & Biases; "" = no
+    cfg.WANDB.NAME = ""  # of the run; "" = the name of OUTPUT_DIR
+    cfg.WANDB.MODE = "online"  # online, or offline: files that "wandb sync" sends later
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:

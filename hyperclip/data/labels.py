@@ -89,6 +89,21 @@ LABEL_MAPS: dict[str, LabelMap] = {
 """Label maps by name. A file of names adds its own, see :mod:`hyperclip.data.custom`."""
 
 
+def find_label_map(name: str) -> LabelMap:
+    """One of ``LABEL_MAPS``; that of a dataset file is read again where it is not known, as in a worker that was spawned.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name.startswith("file:") and name not in LABEL_MAPS:
+        from .custom import read_dataset_file
+
+        read_dataset_file(name.removeprefix("file:"))
+    if name not in LABEL_MAPS:
+        raise ValueError(f"label map: got {name!r}, expected one of {sorted(LABEL_MAPS)}")
+    return LABEL_MAPS[name]
+
+
 def read_raw_label(path: str | Path) -> np.ndarray:
     """The values (H, W) of a label file: an 8-bit or 16-bit grey image or the indices of a palette image.
 
@@ -126,9 +141,7 @@ def read_label(path: str | Path, label_map: str | None = None, half: str | None 
         label = take_half(label, half, path)
     if label_map is None:
         return label.astype(np.int32)
-    if label_map not in LABEL_MAPS:
-        raise ValueError(f"label map: got {label_map!r}, expected one of {sorted(LABEL_MAPS)}")
-    known = LABEL_MAPS[label_map]
+    known = find_label_map(label_map)
     mapped = known.table[np.clip(label, 0, len(known.table) - 1)]
     illegal = (mapped == ILLEGAL) | (label < 0) | (label >= len(known.table))
     if illegal.any():

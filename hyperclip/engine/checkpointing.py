@@ -18,6 +18,9 @@ from .published import convert_published, is_published
 
 logger = logging.getLogger(__name__)
 
+NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
+"""Checkpoints that were written while training, by iteration."""
+
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict, ours or a published one, in place; every key of both sides has to be accounted for.
@@ -48,11 +51,15 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     model.load_state_dict(state)
 
 
+class UnreadableCheckpointError(ValueError):
+    """A checkpoint file that is cut short, or none."""
+
+
 def read_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state dict, …}``.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: a file that cannot be read.
+        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,7 +72,7 @@ def read_checkpoint(path: str | Path) -> dict:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
+        raise UnreadableCheckpointError(
             f"MODEL.WEIGHTS {str(path)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). Expected a "
             "checkpoint saved by torch or a safetensors file; was the copy cut short?"
         ) from error
@@ -99,17 +106,63 @@ class StrictCheckpointer(DetectionCheckpointer):
             read_checkpoint(path)  # raises with advice
         return super().load(path, *args, **kwargs)
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` in full or not at all."""
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return bool(self.resumable_files())
+
+    def resumable_files(self) -> list[Path]:
+        """Checkpoints of this folder's run: first the one that was written last, then the others from the latest on."""
+        folder = Path(self.save_dir)
+        numbered = sorted(folder.glob(NUMBERED), reverse=True)
+        last = Path(self.get_checkpoint_file()) if self.save_dir else folder
+        return [*([last] if last.is_file() else []), *(path for path in numbered if path != last)]
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Resume from the last checkpoint, or from the one before where that cannot be read; without any load ``path``.
+
+        Raises:
+            UnreadableCheckpointError: no checkpoint of the folder can be read. ValueError: one that does not fit.
+        """
+        candidates = self.resumable_files() if resume else []
+        if not candidates:
+            return self.load(path, checkpointables=[])
+        for candidate in candidates:
+            try:
+                return self.load(str(candidate))
+            except UnreadableCheckpointError as error:
+                logger.warning("%s\nTrying the checkpoint before it", error)
+        raise UnreadableCheckpointError(
+            f"--resume: none of {[p.name for p in candidates]} in {self.save_dir!r} can be read. Start without --resume in "
+            "another OUTPUT_DIR"
+        )
+
+    def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` in full or not at all.
+
+        Args:
+            tag: make it the one to resume from, which needs the state of ``checkpointables``; else only the model is written.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
-        data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        if tag:
+            data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data |= kwargs
         target = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", target)
         write_atomically(target, lambda temporary: torch.save(data, temporary))
-        self.tag_last_checkpoint(target.name)
+        if tag:
+            self.tag_last_checkpoint(target.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which file is to be resumed from."""
+        write_atomically(Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename))
+
+    def keep_last(self, count: int) -> None:
+        """Remove all numbered checkpoints but the last ``count``; 0 keeps them all."""
+        if count and self.save_to_disk:
+            for path in sorted(Path(self.save_dir).glob(NUMBERED))[:-count]:
+                path.unlink()
 
 
 def _first(items: list[str], count: int = 10) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds
@@ -19,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import DATASETS, SemSegMapper
+from ..data.stream import start_method
 from ..evaluation import SemSegEvaluator
 from ..evaluation.protocols import protocol_name
 from ..vocabulary import Vocabulary
@@ -111,12 +113,13 @@ def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
 
 def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
     """Batches of records, each of them once over all processes."""
-    return build_detection_test_loader(
-        records,
-        mapper=SemSegMapper(cfg, is_train=False),
-        sampler=InferenceSampler(len(records)),
+    return DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), SemSegMapper(cfg, is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        multiprocessing_context=start_method(cfg.DATALOADER.NUM_WORKERS),
     )
 
 

@@ -117,6 +117,10 @@ class TrainLoop(SimpleTrainer):
             "and labels, lower SOLVER.BASE_LR, or set SOLVER.PRECISION to float32"
         )
 
+    def close_loader(self) -> None:
+        """End the loader's workers."""
+        self._data_loader_iter_obj = None
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"scaler": self.scaler.state_dict()}
 

@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.projects.deeplab import build_lr_scheduler
 from torch import nn
 
+from ..adapters import adapters
+
+SCHEDULES = ("WarmupCosineLR", "WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR")
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 
 
@@ -16,7 +20,7 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     """One group for each trainable parameter: CLIP's at CLIP_MULTIPLIER, norms and embeddings without decay.
 
     Raises:
-        ValueError: nothing trains.
+        ValueError: nothing trains, or a learning rate of 0 or less.
     """
     solver, groups, seen = cfg.SOLVER, [], set()
     for module_name, module in model.named_modules():
@@ -37,6 +41,12 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
         raise ValueError(
             "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with --eval-only, or choose "
             "another MODEL.SEM_SEG_HEAD.NAME or CLIP_FINETUNE"
+        )
+    still = sum(p.numel() for group in groups if group["lr"] <= 0 for p in group["params"])
+    if still:
+        raise ValueError(
+            f"SOLVER.BASE_LR {solver.BASE_LR} and CLIP_MULTIPLIER {solver.CLIP_MULTIPLIER} give {still:,} trainable "
+            "parameters a learning rate of 0 or less, expected more. To leave CLIP as it is, set CLIP_FINETUNE to none"
         )
     return groups
 
@@ -65,4 +75,45 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
 
         optimizer.register_step_pre_hook(clip_gradients)
+    if solver.DECAY_TO_IDENTITY:
+        decay_to_identity(optimizer, model)
     return optimizer
+
+
+def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Let the weight decay of adapters that start at the identity matrix pull them there instead of to zero.
+
+    AdamW's decay has then the gradient of ``weight_decay / 2 ||M - I||^2`` outside of its moments, SGD's inside.
+    """
+    started = {p for _, adapter in adapters(model) for p in adapter.starts_at_identity()}
+    inside = isinstance(optimizer, torch.optim.SGD)
+
+    @torch.no_grad()
+    def pull(opt: torch.optim.Optimizer, *_: Any) -> None:
+        for group in opt.param_groups:
+            for p in started.intersection(group["params"]):
+                if p.grad is None:
+                    continue
+                if inside:
+                    p.grad.diagonal(dim1=-2, dim2=-1).sub_(group["weight_decay"])
+                else:
+                    p.diagonal(dim1=-2, dim2=-1).add_(group["lr"] * group["weight_decay"])
+
+    if inside:
+        optimizer.register_step_pre_hook(pull)
+    else:
+        optimizer.register_step_post_hook(pull)
+
+
+def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+    """Detectron2's schedules: WarmupCosineLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR, WarmupPolyLR.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    try:
+        return build_lr_scheduler(cfg, optimizer)
+    except ValueError as error:
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME: got {cfg.SOLVER.LR_SCHEDULER_NAME!r}, expected one of {list(SCHEDULES)} ({error})"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -14,25 +15,39 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from tabulate import tabulate
 from torch import nn
 
 from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
 from ..data import DATASETS, SemSegMapper, find_dataset
+from ..data.stream import TrainSamples, TrainStream
 from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
+from ..randomness import kept_random_state
+from .average import WeightAverage
 from .checkpointing import StrictCheckpointer
 from .evaluation import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
 from .loop import TrainLoop, choose_precision
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, build_schedule
+from .state import BestCheckpoint, Checkpoints, restore_process_state
 from .vocabularies import train_vocabulary
-from .watch import AdapterDistance, FirstGradients, LossWatch
+from .watch import (
+    AdapterDistance,
+    EmbeddingRadius,
+    EstimatedTime,
+    FirstGradients,
+    LossWatch,
+    Throughput,
+    describe_training,
+)
+from .writers import build_writers, drop_lines_after
 
 logger = logging.getLogger("hyperclip.engine")
 
@@ -44,6 +59,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_batch_size(cfg)
         precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
+        torch.set_float32_matmul_precision("high" if cfg.SOLVER.TF32 else "highest")
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
@@ -51,14 +67,15 @@ class Trainer(DefaultTrainer):
                 "with --eval-only"
             )
         model.train_vocabulary = train_vocabulary(cfg)
+        self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        self.stream = self.build_train_loader(cfg)
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         ddp = {} if on_cuda else {"device_ids": None}
-        model = create_ddp_model(model, broadcast_buffers=False, **ddp)
+        model = create_ddp_model(model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp)
         self._trainer = TrainLoop(
             model,
-            loader,
+            self.stream,
             optimizer,
             micro_batches=cfg.SOLVER.MICRO_BATCHES,
             precision=precision,
@@ -68,6 +85,8 @@ class Trainer(DefaultTrainer):
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
+        counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
+        logger.info("Training:\n%s", describe_training(cfg, *counts))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
@@ -78,22 +97,95 @@ class Trainer(DefaultTrainer):
         return model
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, with metrics written every SOLVER.LOG_PERIOD iterations."""
-        built = super().build_hooks()
-        for i, hook in enumerate(built):
-            if isinstance(hook, hooks.PeriodicWriter):
-                built[i] = hooks.PeriodicWriter(self.build_writers(), period=self.cfg.SOLVER.LOG_PERIOD)
-        solver = self.cfg.SOLVER
-        watches: list[HookBase] = [FirstGradients(), LossWatch(solver.WATCH_PERIOD), AdapterDistance(solver.LOG_PERIOD)]
-        return [built[0], *watches, *built[1:]]
+        """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each of them relies on."""
+        solver, test = self.cfg.SOLVER, self.cfg.TEST
+        built: list[HookBase] = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            *([self.average] if self.average else []),
+            FirstGradients(),
+            LossWatch(solver.WATCH_PERIOD),
+            AdapterDistance(solver.LOG_PERIOD),
+            EmbeddingRadius(solver.LOG_PERIOD),
+            Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
+            EstimatedTime(),
+            Checkpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP),
+            hooks.EvalHook(test.EVAL_PERIOD, self._evaluate),
+        ]
+        if test.EVAL_PERIOD and test.BEST_METRIC:
+            built.append(BestCheckpoint(self.checkpointer, test.BEST_METRIC))
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=solver.LOG_PERIOD))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Log, metrics.json, TensorBoard, and Weights & Biases if asked for."""
+        return build_writers(self.cfg, self.max_iter)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Start from MODEL.WEIGHTS, or go on from the last checkpoint of OUTPUT_DIR as if the run had not been interrupted.
+
+        Raises:
+            ValueError: a checkpoint that does not fit, or that no file of the folder can be read.
+        """
+        found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            return
+        self.start_iter = self.iter + 1
+        if comm.is_main_process():
+            drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+        if "processes" in found:
+            restore_process_state(found["processes"], self.stream, max(self.cfg.SEED, 0))
+
+    def train(self) -> OrderedDict | None:
+        """Train to the end; see Detectron2's.
+
+        Raises:
+            SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved.
+            FloatingPointError: a gradient that is not finite, before its step.
+        """
+        try:
+            return super().train()
+        finally:
+            self._trainer.close_loader()
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated: their average if there is one."""
+        return self.average.applied() if self.average else contextlib.nullcontext()
+
+    def _evaluate(self) -> OrderedDict:
+        with kept_random_state(), self.evaluated_weights():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_schedule(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
+        """This process's share of the training batches.
+
+        Raises:
+            ValueError: a sampler of Detectron2 that this stream has no equal of.
+        """
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            raise ValueError(f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected 'TrainingSampler'")
+        records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        return TrainStream(
+            TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
+            cfg.SOLVER.IMS_PER_BATCH,
+            rank=comm.get_rank(),
+            processes=comm.get_world_size(),
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.INPUT.SIZE_DIVISIBILITY <= 0,
+            max_faulty=cfg.DATALOADER.MAX_FAULTY_SHARE,
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:

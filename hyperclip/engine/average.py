@@ -1,0 +1,66 @@
+"""An exponential moving average of the weights that train, for evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+
+
+class WeightAverage(HookBase):
+    """Averages the trainable parameters after every step.
+
+    The decay of step n is the smaller of ``decay`` and (1 + n) / (10 + n), so that the start is soon forgotten.
+
+    Args:
+        model: trained. decay: weight of the average so far, in (0, 1).
+    Raises:
+        ValueError: another decay.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"SOLVER.EMA_DECAY: got {decay}, expected a number between 0 and 1, or 0 for no average")
+        self.model, self.decay, self.steps = model, decay, 0
+        self.averages: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def before_train(self) -> None:
+        if not self.averages:
+            self.averages = {name: p.detach().clone() for name, p in self._trained()}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, p in self._trained():
+            self.averages[name].lerp_(p, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has the averages as its weights."""
+        before = {name: p.detach().clone() for name, p in self._trained()}
+        self._set(self.averages)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    @torch.no_grad()
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, p in self._trained():
+            p.copy_(weights[name])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "averages": {name: value.cpu() for name, value in self.averages.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = state_dict["steps"]
+        self.averages = {name: state_dict["averages"][name].to(p.device, copy=True) for name, p in self._trained()}

@@ -1,0 +1,166 @@
+"""A training that was killed goes on as if nothing had happened; two processes do what one does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hyperclip.engine.state import INTERRUPTED
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+ITERATIONS = 20
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A data set of 12 pictures of four colours, some wide and some high, and the file that describes it."""
+    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for k in range(12):
+        h, w = (96, 120) if k % 3 else (110, 96)
+        label = rng.integers(len(COLOURS), size=(2, 2)).repeat(h // 2, 0).repeat(w // 2, 1).astype(np.uint8)
+        image = np.array(list(COLOURS.values()), np.uint8)[label]
+        Image.fromarray(image).save(folder / f"images/{k:02d}.png")
+        Image.fromarray(label).save(folder / f"labels/{k:02d}.png")
+    path = folder / "colours.yaml"
+    folders = {"images": "images", "labels": "labels"}
+    path.write_text(yaml.safe_dump({"name": "colours", "splits": {"train": folders, "val": folders}, "classes": list(COLOURS)}))
+    return path
+
+
+def config_of(pictures, **keys):
+    return [
+        "MODEL.DEVICE", "cpu", "SEED", "3", "DATASETS.FILES", f"['{pictures}']", "DATASETS.TRAIN", "['colours_train']",
+        "DATASETS.TEST", "['colours_val']", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0",
+        "SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.CHECKPOINT_PERIOD", "5", "SOLVER.IMS_PER_BATCH", "4",
+        "INPUT.COLOR_AUG_SSD", "True", "INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute",
+        "INPUT.CROP.SIZE", "[80, 80]", "INPUT.SIZE_DIVISIBILITY", "96",
+        "SOLVER.BASE_LR", "2e-4", "SOLVER.CLIP_MULTIPLIER", "0.075",  # the papers'; larger ones amplify what rounding differs
+        "SOLVER.EMA_DECAY", "0.9", "TEST.EVAL_PERIOD", "4", "SOLVER.LOG_PERIOD", "1",
+        *(str(x) for key, value in keys.items() for x in (key.replace("__", "."), value)),
+    ]  # fmt: skip
+
+
+def train(folder, keys, *options, name="run"):
+    command = [
+        sys.executable, "-m", "tests.engine.training_run", "--config-file", "configs/quickstart/hyperclip.yaml",
+        "--record", str(folder / f"{name}.jsonl"), *options, *keys, "OUTPUT_DIR", str(folder),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def records_of(folder, rank=0, name="run"):
+    lines = (folder / f"{name}.{rank}.jsonl").read_text().splitlines()
+    return {line["iteration"]: line for line in map(json.loads, lines)}
+
+
+def assert_equal_state(a, b):
+    first, second = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (a, b))
+    for kind in ("model", "trainer", "processes"):
+        assert_same(first[kind], second[kind], kind)
+
+
+def assert_same(a, b, where):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{k}]")
+    else:
+        assert a == b or a != a, where
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory):
+    """Folders of uninterrupted runs by the number of processes."""
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = folder = tmp_path_factory.mktemp(f"whole{processes}")
+        done = train(folder, config_of(pictures), "--num-gpus", str(processes))
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folders
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, "SIGKILL"), (1, "SIGTERM"), (2, "SIGKILL"), (2, "SIGUSR1")])
+def test_a_killed_run_goes_on_bit_by_bit(pictures, whole, tmp_path, processes, number):
+    """Losses, norms, learning rates, samples, random numbers and all that the last checkpoint holds."""
+    options = ("--num-gpus", str(processes))
+    done = train(tmp_path, config_of(pictures), *options, "--kill-at", "7", "--signal", number)
+    assert done.returncode == (128 + 9 if processes > 1 else -9) if number == "SIGKILL" else INTERRUPTED, done.stderr[-3000:]
+    assert (tmp_path / "last_checkpoint").read_text() == ("model_0000004.pth" if number == "SIGKILL" else "model_0000007.pth")
+    done = train(tmp_path, config_of(pictures), *options, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(processes):
+        assert records_of(tmp_path, rank) == records_of(whole[processes], rank)
+        assert len(records_of(tmp_path, rank)) == ITERATIONS
+    assert_equal_state(tmp_path, whole[processes])
+    metrics = [json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [i for i in metrics if i < ITERATIONS] == sorted(set(metrics) - {ITERATIONS})
+
+
+def test_two_processes_do_what_one_does(whole):
+    one, two = records_of(whole[1]), [records_of(whole[2], rank) for rank in range(2)]
+    for k in range(ITERATIONS):
+        assert one[k]["batch"] == two[0][k]["batch"] + two[1][k]["batch"]
+        assert two[0][k]["loss"] == pytest.approx(one[k]["loss"], rel=1e-5)
+        assert two[0][k]["norm"] == two[1][k]["norm"] == pytest.approx(one[k]["norm"], rel=1e-4)
+    first, second = (torch.load(whole[n] / "model_final.pth", weights_only=True)["model"] for n in (1, 2))
+    for name, weight in first.items():
+        assert (weight - second[name]).abs().max() <= 1e-5 * max(1.0, weight.abs().max()), name
+
+
+def test_another_number_of_processes_may_go_on(pictures, whole, tmp_path):
+    """Begun by one and ended by two, with the same samples; another batch is refused."""
+    train(tmp_path, config_of(pictures), "--kill-at", "7", "--signal", "SIGTERM")
+    done = train(tmp_path, config_of(pictures, SOLVER__IMS_PER_BATCH=8), "--resume")
+    assert done.returncode != 0 and "SOLVER.IMS_PER_BATCH: 4 -> 8" in done.stderr
+    done = train(tmp_path, config_of(pictures), "--resume", "--num-gpus", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = records_of(whole[1]), [records_of(tmp_path, rank) for rank in range(2)]
+    for k in range(8, ITERATIONS):
+        assert one[k]["batch"] == two[0][k]["batch"] + two[1][k]["batch"]
+        assert two[0][k]["loss"] == pytest.approx(one[k]["loss"], rel=1e-5)
+
+
+def test_what_lies_in_the_folder(whole):
+    names = {path.name for path in whole[1].glob("*.pth")}
+    numbered = {f"model_{k:07d}.pth" for k in (4, 9, 14)}
+    assert names == numbered | {"model_final.pth", "model_final_average.pth", "model_best.pth"}
+    last = torch.load(whole[1] / "model_final.pth", weights_only=True)
+    assert "SAMPLED_CLASSES: 0" in last["config"] and set(last["versions"]) == {"torch", "detectron2", "open_clip"}
+    best = json.loads((whole[1] / "model_best.json").read_text())
+    assert best["metric"] == "mIoU" and best["iteration"] % 4 in (3, 0)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"SOLVER__OPTIMIZER": "SGD", "SOLVER__LR_SCHEDULER_NAME": "WarmupPolyLR", "SOLVER__WARMUP_ITERS": 4},
+        {"INPUT__SIZE_DIVISIBILITY": -1, "INPUT__CROP__ENABLED": False, "MODEL__SEM_SEG_HEAD__SAMPLED_CLASSES": 3,
+         "DATALOADER__NUM_WORKERS": 2},
+    ],
+    ids=["SGD and poly", "grouped, sampled classes, two workers"],
+)  # fmt: skip
+def test_other_settings_go_on_too(pictures, tmp_path, keys):
+    keys = config_of(pictures, **{"SOLVER__MAX_ITER": 9, "TEST__EVAL_PERIOD": 0, **keys})
+    for name, options in (("whole", ()), ("cut", ("--kill-at", "4", "--signal", "SIGTERM")), ("cut", ("--resume",))):
+        (tmp_path / name).mkdir(exist_ok=True)
+        done = train(tmp_path / name, keys, *options)
+        assert done.returncode in (0, INTERRUPTED), done.stderr[-3000:]
+    assert records_of(tmp_path / "cut") == records_of(tmp_path / "whole")
+    assert_equal_state(tmp_path / "cut", tmp_path / "whole")
+
+

@@ -1,0 +1,84 @@
+"""A training that writes down what it does, and can be killed at an iteration; to be run as a program.
+
+    python -m tests.engine.training_run --config-file FILE --record FILE [--kill-at 7 --signal SIGKILL] [--resume] [KEY VALUE …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cliper  # noqa: F401  (registers CLIPer and its keys)
+import torch
+from detectron2.engine import HookBase, default_argument_parser
+from detectron2.utils import comm
+from hyperclip.config import load_config
+from hyperclip.engine import Trainer, setup_run
+from hyperclip.engine.launching import launch_processes
+
+
+class Record(HookBase):
+    """Appends a line for each iteration: loss, norm of the gradient, learning rates, samples, a number of torch's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def before_train(self) -> None:
+        loop = self.trainer._trainer
+        backward = loop._backward
+
+        def noted(batch: list[dict]) -> dict:
+            self.batch = [(x["position"], Path(x["file_name"]).name, x["image"].sum().item()) for x in batch]
+            return backward(batch)
+
+        loop._backward = noted
+
+    def after_step(self) -> None:
+        latest = self.trainer.storage.latest()
+        line = {
+            "iteration": self.trainer.iter,
+            "loss": latest["total_loss"][0] if comm.is_main_process() else None,
+            "norm": latest["gradient_norm"][0],
+            "rates": sorted({group["lr"] for group in self.trainer.optimizer.param_groups}),
+            "batch": self.batch,
+            "random": torch.rand(()).item(),
+        }
+        with self.path.with_suffix(f".{comm.get_rank()}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Kill(HookBase):
+    """Sends this process a signal in the middle of an iteration, before its step."""
+
+    def __init__(self, iteration: int, number: int) -> None:
+        self.iteration, self.number = iteration, number
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration and comm.get_rank() == comm.get_world_size() - 1:
+            os.kill(os.getpid(), self.number)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    cfg = load_config(arguments.config_file, arguments.opts)
+    cfg.freeze()
+    torch.set_num_threads(1)
+    setup_run(cfg, arguments)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=arguments.resume)
+    first = [Kill(arguments.kill_at, getattr(signal, arguments.signal))] if arguments.kill_at >= 0 else []
+    trainer.register_hooks([*first, Record(Path(arguments.record))])
+    trainer._hooks = trainer._hooks[-len(first) - 1 :] + trainer._hooks[: -len(first) - 1]
+    trainer.train()
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    parser.add_argument("--record", required=True)
+    parser.add_argument("--kill-at", type=int, default=-1)
+    parser.add_argument("--signal", default="SIGKILL")
+    parsed = parser.parse_args()
+    sys.exit(launch_processes(main, parsed, device="cpu"))

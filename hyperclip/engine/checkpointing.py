@@ -104,7 +104,10 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.path = path
         if path and "://" not in path and not os.path.isfile(path):
             read_checkpoint(path)  # raises with advice
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a file cannot be read
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""

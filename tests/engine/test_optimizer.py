@@ -6,8 +6,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
+from hyperclip.adapters import adapters
 from hyperclip.config import load_config
-from hyperclip.engine.optimizer import build_optimizer, parameter_groups
+from hyperclip.engine.optimizer import build_optimizer, build_schedule, parameter_groups
 from hyperclip.engine.published import convert_published
 from hyperclip.vocabulary import Vocabulary
 
@@ -45,11 +46,60 @@ def test_full_model_clipping(tiny):
     [
         (["SOLVER.OPTIMIZER", "ADAM"], "got 'ADAM', expected 'ADAMW' or 'SGD'"),
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], "got 'value', expected 'full_model'"),
+        (["SOLVER.CLIP_MULTIPLIER", "0.0"], r"CLIP_MULTIPLIER 0.0 give [\d,]+ trainable parameters a learning rate of 0"),
+        (["SOLVER.BASE_LR", "0.0"], "BASE_LR 0.0 and CLIP_MULTIPLIER"),
     ],
 )
 def test_unknown_choices(tiny, override, message):
     with pytest.raises(ValueError, match=message):
         build_optimizer(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *override]), tiny)
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_decay_to_identity_leaves_the_identity_alone(name):
+    """Without a gradient, decay moves all weights but those of the adapters at the identity, and pulls these back."""
+    keys = ["SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.DECAY_TO_IDENTITY", "True", "SOLVER.BASE_LR", "0.1"]
+    model = build_model(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys]))
+    optimizer = build_optimizer(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys]), model)
+    blocks = [p for _, adapter in adapters(model) for p in adapter.starts_at_identity()]
+    before = [p.detach().clone() for p in blocks]
+    head = model.sem_seg_head.decoder.classifier.weight
+    size = head.norm().item()
+
+    def step():
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p)
+        optimizer.step()
+
+    step()
+    assert blocks and head.norm().item() == pytest.approx(0.99 * size, rel=1e-5)
+    for a, b in zip(blocks, before, strict=True):
+        assert (a - b).abs().max() < 1e-7
+    with torch.no_grad():
+        blocks[0].add_(0.5)
+    step()
+    assert (blocks[0] - before[0] - 0.5 * 0.99).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("WarmupPolyLR", [0.25, 0.6**0.9, 0.1**0.9]), ("WarmupCosineLR", [0.25, 0.6545, 0.02447])],
+)
+def test_schedules(tiny, name, expected):
+    keys = ["SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.MAX_ITER", "10"]
+    keys += ["SOLVER.WARMUP_ITERS", "4", "SOLVER.WARMUP_FACTOR", "0.25"]
+    cfg = load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys])
+    optimizer = build_optimizer(cfg, tiny)
+    schedule, rates = build_schedule(cfg, optimizer), []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["initial_lr"])
+        optimizer.step()
+        schedule.step()
+    assert [rates[k] for k in (0, 4, 9)] == pytest.approx(expected, rel=1e-3)
+    assert rates[0] < rates[1] < rates[2] < rates[3]  # the warm-up
+    with pytest.raises(ValueError, match="SOLVER.LR_SCHEDULER_NAME: got 'Linear', expected one of"):
+        build_schedule(load_config("configs/quickstart/hyperclip.yaml", ["SOLVER.LR_SCHEDULER_NAME", "Linear"]), optimizer)
 
 
 def test_nothing_to_train():

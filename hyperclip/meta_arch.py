@@ -19,6 +19,9 @@ from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
 from .inference import LabelCollector, ScoreCollector, SlidingWindow, make_views, resize
 from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
 
+CHECKPOINTED = ("text", "image", "head")
+"""What MODEL.CHECKPOINT_ACTIVATIONS may hold."""
+
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
 SEM_SEG_HEADS_REGISTRY.register(CosineHead)
 
@@ -96,6 +99,9 @@ class HyperCLIP(nn.Module):
             alpha=adapter.ALPHA,
         )
         prepare_finetuning(clip, head.CLIP_FINETUNE, encoders=adapter.ENCODERS, options=options)
+        recomputed = checked_parts(cfg.MODEL.CHECKPOINT_ACTIVATIONS)
+        clip.transformer.grad_checkpointing = "text" in recomputed
+        clip.visual.transformer.grad_checkpointing = "image" in recomputed
         patch = clip.visual.conv1.kernel_size
         shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
         sliding = cfg.TEST.SLIDING
@@ -218,16 +224,32 @@ class HyperCLIP(nn.Module):
         return {**result, "sem_seg_labels": result["sem_seg_labels"].masked_fill(nothing, -1)}
 
 
+def checked_parts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError if it holds anything that is not in ``CHECKPOINTED``."""
+    if any(name not in CHECKPOINTED for name in names):
+        raise ValueError(f"MODEL.CHECKPOINT_ACTIVATIONS: got {names!r}, expected a list of some of {list(CHECKPOINTED)}")
+    return tuple(names)
+
+
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
-    """Build the head that the config names.
+    """Build the head that the config names, its ``forward`` compiled if MODEL.COMPILE_HEAD says so.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or an unknown backend.
     """
+    backend = cfg.MODEL.COMPILE_HEAD
+    if backend and backend not in torch._dynamo.list_backends(exclude_tags=()):
+        raise ValueError(
+            f"MODEL.COMPILE_HEAD: got {backend!r}, expected '' (not compiled), one of torch.compile's backends "
+            f"{torch._dynamo.list_backends()}, or one for finding faults, such as 'eager' and 'aot_eager'"
+        )
     name = cfg.MODEL.SEM_SEG_HEAD.NAME
     if name not in SEM_SEG_HEADS_REGISTRY:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NAME: got {name!r}, expected CostVolumeHead (CAT-Seg's head, once called CATSegHead), "
             "CosineHead, or a head registered in SEM_SEG_HEADS_REGISTRY"
         )
-    return SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shape)
+    head = SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shape)
+    if backend:
+        head.compile(backend=backend)  # in place: the keys of its state dict stay
+    return head

@@ -12,7 +12,8 @@ import torch
 from open_clip import CLIP
 from torch import Tensor, nn
 
-from .visual import residual_block
+from ..recompute import run
+from .visual import recomputes, residual_block
 
 Tokenizer = Callable[..., Tensor]
 
@@ -38,6 +39,8 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
 def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     """Encode token ids (P, S) into embeddings (P, C), not normalised.
 
+    With ``clip.transformer.grad_checkpointing``, in training, every block computes its activations again in the backward pass.
+
     Raises:
         ValueError: the tower is not causal with pooling at the end-of-text token, as OpenAI's CLIP is.
     """
@@ -49,8 +52,9 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     tokens = tokens[:, : int(end.max()) + 1]
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
+    recompute = recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
-        x = residual_block(block, x, causal=True)
+        x = run(residual_block, block, x, True, recompute=recompute)
     x = clip.ln_final(x[torch.arange(len(x), device=x.device), end])
     projection = clip.text_projection
     if projection is None:

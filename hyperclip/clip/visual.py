@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 from ..features import DenseFeatures
+from ..recompute import run
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -74,8 +75,16 @@ def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
+def recomputes(transformer: Transformer) -> bool:
+    """Whether a tower's blocks compute their activations again in the backward pass: open_clip's flag, in training only."""
+    return bool(transformer.grad_checkpointing and transformer.training)
+
+
 def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
     """Encode images (B, 3, H, W), normalised, into one embedding for each patch.
+
+    With ``visual.transformer.grad_checkpointing``, in training, every block computes its activations again in the backward
+    pass.
 
     Args:
         visual: open_clip's ``VisionTransformer``.
@@ -90,12 +99,13 @@ def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int
         raise ValueError(f"intermediate layers: got {list(layers)}, expected indices 0 to {len(blocks) - 2}")
     grid = [side // patch for side, patch in zip(images.shape[-2:], visual.conv1.kernel_size, strict=True)]
     x = embed_patches(visual, images)
+    recompute = recomputes(visual.transformer)
     outputs: dict[int, Tensor] = {}
     for i, block in enumerate(blocks[:-1]):
-        x = residual_block(block, x)
+        x = run(residual_block, block, x, recompute=recompute)
         if i in layers:
             outputs[i] = _to_map(x, grid)
-    x = visual.ln_post(value_only_block(blocks[-1], x))
+    x = visual.ln_post(run(value_only_block, blocks[-1], x, recompute=recompute))
     if visual.proj is not None:
         x = x @ visual.proj
     return DenseFeatures(_to_map(x, grid), [outputs[i] for i in layers], x[:, 0])

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..recompute import run
+
 
 class GuidedProjections(nn.Module):
     """q, k, v of attention with guidance: q and k from [x; g], v from x alone.
@@ -125,11 +127,11 @@ class SpatialAggregation(nn.Module):
             SpatialBlock(dim, guidance_dim, heads, window, s, grid) for s in (0, shift)
         )
 
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """x (B, T, h, w, C), guidance (B, h, w, G) to (B, T, h, w, C)."""
+    def forward(self, x: Tensor, guidance: Tensor, recompute: bool = False) -> Tensor:
+        """x (B, T, h, w, C), guidance (B, h, w, G) to (B, T, h, w, C); ``recompute`` as in :meth:`AggregationLayer.forward`."""
         guidance = self.guidance_norm(guidance)
         for block in self.blocks:
-            x = block(x, guidance)
+            x = run(block, x, guidance, recompute=recompute)
         return x
 
 
@@ -168,14 +170,15 @@ class ClassAggregation(nn.Module):
             pad_k = pad_k + self.projections.of_guidance(self.padding_guidance)[c:]
             shape = (*x.shape[:-2], 1, c)
             k, v = torch.cat([k, pad_k.expand(shape)], -2), torch.cat([v, pad_v.expand(shape)], -2)
-            weight = torch.cat([weight, weight.new_tensor([float(self.pad_length - t)])])
+            weight = torch.cat([weight, weight.new_full((1,), self.pad_length - t)])
         else:  # the padding parameters get a zero gradient instead of none, which distributed training insists on
             v = v + 0.0 * (self.padding_token.sum() + self.padding_guidance.sum())
+        if self.attention == "linear":  # before the heads are split: on a transposed tensor aot_eager gets elu's gradient wrong
+            q, k = F.elu(q) + 1, (F.elu(k) + 1) * weight[:, None]
         q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for z in (q, k, v))
         if self.attention == "full":
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight.log()[None])
         else:
-            q, k = F.elu(q) + 1, (F.elu(k) + 1) * weight[:, None]
             y = (q @ (k.transpose(-1, -2) @ v)) / (q @ k.sum(-2)[..., None] + 1e-6)
         return y.transpose(-2, -3).flatten(-2)
 
@@ -204,7 +207,13 @@ class AggregationLayer(nn.Module):
         self.classes = ClassAggregation(dim, text_dim, heads, pad_length, attention)
 
     def forward(
-        self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int = 0
+        self,
+        x: Tensor,
+        appearance: Tensor,
+        text: Tensor,
+        pooling: tuple[int, int],
+        chunk: int = 0,
+        recompute: bool = False,
     ) -> Tensor:
         """Aggregate once.
 
@@ -212,11 +221,12 @@ class AggregationLayer(nn.Module):
             x: (B, T, h, w, C). appearance: (B, h, w, A). text: (B, T, G) or (T, G).
             pooling: size of the average pooling before class attention.
             chunk: number of class maps (and, for as many tokens, of positions) handled at a time; 0 for all.
+            recompute: keep no activations inside the two spatial blocks and the class aggregation for the backward pass.
         """
         t = x.shape[1]
         step = chunk or t
-        x = torch.cat([self.spatial(x[:, i : i + step], appearance) for i in range(0, t, step)], dim=1)
-        return x + self._across_classes(x, text, pooling, chunk)
+        x = torch.cat([self.spatial(x[:, i : i + step], appearance, recompute) for i in range(0, t, step)], dim=1)
+        return x + run(self._across_classes, x, text, pooling, chunk, recompute=recompute)
 
     def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> Tensor:
         b, t, h, w, c = x.shape

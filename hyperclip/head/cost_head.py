@@ -46,6 +46,7 @@ class CostVolumeHead(nn.Module):
         max_classes: with more classes than this only the best are aggregated, chosen for each view; 0 for all.
         attention: "linear" or "full", across classes.
         pooling_train, pooling_test: average pooling before class attention, in training and in evaluation.
+        recompute: in training, compute the activations of each part again in the backward pass, which takes less memory.
     Raises:
         ValueError: sizes that do not fit each other.
     """
@@ -71,6 +72,7 @@ class CostVolumeHead(nn.Module):
         attention: str = "linear",
         pooling_train: tuple[int, int] = (2, 2),
         pooling_test: tuple[int, int] = (1, 1),
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if hidden_dim % num_heads:
@@ -79,7 +81,7 @@ class CostVolumeHead(nn.Module):
             if any(side % s for side, s in zip(grid, size, strict=True)):
                 raise ValueError(f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid {grid}")
         self.grid, self.max_classes = grid, max_classes
-        self.pooling_train, self.pooling_test = pooling_train, pooling_test
+        self.pooling_train, self.pooling_test, self.recompute = pooling_train, pooling_test, recompute
         self.upsample = nn.ModuleList(
             [nn.ConvTranspose2d(width, d, s, s) for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)]
         )
@@ -123,6 +125,7 @@ class CostVolumeHead(nn.Module):
             "attention": head.ATTENTION_TYPE,
             "pooling_train": tuple(head.POOLING_SIZES),
             "pooling_test": tuple(head.POOLING_SIZES_TEST),
+            "recompute": "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS,
         }
 
     def embed_costs(self, costs: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ class CostVolumeHead(nn.Module):
         x = self.embed_costs(costs)
         pooling = self.pooling_train if self.training else self.pooling_test
         for layer in self.layers:
-            x = layer(x, appearance, text_guidance, pooling, chunk)
+            x = layer(x, appearance, text_guidance, pooling, chunk, self.recompute and self.training)
         projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
         guided = self.decoder.of_guidance([F.relu(p(f)) for p, f in projected])
         return Aggregated(x.permute(0, 1, 4, 2, 3), guided, kept, len(text))
@@ -166,7 +169,7 @@ class CostVolumeHead(nn.Module):
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
         """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out."""
         aggregated = self.aggregate(features, text)
-        logits = self.decoder(aggregated.maps, aggregated.guided)
+        logits = self.decoder(aggregated.maps, aggregated.guided, self.recompute and self.training)
         if aggregated.kept is None:
             return logits
         full = logits.new_full((len(logits), aggregated.classes, *logits.shape[2:]), REJECTED)

@@ -11,6 +11,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..recompute import run
+
 
 class DecoderStage(nn.Module):
     """Transposed convolution to twice the size, then two 3x3 convolutions with group norm, guided by the image.
@@ -61,9 +63,12 @@ class Decoder(nn.Module):
         pairs = zip(self.stages, guidance, strict=True)
         return [cast(DecoderStage, stage).of_guidance(g) for stage, g in pairs]
 
-    def forward(self, x: Tensor, guided: list[Tensor]) -> Tensor:
-        """x (B, T, C, h, w) with ``of_guidance``'s result to logits (B, T, 4h, 4w)."""
+    def forward(self, x: Tensor, guided: list[Tensor], recompute: bool = False) -> Tensor:
+        """x (B, T, C, h, w) with ``of_guidance``'s result to logits (B, T, 4h, 4w).
+
+        With ``recompute`` no activations inside a stage are kept for the backward pass.
+        """
         for stage, g in zip(self.stages, guided, strict=True):
-            x = stage(x, g)
+            x = run(stage, x, g, recompute=recompute)
         b, t = x.shape[:2]
         return self.classifier(x.flatten(0, 1)).unflatten(0, (b, t))[:, :, 0]

@@ -17,6 +17,8 @@ import pytest
 import torch
 from hyperclip.engine.launching import ENVIRONMENT, launch_processes, started_by_environment
 
+from ..colours import keys_of, write_colours
+
 ROOT = Path(__file__).parents[2]
 
 # Adds up rank + 1 over the processes, and writes what each of them is; with STOP it waits for a signal instead.
@@ -221,3 +223,25 @@ def test_one_process_is_this_one(monkeypatch):
     monkeypatch.setenv("RANK", "0")  # some clusters set it without torchrun's other variables
     assert not started_by_environment()
     assert launch_processes(lambda arguments: arguments.num_gpus, Namespace(num_gpus=1, num_machines=1)) == 1
+
+
+def test_all_launchers_train_alike(environment, slurm, tmp_path):
+    """Two iterations by two processes: Detectron2's launcher, torchrun, the template's generated command."""
+    (tmp_path / "data").mkdir()
+    keys = keys_of(write_colours(tmp_path / "data"), 2, DATALOADER__NUM_WORKERS=0, TEST__EVAL_PERIOD=0)
+    train = ["tools/train_net.py", "--config-file", "configs/quickstart/hyperclip.yaml"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    folders = [tmp_path / name for name in ("detectron2", "torchrun", "slurm")]
+    job = slurm | {"TRAIN": train[0], "MASTER_PORT": str(free_port())}
+    done = [
+        run([sys.executable, *train, "--num-gpus", "2", *keys, "OUTPUT_DIR", folders[0]], environment),
+        run([sys.executable, *torchrun, *train, *keys, "OUTPUT_DIR", folders[1]], environment),
+        run(["bash", "tools/slurm.sh", train[2], *keys, "OUTPUT_DIR", folders[2]], job),
+    ]
+    losses = []
+    for result, folder in zip(done, folders, strict=True):
+        assert result.returncode == 0, result.stderr[-3000:]
+        lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+        losses.append([line["total_loss"] for line in lines if line["iteration"] < 2])
+        assert (folder / "results.json").is_file() and (folder / "model_final.pth").is_file()
+    assert len(losses[0]) == 2 and losses[0] == losses[1] == losses[2]

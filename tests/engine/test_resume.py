@@ -6,46 +6,27 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from hyperclip.engine.state import INTERRUPTED
-from PIL import Image
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+from ..colours import keys_of, write_colours
+
 ITERATIONS = 20
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A data set of 12 pictures of four colours, some wide and some high, and the file that describes it."""
-    folder, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    for k in range(12):
-        h, w = (96, 120) if k % 3 else (110, 96)
-        label = rng.integers(len(COLOURS), size=(2, 2)).repeat(h // 2, 0).repeat(w // 2, 1).astype(np.uint8)
-        image = np.array(list(COLOURS.values()), np.uint8)[label]
-        Image.fromarray(image).save(folder / f"images/{k:02d}.png")
-        Image.fromarray(label).save(folder / f"labels/{k:02d}.png")
-    path = folder / "colours.yaml"
-    folders = {"images": "images", "labels": "labels"}
-    path.write_text(yaml.safe_dump({"name": "colours", "splits": {"train": folders, "val": folders}, "classes": list(COLOURS)}))
-    return path
+    return write_colours(tmp_path_factory.mktemp("colours"))
 
 
-def config_of(pictures, **keys):
-    return [
-        "MODEL.DEVICE", "cpu", "SEED", "3", "DATASETS.FILES", f"['{pictures}']", "DATASETS.TRAIN", "['colours_train']",
-        "DATASETS.TEST", "['colours_val']", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0",
-        "SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.CHECKPOINT_PERIOD", "5", "SOLVER.IMS_PER_BATCH", "4",
-        "INPUT.COLOR_AUG_SSD", "True", "INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute",
-        "INPUT.CROP.SIZE", "[80, 80]", "INPUT.SIZE_DIVISIBILITY", "96",
-        "SOLVER.BASE_LR", "2e-4", "SOLVER.CLIP_MULTIPLIER", "0.075",  # the papers'; larger ones amplify what rounding differs
-        "SOLVER.EMA_DECAY", "0.9", "TEST.EVAL_PERIOD", "4", "SOLVER.LOG_PERIOD", "1",
-        *(str(x) for key, value in keys.items() for x in (key.replace("__", "."), value)),
-    ]  # fmt: skip
+def config_of(pictures, **others):
+    """Checkpoints, an average, evaluations; the papers' learning rates, since larger ones amplify what rounding differs."""
+    return keys_of(
+        pictures, ITERATIONS,
+        **{"SOLVER__CHECKPOINT_PERIOD": 5, "SOLVER__BASE_LR": 2e-4, "SOLVER__CLIP_MULTIPLIER": 0.075, "SOLVER__EMA_DECAY": 0.9,
+           "TEST__EVAL_PERIOD": 4, **others},
+    )  # fmt: skip
 
 
 def train(folder, keys, *options, name="run"):

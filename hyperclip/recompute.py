@@ -1,13 +1,17 @@
-"""Activation checkpointing: less memory in training for a second forward pass, part by part."""
+"""Less memory in training: what the backward pass needs is computed again there instead of being kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
+
+_checkpoint = partial(checkpoint, use_reentrant=False)
 
 
 def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
@@ -16,5 +20,36 @@ def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
     The rest is computed again there, once, with the adapter maps that ``function`` evaluates.
     """
     if recompute and torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False)
+        return _checkpoint(function, *args)
     return function(*args)
+
+
+def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor], simple: bool = False) -> Tensor:
+    """``costly(cheap(x))``, of which the backward pass keeps x, but not ``cheap(x)``.
+
+    For norms and activations between matrix products: a large tensor less for the time of a small operation. What ``costly``
+    saves beside its input, it keeps.
+
+    Args:
+        cheap: gives the same for the same input, and draws no random numbers.
+        simple: it is one operation whose own gradient needs its input alone, which saves computing it twice.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return costly(cheap(x))
+    y = cheap(x) if simple else _checkpoint(cheap, x, preserve_rng_state=False)
+    place, count = y.untyped_storage().data_ptr(), y.numel() if y.is_contiguous() else -1
+    kind = x.device.type
+    mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+    def pack(saved: Tensor) -> Tensor | torch.Size:  # the graph holds this function, so it must not hold y
+        same = saved.untyped_storage().data_ptr() == place and saved.numel() == count and saved.is_contiguous()
+        return saved.shape if same else saved
+
+    def unpack(kept: Tensor | torch.Size) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad(), torch.autocast(kind, dtype, enabled=mixed):
+            return cheap(x).reshape(kept)
+
+    with saved_tensors_hooks(pack, unpack):
+        return costly(y)

@@ -14,7 +14,7 @@ from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTra
 from torch import Tensor, nn
 
 from ..features import DenseFeatures
-from ..recompute import run
+from ..recompute import chain, run
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -59,7 +59,12 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, causal: bool = False) -> T
 def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = False) -> Tensor:
     """One ordinary residual attention block over tokens x (B, N, D)."""
     x = x + block.ls_1(attention(block.attn, block.ln_1(x), causal))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x + block.ls_2(mlp(block, x))
+
+
+def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """The norm and the two linear layers that follow attention, without keeping what norm and activation give."""
+    return chain(block.mlp.gelu, chain(block.ln_2, x, block.mlp.c_fc, simple=True), block.mlp.c_proj)
 
 
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     d = x.shape[-1]
     value = F.linear(block.ln_1(x), attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
     x = x[:, :1] + block.ls_1(attn.out_proj(value))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x + block.ls_2(mlp(block, x))
 
 
 def recomputes(transformer: Transformer) -> bool:

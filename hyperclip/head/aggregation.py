@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import run
+from ..recompute import chain, run
 
 
 class GuidedProjections(nn.Module):
@@ -67,6 +67,17 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
     return (region[:, :, None] != region[:, None, :]).float() * -100.0
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """Parts along their second dimension, without a copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
+    """``layers(norm(x))`` for linear, activation, linear, without keeping what norm and activation give."""
+    hidden = chain(norm, x, layers[0], simple=True)
+    return chain(layers[1], hidden, layers[2], simple=isinstance(layers[1], nn.GELU))  # ReLU keeps its output
+
+
 class SpatialBlock(nn.Module):
     """One Swin block over each class map, guided by the image.
 
@@ -97,18 +108,21 @@ class SpatialBlock(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """x (B, T, h, w, C) and normalised guidance (B, h, w, G) to (B, T, h, w, C)."""
         b, t, h, w, c = x.shape
-        qkv = self._windows(self.projections.of_input(self.norm1(x)).flatten(0, 1)).unflatten(0, (b, t))
-        q, k, v = qkv.chunk(3, dim=-1)
+        qk, v = chain(self.norm1, x, self.projections.of_input, simple=True).flatten(0, 1).split((2 * c, c), dim=-1)
+        qk, v = (self._windows(z).unflatten(0, (b, t)) for z in (qk, v))  # apart, since only v is kept
+        q, k = qk.chunk(2, dim=-1)
         guided = self._windows(self.projections.of_guidance(guidance))[:, None]
         q, k = q + guided[..., :c], k + guided[..., c:]
-        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 1) for z in (q, k, v))
-        mask = None if self.mask is None else self.mask[:, None].to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        y = self.proj(window_merge(y.transpose(-2, -3).flatten(-2), self.grid))
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 2) for z in (q, k, v))
+        mask = None  # of four dimensions as all the rest, for the kernel that builds no map
+        if self.mask is not None:
+            mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).unflatten(0, (b * t, -1))
+        y = chain(lambda z: window_merge(z.transpose(-2, -3).flatten(-2), self.grid), y, self.proj, simple=True)
         if self.shift:
             y = y.roll((self.shift, self.shift), dims=(1, 2))
         x = x + y.unflatten(0, (b, t))
-        return x + self.mlp(self.norm2(x))
+        return x + mlp(self.mlp, self.norm2, x)
 
 
 class SpatialAggregation(nn.Module):
@@ -185,7 +199,7 @@ class ClassAggregation(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
         x = x + self.attend(self.norm1(x), guidance)
-        return x + self.mlp(self.norm2(x))
+        return x + mlp(self.mlp, self.norm2, x)
 
 
 class AggregationLayer(nn.Module):
@@ -225,18 +239,18 @@ class AggregationLayer(nn.Module):
         """
         t = x.shape[1]
         step = chunk or t
-        x = torch.cat([self.spatial(x[:, i : i + step], appearance, recompute) for i in range(0, t, step)], dim=1)
+        x = joined([self.spatial(x[:, i : i + step], appearance, recompute) for i in range(0, t, step)])
         return x + run(self._across_classes, x, text, pooling, chunk, recompute=recompute)
 
     def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> Tensor:
         b, t, h, w, c = x.shape
-        maps = x.permute(0, 1, 4, 2, 3).flatten(0, 1)
-        pooled = F.avg_pool2d(maps, pooling) if tuple(pooling) != (1, 1) else maps
-        tokens = pooled.unflatten(0, (b, t)).flatten(3).permute(0, 3, 1, 2)  # (B, positions, T, C)
+        grid = h // pooling[0], w // pooling[1]
+        pooled = x.view(b, t, grid[0], pooling[0], grid[1], pooling[1], c).mean((3, 5)) if tuple(pooling) != (1, 1) else x
+        tokens = pooled.flatten(2, 3).transpose(1, 2)  # (B, positions, T, C)
         guidance = text if text.dim() == 2 else text[:, None]
         rows = max(1, chunk * h * w // t) if chunk else tokens.shape[1]
         parts = [self.classes(tokens[:, i : i + rows], guidance) for i in range(0, tokens.shape[1], rows)]
-        out = torch.cat(parts, dim=1).permute(0, 2, 3, 1).unflatten(3, pooled.shape[-2:]).flatten(0, 1)
+        out = joined(parts).permute(0, 2, 3, 1).unflatten(3, grid).flatten(0, 1)
         if tuple(pooling) != (1, 1):
             out = F.interpolate(out, size=(h, w), mode="bilinear", align_corners=True)
         return out.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)

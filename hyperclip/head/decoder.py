@@ -11,7 +11,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import run
+from ..recompute import chain, run
 
 
 class DecoderStage(nn.Module):
@@ -39,13 +39,15 @@ class DecoderStage(nn.Module):
         return F.conv2d(guidance, self.conv1.weight[:, -guidance.shape[1] :], padding=1)
 
     def forward(self, x: Tensor, guided: Tensor) -> Tensor:
-        """Class maps x (B, T, in, h, w) and ``of_guidance``'s result to (B, T, out, 2h, 2w)."""
-        b, t = x.shape[:2]
-        x = self.up(x.flatten(0, 1))
-        x = F.conv2d(x, self.conv1.weight[:, : x.shape[1]], padding=1)
-        x = (x.unflatten(0, (b, t)) + guided[:, None]).flatten(0, 1)
-        x = F.relu(self.norm1(x))
-        return F.relu(self.norm2(self.conv2(x))).unflatten(0, (b, t))
+        """Class maps x (N, in, h, w) of B images and ``of_guidance``'s result to (N, out, 2h, 2w), before :meth:`finish`."""
+        weight = self.conv1.weight[:, : self.up.out_channels]
+        x = chain(self.up, x, lambda z: F.conv2d(z, weight, padding=1), simple=True)
+        x = (x.unflatten(0, (len(guided), -1)) + guided[:, None]).flatten(0, 1)
+        return chain(lambda z: F.relu(self.norm1(z)), x, self.conv2)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The last norm and activation of the stage."""
+        return F.relu(self.norm2(x))
 
 
 class Decoder(nn.Module):
@@ -68,7 +70,8 @@ class Decoder(nn.Module):
 
         With ``recompute`` no activations inside a stage are kept for the backward pass.
         """
-        for stage, g in zip(self.stages, guided, strict=True):
-            x = run(stage, x, g, recompute=recompute)
+        first, second = cast(tuple[DecoderStage, DecoderStage], tuple(self.stages))
         b, t = x.shape[:2]
-        return self.classifier(x.flatten(0, 1)).unflatten(0, (b, t))[:, :, 0]
+        x = run(first, x.flatten(0, 1), guided[0], recompute=recompute)
+        x = chain(first.finish, x, lambda y: run(second, y, guided[1], recompute=recompute))
+        return chain(second.finish, x, self.classifier).unflatten(0, (b, t))[:, :, 0]

@@ -140,7 +140,7 @@ def test_nothing_is_checkpointed_in_evaluation(monkeypatch):
     batch = pictures(model)
     step(model, batch)
     model.eval().set_vocabulary(model.train_vocabulary)
-    monkeypatch.setattr("hyperclip.clip.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
+    monkeypatch.setattr("hyperclip.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
     model(batch)
     (embeddings,) = model.text._embeddings.values()
     model(batch)

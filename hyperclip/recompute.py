@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,20 @@ def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
     The rest is computed again there, once, with the adapter maps that ``function`` evaluates.
     """
     if recompute and torch.is_grad_enabled():
-        return _checkpoint(function, *args)
+        return _checkpoint(partial(_as_a_whole, function), *args)
     return function(*args)
+
+
+_part_of_whole = ContextVar("_part_of_whole", default=False)
+
+
+def _as_a_whole(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``function(*args)`` in which :func:`chain` does nothing: what it would keep, the whole does not."""
+    token = _part_of_whole.set(True)
+    try:
+        return function(*args)
+    finally:
+        _part_of_whole.reset(token)
 
 
 def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor], simple: bool = False) -> Tensor:
@@ -34,7 +47,7 @@ def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor
         cheap: gives the same for the same input, and draws no random numbers.
         simple: it is one operation whose own gradient needs its input alone, which saves computing it twice.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _part_of_whole.get():
         return costly(cheap(x))
     y = cheap(x) if simple else _checkpoint(cheap, x, preserve_rng_state=False)
     place, count = y.untyped_storage().data_ptr(), y.numel() if y.is_contiguous() else -1

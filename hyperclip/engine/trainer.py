@@ -59,7 +59,9 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_batch_size(cfg)
         precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
-        torch.set_float32_matmul_precision("high" if cfg.SOLVER.TF32 else "highest")
+        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        if on_cuda:
+            torch.set_float32_matmul_precision("high" if cfg.SOLVER.TF32 else "highest")
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
@@ -70,7 +72,6 @@ class Trainer(DefaultTrainer):
         self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         optimizer = self.build_optimizer(cfg, model)
         self.stream = self.build_train_loader(cfg)
-        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         ddp = {} if on_cuda else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp)
         self._trainer = TrainLoop(

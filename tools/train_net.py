@@ -43,7 +43,7 @@ if __name__ == "__main__":
     try:
         device = load_config(arguments.config_file, arguments.opts).MODEL.DEVICE
         launch_processes(main, arguments, device=device)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except ProcessRaisedException as error:  # one of several processes failed; its last line says why
         sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")

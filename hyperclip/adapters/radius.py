@@ -63,10 +63,8 @@ class RadiusAdjustment(Adapter):
         return list(self.parameters())
 
     def _fast(self, weight: Tensor, blocks: Tensor) -> Tensor:
-        root_c = self.curvature**0.5
         input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
-        weight = cap_rows(weight, input_cap)
-        return cap_rows(block_product(weight, blocks), hyperbolic.tangent_cap(1.0) / root_c)
+        return capped_product(weight, blocks, input_cap, hyperbolic.tangent_cap(1.0) / self.curvature**0.5)
 
     def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
         points = hyperbolic.expmap0(weight, self.curvature)
@@ -74,10 +72,15 @@ class RadiusAdjustment(Adapter):
         return hyperbolic.logmap0(product, self.curvature)
 
 
-def cap_rows(x: Tensor, cap: float) -> Tensor:
-    """Scale rows of x (…, D) whose norm is above the cap down to it."""
-    norm = x.norm(dim=-1, keepdim=True)
-    return torch.where(norm > cap, x * (cap / norm.clamp_min(cap)), x)
+def capped_product(weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float) -> Tensor:
+    """``weight`` (O, D) times the transpose of a block-diagonal matrix, the norms of its rows capped before and after.
+
+    Scaling a row commutes with the product, so both caps are one multiplication at the end.
+    """
+    product = block_product(weight, blocks)
+    before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
+    after = output_cap / (product.norm(dim=-1, keepdim=True) * before).clamp_min(output_cap)
+    return product * (before * after)
 
 
 @ADAPTER_REGISTRY.register()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import hyperbolic
-from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site, block_product, check_blocks
-from .radius import cap_rows
+from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site, check_blocks
+from .radius import capped_product
 
 MATRICES = ("q", "k", "v", "out")
 
@@ -85,7 +85,7 @@ class RelatedRadius(Adapter):
             output_cap = hyperbolic.tangent_cap(1.0) / self.curvature**0.5
             parts = weight.chunk(len(self.matrices))
             return torch.cat([
-                cap_rows(block_product(cap_rows(part, input_cap), own), output_cap)
+                capped_product(part, own, input_cap, output_cap)
                 for part, own in zip(parts, blocks, strict=True)
             ])  # fmt: skip
 

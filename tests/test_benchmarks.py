@@ -1,0 +1,39 @@
+"""The benchmarks run, on tiny models, and compare with an earlier run. Nothing is asserted about time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tools.benchmark import SUITES, regressions
+
+
+def benchmark(*arguments):
+    command = [sys.executable, "tools/benchmark.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
+    done = benchmark(*SUITES, "--smoke", "--repeat", 1, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert {row["suite"] for row in rows} == set(SUITES)
+    for row in rows:
+        assert row["time_ratio"] > 0 and row["memory_ratio"] is not None and row["seconds"] > 0
+        assert row["largest_difference"] is None or row["largest_difference"] < 1e-4, row
+        assert row["labels_equal"] is None or row["labels_equal"] > 0.999, row
+    with (tmp_path / "a.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["case"] for row in table] == [row["case"] for row in rows] and table[0]["torch"]
+
+
+def test_regressions_are_listed(tmp_path):
+    (tmp_path / "old.csv").write_text("suite,case,time_ratio,memory_ratio\ntext,a,10,2\ntext,b,1,1\n")
+    rows = [{"suite": "text", "case": c, "time_ratio": t, "memory_ratio": 2.0} for c, t in (("a", 8.0), ("b", 0.9), ("c", 0.1))]
+    assert regressions(rows, tmp_path / "old.csv") == ["text, a: time_ratio 10 -> 8.0"]
+    with pytest.raises(FileNotFoundError):
+        regressions(rows, tmp_path / "none.csv")

@@ -1,0 +1,58 @@
+"""A picture in windows, 20, 150 and 847 classes, against the released way: every view by itself, all scores as maps."""
+
+from __future__ import annotations
+
+import torch
+from hyperclip.adapters import merge
+from hyperclip.vocabulary import TextEmbedder, builtin
+from torch import Tensor
+
+from tests.reference import inference as literal
+
+from .measuring import Row, Settings, compare
+from .models import build_hyperclip
+
+LISTS = {"voc20": (640, 640), "ade150": (640, 640), "ade847": (1024, 1024)}
+"""Class lists, and the size of the picture."""
+
+
+@torch.no_grad()
+def inference(settings: Settings) -> list[Row]:
+    """A row for each class list; the text embeddings are there already for both. Results are label maps."""
+    _, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
+    merge(model)
+    generator, rows = torch.Generator().manual_seed(0), []
+    for name, size in ({"voc20": (96, 96)} if settings.smoke else LISTS).items():
+        model.set_vocabulary(builtin(name))
+        image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+        embeddings = model.text(model.clip, model.vocabulary)
+
+        def ours(image: Tensor = image) -> Tensor:
+            return model([{"image": image}])[0]["sem_seg_labels"]
+
+        def obvious(image: Tensor = image, embeddings: Tensor = embeddings) -> Tensor:
+            return literal.labels(model, image, embeddings)
+
+        rows.append(compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings))
+    return rows
+
+
+@torch.no_grad()
+def new_vocabulary(settings: Settings) -> list[Row]:
+    """One row: 20 new names asked of a picture that is encoded already, against the whole prediction."""
+    _, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
+    merge(model)
+    vocabulary = builtin("voc20")
+    side = 96 if settings.smoke else 640
+    image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    (features,) = model.encode([image])
+
+    def asked_again() -> Tensor:
+        model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
+        return model.segment(features, vocabulary, (side, side))["sem_seg_labels"]
+
+    def whole() -> Tensor:
+        model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
+        return model.segment(model.encode([image])[0], vocabulary, (side, side))["sem_seg_labels"]
+
+    return [compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)]

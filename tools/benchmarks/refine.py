@@ -1,0 +1,44 @@
+"""CLIPer's refinement by attention maps against the released code's chain of products."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
+from torch import Tensor
+
+from tests.reference import cliper as literal
+
+from .measuring import Row, Settings, compare
+
+TOKENS, MAPS, HEAD_DIM, THRESHOLD = 4096, 10, 64, 0.2
+
+
+@torch.no_grad()
+def refine(settings: Settings) -> list[Row]:
+    """Rows for 21 and 150 classes, from given maps and from queries and keys."""
+    tokens = 64 if settings.smoke else TOKENS
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(settings.device)
+
+    queries, keys = ([1.5 * draw(tokens, HEAD_DIM) for _ in range(MAPS)] for _ in range(2))
+    scales, grid, options = [HEAD_DIM**-0.5] * MAPS, (math.isqrt(tokens),) * 2, FuseOptions(threshold=THRESHOLD)
+    streamed = StreamedMaps(queries, keys, scales, grid)
+
+    def literal_from_projections(scores: Tensor) -> Tensor:
+        return literal.refine(literal.attention_maps(queries, keys, scales), scores, THRESHOLD)
+
+    rows = []
+    for classes in (21, 150):
+        scores = draw(tokens, classes).softmax(dim=1)
+        ours, obvious = partial(streamed.apply, scores, options), partial(literal_from_projections, scores)
+        rows.append(compare("refine", f"from q and k, {classes} classes", obvious, ours, settings))
+        maps = literal.attention_maps(queries, keys, scales)
+        ours, obvious = partial(GivenMaps(maps, grid).apply, scores, options), partial(literal.refine, maps, scores, THRESHOLD)
+        rows.append(compare("refine", f"from given maps, {classes} classes", obvious, ours, settings))
+        del maps, ours, obvious
+    return rows

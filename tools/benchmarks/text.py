@@ -1,0 +1,24 @@
+"""The text tower on 171 class names against open_clip's own pass over 77 tokens."""
+
+from __future__ import annotations
+
+import torch
+from hyperclip.clip.text import encode_text, tokenize
+from hyperclip.vocabulary import builtin
+
+from tests.reference import clip as literal
+
+from .measuring import Row, Settings, compare
+from .models import build_hyperclip
+
+
+@torch.no_grad()
+def text(settings: Settings) -> list[Row]:
+    """One row. Adapters are evaluated by both alike, once a layer."""
+    _, model = build_hyperclip(settings)
+    prompts, _ = model.text.prompts(builtin("coco_stuff"))
+    tokens = tokenize(model.text.tokenizer, prompts, model.clip.context_length).to(settings.device)
+    return [
+        compare("text", f"{len(prompts)} names", lambda: literal.encode_text(model.clip, tokens),
+                lambda: encode_text(model.clip, tokens), settings)
+    ]  # fmt: skip

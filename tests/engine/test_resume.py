@@ -97,7 +97,7 @@ def test_two_processes_do_what_one_does(whole):
     for k in range(ITERATIONS):
         assert one[k]["batch"] == two[0][k]["batch"] + two[1][k]["batch"]
         assert two[0][k]["loss"] == pytest.approx(one[k]["loss"], rel=1e-5)
-        assert two[0][k]["norm"] == two[1][k]["norm"] == pytest.approx(one[k]["norm"], rel=1e-4)
+        assert two[0][k]["norm"] == two[1][k]["norm"] == pytest.approx(one[k]["norm"], rel=1e-3)
     first, second = (torch.load(whole[n] / "model_final.pth", weights_only=True)["model"] for n in (1, 2))
     for name, weight in first.items():
         assert (weight - second[name]).abs().max() <= 1e-5 * max(1.0, weight.abs().max()), name

@@ -63,8 +63,8 @@ def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = Fals
 
 
 def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The norm and the two linear layers that follow attention, without keeping what norm and activation give."""
-    return chain(block.mlp.gelu, chain(block.ln_2, x, block.mlp.c_fc, simple=True), block.mlp.c_proj)
+    """The norm and the two linear layers that follow attention, without keeping what the norm gives."""
+    return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc, simple=True)))
 
 
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:

@@ -73,9 +73,11 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 
 def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
-    """``layers(norm(x))`` for linear, activation, linear, without keeping what norm and activation give."""
+    """``layers(norm(x))`` for linear, activation, linear, without keeping what the norm and a GELU give."""
     hidden = chain(norm, x, layers[0], simple=True)
-    return chain(layers[1], hidden, layers[2], simple=isinstance(layers[1], nn.GELU))  # ReLU keeps its output
+    if isinstance(layers[1], nn.GELU):
+        return chain(layers[1], hidden, layers[2], simple=True)
+    return layers[2](layers[1](hidden))
 
 
 class SpatialBlock(nn.Module):

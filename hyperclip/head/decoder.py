@@ -11,7 +11,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import chain, run
+from ..recompute import run
 
 
 class DecoderStage(nn.Module):
@@ -41,9 +41,9 @@ class DecoderStage(nn.Module):
     def forward(self, x: Tensor, guided: Tensor) -> Tensor:
         """Class maps x (N, in, h, w) of B images and ``of_guidance``'s result to (N, out, 2h, 2w), before :meth:`finish`."""
         weight = self.conv1.weight[:, : self.up.out_channels]
-        x = chain(self.up, x, lambda z: F.conv2d(z, weight, padding=1), simple=True)
+        x = F.conv2d(self.up(x), weight, padding=1)
         x = (x.unflatten(0, (len(guided), -1)) + guided[:, None]).flatten(0, 1)
-        return chain(lambda z: F.relu(self.norm1(z)), x, self.conv2)
+        return self.conv2(F.relu(self.norm1(x)))
 
     def finish(self, x: Tensor) -> Tensor:
         """The last norm and activation of the stage."""
@@ -73,5 +73,5 @@ class Decoder(nn.Module):
         first, second = cast(tuple[DecoderStage, DecoderStage], tuple(self.stages))
         b, t = x.shape[:2]
         x = run(first, x.flatten(0, 1), guided[0], recompute=recompute)
-        x = chain(first.finish, x, lambda y: run(second, y, guided[1], recompute=recompute))
-        return chain(second.finish, x, self.classifier).unflatten(0, (b, t))[:, :, 0]
+        x = run(second, first.finish(x), guided[1], recompute=recompute)
+        return self.classifier(second.finish(x)).unflatten(0, (b, t))[:, :, 0]

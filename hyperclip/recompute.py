@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-_checkpoint = partial(checkpoint, use_reentrant=False)
-
 
 def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
     """``function(*args)``, of which the backward pass keeps only the arguments with ``recompute``, where gradients are enabled.
@@ -21,7 +19,7 @@ def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
     The rest is computed again there, once, with the adapter maps that ``function`` evaluates.
     """
     if recompute and torch.is_grad_enabled():
-        return _checkpoint(partial(_as_a_whole, function), *args)
+        return checkpoint(partial(_as_a_whole, function), *args, use_reentrant=False)
     return function(*args)
 
 
@@ -37,19 +35,18 @@ def _as_a_whole(function: Callable[..., Tensor], *args: Any) -> Tensor:
         _part_of_whole.reset(token)
 
 
-def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor], simple: bool = False) -> Tensor:
+def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor]) -> Tensor:
     """``costly(cheap(x))``, of which the backward pass keeps x, but not ``cheap(x)``.
 
     For norms and activations between matrix products: a large tensor less for the time of a small operation. What ``costly``
     saves beside its input, it keeps.
 
     Args:
-        cheap: gives the same for the same input, and draws no random numbers.
-        simple: it is one operation whose own gradient needs its input alone, which saves computing it twice.
+        cheap: one operation whose own gradient needs its input alone, as that of a norm or a GELU; it draws no random numbers.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _part_of_whole.get():
         return costly(cheap(x))
-    y = cheap(x) if simple else _checkpoint(cheap, x, preserve_rng_state=False)
+    y = cheap(x)
     place, count = y.untyped_storage().data_ptr(), y.numel() if y.is_contiguous() else -1
     kind = x.device.type
     mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)

@@ -64,7 +64,7 @@ def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = Fals
 
 def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """The norm and the two linear layers that follow attention, without keeping what the norm gives."""
-    return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc, simple=True)))
+    return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc)))
 
 
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
     """``layers(norm(x))`` for linear, activation, linear, without keeping what the norm and a GELU give."""
-    hidden = chain(norm, x, layers[0], simple=True)
+    hidden = chain(norm, x, layers[0])
     if isinstance(layers[1], nn.GELU):
-        return chain(layers[1], hidden, layers[2], simple=True)
+        return chain(layers[1], hidden, layers[2])
     return layers[2](layers[1](hidden))
 
 
@@ -110,7 +110,7 @@ class SpatialBlock(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """x (B, T, h, w, C) and normalised guidance (B, h, w, G) to (B, T, h, w, C)."""
         b, t, h, w, c = x.shape
-        qk, v = chain(self.norm1, x, self.projections.of_input, simple=True).flatten(0, 1).split((2 * c, c), dim=-1)
+        qk, v = chain(self.norm1, x, self.projections.of_input).flatten(0, 1).split((2 * c, c), dim=-1)
         qk, v = (self._windows(z).unflatten(0, (b, t)) for z in (qk, v))  # apart, since only v is kept
         q, k = qk.chunk(2, dim=-1)
         guided = self._windows(self.projections.of_guidance(guidance))[:, None]
@@ -120,7 +120,7 @@ class SpatialBlock(nn.Module):
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).unflatten(0, (b * t, -1))
-        y = chain(lambda z: window_merge(z.transpose(-2, -3).flatten(-2), self.grid), y, self.proj, simple=True)
+        y = chain(lambda z: window_merge(z.transpose(-2, -3).flatten(-2), self.grid), y, self.proj)
         if self.shift:
             y = y.roll((self.shift, self.shift), dims=(1, 2))
         x = x + y.unflatten(0, (b, t))

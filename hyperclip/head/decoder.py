@@ -39,15 +39,12 @@ class DecoderStage(nn.Module):
         return F.conv2d(guidance, self.conv1.weight[:, -guidance.shape[1] :], padding=1)
 
     def forward(self, x: Tensor, guided: Tensor) -> Tensor:
-        """Class maps x (N, in, h, w) of B images and ``of_guidance``'s result to (N, out, 2h, 2w), before :meth:`finish`."""
+        """Class maps x (N, in, h, w) of B images and ``of_guidance``'s result to (N, out, 2h, 2w)."""
         weight = self.conv1.weight[:, : self.up.out_channels]
         x = F.conv2d(self.up(x), weight, padding=1)
         x = (x.unflatten(0, (len(guided), -1)) + guided[:, None]).flatten(0, 1)
-        return self.conv2(F.relu(self.norm1(x)))
-
-    def finish(self, x: Tensor) -> Tensor:
-        """The last norm and activation of the stage."""
-        return F.relu(self.norm2(x))
+        x = F.relu(self.norm1(x))
+        return F.relu(self.norm2(self.conv2(x)))
 
 
 class Decoder(nn.Module):
@@ -70,8 +67,8 @@ class Decoder(nn.Module):
 
         With ``recompute`` no activations inside a stage are kept for the backward pass.
         """
-        first, second = cast(tuple[DecoderStage, DecoderStage], tuple(self.stages))
         b, t = x.shape[:2]
-        x = run(first, x.flatten(0, 1), guided[0], recompute=recompute)
-        x = run(second, first.finish(x), guided[1], recompute=recompute)
-        return self.classifier(second.finish(x)).unflatten(0, (b, t))[:, :, 0]
+        x = x.flatten(0, 1)
+        for stage, g in zip(self.stages, guided, strict=True):
+            x = run(stage, x, g, recompute=recompute)
+        return self.classifier(x).unflatten(0, (b, t))[:, :, 0]

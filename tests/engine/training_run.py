@@ -1,6 +1,6 @@
 """A training that writes down what it does, and can be killed at an iteration; to be run as a program.
 
-    python -m tests.engine.training_run --config-file FILE --record FILE [--kill-at 7 --signal SIGKILL] [--resume] [KEY VALUE …]
+    python -m tests.engine.training_run --config-file FILE --record FILE [--kill-at 7 --signal SIGKILL] [--double] [--resume] [KEY VALUE …]
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def main(arguments: argparse.Namespace) -> None:
     cfg = load_config(arguments.config_file, arguments.opts)
     cfg.freeze()
     torch.set_num_threads(1)
+    if arguments.double:
+        torch.set_default_dtype(torch.float64)
+        torch.Tensor.float, torch.nn.Module.float = torch.Tensor.double, torch.nn.Module.double
     setup_run(cfg, arguments)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=arguments.resume)
@@ -80,5 +83,6 @@ if __name__ == "__main__":
     parser.add_argument("--record", required=True)
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--signal", default="SIGKILL")
+    parser.add_argument("--double", action="store_true", help="compute in float64, where rounding hides nothing")
     parsed = parser.parse_args()
     sys.exit(launch_processes(main, parsed, device="cpu"))

@@ -20,3 +20,7 @@ class DenseFeatures:
     embeddings: Tensor
     intermediates: list[Tensor]
     class_token: Tensor
+
+    def __getitem__(self, images: slice) -> DenseFeatures:
+        """The features of some of the images."""
+        return DenseFeatures(self.embeddings[images], [x[images] for x in self.intermediates], self.class_token[images])

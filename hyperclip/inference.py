@@ -1,16 +1,21 @@
 """From one image to views of CLIP's resolution, and from the views' logits back to scores of the image's size.
 
-Scores are independent sigmoids in 0..1. Classes arrive in chunks, so that label maps never need a score map of
-every class. Shapes: V views, T classes, t classes of a chunk, r resolution of CLIP, H W size of the output.
+Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that label maps never need a score map of
+every class, and a class costs nothing in a view that did not keep it. Shapes: V views, T classes, t classes of a chunk,
+r resolution of CLIP, H W size of the output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .head.logits import PartOfView, ViewLogits
+from .memory import items_at_a_time
 
 
 @dataclass(frozen=True)
@@ -81,76 +86,83 @@ def make_views(image: Tensor, resolution: tuple[int, int], sliding: SlidingWindo
     return resize(torch.cat(views), resolution)
 
 
-def merge_views(logits: Tensor, sliding: SlidingWindow | None) -> Tensor:
-    """Logits of the views (V, t, h, w) to scores (t, S, S) in 0..1; S is the logits' or the square's side."""
+def merge_views(views: Sequence[PartOfView], classes: int, sliding: SlidingWindow | None) -> Tensor:
+    """Logits of the views of one image, a chunk of t classes, to scores (t, S, S) in 0..1.
+
+    A class that a view did not keep scores 0 there.
+
+    Args:
+        classes: t. sliding: how the views were cut; S is its square's side, or the logits' own without one.
+    """
     if sliding is None:
-        return logits[0].sigmoid()
+        return views[0].logits.sigmoid()
     k, s = sliding.kernel, sliding.size
-    scores = resize(logits, (k, k)).sigmoid()
-    total, count = scores.new_zeros(scores.shape[1], s, s), scores.new_zeros(s, s)
-    for view, (y, x) in zip(scores, sliding.origins, strict=False):
-        total[:, y : y + k, x : x + k] += view
-        count[y : y + k, x : x + k] += 1
-    merged = total / count
-    return (merged + resize(scores[-1:], (s, s))[0]) / 2 if sliding.global_view else merged
+    first = views[0].logits
+    total, count = first.new_zeros(classes, s, s), first.new_zeros(s, s)
+    for view, (y, x) in zip(views, sliding.origins, strict=False):
+        window = (..., slice(y, y + k), slice(x, x + k))
+        count[window] += 1
+        _add(total[window], view, k)
+    total /= count
+    if sliding.global_view:
+        _add(total, views[-1], k)
+        total /= 2
+    return total
 
 
-class ScoreCollector:
-    """Scores (T, H, W) of one image, chunk by chunk; classes that no chunk mentions score 0.
+def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
+    """Add the scores of a window, or of a view squashed to a window's size, to those of its classes (t, H, W)."""
+    if not len(view.logits):
+        return
+    scores = resize(resize(view.logits[None], (kernel, kernel)).sigmoid(), (total.shape[1], total.shape[2]))[0]
+    if view.places is None:
+        total += scores
+    else:
+        total.index_add_(0, view.places, scores)
+
+
+def full_size_scores(
+    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (prompts (t,), their scores (t, H, W)) in chunks of ascending prompts; those that no view kept are left out."""
+    side = sliding.size if sliding else 0
+    step = items_at_a_time(max(size[0] * size[1], side * side), views.logits.device)
+    for classes, parts in views.chunks(step):
+        yield classes, resize(merge_views(parts, len(classes), sliding)[None], size)[0]
+
+
+def score_maps(
+    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Scores of one image, ``{"sem_seg": (T, H, W)}``; a class that no view kept scores 0.
 
     Args:
-        sliding: how the views were cut. size: (H, W) of the output. classes: T.
-        class_of: the class of each prompt (P,), which scores what its best prompt scores; None for one prompt a class.
+        views: logits of its views. sliding: how they were cut. size: (H, W).
+        class_of: the class of each prompt (P,), ascending, which scores what its best prompt scores; None for one prompt a
+            class.
     """
-
-    def __init__(
-        self, sliding: SlidingWindow | None, size: tuple[int, int], classes: int, class_of: Tensor | None = None
-    ) -> None:
-        self.sliding, self.size, self.classes, self.class_of = sliding, size, classes, class_of
-        self.scores: Tensor | None = None
-
-    def add(self, classes: Tensor, logits: Tensor) -> None:
-        """Add logits (V, t, h, w) of the prompts with these indices (t,)."""
-        merged = resize(merge_views(logits, self.sliding)[None], self.size)[0]
-        if self.scores is None:
-            self.scores = merged.new_zeros(self.classes, *self.size)
-        if self.class_of is None:
-            self.scores[classes] = merged
+    classes = views.classes if class_of is None else int(class_of[-1]) + 1
+    scores = views.logits.new_zeros(classes, *size)
+    for prompts, maps in full_size_scores(views, sliding, size):
+        if class_of is None:
+            scores[prompts] = maps
         else:
-            self.scores.scatter_reduce_(0, self.class_of[classes][:, None, None].expand_as(merged), merged, "amax")
-
-    def result(self) -> dict[str, Tensor]:
-        """``{"sem_seg": scores}``."""
-        assert self.scores is not None
-        return {"sem_seg": self.scores}
+            scores.scatter_reduce_(0, class_of[prompts][:, None, None].expand_as(maps), maps, "amax")
+    return {"sem_seg": scores}
 
 
-class LabelCollector:
-    """Best class (H, W) of one image and its score, as a running maximum over chunks of ascending classes.
+def label_map(
+    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Best class of one image and its score: ``{"sem_seg_labels": int64 (H, W), "sem_seg_confidence": (H, W)}``.
 
-    Ties go to the lower class, as ``argmax`` over the whole score map would have it.
-
-    Args:
-        sliding: how the views were cut. size: (H, W) of the output.
-        class_of: the class of each prompt (P,), ascending; None for one prompt a class.
+    A running maximum over chunks of classes. Ties go to the lower class, as ``argmax`` over :func:`score_maps` would have it.
+    Arguments are those of :func:`score_maps`.
     """
-
-    def __init__(self, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None) -> None:
-        self.sliding, self.size, self.class_of = sliding, size, class_of
-        self.labels: Tensor | None = None
-        self.best: Tensor | None = None
-
-    def add(self, classes: Tensor, logits: Tensor) -> None:
-        """Add logits (V, t, h, w) of the prompts with these indices (t,)."""
-        score, place = resize(merge_views(logits, self.sliding)[None], self.size)[0].max(dim=0)
-        labels = classes[place]
-        if self.best is not None and self.labels is not None:
-            better = score > self.best
-            score, labels = torch.where(better, score, self.best), torch.where(better, labels, self.labels)
-        self.best, self.labels = score, labels
-
-    def result(self) -> dict[str, Tensor]:
-        """``{"sem_seg_labels": int64 (H, W), "sem_seg_confidence": (H, W)}``."""
-        assert self.best is not None and self.labels is not None
-        labels = self.labels if self.class_of is None else self.class_of[self.labels]
-        return {"sem_seg_labels": labels, "sem_seg_confidence": self.best}
+    best = views.logits.new_full(size, -1.0)
+    labels = torch.zeros(size, dtype=torch.int64, device=best.device)
+    for prompts, maps in full_size_scores(views, sliding, size):
+        for prompt, scores in zip(prompts.tolist(), maps, strict=True):
+            labels.masked_fill_(scores > best, prompt)
+            torch.maximum(best, scores, out=best)
+    return {"sem_seg_labels": labels if class_of is None else class_of[labels], "sem_seg_confidence": best}

@@ -16,7 +16,7 @@ from .adapters import AdapterOptions, prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
 from .features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
-from .inference import LabelCollector, ScoreCollector, SlidingWindow, make_views, resize
+from .inference import SlidingWindow, label_map, make_views, resize, score_maps
 from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
 
 CHECKPOINTED = ("text", "image", "head")
@@ -33,7 +33,7 @@ class HyperCLIP(nn.Module):
     Args:
         clip: an open_clip model, fine-tuning already prepared.
         text: embeds vocabularies.
-        head: :class:`CostVolumeHead` or anything with its ``forward`` and ``stream``.
+        head: :class:`CostVolumeHead` or anything with its ``forward`` and ``infer``.
         resolution: (height, width) that CLIP sees.
         layers: blocks whose outputs the head gets.
         train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
@@ -66,7 +66,7 @@ class HyperCLIP(nn.Module):
         divisor: int = 0,
         ignore: int = 255,
         sampled_classes: int = 0,
-        class_chunk: int = 32,
+        class_chunk: int = 0,
         pixel_mean: Sequence[float] = CLIP_MEAN,
         pixel_std: Sequence[float] = CLIP_STD,
     ) -> None:
@@ -146,10 +146,8 @@ class HyperCLIP(nn.Module):
     @torch.no_grad()
     def segment(self, features: DenseFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
         """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size."""
-        collector = LabelCollector(self.sliding, size, self._class_of(vocabulary))
-        for classes, logits in self.sem_seg_head.stream(features, self.text(self.clip, vocabulary), self.class_chunk):
-            collector.add(classes, logits)
-        return self._with_background(collector.result())
+        logits = self.sem_seg_head.infer(features, self.text(self.clip, vocabulary), self.class_chunk)
+        return self._with_background(label_map(logits, self.sliding, size, self._class_of(vocabulary)))
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
         """Image tower over normalised views (V, 3, r, r)."""
@@ -195,20 +193,11 @@ class HyperCLIP(nn.Module):
             raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
         text = self.text(self.clip, self.vocabulary)
         views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
-        collectors = [self._collector(image, x) for image, x in zip(images, records, strict=True)]
-        features = self.encode_views(torch.cat(views))
-        for classes, logits in self.sem_seg_head.stream(features, text, self.class_chunk):
-            for collector, part in zip(collectors, logits.split(len(views[0])), strict=True):
-                collector.add(classes, part)
-        return [self._with_background(collector.result()) for collector in collectors]
-
-    def _collector(self, image: Tensor, record: dict) -> ScoreCollector | LabelCollector:
-        assert self.vocabulary is not None
-        size = (record.get("height", image.shape[1]), record.get("width", image.shape[2]))
-        class_of = self._class_of(self.vocabulary)
-        if self.output == "scores":
-            return ScoreCollector(self.sliding, size, len(self.vocabulary), class_of)
-        return LabelCollector(self.sliding, size, class_of)
+        logits = self.sem_seg_head.infer(self.encode_views(torch.cat(views)), text, self.class_chunk)
+        sizes = [(x.get("height", i.shape[1]), x.get("width", i.shape[2])) for i, x in zip(images, records, strict=True)]
+        finish, class_of = score_maps if self.output == "scores" else label_map, self._class_of(self.vocabulary)
+        parts = zip(logits.split(len(views[0])), sizes, strict=True)
+        return [self._with_background(finish(part, self.sliding, size, class_of)) for part, size in parts]
 
     def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
         classes = self.text.class_of(vocabulary)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hyperclip.inference import LabelCollector, ScoreCollector, SlidingWindow, make_views, merge_views, resize
+from hyperclip import inference
+from hyperclip.head import ViewLogits
+from hyperclip.inference import SlidingWindow, label_map, make_views, resize, score_maps
+
+from .reference.inference import merge_views
 
 
 def test_released_window_geometry():
@@ -47,28 +51,53 @@ def test_windows_are_averaged_where_they_overlap():
             torch.testing.assert_close(merged[:, y, x], torch.stack(covering).mean(0))
 
 
-def collect(collector, chunks):
-    for classes, logits in chunks:
-        collector.add(classes, logits)
-    return collector.result()
+SLIDING = [None, SlidingWindow(12, 8, 0.5), SlidingWindow(12, 8, 0.5, False)]
 
 
-@pytest.mark.parametrize("sliding", [None, SlidingWindow(12, 8, 0.5), SlidingWindow(12, 8, 0.5, False)])
-@pytest.mark.parametrize("chunk", [1, 3, 10])
-def test_streamed_labels_equal_the_argmax_of_all_scores(sliding, chunk):
+def views_of(sliding, classes):
     views = 1 if sliding is None else len(sliding.origins) + sliding.global_view
-    logits = torch.randn(views, 10, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    chunks = [(torch.arange(i, min(i + chunk, 10)), logits[:, i : i + chunk]) for i in range(0, 10, chunk)]
-    scores = collect(ScoreCollector(sliding, (17, 23), 10), chunks)["sem_seg"]
-    torch.testing.assert_close(scores, resize(merge_views(logits, sliding)[None], (17, 23))[0], atol=1e-12, rtol=0)
-    result = collect(LabelCollector(sliding, (17, 23)), chunks)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(views, classes, 5, 5, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(params=[1, 3, 100], ids="{} at a time".format)
+def step(request, monkeypatch):
+    monkeypatch.setattr(inference, "items_at_a_time", lambda *_: request.param)
+
+
+def check(views, sliding):
+    want = resize(merge_views(views.whole(), sliding)[None], (17, 23))[0]
+    scores = score_maps(views, sliding, (17, 23))["sem_seg"]
+    torch.testing.assert_close(scores, want, atol=1e-12, rtol=0)
+    result = label_map(views, sliding, (17, 23))
     assert torch.equal(result["sem_seg_labels"], scores.argmax(0))
     assert torch.equal(result["sem_seg_confidence"], scores.amax(0))
 
 
-def test_ties_go_to_the_lower_class():
-    chunks = [(torch.tensor([i]), torch.zeros(1, 1, 2, 2)) for i in range(3)]
-    assert not collect(LabelCollector(None, (2, 2)), chunks)["sem_seg_labels"].any()
+@pytest.mark.parametrize("sliding", SLIDING)
+def test_streamed_labels_equal_the_argmax_of_all_scores(sliding, step):
+    check(ViewLogits(views_of(sliding, 10), 10), sliding)
+
+
+@pytest.mark.parametrize("sliding", SLIDING)
+def test_a_class_costs_nothing_where_it_was_not_kept(sliding, step):
+    """Views keep 4 of 30 classes each, among them never the first and the last."""
+    logits = views_of(sliding, 4)
+    generator = torch.Generator().manual_seed(1)
+    kept = torch.stack([torch.randperm(28, generator=generator)[:4].sort().values + 1 for _ in logits])
+    check(ViewLogits(logits, 30, kept), sliding)
+
+
+def test_a_class_scores_what_its_best_prompt_scores(step):
+    views, class_of = ViewLogits(views_of(SLIDING[1], 6), 6), torch.tensor([0, 0, 1, 2, 2, 2])
+    prompts = score_maps(views, SLIDING[1], (9, 9))["sem_seg"]
+    want = torch.stack([prompts[class_of == k].amax(0) for k in range(3)])
+    assert torch.equal(score_maps(views, SLIDING[1], (9, 9), class_of)["sem_seg"], want)
+    assert torch.equal(label_map(views, SLIDING[1], (9, 9), class_of)["sem_seg_labels"], want.argmax(0))
+
+
+def test_ties_go_to_the_lower_class(step):
+    assert not label_map(ViewLogits(torch.zeros(1, 3, 2, 2), 3), None, (2, 2))["sem_seg_labels"].any()
 
 
 def test_padding_reproduces_the_released_shift():

@@ -1,6 +1,7 @@
 """The cost-volume head: cost volume, aggregation, decoder, loss."""
 
-from .cost_head import REJECTED, CosineHead, CostVolumeHead
+from .cost_head import CosineHead, CostVolumeHead
+from .logits import REJECTED, ViewLogits
 from .loss import pixel_class_bce, sample_classes
 
-__all__ = ["REJECTED", "CosineHead", "CostVolumeHead", "pixel_class_bce", "sample_classes"]
+__all__ = ["REJECTED", "CosineHead", "CostVolumeHead", "ViewLogits", "pixel_class_bce", "sample_classes"]

@@ -7,7 +7,8 @@ Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source:
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +31,15 @@ class GuidedProjections(nn.Module):
         self.v = nn.Linear(dim, dim)
 
     def of_input(self, x: Tensor) -> Tensor:
-        """The half of q, k and v that depends on x (..., dim): (..., 3 dim), biases included."""
+        """What depends on x (..., dim): (..., 3 dim), without biases."""
         d = x.shape[-1]
-        weight = torch.cat([self.q.weight[:, :d], self.k.weight[:, :d], self.v.weight])
-        return F.linear(x, weight, torch.cat([self.q.bias, self.k.bias, self.v.bias]))
+        return F.linear(x, torch.cat([self.q.weight[:, :d], self.k.weight[:, :d], self.v.weight]))
 
     def of_guidance(self, g: Tensor) -> Tensor:
-        """The half of q and k that depends on the guidance (..., guidance_dim): (..., 2 dim)."""
+        """What depends on the guidance (..., guidance_dim), and the biases: (..., 3 dim); for v they are all."""
         d = g.shape[-1]
-        return F.linear(g, torch.cat([self.q.weight[:, -d:], self.k.weight[:, -d:]]))
+        weight = torch.cat([self.q.weight[:, -d:], self.k.weight[:, -d:], self.v.weight.new_zeros(len(self.v.weight), d)])
+        return F.linear(g, weight, torch.cat([self.q.bias, self.k.bias, self.v.bias]))
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
@@ -46,14 +47,6 @@ def window_partition(x: Tensor, window: int) -> Tensor:
     m, h, w, c = x.shape
     x = x.view(m, h // window, window, w // window, window, c)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(m, -1, window * window, c)
-
-
-def window_merge(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Inverse of :func:`window_partition`: (M, windows, window * window, C) to (M, h, w, C)."""
-    m, _, n, c = x.shape
-    window = math.isqrt(n)
-    x = x.view(m, grid[0] // window, grid[1] // window, window, window, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(m, *grid, c)
 
 
 def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
@@ -65,11 +58,6 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
             region[:, rows, columns] = 3 * i + j
     region = window_partition(region, window)[0, :, :, 0]
     return (region[:, :, None] != region[:, None, :]).float() * -100.0
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts along their second dimension, without a copy of a single one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
@@ -99,31 +87,27 @@ class SpatialBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
+        order = window_partition(torch.arange(grid[0] * grid[1]).view(1, *grid, 1).roll((-shift, -shift), (1, 2)), window)
+        self.register_buffer("order", order.flatten(), persistent=False)
 
     mask: Tensor | None
+    order: Tensor
+    """The position in the grid of each token of each window."""
 
-    def _windows(self, x: Tensor) -> Tensor:
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        return window_partition(x, self.window)
+    def guide(self, guidance: Tensor) -> Tensor:
+        """The image's share of q, k and v: normalised guidance (B, h w, G) to (B, 1, h w, 3 C), window by window."""
+        return self.projections.of_guidance(guidance[:, self.order])[:, None]
 
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """x (B, T, h, w, C) and normalised guidance (B, h, w, G) to (B, T, h, w, C)."""
-        b, t, h, w, c = x.shape
-        qk, v = chain(self.norm1, x, self.projections.of_input).flatten(0, 1).split((2 * c, c), dim=-1)
-        qk, v = (self._windows(z).unflatten(0, (b, t)) for z in (qk, v))  # apart, since only v is kept
-        q, k = qk.chunk(2, dim=-1)
-        guided = self._windows(self.projections.of_guidance(guidance))[:, None]
-        q, k = q + guided[..., :c], k + guided[..., c:]
-        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 2) for z in (q, k, v))
+    def forward(self, x: Tensor, guided: Tensor) -> Tensor:
+        """x (B, T, h w, C), window by window, and ``guide``'s result to (B, T, h w, C)."""
+        b, t, _, c = x.shape
+        qkv = chain(self.norm1, x, self.projections.of_input).add_(guided)
+        q, k, v = (z.transpose(1, 2) for z in qkv.view(-1, self.window**2, 3, self.heads, c // self.heads).unbind(2))
         mask = None  # of four dimensions as all the rest, for the kernel that builds no map
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).unflatten(0, (b * t, -1))
-        y = chain(lambda z: window_merge(z.transpose(-2, -3).flatten(-2), self.grid), y, self.proj)
-        if self.shift:
-            y = y.roll((self.shift, self.shift), dims=(1, 2))
-        x = x + y.unflatten(0, (b, t))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj)
         return x + mlp(self.mlp, self.norm2, x)
 
 
@@ -143,12 +127,22 @@ class SpatialAggregation(nn.Module):
             SpatialBlock(dim, guidance_dim, heads, window, s, grid) for s in (0, shift)
         )
 
-    def forward(self, x: Tensor, guidance: Tensor, recompute: bool = False) -> Tensor:
-        """x (B, T, h, w, C), guidance (B, h, w, G) to (B, T, h, w, C); ``recompute`` as in :meth:`AggregationLayer.forward`."""
-        guidance = self.guidance_norm(guidance)
-        for block in self.blocks:
-            x = run(block, x, guidance, recompute=recompute)
-        return x
+    def guide(self, guidance: Tensor) -> list[Tensor]:
+        """The image's share of both blocks, from guidance (B, h, w, G)."""
+        guidance = self.guidance_norm(guidance).flatten(1, 2)
+        return [cast(SpatialBlock, block).guide(guidance) for block in self.blocks]
+
+    def forward(self, x: Tensor, guided: list[Tensor], recompute: bool = False) -> Tensor:
+        """x (B, T, h, w, C) and ``guide``'s result to (B, T, h, w, C); ``recompute`` as in :class:`AggregationLayer`.
+
+        Between two blocks the tokens go from one order to the other, and all that a block does keeps its order.
+        """
+        shape, order = x.shape, None
+        x = x.flatten(2, 3)
+        for block, g in zip(cast(Iterable[SpatialBlock], self.blocks), guided, strict=True):
+            x = run(block, x.index_select(2, block.order if order is None else order[block.order]), g, recompute=recompute)
+            order = block.order.argsort()
+        return x.index_select(2, cast(Tensor, order)).view(shape)
 
 
 class ClassAggregation(nn.Module):
@@ -177,13 +171,11 @@ class ClassAggregation(nn.Module):
     def attend(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C), already normalised, with guidance that broadcasts to (..., T, G): (..., T, C)."""
         t, c = x.shape[-2:]
-        q, k, v = self.projections.of_input(x).chunk(3, dim=-1)
-        guided = self.projections.of_guidance(guidance)
-        q, k = q + guided[..., :c], k + guided[..., c:]
+        q, k, v = self.projections.of_input(x).add_(self.projections.of_guidance(guidance)).chunk(3, dim=-1)
         weight = torch.ones(t, dtype=x.dtype, device=x.device)
         if self.pad_length > t:
-            _, pad_k, pad_v = self.projections.of_input(self.norm1(self.padding_token)).chunk(3)
-            pad_k = pad_k + self.projections.of_guidance(self.padding_guidance)[c:]
+            padding = self.projections.of_input(self.norm1(self.padding_token))
+            _, pad_k, pad_v = (padding + self.projections.of_guidance(self.padding_guidance)).chunk(3)
             shape = (*x.shape[:-2], 1, c)
             k, v = torch.cat([k, pad_k.expand(shape)], -2), torch.cat([v, pad_v.expand(shape)], -2)
             weight = torch.cat([weight, weight.new_full((1,), self.pad_length - t)])
@@ -223,36 +215,41 @@ class AggregationLayer(nn.Module):
         self.classes = ClassAggregation(dim, text_dim, heads, pad_length, attention)
 
     def forward(
-        self,
-        x: Tensor,
-        appearance: Tensor,
-        text: Tensor,
-        pooling: tuple[int, int],
-        chunk: int = 0,
-        recompute: bool = False,
+        self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], recompute: bool = False
     ) -> Tensor:
         """Aggregate once.
 
         Args:
             x: (B, T, h, w, C). appearance: (B, h, w, A). text: (B, T, G) or (T, G).
             pooling: size of the average pooling before class attention.
-            chunk: number of class maps (and, for as many tokens, of positions) handled at a time; 0 for all.
             recompute: keep no activations inside the two spatial blocks and the class aggregation for the backward pass.
         """
-        t = x.shape[1]
-        step = chunk or t
-        x = joined([self.spatial(x[:, i : i + step], appearance, recompute) for i in range(0, t, step)])
-        return x + run(self._across_classes, x, text, pooling, chunk, recompute=recompute)
+        x = self.spatial(x, self.spatial.guide(appearance), recompute)
+        return x + run(self._across_classes, x, text, pooling, recompute=recompute)
 
-    def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> Tensor:
+    @torch.no_grad()
+    def update(self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> None:
+        """As ``forward``, but in place, for ``chunk`` class maps (or as many tokens at neighbouring positions) at a time.
+
+        Args:
+            x: contiguous.
+        """
+        guided = self.spatial.guide(appearance)
+        for maps in x.split(chunk, dim=1):
+            maps.copy_(self.spatial(maps, guided))
+        if tuple(pooling) != (1, 1):
+            x += self._across_classes(x, text, pooling)
+            return
+        b, t, h, w, _ = x.shape
+        for tokens in x.flatten(2, 3).transpose(1, 2).split(max(1, chunk * h * w // t), dim=1):
+            tokens += self.classes(tokens, text if text.dim() == 2 else text[:, None])
+
+    def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int]) -> Tensor:
         b, t, h, w, c = x.shape
         grid = h // pooling[0], w // pooling[1]
         pooled = x.view(b, t, grid[0], pooling[0], grid[1], pooling[1], c).mean((3, 5)) if tuple(pooling) != (1, 1) else x
         tokens = pooled.flatten(2, 3).transpose(1, 2)  # (B, positions, T, C)
-        guidance = text if text.dim() == 2 else text[:, None]
-        rows = max(1, chunk * h * w // t) if chunk else tokens.shape[1]
-        parts = [self.classes(tokens[:, i : i + rows], guidance) for i in range(0, tokens.shape[1], rows)]
-        out = joined(parts).permute(0, 2, 3, 1).unflatten(3, grid).flatten(0, 1)
+        out = self.classes(tokens, text if text.dim() == 2 else text[:, None]).permute(0, 2, 3, 1).unflatten(3, grid)
         if tuple(pooling) != (1, 1):
-            out = F.interpolate(out, size=(h, w), mode="bilinear", align_corners=True)
-        return out.unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)
+            out = F.interpolate(out.flatten(0, 1), size=(h, w), mode="bilinear", align_corners=True).unflatten(0, (b, t))
+        return out.permute(0, 1, 3, 4, 2)

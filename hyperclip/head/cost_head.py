@@ -5,8 +5,8 @@ Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ..features import DenseFeatures
+from ..memory import items_at_a_time
 from .aggregation import AggregationLayer
 from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder
-
-REJECTED = -100.0
-"""Logit of a class that pruning left out."""
-
-
-@dataclass(frozen=True)
-class Aggregated:
-    """What the decoder needs: class maps (B, K, C, h, w), the image's share, and the classes kept (B, K) or None."""
-
-    maps: Tensor
-    guided: list[Tensor]
-    kept: Tensor | None
-    classes: int
+from .logits import ViewLogits
 
 
 class CostVolumeHead(nn.Module):
@@ -137,12 +126,15 @@ class CostVolumeHead(nn.Module):
         """Intermediate maps at twice and four times the grid: (B, D1, 2h, 2w), (B, D2, 4h, 4w)."""
         return [up(x) for up, x in zip(self.upsample, features.intermediates, strict=True)]
 
-    def aggregate(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> Aggregated:
-        """Everything before the decoder.
+    def guidance(self, features: DenseFeatures) -> tuple[Tensor, list[Tensor]]:
+        """What the image tells aggregation, (B, h, w, A), and the two stages of the decoder."""
+        appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
+        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
+        return appearance, self.decoder.of_guidance([F.relu(p(f)) for p, f in projected])
 
-        Args:
-            features: of B images. text: unit embeddings (T, embed_dim).
-            chunk: class maps handled at a time, which bounds the memory; 0 for all.
+    def select(self, features: DenseFeatures, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B, K, C), and (B, K) or None.
+
         Raises:
             ValueError: a feature map that is not of the head's grid.
         """
@@ -151,52 +143,53 @@ class CostVolumeHead(nn.Module):
                 f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid {self.grid}. The image "
                 "given to CLIP has to be MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
             )
-        appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
         text_guidance = F.relu(self.text_projection(text))
         costs = cost_volume(features.embeddings, text)
         kept = top_classes(costs, self.max_classes)
-        if kept is not None:
-            costs = costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid))
-            text_guidance = text_guidance[kept]
-        x = self.embed_costs(costs)
-        pooling = self.pooling_train if self.training else self.pooling_test
-        for layer in self.layers:
-            x = layer(x, appearance, text_guidance, pooling, chunk, self.recompute and self.training)
-        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
-        guided = self.decoder.of_guidance([F.relu(p(f)) for p, f in projected])
-        return Aggregated(x.permute(0, 1, 4, 2, 3), guided, kept, len(text))
+        if kept is None:
+            return costs, text_guidance, None
+        return costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid)), text_guidance[kept], kept
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
-        """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out."""
-        aggregated = self.aggregate(features, text)
-        logits = self.decoder(aggregated.maps, aggregated.guided, self.recompute and self.training)
-        if aggregated.kept is None:
-            return logits
-        full = logits.new_full((len(logits), aggregated.classes, *logits.shape[2:]), REJECTED)
-        return full.scatter(1, aggregated.kept[:, :, None, None].expand_as(logits), logits)
+        """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out.
 
-    def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (class indices (t,), logits (B, t, 4h, 4w)) in chunks of classes (0: all at once), in ascending order.
-
-        Classes that no image kept are not yielded: their logit is ``REJECTED`` everywhere.
+        Args:
+            features: of B images. text: unit embeddings (T, embed_dim).
         """
-        aggregated = self.aggregate(features, text, chunk)
-        total = aggregated.maps.shape[1]
-        chunk = chunk or total
-        parts = (
-            self.decoder(aggregated.maps[:, i : i + chunk], aggregated.guided) for i in range(0, total, chunk)
-        )
-        if aggregated.kept is None:
-            for i, logits in zip(range(0, total, chunk), parts, strict=True):
-                yield torch.arange(i, i + logits.shape[1], device=logits.device), logits
-            return
-        logits, kept = torch.cat(list(parts), dim=1), aggregated.kept
-        for classes in kept.unique().split(chunk):
-            wanted = classes.expand(len(kept), -1).contiguous()
-            place = torch.searchsorted(kept, wanted).clamp_max(total - 1)
-            found = kept.gather(1, place) == wanted
-            picked = logits.gather(1, place[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
-            yield classes, picked.masked_fill(~found[:, :, None, None], REJECTED)
+        costs, text_guidance, kept = self.select(features, text)
+        appearance, guided = self.guidance(features)
+        recompute, pooling = self.recompute and self.training, self.pooling_train if self.training else self.pooling_test
+        x = self.embed_costs(costs)
+        for layer in self.layers:
+            x = layer(x, appearance, text_guidance, pooling, recompute)
+        return ViewLogits(self.decoder(x.permute(0, 1, 4, 2, 3), guided, recompute), len(text), kept).whole()
+
+    @torch.no_grad()
+    def infer(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> ViewLogits:
+        """The logits of ``forward`` with ``pooling_test``, in bounded memory: as many images as ``chunk`` allows together.
+
+        Args:
+            chunk: class maps handled at a time; 0 for as many as :func:`hyperclip.memory.items_at_a_time` says. One
+                embedding of every class (and of more images only within ``chunk``) is in memory in any case.
+        """
+        costs, text_guidance, kept = self.select(features, text)
+        appearance, guided = self.guidance(features)
+        b, k, h, w = costs.shape
+        channels = self.cost_embedding.out_channels
+        chunk = chunk or items_at_a_time(h * w * 4 * channels, costs.device)
+        logits = costs.new_empty(b, k, 4 * h, 4 * w)
+        images = max(1, chunk // k)
+        for i in range(0, b, images):
+            own = slice(i, i + images)
+            own_text = text_guidance if kept is None else text_guidance[own]
+            x = costs.new_empty(len(costs[own]), k, h, w, channels)
+            for maps, some in zip(x.split(chunk, dim=1), costs[own].split(chunk, dim=1), strict=True):
+                maps.copy_(self.embed_costs(some))
+            for layer in cast(Iterable[AggregationLayer], self.layers):
+                layer.update(x, appearance[own], own_text, self.pooling_test, chunk)
+            for maps, some in zip(x.split(chunk, dim=1), logits[own].split(chunk, dim=1), strict=True):
+                some.copy_(self.decoder(maps.permute(0, 1, 4, 2, 3), [g[own] for g in guided]))
+        return ViewLogits(logits, len(text), kept)
 
 
 class CosineHead(nn.Module):
@@ -215,9 +208,6 @@ class CosineHead(nn.Module):
         """Logits (B, T, h, w), the cosines."""
         return cost_volume(features.embeddings, text)
 
-    def stream(self, features: DenseFeatures, text: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As :meth:`CostVolumeHead.stream`."""
-        chunk = chunk or len(text)
-        for i in range(0, len(text), chunk):
-            logits = self(features, text[i : i + chunk])
-            yield torch.arange(i, i + logits.shape[1], device=logits.device), logits
+    def infer(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> ViewLogits:
+        """As :meth:`CostVolumeHead.infer`; the maps are small, so there is nothing to bound."""
+        return ViewLogits(self(features, text), len(text))

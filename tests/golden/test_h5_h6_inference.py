@@ -67,7 +67,7 @@ def test_sliding_and_streamed_labels(arrays, records, model, name):
     result = model([records[name]])[0]
     assert (result["sem_seg_labels"] != scores.argmax(0)).float().mean() <= 5e-4
     torch.testing.assert_close(result["sem_seg_confidence"], scores.amax(0), atol=1e-5, rtol=0)
-    model.class_chunk = 32
+    model.class_chunk = 0
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -52,7 +52,7 @@ def test_split_projections_and_fused_window_attention(dtype):
     for block in module.blocks:
         guidance = module.guidance_norm(g)[:, None].expand(-1, 5, -1, -1, -1).flatten(0, 1)
         y = obvious.window_attention(block, y, guidance)
-    assert_equal(module(x, g), y.unflatten(0, (2, 5)), dtype)
+    assert_equal(module(x, module.guide(g)), y.unflatten(0, (2, 5)), dtype)
 
 
 @both
@@ -109,33 +109,31 @@ def make_features(dtype, images=2):
 
 
 @both
-@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("pooling", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("chunk", [0, 1, 3, 15, 100])
 @torch.no_grad()
-def test_class_chunks(dtype, chunk):
-    head, features = make_head(dtype), make_features(dtype)
+def test_inference_in_chunks(dtype, chunk, pooling):
+    """Of one class map, of three, of two images' and of all."""
+    head, features = make_head(dtype, pooling_test=pooling), make_features(dtype, images=3)
     text = torch.nn.functional.normalize(random(7, 24, dtype=dtype), dim=-1)
-    parts = list(head.stream(features, text, chunk))
-    assert torch.cat([classes for classes, _ in parts]).tolist() == list(range(7))
-    assert_equal(torch.cat([logits for _, logits in parts], 1), head(features, text), dtype)
+    logits = head.infer(features, text, chunk)
+    assert logits.kept is None
+    assert_equal(logits.whole(), head(features, text), dtype)
 
 
+@pytest.mark.parametrize("chunk", [0, 2, 6])
 @torch.no_grad()
-def test_pruned_chunks_keep_each_view_s_own_classes():
+def test_every_view_has_classes_of_its_own(chunk):
     head, features = make_head(torch.float64, max_classes=3), make_features(torch.float64)
     text = torch.nn.functional.normalize(random(11, 24, dtype=torch.float64), dim=-1)
     kept = top_classes(cost_volume(features.embeddings, text), 3)
     assert kept.shape == (2, 3) and kept[0].tolist() != kept[1].tolist()
-    want = head(features, text)
-    got = torch.full_like(want, -100.0)
-    for classes, logits in head.stream(features, text, 2):
-        got[:, classes] = logits
-    assert_equal(got, want, torch.float64)
+    want, got = head(features, text), head.infer(features, text, chunk)
+    assert torch.equal(got.kept, kept) and got.logits.shape[1] == 3
+    assert_equal(got.whole(), want, torch.float64)
     head.max_classes = 0
     for i in range(2):
-        single = DenseFeatures(
-            features.embeddings[i : i + 1], [m[i : i + 1] for m in features.intermediates], features.class_token[i : i + 1]
-        )
-        assert_equal(want[i : i + 1, kept[i]], head(single, text[kept[i]]), torch.float64)
+        assert_equal(want[i : i + 1, kept[i]], head(features[i : i + 1], text[kept[i]]), torch.float64)
 
 
 def test_a_feature_map_of_another_grid_is_an_error():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from hyperclip.head.aggregation import window_partition
 
 
 def qkv(projections, x, guidance):
@@ -33,10 +34,16 @@ def class_attention(module, x, guidance):
     return (x + module.mlp(module.norm2(x)))[:, :t]
 
 
+def window_merge(x, grid):
+    """Inverse of ``window_partition``: (M, windows, window * window, C) to (M, h, w, C)."""
+    m, _, n, c = x.shape
+    window = round(n**0.5)
+    x = x.view(m, grid[0] // window, grid[1] // window, window, window, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(m, *grid, c)
+
+
 def window_attention(block, x, guidance):
     """One Swin block; x (M, h, w, C) with its own copy of the guidance (M, h, w, G), attention map written out."""
-    from hyperclip.head.aggregation import window_merge, window_partition
-
     shortcut = x
     x, g = block.norm1(x), guidance
     if block.shift:

@@ -10,6 +10,7 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from ..clip.text import Tokenizer, encode_text, tokenize
+from ..memory import items_at_a_time
 from .vocabulary import Vocabulary
 
 SYNONYM_RULES = ("first", "mean", "max")
@@ -91,7 +92,10 @@ class TextEmbedder:
         return self._tokens[key]
 
     def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
-        embeddings = F.normalize(encode_text(clip, tokens), dim=-1)
+        longest = int(tokens.argmax(dim=-1).max()) + 1
+        step = items_at_a_time(longest * 4 * clip.token_embedding.embedding_dim, tokens.device)
+        parts = [tokens] if torch.is_grad_enabled() else tokens.split(step)
+        embeddings = torch.cat([F.normalize(encode_text(clip, part), dim=-1) for part in parts])
         if len(owners) == rows:
             return embeddings
         total = embeddings.new_zeros(rows, embeddings.shape[1]).index_add(0, owners, embeddings)

@@ -1,20 +1,21 @@
-"""HyperCLIP's sliding windows without short cuts: each view by itself, every class's scores as whole maps."""
+"""HyperCLIP's sliding windows without short cuts: hyperbolic maps in every pass, whole maps of every class's scores."""
 
 from __future__ import annotations
 
-import torch
 from hyperclip.head import REJECTED
 from hyperclip.head.cost_volume import cost_volume, top_classes
 from hyperclip.inference import make_views, resize
 
-from .training import embed_image, head_logits
+from .training import embed_image, head_logits, literal_adapters
 
 
-def labels(model, image, text):
-    """Label map (H, W) of an image (3, H, W), RGB 0..255, for unit embeddings (T, C)."""
+def scores(model, image, text):
+    """Scores (T, H, W) of an image (3, H, W), RGB 0..255, for unit embeddings (T, C): all views and all classes at once."""
     views = make_views(model.normalise(image), model.resolution, model.sliding, model.divisor)
-    logits = torch.cat([view_logits(model, view[None], text) for view in views])
-    return resize(merge_views(logits, model.sliding)[None], image.shape[-2:])[0].argmax(0)
+    with literal_adapters(model):
+        embeddings, maps = embed_image(model, views)
+    logits = view_logits(model.sem_seg_head, embeddings, maps, text)
+    return resize(merge_views(logits, model.sliding)[None], image.shape[-2:])[0]
 
 
 def merge_views(logits, sliding):
@@ -31,13 +32,11 @@ def merge_views(logits, sliding):
     return (merged + resize(scores[-1:], (s, s))[0]) / 2 if sliding.global_view else merged
 
 
-def view_logits(model, view, text):
-    """Logits (1, T, 4h, 4w) of a view; classes that pruning leaves out get none."""
-    embeddings, maps = embed_image(model, view)
-    kept = top_classes(cost_volume(embeddings, text), model.sem_seg_head.max_classes)
+def view_logits(head, embeddings, maps, text):
+    """Logits (V, T, 4h, 4w) of views; classes that pruning leaves out have maps of ``REJECTED``."""
+    kept = top_classes(cost_volume(embeddings, text), head.max_classes)
+    logits = head_logits(head, embeddings, maps, text, kept)
     if kept is None:
-        return head_logits(model.sem_seg_head, embeddings, maps, text)
-    logits = head_logits(model.sem_seg_head, embeddings, maps, text[kept[0]])
-    full = logits.new_full((1, len(text), *logits.shape[-2:]), REJECTED)
-    full[:, kept[0]] = logits
-    return full
+        return logits
+    full = logits.new_full((len(logits), len(text), *logits.shape[-2:]), REJECTED)
+    return full.scatter(1, kept[:, :, None, None].expand_as(logits), logits)

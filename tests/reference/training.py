@@ -38,7 +38,7 @@ def embed_text(model, vocabulary):
 
 
 def embed_image(model, image):
-    """Patch embeddings (1, C, h, w) and the intermediate maps (1, D, h, w) of a normalised image."""
+    """Patch embeddings (B, C, h, w) and the intermediate maps (B, D, h, w) of normalised images (B, 3, H, W)."""
     visual, grid = model.clip.visual, model.sem_seg_head.grid
     x, maps = embed_patches(visual, image), []
 
@@ -52,30 +52,37 @@ def embed_image(model, image):
     return as_map(visual.ln_post(towers.value_only_block(visual.transformer.resblocks[-1], x)) @ visual.proj), maps
 
 
-def head_logits(head, embeddings, intermediates, text):
-    """Logits (1, T, 4h, 4w): every class map has its own copy of the guidance."""
-    classes, (h, w) = len(text), head.grid
-    appearance = F.relu(head.appearance_projection(embeddings)).permute(0, 2, 3, 1)
-    text_guidance = F.relu(head.text_projection(text))
-    x = head.embed_costs(cost_volume(embeddings, text))
+def head_logits(head, embeddings, intermediates, text, kept=None):
+    """Logits (B, T, 4h, 4w) of B images: every class map has its own copy of the guidance, and all are handled together.
+
+    With ``kept`` (B, K) only of those classes of each image: (B, K, 4h, 4w).
+    """
+    (h, w), images = head.grid, len(embeddings)
+    costs, text_guidance = cost_volume(embeddings, text), F.relu(head.text_projection(text)).expand(images, -1, -1)
+    if kept is not None:
+        costs = costs.gather(1, kept[:, :, None, None].expand(-1, -1, h, w))
+        text_guidance = text_guidance.gather(1, kept[:, :, None].expand(-1, -1, text_guidance.shape[-1]))
+    classes = costs.shape[1]
+    appearance = F.relu(head.appearance_projection(embeddings)).permute(0, 2, 3, 1).repeat_interleave(classes, 0)
+    maps = head.embed_costs(costs).flatten(0, 1)
     pooling = head.pooling_train if head.training else head.pooling_test
     for layer in head.layers:
-        maps = x.flatten(0, 1)
-        guidance = layer.spatial.guidance_norm(appearance.expand(classes, -1, -1, -1))
+        guidance = layer.spatial.guidance_norm(appearance)
         for block in layer.spatial.blocks:
             maps = parts.window_attention(block, maps, guidance)
         pooled = F.avg_pool2d(maps.permute(0, 3, 1, 2), pooling)
-        tokens = pooled.flatten(2).permute(2, 0, 1)
-        tokens = parts.class_attention(layer.classes, tokens, text_guidance.expand(len(tokens), -1, -1))
-        across = tokens.permute(1, 2, 0).unflatten(2, pooled.shape[-2:])
+        grid, positions = pooled.shape[-2:], pooled[0, 0].numel()
+        tokens = pooled.flatten(2).unflatten(0, (images, classes)).permute(0, 3, 1, 2).flatten(0, 1)  # (B positions, T, C)
+        tokens = parts.class_attention(layer.classes, tokens, text_guidance.repeat_interleave(positions, 0))
+        across = tokens.unflatten(0, (images, positions)).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, grid)
         if tuple(pooling) != (1, 1):
             across = F.interpolate(across, size=(h, w), mode="bilinear", align_corners=True)
-        x = (maps + across.permute(0, 2, 3, 1))[None]
-    x = x.permute(0, 1, 4, 2, 3)
+        maps = maps + across.permute(0, 2, 3, 1)
+    x = maps.unflatten(0, (images, classes)).permute(0, 1, 4, 2, 3)
     projected = zip(head.decoder_projections, head.upsample, intermediates, strict=True)
-    for stage, (project, up, maps) in zip(head.decoder.stages, projected, strict=True):
-        x = parts.decoder_stage(stage, x, F.relu(project(up(maps))))
-    return head.decoder.classifier(x.flatten(0, 1)).unflatten(0, (1, classes))[:, :, 0]
+    for stage, (project, up, features) in zip(head.decoder.stages, projected, strict=True):
+        x = parts.decoder_stage(stage, x, F.relu(project(up(features))))
+    return head.decoder.classifier(x.flatten(0, 1)).unflatten(0, (images, classes))[:, :, 0]
 
 
 def loss(model, image, target):

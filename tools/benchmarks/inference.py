@@ -1,9 +1,10 @@
-"""A picture in windows, 20, 150 and 847 classes, against the released way: every view by itself, all scores as maps."""
+"""A picture in windows, 20, 150 and 847 classes, against the released way: adapters in every pass, all scores as maps."""
 
 from __future__ import annotations
 
 import torch
 from hyperclip.adapters import merge
+from hyperclip.meta_arch import HyperCLIP
 from hyperclip.vocabulary import TextEmbedder, builtin
 from torch import Tensor
 
@@ -18,30 +19,28 @@ LISTS = {"voc20": (640, 640), "ade150": (640, 640), "ade847": (1024, 1024)}
 
 @torch.no_grad()
 def inference(settings: Settings) -> list[Row]:
-    """A row for each class list; the text embeddings are there already for both. Results are label maps."""
-    _, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
-    merge(model)
+    """A row for each class list; the text embeddings are there already for both."""
+    obvious_model, model = _models(settings)
     generator, rows = torch.Generator().manual_seed(0), []
     for name, size in ({"voc20": (96, 96)} if settings.smoke else LISTS).items():
         model.set_vocabulary(builtin(name))
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
         embeddings = model.text(model.clip, model.vocabulary)
 
-        def ours(image: Tensor = image) -> Tensor:
-            return model([{"image": image}])[0]["sem_seg_labels"]
+        def ours(image: Tensor = image) -> dict[str, Tensor]:
+            return model([{"image": image}])[0]
 
         def obvious(image: Tensor = image, embeddings: Tensor = embeddings) -> Tensor:
-            return literal.labels(model, image, embeddings)
+            return literal.scores(obvious_model, image, embeddings)
 
-        rows.append(compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings))
+        rows.append(compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings, count=True))
     return rows
 
 
 @torch.no_grad()
 def new_vocabulary(settings: Settings) -> list[Row]:
     """One row: 20 new names asked of a picture that is encoded already, against the whole prediction."""
-    _, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
-    merge(model)
+    _, model = _models(settings)
     vocabulary = builtin("voc20")
     side = 96 if settings.smoke else 640
     image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -49,10 +48,18 @@ def new_vocabulary(settings: Settings) -> list[Row]:
 
     def asked_again() -> Tensor:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
-        return model.segment(features, vocabulary, (side, side))["sem_seg_labels"]
+        return model.segment(features, vocabulary, (side, side))["sem_seg_confidence"]
 
     def whole() -> Tensor:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
-        return model.segment(model.encode([image])[0], vocabulary, (side, side))["sem_seg_labels"]
+        return model.segment(model.encode([image])[0], vocabulary, (side, side))["sem_seg_confidence"]
 
     return [compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)]
+
+
+def _models(settings: Settings) -> tuple[HyperCLIP, HyperCLIP]:
+    """The same model twice, its adapters as they are trained and merged."""
+    keys = ("TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
+    (_, trained), (_, merged) = build_hyperclip(settings, *keys), build_hyperclip(settings, *keys)
+    merge(merged)
+    return trained, merged

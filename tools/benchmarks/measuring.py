@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 Row = dict[str, Any]
+ROUNDING = 1e-5
+"""Scores that differ by this share at most are the same, and a pixel may have the label of either."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def measure(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float, float]:
+def measure(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
     """Result, time in seconds and peak memory in MB of a call."""
     with PeakMemory(device) as memory:
         start = time.perf_counter()
@@ -77,37 +80,74 @@ def measure(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, fl
     return result, seconds, memory.megabytes
 
 
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products, convolutions and attentions of a call."""
+    cpu_attention: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def attention(q: tuple, k: tuple, v: tuple, *_: object, **__: object) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    with FlopCounterMode(display=False, custom_mapping={cpu_attention: attention}) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def product_rate(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 3072) -> float:
+    """Operations per second of a product of two square matrices, the best of five."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = min(measure(lambda: a @ b, device)[1] for _ in range(6))
+    return 2 * side**3 / seconds
+
+
 def compare(
-    suite: str, case: str, obvious: Callable[[], Tensor], ours: Callable[[], Tensor], settings: Settings,
-    floor: Callable[[], Tensor] | None = None,
+    suite: str, case: str, obvious: Callable[[], Tensor], ours: Callable[[], Any], settings: Settings,
+    floor: Callable[[], object] | None = None, count: bool = False,
 ) -> Row:  # fmt: skip
     """One row: both ways in turn after a call of ours that does not count, medians, ratios, and how their results differ.
 
     Args:
+        obvious: gives a tensor. ours: gives the same, or the labels and confidence of what "obvious" gives scores of.
         floor: what no implementation can do without; "floor_ratio" is our time over its.
+        count: the floor is the time of our operations at the rate of a matrix product, measured in turn with the rest.
     """
+    needed = operations(ours) if count else 0
     fast = ours()
     taken: dict[str, list[tuple[float, float]]] = {"fast": [], "slow": [], "floor": []}
     for _ in range(settings.repeat):
         fast, *cost = measure(ours, settings.device)
-        taken["fast"].append(tuple(cost))
+        taken["fast"].append((cost[0], cost[1]))
         slow, *cost = measure(obvious, settings.device)
-        taken["slow"].append(tuple(cost))
+        taken["slow"].append((cost[0], cost[1]))
         if floor is not None:
-            taken["floor"].append(tuple(measure(floor, settings.device)[1:]))
+            taken["floor"].append(measure(floor, settings.device)[1:])
+        elif count:
+            taken["floor"].append((needed / product_rate(settings.device), 0.0))
     seconds, megabytes = ({k: statistics.median(x[i] for x in v) for k, v in taken.items() if v} for i in (0, 1))
     row: Row = {
         "suite": suite,
         "case": case,
         "time_ratio": round(seconds["slow"] / seconds["fast"], 2),
         "memory_ratio": round(megabytes["slow"] / max(megabytes["fast"], 0.1), 2),
-        "floor_ratio": round(seconds["fast"] / seconds["floor"], 2) if floor is not None else None,
+        "floor_ratio": round(seconds["fast"] / seconds["floor"], 2) if taken["floor"] else None,
         "seconds": round(seconds["fast"], 4),
         "obvious_seconds": round(seconds["slow"], 4),
         "megabytes": round(megabytes["fast"], 1),
         "obvious_megabytes": round(megabytes["slow"], 1),
     }
-    if not fast.is_floating_point():
-        return row | {"largest_difference": None, "labels_equal": (fast == slow).float().mean().item()}
-    row["largest_difference"] = ((fast - slow).abs().max() / slow.abs().max()).item()
-    return row | {"labels_equal": (fast.argmax(1) == slow.argmax(1)).float().mean().item() if fast.dim() > 1 else None}
+    return row | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))
+
+
+def difference(ours: Tensor, obvious: Tensor) -> Row:
+    """The largest difference of two tensors, relative to the largest entry."""
+    return {"largest_difference": ((ours - obvious).abs().max() / obvious.abs().max()).item(), "labels_equal": None}
+
+
+def difference_of_labels(ours: dict[str, Tensor], scores: Tensor) -> Row:
+    """The same of a confidence (H, W) and the best of all scores (T, H, W), and the share of pixels with the same label.
+
+    Where the scores of two labels are the same up to ``ROUNDING``, either will do.
+    """
+    best = scores.amax(0)
+    chosen = scores.gather(0, ours["sem_seg_labels"][None])[0]
+    equal = (chosen >= best * (1 - ROUNDING)).float().mean().item()
+    return difference(ours["sem_seg_confidence"], best) | {"labels_equal": equal}

@@ -33,7 +33,7 @@ class HyperCLIP(nn.Module):
     Args:
         clip: an open_clip model, fine-tuning already prepared.
         text: embeds vocabularies.
-        head: :class:`CostVolumeHead` or anything with its ``forward`` and ``infer``.
+        head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare`` and ``infer``.
         resolution: (height, width) that CLIP sees.
         layers: blocks whose outputs the head gets.
         train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
@@ -138,15 +138,15 @@ class HyperCLIP(nn.Module):
         self.background = exists
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Tensor]) -> list[DenseFeatures]:
-        """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary."""
+    def encode(self, images: Sequence[Tensor]) -> list[Any]:
+        """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary: what ``segment`` takes."""
         views = [make_views(self.normalise(image), self.resolution, self.sliding, self.divisor) for image in images]
-        return [self.encode_views(v) for v in views]
+        return [self.sem_seg_head.prepare(self.encode_views(v)) for v in views]
 
     @torch.no_grad()
-    def segment(self, features: DenseFeatures, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
+    def segment(self, encoded: Any, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
         """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size."""
-        logits = self.sem_seg_head.infer(features, self.text(self.clip, vocabulary), self.class_chunk)
+        logits = self.sem_seg_head.infer(encoded, self.text(self.clip, vocabulary), self.class_chunk)
         return self._with_background(label_map(logits, self.sliding, size, self._class_of(vocabulary)))
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
@@ -193,7 +193,8 @@ class HyperCLIP(nn.Module):
             raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
         text = self.text(self.clip, self.vocabulary)
         views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
-        logits = self.sem_seg_head.infer(self.encode_views(torch.cat(views)), text, self.class_chunk)
+        prepared = self.sem_seg_head.prepare(self.encode_views(torch.cat(views)))
+        logits = self.sem_seg_head.infer(prepared, text, self.class_chunk)
         sizes = [(x.get("height", i.shape[1]), x.get("width", i.shape[2])) for i, x in zip(images, records, strict=True)]
         finish, class_of = score_maps if self.output == "scores" else label_map, self._class_of(self.vocabulary)
         parts = zip(logits.split(len(views[0])), sizes, strict=True)

@@ -1,7 +1,8 @@
 """The text tower: open_clip's text transformer over prompts trimmed to the longest one.
 
-Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot matter:
-leaving them out gives the same result with a sixth of the work. Shapes: P prompts, S tokens, C embedding.
+Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot matter, and tokens that all
+prompts begin with ("a photo of a") are the same in all of them: leaving out the ones and computing the others once gives the
+same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from open_clip import CLIP
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from ..recompute import run
-from .visual import recomputes, residual_block
+from .visual import mlp, recomputes
 
 Tokenizer = Callable[..., Tensor]
 
@@ -50,13 +53,42 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
         )
     end = tokens.argmax(dim=-1)
     tokens = tokens[:, : int(end.max()) + 1]
+    same = (tokens == tokens[0]).all(dim=0).long().cumprod(0).sum()
+    shared = int(torch.minimum(same, end.min()))
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
+    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1)])
     recompute = recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
-        x = run(residual_block, block, x, True, recompute=recompute)
-    x = clip.ln_final(x[torch.arange(len(x), device=x.device), end])
+        x = run(residual_block, block, x, len(tokens), shared, recompute=recompute)
+    rows = shared + torch.arange(len(tokens), device=x.device) * (tokens.shape[1] - shared)
+    x = clip.ln_final(x[rows + end - shared])
     projection = clip.text_projection
     if projection is None:
         return x
     return projection(x) if isinstance(projection, nn.Module) else x @ projection
+
+
+def residual_block(block: ResidualAttentionBlock, x: Tensor, prompts: int, shared: int) -> Tensor:
+    """One causal residual attention block.
+
+    Args:
+        x: tokens (shared + P S, D): those that all prompts begin with, then the S others of each prompt.
+        prompts: P. shared: how many tokens are shared, 0 or more.
+    """
+    x = x + block.ls_1(attention(block.attn, block.ln_1(x), prompts, shared))
+    return x + block.ls_2(mlp(block, x))
+
+
+def attention(attn: nn.MultiheadAttention, x: Tensor, prompts: int, shared: int) -> Tensor:
+    """Causal self-attention of ``attn``; arguments are those of :func:`residual_block`."""
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
+    first, own = qkv[None, :shared], qkv[shared:].unflatten(0, (prompts, -1))
+    q0, k0, v0 = (z.transpose(1, 2) for z in first.unbind(2))
+    q, k, v = (z.transpose(1, 2) for z in own.unbind(2))
+    k, v = (torch.cat([z0.expand(prompts, -1, -1, -1), z], dim=2) for z0, z in ((k0, k), (v0, v)))
+    visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(shared)
+    parts = [F.scaled_dot_product_attention(q, k, v, attn_mask=visible)]
+    if shared:
+        parts.insert(0, F.scaled_dot_product_attention(q0, k0, v0, is_causal=True))
+    return attn.out_proj(torch.cat([y.transpose(1, 2).flatten(2).flatten(0, 1) for y in parts]))

@@ -47,18 +47,18 @@ def embed_patches(visual: VisionTransformer, images: Tensor, positions: Tensor |
     return visual.ln_pre(x + positions.to(x.dtype))
 
 
-def attention(attn: nn.MultiheadAttention, x: Tensor, causal: bool = False) -> Tensor:
+def attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Multi-head self-attention of ``attn`` over tokens x (B, N, D), without building the map."""
     b, n, d = x.shape
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     q, k, v = qkv.view(b, n, 3, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4)
-    x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    x = F.scaled_dot_product_attention(q, k, v)
     return attn.out_proj(x.transpose(1, 2).reshape(b, n, d))
 
 
-def residual_block(block: ResidualAttentionBlock, x: Tensor, causal: bool = False) -> Tensor:
+def residual_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """One ordinary residual attention block over tokens x (B, N, D)."""
-    x = x + block.ls_1(attention(block.attn, block.ln_1(x), causal))
+    x = x + block.ls_1(attention(block.attn, block.ln_1(x)))
     return x + block.ls_2(mlp(block, x))
 
 

@@ -7,6 +7,7 @@ Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -66,6 +67,11 @@ def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layers[1], nn.GELU):
         return chain(layers[1], hidden, layers[2])
     return layers[2](layers[1](hidden))
+
+
+def positive(x: Tensor) -> Tensor:
+    """``elu(x) + 1``, in less time than by ``F.elu``."""
+    return x.clamp_max(0).exp() + x.clamp_min(0)
 
 
 class SpatialBlock(nn.Module):
@@ -149,7 +155,7 @@ class ClassAggregation(nn.Module):
     """Attention across the classes at every (pooled) position, padded to a fixed number of classes.
 
     All padding tokens of the released model are copies of one learned token, so one token with a weight of
-    ``pad_length - T`` stands for them. Linear attention uses elu + 1.
+    ``pad_length - T`` stands for them. Linear attention uses elu + 1. Source: CAT-Seg (CVPR 2024).
 
     Args:
         dim, guidance_dim, heads: as in :class:`SpatialBlock`.
@@ -170,25 +176,26 @@ class ClassAggregation(nn.Module):
 
     def attend(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C), already normalised, with guidance that broadcasts to (..., T, G): (..., T, C)."""
-        t, c = x.shape[-2:]
-        q, k, v = self.projections.of_input(x).add_(self.projections.of_guidance(guidance)).chunk(3, dim=-1)
-        weight = torch.ones(t, dtype=x.dtype, device=x.device)
-        if self.pad_length > t:
-            padding = self.projections.of_input(self.norm1(self.padding_token))
-            _, pad_k, pad_v = (padding + self.projections.of_guidance(self.padding_guidance)).chunk(3)
-            shape = (*x.shape[:-2], 1, c)
-            k, v = torch.cat([k, pad_k.expand(shape)], -2), torch.cat([v, pad_v.expand(shape)], -2)
-            weight = torch.cat([weight, weight.new_full((1,), self.pad_length - t)])
-        else:  # the padding parameters get a zero gradient instead of none, which distributed training insists on
-            v = v + 0.0 * (self.padding_token.sum() + self.padding_guidance.sum())
-        if self.attention == "linear":  # before the heads are split: on a transposed tensor aot_eager gets elu's gradient wrong
-            q, k = F.elu(q) + 1, (F.elu(k) + 1) * weight[:, None]
-        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for z in (q, k, v))
+        copies = max(0, self.pad_length - x.shape[-2])
+        padding = self.projections.of_input(self.norm1(self.padding_token))
+        padding = (padding + self.projections.of_guidance(self.padding_guidance))[None]
+        tokens = self.projections.of_input(x).add_(self.projections.of_guidance(guidance))
+        q, k, v = self._by_heads(tokens)
+        _, pad_k, pad_v = self._by_heads(padding)
         if self.attention == "full":
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight.log()[None])
+            k, v = (torch.cat([z, pad.expand(*z.shape[:-2], 1, -1)], -2) for z, pad in ((k, pad_k), (v, pad_v)))
+            weight = F.pad(q.new_zeros(1, x.shape[-2]), (0, 1), value=math.log(copies) if copies else -math.inf)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight)
         else:
-            y = (q @ (k.transpose(-1, -2) @ v)) / (q @ k.sum(-2)[..., None] + 1e-6)
+            q, k, pad_k = positive(q), positive(k), positive(pad_k)
+            context = k.transpose(-1, -2) @ v + copies * (pad_k.transpose(-1, -2) @ pad_v)
+            total = k.sum(-2, keepdim=True) + copies * pad_k
+            y = q @ context / ((q * total).sum(-1, keepdim=True) + 1e-6)
         return y.transpose(-2, -3).flatten(-2)
+
+    def _by_heads(self, qkv: Tensor) -> list[Tensor]:
+        """q, k, v (..., heads, T, C / heads) of (..., T, 3 C)."""
+        return [z.unflatten(-1, (self.heads, -1)).transpose(-2, -3).contiguous() for z in qkv.chunk(3, dim=-1)]
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
@@ -215,26 +222,25 @@ class AggregationLayer(nn.Module):
         self.classes = ClassAggregation(dim, text_dim, heads, pad_length, attention)
 
     def forward(
-        self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], recompute: bool = False
+        self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: tuple[int, int], recompute: bool = False
     ) -> Tensor:
         """Aggregate once.
 
         Args:
-            x: (B, T, h, w, C). appearance: (B, h, w, A). text: (B, T, G) or (T, G).
+            x: (B, T, h, w, C). guided: of :meth:`SpatialAggregation.guide`. text: (B, T, G) or (T, G).
             pooling: size of the average pooling before class attention.
             recompute: keep no activations inside the two spatial blocks and the class aggregation for the backward pass.
         """
-        x = self.spatial(x, self.spatial.guide(appearance), recompute)
+        x = self.spatial(x, guided, recompute)
         return x + run(self._across_classes, x, text, pooling, recompute=recompute)
 
     @torch.no_grad()
-    def update(self, x: Tensor, appearance: Tensor, text: Tensor, pooling: tuple[int, int], chunk: int) -> None:
+    def update(self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: tuple[int, int], chunk: int) -> None:
         """As ``forward``, but in place, for ``chunk`` class maps (or as many tokens at neighbouring positions) at a time.
 
         Args:
             x: contiguous.
         """
-        guided = self.spatial.guide(appearance)
         for maps in x.split(chunk, dim=1):
             maps.copy_(self.spatial(maps, guided))
         if tuple(pooling) != (1, 1):

@@ -6,6 +6,7 @@ Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,8 +18,27 @@ from ..features import DenseFeatures
 from ..memory import items_at_a_time
 from .aggregation import AggregationLayer
 from .cost_volume import cost_volume, top_classes
-from .decoder import Decoder
+from .decoder import Decoder, Prepared
 from .logits import ViewLogits
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """What the head knows of B images before it knows the classes.
+
+    Attributes:
+        embeddings: (B, C, h, w). spatial: of :meth:`SpatialAggregation.guide`, for each layer.
+        decoder: of :meth:`Decoder.prepare`.
+    """
+
+    embeddings: Tensor
+    spatial: list[list[Tensor]]
+    decoder: list[Prepared]
+
+    def __getitem__(self, images: slice) -> PreparedImages:
+        """Some of the images."""
+        spatial = [[block[images] for block in layer] for layer in self.spatial]
+        return PreparedImages(self.embeddings[images], spatial, [Prepared(s.kernel, s.guided[images]) for s in self.decoder])
 
 
 class CostVolumeHead(nn.Module):
@@ -126,14 +146,8 @@ class CostVolumeHead(nn.Module):
         """Intermediate maps at twice and four times the grid: (B, D1, 2h, 2w), (B, D2, 4h, 4w)."""
         return [up(x) for up, x in zip(self.upsample, features.intermediates, strict=True)]
 
-    def guidance(self, features: DenseFeatures) -> tuple[Tensor, list[Tensor]]:
-        """What the image tells aggregation, (B, h, w, A), and the two stages of the decoder."""
-        appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
-        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
-        return appearance, self.decoder.of_guidance([F.relu(p(f)) for p, f in projected])
-
-    def select(self, features: DenseFeatures, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B, K, C), and (B, K) or None.
+    def prepare(self, features: DenseFeatures) -> PreparedImages:
+        """Everything about B images that does not depend on the classes.
 
         Raises:
             ValueError: a feature map that is not of the head's grid.
@@ -143,8 +157,22 @@ class CostVolumeHead(nn.Module):
                 f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid {self.grid}. The image "
                 "given to CLIP has to be MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
             )
+        appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
+        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
+        return PreparedImages(
+            features.embeddings,
+            [layer.spatial.guide(appearance) for layer in self._layers],
+            self.decoder.prepare([F.relu(p(f)) for p, f in projected]),
+        )
+
+    @property
+    def _layers(self) -> Iterable[AggregationLayer]:
+        return cast(Iterable[AggregationLayer], self.layers)
+
+    def select(self, embeddings: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B, K, C), and (B, K) or None."""
         text_guidance = F.relu(self.text_projection(text))
-        costs = cost_volume(features.embeddings, text)
+        costs = cost_volume(embeddings, text)
         kept = top_classes(costs, self.max_classes)
         if kept is None:
             return costs, text_guidance, None
@@ -156,39 +184,38 @@ class CostVolumeHead(nn.Module):
         Args:
             features: of B images. text: unit embeddings (T, embed_dim).
         """
-        costs, text_guidance, kept = self.select(features, text)
-        appearance, guided = self.guidance(features)
+        images = self.prepare(features)
+        costs, text_guidance, kept = self.select(images.embeddings, text)
         recompute, pooling = self.recompute and self.training, self.pooling_train if self.training else self.pooling_test
         x = self.embed_costs(costs)
-        for layer in self.layers:
-            x = layer(x, appearance, text_guidance, pooling, recompute)
-        return ViewLogits(self.decoder(x.permute(0, 1, 4, 2, 3), guided, recompute), len(text), kept).whole()
+        for layer, guided in zip(self._layers, images.spatial, strict=True):
+            x = layer(x, guided, text_guidance, pooling, recompute)
+        return ViewLogits(self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute), len(text), kept).whole()
 
     @torch.no_grad()
-    def infer(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> ViewLogits:
-        """The logits of ``forward`` with ``pooling_test``, in bounded memory: as many images as ``chunk`` allows together.
+    def infer(self, images: PreparedImages, text: Tensor, chunk: int = 0) -> ViewLogits:
+        """The logits of ``forward`` with ``pooling_test``, in bounded memory.
 
         Args:
-            chunk: class maps handled at a time; 0 for as many as :func:`hyperclip.memory.items_at_a_time` says. One
-                embedding of every class (and of more images only within ``chunk``) is in memory in any case.
+            images: of ``prepare``. text: unit embeddings (T, embed_dim).
+            chunk: class maps handled at a time, 0 for as many as :func:`hyperclip.memory.items_at_a_time` says. In memory
+                there are always the embeddings of all class maps of one image, and those of more images within ``chunk``.
         """
-        costs, text_guidance, kept = self.select(features, text)
-        appearance, guided = self.guidance(features)
+        costs, text_guidance, kept = self.select(images.embeddings, text)
         b, k, h, w = costs.shape
         channels = self.cost_embedding.out_channels
         chunk = chunk or items_at_a_time(h * w * 4 * channels, costs.device)
-        logits = costs.new_empty(b, k, 4 * h, 4 * w)
-        images = max(1, chunk // k)
-        for i in range(0, b, images):
-            own = slice(i, i + images)
-            own_text = text_guidance if kept is None else text_guidance[own]
-            x = costs.new_empty(len(costs[own]), k, h, w, channels)
-            for maps, some in zip(x.split(chunk, dim=1), costs[own].split(chunk, dim=1), strict=True):
-                maps.copy_(self.embed_costs(some))
-            for layer in cast(Iterable[AggregationLayer], self.layers):
-                layer.update(x, appearance[own], own_text, self.pooling_test, chunk)
-            for maps, some in zip(x.split(chunk, dim=1), logits[own].split(chunk, dim=1), strict=True):
-                some.copy_(self.decoder(maps.permute(0, 1, 4, 2, 3), [g[own] for g in guided]))
+        logits, group = costs.new_empty(b, k, 4 * h, 4 * w), max(1, chunk // k)
+        for i in range(0, b, group):
+            own = slice(i, i + group)
+            some, own_text = images[own], text_guidance if kept is None else text_guidance[own]
+            x = costs.new_empty(len(some.embeddings), k, h, w, channels)
+            for maps, part in zip(x.split(chunk, dim=1), costs[own].split(chunk, dim=1), strict=True):
+                maps.copy_(self.embed_costs(part))
+            for layer, guided in zip(self._layers, some.spatial, strict=True):
+                layer.update(x, guided, own_text, self.pooling_test, chunk)
+            for maps, part in zip(x.split(chunk, dim=1), logits[own].split(chunk, dim=1), strict=True):
+                part.copy_(self.decoder(maps.permute(0, 1, 4, 2, 3), some.decoder))
         return ViewLogits(logits, len(text), kept)
 
 
@@ -208,6 +235,10 @@ class CosineHead(nn.Module):
         """Logits (B, T, h, w), the cosines."""
         return cost_volume(features.embeddings, text)
 
-    def infer(self, features: DenseFeatures, text: Tensor, chunk: int = 0) -> ViewLogits:
+    def prepare(self, features: DenseFeatures) -> DenseFeatures:
+        """The features themselves."""
+        return features
+
+    def infer(self, images: DenseFeatures, text: Tensor, chunk: int = 0) -> ViewLogits:
         """As :meth:`CostVolumeHead.infer`; the maps are small, so there is nothing to bound."""
-        return ViewLogits(self(features, text), len(text))
+        return ViewLogits(self(images, text), len(text))

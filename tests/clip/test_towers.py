@@ -21,11 +21,21 @@ def tiny():
     return load_clip(TINY)
 
 
+PROMPTS = {
+    "all differ": ["a dog", "a photo of a red striped star in the scene", "x"],
+    "one template": ["a photo of a red star", "a photo of a dog in the scene", "a photo of a red striped star"],
+    "one begins as the other": ["a dog", "a dog on a red cross"],
+    "equal": ["a red star", "a red star"],
+    "single": ["a red star"],
+}
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_trimmed_text_equals_the_whole_context(tiny, dtype, tolerance):
+def test_trimmed_text_with_a_shared_beginning_equals_the_whole_context(tiny, dtype, tolerance, prompts):
     model = load_clip(TINY).model.to(dtype)
-    tokens = tokenize(tiny.tokenizer, ["a dog", "a photo of a red striped star in the scene", "x"], 32)
+    tokens = tokenize(tiny.tokenizer, prompts, 32)
     want = obvious.encode_text(model, tokens)
     assert (encode_text(model, tokens) - want).abs().max() <= tolerance * want.abs().max()
 

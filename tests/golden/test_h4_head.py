@@ -63,7 +63,7 @@ def test_logits(arrays, fake_state, hyperclip_b, vocabulary, pooled, pool, liter
     assert flips <= 5e-4
     scores = resize(logits.sigmoid(), (384, 384))[0, :, ::8, ::8]
     np.testing.assert_allclose(scores, arrays[f"{name}_sem_seg_384_every8"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(head.infer(features, text, 7).whole(), logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(head.infer(head.prepare(features), text, 7).whole(), logits, atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_every_step(arrays, fake_state, hyperclip_b, vocabulary, pool):
     spatial = head.layers[0].spatial(x, head.layers[0].spatial.guide(guidance))
     np.testing.assert_allclose(sampled(spatial), arrays[f"pool{pool}_layer1_spatial"], atol=LAYERS, rtol=0)
     for i, layer in enumerate(head.layers):
-        x = layer(x, guidance, text_guidance, (pool, pool))
+        x = layer(x, layer.spatial.guide(guidance), text_guidance, (pool, pool))
         np.testing.assert_allclose(sampled(x), arrays[f"pool{pool}_layer{i + 1}"], atol=LAYERS, rtol=0)
 
 
@@ -108,7 +108,7 @@ def test_more_names_than_class_tokens(arrays, golden, fake_state, hyperclip_b):
     np.testing.assert_allclose(logits[0, kept][:, ::8, ::8], want, atol=1e-3, rtol=2**-10)
     half = arrays["big_sem_seg_every8"]  # rounded to float16 when it was recorded
     np.testing.assert_allclose(logits[0, :, ::8, ::8].sigmoid(), half, atol=1e-5, rtol=2**-10)
-    torch.testing.assert_close(head.infer(features, text, 50).whole(), logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(head.infer(head.prepare(features), text, 50).whole(), logits, atol=2e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def test_split_convolutions(dtype):
     g1, g2 = random(2, 16, 8, 8, dtype=dtype), random(2, 8, 16, 16, dtype=dtype)
     y = obvious.decoder_stage(module.stages[1], obvious.decoder_stage(module.stages[0], x, g1), g2)
     want = module.classifier(y.flatten(0, 1)).unflatten(0, (2, 3))[:, :, 0]
-    assert_equal(module(x, module.of_guidance([g1, g2])), want, dtype)
+    assert_equal(module(x, module.prepare([g1, g2])), want, dtype)
 
 
 @both
@@ -116,7 +116,7 @@ def test_inference_in_chunks(dtype, chunk, pooling):
     """Of one class map, of three, of two images' and of all."""
     head, features = make_head(dtype, pooling_test=pooling), make_features(dtype, images=3)
     text = torch.nn.functional.normalize(random(7, 24, dtype=dtype), dim=-1)
-    logits = head.infer(features, text, chunk)
+    logits = head.infer(head.prepare(features), text, chunk)
     assert logits.kept is None
     assert_equal(logits.whole(), head(features, text), dtype)
 
@@ -128,7 +128,7 @@ def test_every_view_has_classes_of_its_own(chunk):
     text = torch.nn.functional.normalize(random(11, 24, dtype=torch.float64), dim=-1)
     kept = top_classes(cost_volume(features.embeddings, text), 3)
     assert kept.shape == (2, 3) and kept[0].tolist() != kept[1].tolist()
-    want, got = head(features, text), head.infer(features, text, chunk)
+    want, got = head(features, text), head.infer(head.prepare(features), text, chunk)
     assert torch.equal(got.kept, kept) and got.logits.shape[1] == 3
     assert_equal(got.whole(), want, torch.float64)
     head.max_classes = 0

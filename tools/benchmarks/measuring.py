@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import threading
 import time
@@ -44,6 +46,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
             return self
+        _return_unused_memory()
         self.before = self.peak = _resident()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch)
@@ -62,6 +65,14 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self.done.wait(0.001):
             self.peak = max(self.peak, _resident())
+
+
+def _return_unused_memory() -> None:
+    """Give back what the C library kept of freed memory, so that the next block's memory is seen in full."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim:
+        trim(0)
 
 
 def _resident() -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +22,13 @@ class DenseFeatures:
     embeddings: Tensor
     intermediates: list[Tensor]
     class_token: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[DenseFeatures]) -> DenseFeatures:
+        """Features of all images of the parts."""
+        maps = zip(*(part.intermediates for part in parts), strict=True)
+        tokens = torch.cat([part.class_token for part in parts])
+        return DenseFeatures(torch.cat([part.embeddings for part in parts]), [torch.cat(m) for m in maps], tokens)
 
     def __getitem__(self, images: slice) -> DenseFeatures:
         """The features of some of the images."""

@@ -71,7 +71,7 @@ def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
 
 def positive(x: Tensor) -> Tensor:
     """``elu(x) + 1``, in less time than by ``F.elu``."""
-    return x.clamp_max(0).exp() + x.clamp_min(0)
+    return x.clamp_max(0).exp_() + x.clamp_min(0)
 
 
 class SpatialBlock(nn.Module):
@@ -113,8 +113,8 @@ class SpatialBlock(nn.Module):
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj)
-        return x + mlp(self.mlp, self.norm2, x)
+        x = chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj).add_(x)
+        return mlp(self.mlp, self.norm2, x).add_(x)
 
 
 class SpatialAggregation(nn.Module):
@@ -200,7 +200,7 @@ class ClassAggregation(nn.Module):
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
         x = x + self.attend(self.norm1(x), guidance)
-        return x + mlp(self.mlp, self.norm2, x)
+        return mlp(self.mlp, self.norm2, x).add_(x)
 
 
 class AggregationLayer(nn.Module):

@@ -1,6 +1,8 @@
-"""How much is handled at a time: what stays in a processor's cache, or what fits into a GPU's free memory."""
+"""How much is handled at a time, and what becomes of the memory afterwards."""
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 
@@ -8,6 +10,8 @@ CACHED = 2**21
 """Entries of a tensor for which a CPU does not wait long."""
 ALIVE = 16
 """Tensors of a step's largest size that may be alive together."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
 
 
 def items_at_a_time(entries: int, device: torch.device) -> int:
@@ -20,3 +24,12 @@ def items_at_a_time(entries: int, device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         limit = (torch.cuda.mem_get_info(device)[0] + unused) // (4 * ALIVE)
     return max(1, limit // entries)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep up to 1 GB of freed blocks of at most 32 MB for its next tensors; False where that cannot be set.
+
+    By itself glibc gives such memory back to the system after many a step, and gets it again page by page, filled with zeros.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30))

@@ -21,6 +21,7 @@ from detectron2.modeling import build_model
 from .adapters import merge
 from .config import load_config
 from .engine import StrictCheckpointer, require_weights
+from .memory import keep_freed_memory
 from .vocabulary import Vocabulary
 
 
@@ -60,6 +61,7 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: see :func:`hyperclip.config.load_config` and the checkpoint loader.
         """
+        keep_freed_memory()
         if isinstance(config, CfgNode) and overrides:
             raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cliper  # noqa: E402, F401  (registers CLIPer and its keys)
 import torch  # noqa: E402
 from hyperclip.files import write_atomically  # noqa: E402
+from hyperclip.memory import keep_freed_memory  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from tools.benchmarks.adapters import adapter_maps  # noqa: E402
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=2, help="runs of each way; medians count (default: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="tiny models, to see that the suites run: no figures to believe")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as all programs do
     settings = Settings(torch.device(arguments.device), arguments.repeat, arguments.smoke)
     chosen = [run for name in arguments.suites for run in SUITES[name]]
     rows = [row for run in chosen for row in run(settings)]

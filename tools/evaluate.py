@@ -30,6 +30,7 @@ from hyperclip.data import DATASETS
 from hyperclip.data.custom import register_files
 from hyperclip.engine.suite import System, make_plan, run_suite
 from hyperclip.evaluation.report import benchmark_table
+from hyperclip.memory import keep_freed_memory
 from tabulate import tabulate
 from torch.multiprocessing import ProcessRaisedException
 
@@ -81,6 +82,7 @@ def list_benchmarks() -> str:
 
 def main(arguments: argparse.Namespace) -> int:
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
+    keep_freed_memory()
     systems = load_systems(arguments)
     plan = make_plan(systems, arguments.benchmarks.split(","), arguments.limit, arguments.allow_partial)
     if systems[0].cfg.SEED >= 0:

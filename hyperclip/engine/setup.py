@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..data.custom import register_files
 from ..files import write_atomically
+from ..memory import keep_freed_memory
 
 MAY_DIFFER = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""
@@ -31,6 +32,7 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: a training would go into the folder of another config's run, or go on with it.
     """
+    keep_freed_memory()
     register_files(cfg.DATASETS.FILES)
     if not arguments.eval_only and comm.is_main_process():
         check_output_folder(cfg, arguments.resume)

@@ -170,7 +170,7 @@ class ClassAggregation(nn.Module):
         self.heads, self.pad_length, self.attention = heads, pad_length, attention
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.projections = GuidedProjections(dim, guidance_dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(inplace=True), nn.Linear(4 * dim, dim))
         self.padding_token = nn.Parameter(torch.zeros(dim))
         self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
 

@@ -205,11 +205,12 @@ class CostVolumeHead(nn.Module):
         b, k, h, w = costs.shape
         channels = self.cost_embedding.out_channels
         chunk = chunk or items_at_a_time(h * w * 4 * channels, costs.device)
-        logits, group = costs.new_empty(b, k, 4 * h, 4 * w), max(1, chunk // k)
+        logits, group = costs.new_empty(b, k, 4 * h, 4 * w), min(b, max(1, chunk // k))
+        memory = costs.new_empty(group, k, h, w, channels)
         for i in range(0, b, group):
             own = slice(i, i + group)
             some, own_text = images[own], text_guidance if kept is None else text_guidance[own]
-            x = costs.new_empty(len(some.embeddings), k, h, w, channels)
+            x = memory[: len(some.embeddings)]
             for maps, part in zip(x.split(chunk, dim=1), costs[own].split(chunk, dim=1), strict=True):
                 maps.copy_(self.embed_costs(part))
             for layer, guided in zip(self._layers, some.spatial, strict=True):

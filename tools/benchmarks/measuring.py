@@ -80,15 +80,20 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def measure(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
-    """Result, time in seconds and peak memory in MB of a call."""
+def seconds_of(run: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """Result and time of a call."""
+    start = time.perf_counter()
+    result = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def megabytes_of(run: Callable[[], Any], device: torch.device) -> float:
+    """Peak memory of a call."""
     with PeakMemory(device) as memory:
-        start = time.perf_counter()
-        result = run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return result, seconds, memory.megabytes
+        run()
+    return memory.megabytes
 
 
 def operations(run: Callable[[], object]) -> int:
@@ -106,7 +111,7 @@ def operations(run: Callable[[], object]) -> int:
 def product_rate(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 3072) -> float:
     """Operations per second of a product of two square matrices, the best of five."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = min(measure(lambda: a @ b, device)[1] for _ in range(6))
+    seconds = min(seconds_of(lambda: a @ b, device)[1] for _ in range(6))
     return 2 * side**3 / seconds
 
 
@@ -114,7 +119,7 @@ def compare(
     suite: str, case: str, obvious: Callable[[], Tensor], ours: Callable[[], Any], settings: Settings,
     floor: Callable[[], object] | None = None, count: bool = False,
 ) -> Row:  # fmt: skip
-    """One row: both ways in turn after a call of ours that does not count, medians, ratios, and how their results differ.
+    """One row: peak memory of a first call of each, then both in turn, medians, ratios, and how their results differ.
 
     Args:
         obvious: gives a tensor. ours: gives the same, or the labels and confidence of what "obvious" gives scores of.
@@ -122,26 +127,26 @@ def compare(
         count: the floor is the time of our operations at the rate of a matrix product, measured in turn with the rest.
     """
     needed = operations(ours) if count else 0
-    fast = ours()
-    taken: dict[str, list[tuple[float, float]]] = {"fast": [], "slow": [], "floor": []}
+    megabytes = {"fast": megabytes_of(ours, settings.device), "slow": megabytes_of(obvious, settings.device)}
+    taken: dict[str, list[float]] = {"fast": [], "slow": [], "floor": []}
     for _ in range(settings.repeat):
-        fast, *cost = measure(ours, settings.device)
-        taken["fast"].append((cost[0], cost[1]))
-        slow, *cost = measure(obvious, settings.device)
-        taken["slow"].append((cost[0], cost[1]))
+        fast, seconds = seconds_of(ours, settings.device)
+        taken["fast"].append(seconds)
+        slow, seconds = seconds_of(obvious, settings.device)
+        taken["slow"].append(seconds)
         if floor is not None:
-            taken["floor"].append(measure(floor, settings.device)[1:])
+            taken["floor"].append(seconds_of(floor, settings.device)[1])
         elif count:
-            taken["floor"].append((needed / product_rate(settings.device), 0.0))
-    seconds, megabytes = ({k: statistics.median(x[i] for x in v) for k, v in taken.items() if v} for i in (0, 1))
+            taken["floor"].append(needed / product_rate(settings.device))
+    medians = {way: statistics.median(times) for way, times in taken.items() if times}
     row: Row = {
         "suite": suite,
         "case": case,
-        "time_ratio": round(seconds["slow"] / seconds["fast"], 2),
+        "time_ratio": round(medians["slow"] / medians["fast"], 2),
         "memory_ratio": round(megabytes["slow"] / max(megabytes["fast"], 0.1), 2),
-        "floor_ratio": round(seconds["fast"] / seconds["floor"], 2) if taken["floor"] else None,
-        "seconds": round(seconds["fast"], 4),
-        "obvious_seconds": round(seconds["slow"], 4),
+        "floor_ratio": round(medians["fast"] / medians["floor"], 2) if taken["floor"] else None,
+        "seconds": round(medians["fast"], 4),
+        "obvious_seconds": round(medians["slow"], 4),
         "megabytes": round(megabytes["fast"], 1),
         "obvious_megabytes": round(megabytes["slow"], 1),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -94,6 +93,7 @@ def check_blocks(width: int, block_size: int) -> None:
 
 
 def block_product(weight: Tensor, blocks: Tensor) -> Tensor:
-    """``weight`` (O, D) times the transpose of the block-diagonal matrix of ``blocks`` (R, b, b), D = R b."""
-    r, b, _ = blocks.shape
-    return torch.einsum("orj,rij->ori", weight.view(-1, r, b), blocks).reshape(weight.shape)
+    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b, b), D = R b."""
+    r, b, _ = blocks.shape[-3:]
+    columns = weight.unflatten(-1, (r, b)).transpose(-2, -3)
+    return (columns @ blocks.transpose(-1, -2)).transpose(-2, -3).reshape(weight.shape)

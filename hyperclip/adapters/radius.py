@@ -51,20 +51,26 @@ class RadiusAdjustment(Adapter):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32 or wider."""
-        parts = list(weight.chunk(3))
+        parts = weight.unflatten(0, (3, -1))
+        chosen = [PROJECTIONS.index(name) for name in self.projections]
+        blocks = torch.stack([getattr(self, name) for name in self.projections])
         with torch.autocast(weight.device.type, enabled=False):
-            for i, name in enumerate(PROJECTIONS):
-                if name in self.projections:
-                    adjust = self._literal if self.literal else self._fast
-                    parts[i] = adjust(parts[i], getattr(self, name))
-        return torch.cat(parts)
+            if len(chosen) < len(PROJECTIONS):
+                adjusted = self._adjust(parts[chosen], blocks)
+                parts = parts.index_copy(0, torch.tensor(chosen, device=weight.device), adjusted)
+            else:
+                parts = self._adjust(parts, blocks)
+        return parts.flatten(0, 1)
 
     def starts_at_identity(self) -> list[nn.Parameter]:
         return list(self.parameters())
 
-    def _fast(self, weight: Tensor, blocks: Tensor) -> Tensor:
+    def _adjust(self, weights: Tensor, blocks: Tensor) -> Tensor:
+        """Adjust weights (P, O, D) by blocks (P, R, b, b)."""
+        if self.literal:
+            return torch.stack([self._literal(w, own) for w, own in zip(weights, blocks, strict=True)])
         input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
-        return capped_product(weight, blocks, input_cap, hyperbolic.tangent_cap(1.0) / self.curvature**0.5)
+        return capped_product(weights, blocks, input_cap, hyperbolic.tangent_cap(1.0) / self.curvature**0.5)
 
     def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
         points = hyperbolic.expmap0(weight, self.curvature)
@@ -73,7 +79,7 @@ class RadiusAdjustment(Adapter):
 
 
 def capped_product(weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float) -> Tensor:
-    """``weight`` (O, D) times the transpose of a block-diagonal matrix, the norms of its rows capped before and after.
+    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, the norms of its rows capped before and after.
 
     Scaling a row commutes with the product, so both caps are one multiplication at the end.
     """

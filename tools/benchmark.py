@@ -6,10 +6,13 @@
     python tools/benchmark.py train --compare benchmarks/cpu.csv
 
 text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted matrices, against the
-hyperbolic maps. infer: pictures in windows with 20, 150, 847 classes, against views one by one and whole score maps, and 20 new
-names on an encoded picture, against the whole prediction. train: one optimiser step of ViT-B/16 with 171 classes, against 77
-tokens, hyperbolic maps, guidance and padding written out for every class, and one-hot targets. refine: CLIPer's refinement at
-4096 tokens with 10 attention maps, against the released code's chain of products. The obvious ways are in tests/reference.
+hyperbolic maps. infer: pictures in windows with 20, 150, 847 classes, against these maps in every pass, padding and guidance
+written out and whole score maps, and 20 new names on an encoded picture, against the whole prediction. train: one optimiser
+step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic maps, guidance and padding written out for every class, and
+one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the released code's chain of
+products. cliper: a picture at 336 pixels, refined by a diffusion model of Stable Diffusion 2.1's shape, against the same chain
+and the whole UNet; the networks' passes alone are the floor. evaluate: pictures from files, against whole score maps; the
+networks alone are the floor. The obvious ways are in tests/reference.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from hyperclip.memory import keep_freed_memory  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from tools.benchmarks.adapters import adapter_maps  # noqa: E402
+from tools.benchmarks.cliper import pipeline  # noqa: E402
+from tools.benchmarks.evaluation import evaluate  # noqa: E402
 from tools.benchmarks.inference import inference, new_vocabulary  # noqa: E402
 from tools.benchmarks.measuring import Row, Settings  # noqa: E402
 from tools.benchmarks.refine import refine  # noqa: E402
@@ -42,6 +47,8 @@ SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "infer": (inference, new_vocabulary),
     "train": (train,),
     "refine": (refine,),
+    "cliper": (pipeline,),
+    "evaluate": (evaluate,),
 }
 SLOWER = 1.15
 """A case has become worse when its time or memory ratio has fallen by this factor."""

@@ -1,0 +1,103 @@
+"""A picture through CLIPer with a diffusion model of Stable Diffusion 2.1's true shape, against the networks' passes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from cliper.affinity import FuseOptions
+from cliper.diffusion import DiffusionAttention, DiffusionOptions
+from cliper.preprocess import resize_for_clip, target_size
+from cliper.refiner import DiffusionRefiner, GridRefinement
+from detectron2.modeling import build_model
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from hyperclip.clip.visual import embed_patches
+from hyperclip.config import load_config
+from hyperclip.vocabulary import builtin
+from torch import Tensor, nn
+
+from tests.reference import cliper as literal
+
+from .measuring import Row, Settings, compare
+
+THRESHOLD = 0.2
+TRUE = {"channels": (320, 640, 1280, 1280), "heads": [5, 10, 20, 20], "text": 1024, "vae": (128, 256, 512, 512), "side": 64,
+        "groups": 32}  # fmt: skip
+TINY = {"channels": (32, 32, 64, 64), "heads": [1, 1, 2, 2], "text": 32, "vae": (32, 32, 32, 32), "side": 16, "groups": 8}
+DOWN, UP = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+
+
+class ObviousRefiner(nn.Module):
+    """The whole UNet, its maps kept, and the chain of their products."""
+
+    def __init__(self, attention: DiffusionAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, images: Sequence[Tensor]) -> list[GridRefinement]:
+        own: Any = self.attention
+        (latents,) = [own.add_noise(own.latents(square)) for square in own._squares(images)]
+        outputs: list[Tensor] = []
+        projections = [m for layer in own.layers.values() for m in (layer.to_q, layer.to_k)]
+        handles = [m.register_forward_hook(lambda _, __, output: outputs.append(output)) for m in projections]
+        own.unet(latents, own.time, encoder_hidden_states=own.prompt)
+        for handle in handles:
+            handle.remove()
+        order = [name for name, _ in own.unet.named_modules() if name in own.layers]  # the order of the pass
+        heads = [own.layers[name].heads for name in order]
+        split = [x[0].unflatten(-1, (heads[i // 2], -1)).transpose(0, 1) for i, x in enumerate(outputs)]
+        pairs = dict(zip(order, zip(split[0::2], split[1::2], strict=True), strict=True))
+        queries, keys = ([head for name in own.layers for head in pairs[name][i]] for i in (0, 1))
+        scales = [layer.scale for layer in own.layers.values() for _ in range(layer.heads)]
+        maps = literal.attention_maps(queries, keys, scales)
+        grid = (latents.shape[-2], latents.shape[-1])
+        return [GridRefinement(grid, lambda scores: literal.refine(maps, scores, THRESHOLD))]
+
+
+@torch.no_grad()
+def pipeline(settings: Settings) -> list[Row]:
+    """One row: 336 pixels, 21 classes with refinement; "floor_ratio" is over CLIP's blocks, the VAE's encoder and the UNet."""
+    config = "quickstart/cliper_fusion" if settings.smoke else "cliper/universal_vitb16"
+    weights = [] if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
+    keys = ["MODEL.DEVICE", str(settings.device), "MODEL.CLIPER.REFINER.NAME", "none", *weights]
+    model: Any = build_model(load_config(f"configs/{config}.yaml", keys)).eval()
+    attention = build_diffusion(TINY if settings.smoke else TRUE).to(settings.device)
+    refiner = DiffusionRefiner(attention, FuseOptions(threshold=THRESHOLD))
+    model.set_vocabulary(builtin("cliper_voc"))
+    side = (64, 80) if settings.smoke else (375, 500)
+    image = torch.randint(0, 256, (3, *side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def with_refiner(chosen: Any) -> Tensor:
+        model.refiner = chosen
+        return model([{"image": image}])[0]["sem_seg_confidence"]
+
+    def networks() -> None:
+        size = target_size(*side, model.size, model.patch, model.max_size)
+        pixels = (resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean) / model.pixel_std
+        x = embed_patches(model.clip.visual, pixels)
+        for block in model.clip.visual.transformer.resblocks:
+            x = block(x)
+        (latents,) = [attention.add_noise(attention.latents(square)) for square in attention._squares([image])]
+        attention.queries_and_keys(latents)
+
+    case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined"
+    obvious, ours = (partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner))
+    return [compare("cliper", case, obvious, ours, settings, networks)]
+
+
+def build_diffusion(shape: dict[str, Any]) -> DiffusionAttention:
+    """Maps from a diffusion model with random weights."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=shape["side"], block_out_channels=shape["channels"], attention_head_dim=shape["heads"], layers_per_block=2,
+        cross_attention_dim=shape["text"], norm_num_groups=shape["groups"], use_linear_projection=True,
+        down_block_types=DOWN, up_block_types=UP,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=shape["vae"], layers_per_block=2, latent_channels=4, norm_num_groups=shape["groups"],
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    prompt = torch.randn(1, 77, shape["text"])
+    return DiffusionAttention(vae.eval(), unet.eval(), PNDMScheduler(skip_prk_steps=True), prompt, DiffusionOptions())

@@ -1,0 +1,75 @@
+"""Evaluating pictures from files, against the networks alone and against whole score maps counted class by class."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from detectron2.data import DatasetCatalog
+from hyperclip.adapters import merge
+from hyperclip.data import SemSegMapper
+from hyperclip.data.custom import register_files
+from hyperclip.data.labels import read_record_label
+from hyperclip.engine.evaluation import evaluate_dataset
+from hyperclip.inference import make_views
+from hyperclip.vocabulary import builtin
+from PIL import Image
+from torch import Tensor
+
+from .measuring import Row, Settings, compare
+from .models import build_hyperclip
+
+SIZE = (512, 683)
+"""Height and width of the pictures, the median of ADE20K's."""
+
+
+@torch.no_grad()
+def evaluate(settings: Settings) -> list[Row]:
+    """One row: two pictures and 150 classes; "floor_ratio" says what reading, merging and counting add to the networks."""
+    names = list(builtin("ade150").names)[: 5 if settings.smoke else None]
+    with tempfile.TemporaryDirectory() as folder:
+        (spec,) = register_files([write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)])
+        cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "DATALOADER.NUM_WORKERS", "0")
+        merge(model)
+        records, mapper = DatasetCatalog.get(spec.name), SemSegMapper(cfg, is_train=False)
+
+        def ours() -> Tensor:
+            scores = evaluate_dataset(cfg, model, spec.name, records=records).scores
+            return torch.tensor([scores[f"IoU-{name}"] for name in names])
+
+        def obvious() -> Tensor:
+            model.output, counts = "scores", np.zeros((len(names), len(names)), np.int64)
+            for record in records:
+                prediction = model([mapper(record)])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+                np.add.at(counts, (read_record_label(record).astype(np.int64).ravel(), prediction.ravel()), 1)
+            union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+            return torch.from_numpy(100 * counts.diagonal() / union).float()
+
+        images = [model.normalise(mapper(record)["image"]) for record in records]
+
+        def networks() -> None:
+            for image in images:
+                views = make_views(image, model.resolution, model.sliding, model.divisor)
+                model.sem_seg_head.infer(model.sem_seg_head.prepare(model.encode_views(views)), embeddings)
+
+        ours()
+        embeddings = model.text(model.clip, model.vocabulary)
+        case = f"{len(records)} pictures of {len(names)} classes, windows"
+        return [compare("evaluate", case, obvious, ours, settings, networks)]
+
+
+def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
+    """Two pictures of noise as JPEG files with labels that hold every class, and the YAML file that describes them."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for k in range(2):
+        label = np.arange(size[0] * size[1], dtype=np.int64).reshape(size) // 7 % len(names)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"images/{k}.jpg")
+        Image.fromarray(label.astype(np.uint8)).save(folder / f"labels/{k}.png")
+    path, folders = folder / "noise.yaml", {"images": "images", "labels": "labels"}
+    path.write_text(yaml.safe_dump({"name": "noise", "splits": {"val": folders}, "classes": names}), encoding="utf-8")
+    return path

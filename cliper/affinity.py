@@ -1,15 +1,15 @@
-"""Attention maps as operators on class scores: normalised, thresholded, chained, and never kept whole.
+"""Attention maps as operators on class scores: normalised, thresholded, chained, and never all in memory.
 
 The released code forms the chain A_1 A_2 ... A_M of normalised N x N maps and multiplies the scores with it. Applied
-from right to left the maps only ever meet an N x K matrix; made row tile by row tile from queries and keys they never
-exist as a whole. Both give the same result. Shapes: M maps, N tokens, d head dimension, K classes. Source: CLIPer
-(ICCV 2025) and its released code.
+from right to left the maps only ever meet an N x K matrix; made row tile by row tile from queries and keys at most one
+exists as a whole, and of many tokens none. Both give the same result. Shapes: M maps, N tokens, d head dimension, K
+classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 
 FUSIONS = ("SFSA", "mean", "selection")
 EPS = 1e-5
+KEPT = 2**25
+"""Entries of a map that is kept while it is applied, rather than made twice: 128 MiB, one map at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,8 @@ class AttentionMaps(ABC):
         self.step = max(1, tile // self.tokens)
 
     @abstractmethod
-    def column_maxima(self, index: int) -> Tensor:
-        """Largest entry of each column of a map (N,)."""
-
-    @abstractmethod
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of a map: (which, (t, N)); the caller may overwrite them before it asks for the next."""
+        """Rows of a map: (which, (t, N))."""
 
     def apply(self, scores: Tensor, options: FuseOptions) -> Tensor:
         """The fused operator times the scores (N, K).
@@ -87,15 +85,17 @@ class AttentionMaps(ABC):
         Columns are divided by their largest entry, entries below the threshold cut, rows divided by their sum. A column
         of ones behind the scores makes the row sums come out of the same product.
         """
-        scale = 1 / (self.column_maxima(index) + EPS)
+        kept = list(self.tiles(index)) if self.tokens**2 <= KEPT else None
+        scale = 1 / (_column_maxima(kept or self.tiles(index)) + EPS)
         padded = torch.cat([scores, scores.new_ones(len(scores), 1)], dim=1)
         below = _just_below(threshold)
         result = torch.empty_like(padded)
-        for rows, tile in self.tiles(index):
-            tile *= scale
+        buffer = scale.new_empty(min(self.step, self.tokens), self.tokens)
+        for rows, tile in kept or self.tiles(index):
+            scaled = torch.mul(tile, scale, out=buffer[: len(tile)])
             if below is not None:
-                F.threshold(tile, below, 0.0, inplace=True)
-            torch.mm(tile, padded, out=result[rows])
+                F.threshold(scaled, below, 0.0, inplace=True)
+            torch.mm(scaled, padded, out=result[rows])
         return result[:, :-1] / (result[:, -1:] + EPS)
 
 
@@ -106,14 +106,10 @@ class GivenMaps(AttentionMaps):
         super().__init__(len(maps), grid, maps.device, tile)
         self.maps = maps
 
-    def column_maxima(self, index: int) -> Tensor:
-        return self.maps[index].amax(dim=0)
-
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        buffer = torch.empty_like(self.maps[index, : self.step])
         for start in range(0, self.tokens, self.step):
-            part = self.maps[index, start : start + self.step]
-            yield slice(start, start + len(part)), buffer[: len(part)].copy_(part)
+            rows = slice(start, min(start + self.step, self.tokens))
+            yield rows, self.maps[index, rows]
 
 
 class StreamedMaps(AttentionMaps):
@@ -130,30 +126,21 @@ class StreamedMaps(AttentionMaps):
         super().__init__(len(queries), grid, queries[0].device, tile)
         self.queries, self.keys, self.scales = queries, keys, scales
 
-    def column_maxima(self, index: int) -> Tensor:
-        best = None
-        for _, tile, sums in self._exponentials(index):
-            tile /= sums
-            top = tile.amax(dim=0)
-            best = top if best is None else torch.maximum(best, top)
-        assert best is not None
-        return best
-
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        for rows, tile, sums in self._exponentials(index):
-            tile /= sums
-            yield rows, tile
-
-    def _exponentials(self, index: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Tiles of rows, not yet divided by their sums (t, 1), which come along."""
         q, k = self.queries[index].float() * self.scales[index], self.keys[index].float().T.contiguous()
-        buffer = q.new_empty(min(self.step, self.tokens), self.tokens)
         for start in range(0, self.tokens, self.step):
-            part = q[start : start + self.step]
-            tile = torch.mm(part, k, out=buffer[: len(part)])
-            tile -= tile.amax(dim=1, keepdim=True)
-            tile.exp_()
-            yield slice(start, start + len(part)), tile, tile.sum(dim=1, keepdim=True)
+            rows = slice(start, min(start + self.step, self.tokens))
+            yield rows, (q[rows] @ k).softmax(dim=1)
+
+
+def _column_maxima(tiles: Iterable[tuple[slice, Tensor]]) -> Tensor:
+    """Largest entry of each column (N,) over tiles of rows (t, N)."""
+    best: Tensor | None = None
+    for _, tile in tiles:
+        top = tile.amax(dim=0)
+        best = top if best is None else torch.maximum(best, top)
+    assert best is not None
+    return best
 
 
 def _just_below(threshold: float) -> float | None:

@@ -29,7 +29,3 @@ class DenseFeatures:
         maps = zip(*(part.intermediates for part in parts), strict=True)
         tokens = torch.cat([part.class_token for part in parts])
         return DenseFeatures(torch.cat([part.embeddings for part in parts]), [torch.cat(m) for m in maps], tokens)
-
-    def __getitem__(self, images: slice) -> DenseFeatures:
-        """The features of some of the images."""
-        return DenseFeatures(self.embeddings[images], [x[images] for x in self.intermediates], self.class_token[images])

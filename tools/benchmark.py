@@ -6,7 +6,8 @@
     python tools/benchmark.py train --compare benchmarks/cpu.csv
 
 text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted matrices, against the
-hyperbolic maps. infer: pictures in windows with 20, 150, 847 classes, against these maps in every pass, padding and guidance
+hyperbolic maps. head: image tower, head, decoder and labels on their own, and 10,000 classes pruned against all of them in
+full. infer: pictures in windows with 20, 150, 847 classes, against these maps in every pass, padding and guidance
 written out and whole score maps, and 20 new names on an encoded picture, against the whole prediction. train: one optimiser
 step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic maps, guidance and padding written out for every class, and
 one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the released code's chain of
@@ -35,6 +36,7 @@ from tabulate import tabulate  # noqa: E402
 from tools.benchmarks.adapters import adapter_maps  # noqa: E402
 from tools.benchmarks.cliper import pipeline  # noqa: E402
 from tools.benchmarks.evaluation import evaluate  # noqa: E402
+from tools.benchmarks.head import head  # noqa: E402
 from tools.benchmarks.inference import inference, new_vocabulary  # noqa: E402
 from tools.benchmarks.measuring import Row, Settings  # noqa: E402
 from tools.benchmarks.refine import refine  # noqa: E402
@@ -44,6 +46,7 @@ from tools.benchmarks.training import train  # noqa: E402
 SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "text": (text,),
     "adapters": (adapter_maps,),
+    "head": (head,),
     "infer": (inference, new_vocabulary),
     "train": (train,),
     "refine": (refine,),
@@ -92,12 +95,15 @@ def main() -> int:
     parser.add_argument("--compare", type=Path, metavar="OLD.csv", help="list cases that have become worse, and leave with 1")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=2, help="runs of each way; medians count (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the cases that contain this text")
     parser.add_argument("--smoke", action="store_true", help="tiny models, to see that the suites run: no figures to believe")
     arguments = parser.parse_args()
     keep_freed_memory()  # as all programs do
-    settings = Settings(torch.device(arguments.device), arguments.repeat, arguments.smoke)
+    settings = Settings(torch.device(arguments.device), arguments.repeat, arguments.smoke, arguments.only)
     chosen = [run for name in arguments.suites for run in SUITES[name]]
     rows = [row for run in chosen for row in run(settings)]
+    if not rows:
+        raise ValueError(f"--only: got {arguments.only!r}, which no case of {', '.join(arguments.suites)} contains")
     print(tabulate([list(row.values()) for row in rows], list(rows[0]), tablefmt="github"))
     if arguments.json:
         text_of_rows = json.dumps(rows, indent=2) + "\n"

@@ -71,6 +71,5 @@ def test_the_streamed_maps_are_those(parts, picture):
     assert names[0].startswith("up_blocks.3.attentions.1") and names[1].startswith("up_blocks.3.attentions.0")
     whole = torch.cat([(q[0] * 8**-0.5 @ k[0].mT).softmax(dim=-1) for q, k in pairs])
     for index in range(4):
-        rows = torch.cat([tile.clone() for _, tile in maps.tiles(index)])
+        rows = torch.cat([tile for _, tile in maps.tiles(index)])
         torch.testing.assert_close(rows, whole[index], atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(maps.column_maxima(index), whole[index].amax(dim=0), atol=1e-6, rtol=1e-4)

@@ -28,4 +28,4 @@ def adapter_maps(settings: Settings) -> list[Row]:
     def floor() -> Tensor:  # reads and writes every weight once
         return torch.stack([owner.parametrizations.in_proj_weight.original.mul(1.5).sum() for owner in owners])
 
-    return [compare("adapters", f"{3 * len(owners)} matrices", literal, ours, settings, floor)]
+    return compare("adapters", f"{3 * len(owners)} matrices", literal, ours, settings, floor)

@@ -38,7 +38,7 @@ class ObviousRefiner(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> list[GridRefinement]:
         own: Any = self.attention
-        (latents,) = [own.add_noise(own.latents(square)) for square in own._squares(images)]
+        latents = own.add_noise(own.latents(own._squares(images)[0]))
         outputs: list[Tensor] = []
         projections = [m for layer in own.layers.values() for m in (layer.to_q, layer.to_k)]
         handles = [m.register_forward_hook(lambda _, __, output: outputs.append(output)) for m in projections]
@@ -58,7 +58,10 @@ class ObviousRefiner(nn.Module):
 
 @torch.no_grad()
 def pipeline(settings: Settings) -> list[Row]:
-    """One row: 336 pixels, 21 classes with refinement; "floor_ratio" is over CLIP's blocks, the VAE's encoder and the UNet."""
+    """Rows for 336 pixels and 21 classes with refinement, and for the passes in it against the libraries' own.
+
+    "floor_ratio" of the whole is over CLIP's blocks, the VAE's encoder and the UNet up to the last map wanted.
+    """
     config = "quickstart/cliper_fusion" if settings.smoke else "cliper/universal_vitb16"
     weights = [] if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
     keys = ["MODEL.DEVICE", str(settings.device), "MODEL.CLIPER.REFINER.NAME", "none", *weights]
@@ -73,18 +76,28 @@ def pipeline(settings: Settings) -> list[Row]:
         model.refiner = chosen
         return model([{"image": image}])[0]["sem_seg_confidence"]
 
-    def networks() -> None:
-        size = target_size(*side, model.size, model.patch, model.max_size)
+    size = target_size(*side, model.size, model.patch, model.max_size)
+    noisy = attention.add_noise(attention.latents(attention._squares([image])[0]))
+
+    def clip_blocks() -> Tensor:
         pixels = (resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean) / model.pixel_std
         x = embed_patches(model.clip.visual, pixels)
         for block in model.clip.visual.transformer.resblocks:
             x = block(x)
-        (latents,) = [attention.add_noise(attention.latents(square)) for square in attention._squares([image])]
+        return x
+
+    def networks() -> None:
+        clip_blocks()
+        latents = attention.add_noise(attention.latents(attention._squares([image])[0]))
         attention.queries_and_keys(latents)
 
     case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined"
     obvious, ours = (partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner))
-    return [compare("cliper", case, obvious, ours, settings, networks)]
+    rows = compare("cliper", case, obvious, ours, settings, networks)
+    encode, whole_unet = partial(model._embed, [image], size), partial(attention.unet, noisy, attention.time, attention.prompt)
+    rows += compare("cliper", "CLIP with its early layers, against its blocks", clip_blocks, encode, settings, alike=False)
+    up_to_maps = partial(attention.queries_and_keys, noisy)
+    return rows + compare("cliper", "UNet up to the maps, against all of it", whole_unet, up_to_maps, settings, alike=False)
 
 
 def build_diffusion(shape: dict[str, Any]) -> DiffusionAttention:

@@ -58,7 +58,7 @@ def evaluate(settings: Settings) -> list[Row]:
         ours()
         embeddings = model.text(model.clip, model.vocabulary)
         case = f"{len(records)} pictures of {len(names)} classes, windows"
-        return [compare("evaluate", case, obvious, ours, settings, networks)]
+        return compare("evaluate", case, obvious, ours, settings, networks)
 
 
 def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:

@@ -33,7 +33,7 @@ def inference(settings: Settings) -> list[Row]:
         def obvious(image: Tensor = image, embeddings: Tensor = embeddings) -> Tensor:
             return literal.scores(obvious_model, image, embeddings)
 
-        rows.append(compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings, count=True))
+        rows += compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings, count=True)
     return rows
 
 
@@ -54,7 +54,7 @@ def new_vocabulary(settings: Settings) -> list[Row]:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
         return model.segment(model.encode([image])[0], vocabulary, (side, side))["sem_seg_confidence"]
 
-    return [compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)]
+    return compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)
 
 
 def _models(settings: Settings) -> tuple[HyperCLIP, HyperCLIP]:

@@ -27,11 +27,13 @@ class Settings:
 
     Attributes:
         device: where. repeat: runs of each way. smoke: on tiny models, to see that a suite runs; its figures mean nothing.
+        only: measure cases that contain this text.
     """
 
     device: torch.device
     repeat: int
     smoke: bool = False
+    only: str = ""
 
 
 class PeakMemory:
@@ -116,16 +118,19 @@ def product_rate(device: torch.device, dtype: torch.dtype = torch.float32, side:
 
 
 def compare(
-    suite: str, case: str, obvious: Callable[[], Tensor], ours: Callable[[], Any], settings: Settings,
-    floor: Callable[[], object] | None = None, count: bool = False,
-) -> Row:  # fmt: skip
-    """One row: peak memory of a first call of each, then both in turn, medians, ratios, and how their results differ.
+    suite: str, case: str, obvious: Callable[[], Any], ours: Callable[[], Any], settings: Settings,
+    floor: Callable[[], object] | None = None, count: bool = False, alike: bool = True,
+) -> list[Row]:  # fmt: skip
+    """A row, unless the case is not wanted: peak memory of a first call of each, then both in turn, medians, ratios.
 
     Args:
-        obvious: gives a tensor. ours: gives the same, or the labels and confidence of what "obvious" gives scores of.
+        obvious: gives a tensor. ours: gives the same one, or the labels and confidence of what "obvious" gives scores of.
         floor: what no implementation can do without; "floor_ratio" is our time over its.
         count: the floor is the time of our operations at the rate of a matrix product, measured in turn with the rest.
+        alike: both give the same up to rounding, so the row says how their results differ.
     """
+    if settings.only not in case:
+        return []
     needed = operations(ours) if count else 0
     megabytes = {"fast": megabytes_of(ours, settings.device), "slow": megabytes_of(obvious, settings.device)}
     taken: dict[str, list[float]] = {"fast": [], "slow": [], "floor": []}
@@ -150,7 +155,9 @@ def compare(
         "megabytes": round(megabytes["fast"], 1),
         "obvious_megabytes": round(megabytes["slow"], 1),
     }
-    return row | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))
+    if not alike:
+        return [row | {"largest_difference": None, "labels_equal": None}]
+    return [row | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))]
 
 
 def difference(ours: Tensor, obvious: Tensor) -> Row:

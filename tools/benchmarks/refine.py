@@ -36,9 +36,9 @@ def refine(settings: Settings) -> list[Row]:
     for classes in (21, 150):
         scores = draw(tokens, classes).softmax(dim=1)
         ours, obvious = partial(streamed.apply, scores, options), partial(literal_from_projections, scores)
-        rows.append(compare("refine", f"from q and k, {classes} classes", obvious, ours, settings))
+        rows += compare("refine", f"from q and k, {classes} classes", obvious, ours, settings)
         maps = literal.attention_maps(queries, keys, scales)
         ours, obvious = partial(GivenMaps(maps, grid).apply, scores, options), partial(literal.refine, maps, scores, THRESHOLD)
-        rows.append(compare("refine", f"from given maps, {classes} classes", obvious, ours, settings))
+        rows += compare("refine", f"from given maps, {classes} classes", obvious, ours, settings)
         del maps, ours, obvious
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from hyperclip.clip.text import encode_text, tokenize
 from hyperclip.vocabulary import builtin
@@ -18,7 +20,5 @@ def text(settings: Settings) -> list[Row]:
     _, model = build_hyperclip(settings)
     prompts, _ = model.text.prompts(builtin("coco_stuff"))
     tokens = tokenize(model.text.tokenizer, prompts, model.clip.context_length).to(settings.device)
-    return [
-        compare("text", f"{len(prompts)} names", lambda: literal.encode_text(model.clip, tokens),
-                lambda: encode_text(model.clip, tokens), settings)
-    ]  # fmt: skip
+    obvious, ours = (partial(way, model.clip, tokens) for way in (literal.encode_text, encode_text))
+    return compare("text", f"{len(prompts)} names", obvious, ours, settings)

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from cliper.affinity import FuseOptions
 from cliper.diffusion import DiffusionAttention, DiffusionOptions
+from cliper.fusion import read_early_layers
 from cliper.preprocess import resize_for_clip, target_size
 from cliper.refiner import DiffusionRefiner, GridRefinement
 from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from hyperclip.clip.visual import embed_patches
+from hyperclip.clip.visual import embed_patches, resize_positions
 from hyperclip.config import load_config
 from hyperclip.vocabulary import builtin
 from torch import Tensor, nn
 
 from tests.reference import cliper as literal
 
-from .measuring import Row, Settings, compare
+from .measuring import Row, Settings, Stopwatch, compare
 
 THRESHOLD = 0.2
 TRUE = {"channels": (320, 640, 1280, 1280), "heads": [5, 10, 20, 20], "text": 1024, "vae": (128, 256, 512, 512), "side": 64,
@@ -60,7 +61,7 @@ class ObviousRefiner(nn.Module):
 def pipeline(settings: Settings) -> list[Row]:
     """Rows for 336 pixels and 21 classes with refinement, and for the passes in it against the libraries' own.
 
-    "floor_ratio" of the whole is over CLIP's blocks, the VAE's encoder and the UNet up to the last map wanted.
+    "floor_ratio" of the whole is over CLIP's blocks, and the VAE's encoder and the UNet inside of it.
     """
     config = "quickstart/cliper_fusion" if settings.smoke else "cliper/universal_vitb16"
     weights = [] if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
@@ -79,24 +80,27 @@ def pipeline(settings: Settings) -> list[Row]:
     size = target_size(*side, model.size, model.patch, model.max_size)
     noisy = attention.add_noise(attention.latents(attention._squares([image])[0]))
 
-    def clip_blocks() -> Tensor:
-        pixels = (resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean) / model.pixel_std
-        x = embed_patches(model.clip.visual, pixels)
-        for block in model.clip.visual.transformer.resblocks:
+    visual = model.clip.visual
+    pixels = (resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean) / model.pixel_std
+
+    def blocks(count: int) -> Tensor:
+        grid = (size[0] // model.patch, size[1] // model.patch)
+        x = embed_patches(visual, pixels, resize_positions(visual.positional_embedding, grid, mode="bilinear"))
+        for block in visual.transformer.resblocks[:count]:
             x = block(x)
         return x
 
-    def networks() -> None:
-        clip_blocks()
-        latents = attention.add_noise(attention.latents(attention._squares([image])[0]))
-        attention.queries_and_keys(latents)
-
+    passes, count = Stopwatch(settings.device), len(visual.transformer.resblocks)
+    own: Any = attention
+    own.queries_and_keys, own.latents = passes.around(own.queries_and_keys), passes.around(own.latents)
     case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined"
     obvious, ours = (partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner))
-    rows = compare("cliper", case, obvious, ours, settings, networks)
-    encode, whole_unet = partial(model._embed, [image], size), partial(attention.unet, noisy, attention.time, attention.prompt)
-    rows += compare("cliper", "CLIP with its early layers, against its blocks", clip_blocks, encode, settings, alike=False)
-    up_to_maps = partial(attention.queries_and_keys, noisy)
+    rows = compare("cliper", case, obvious, ours, settings, partial(blocks, count), passes)
+    rows += compare(
+        "cliper", f"CLIP's first {count - 1} blocks, maps kept", partial(blocks, count - 1),
+        lambda: read_early_layers(visual, pixels, model.fusion)[0][-1], settings,
+    )  # fmt: skip
+    whole_unet, up_to_maps = partial(own.unet, noisy, own.time, own.prompt), partial(own.queries_and_keys, noisy)
     return rows + compare("cliper", "UNet up to the maps, against all of it", whole_unet, up_to_maps, settings, alike=False)
 
 

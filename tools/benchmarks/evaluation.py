@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,11 @@ from hyperclip.data import SemSegMapper
 from hyperclip.data.custom import register_files
 from hyperclip.data.labels import read_record_label
 from hyperclip.engine.evaluation import evaluate_dataset
-from hyperclip.inference import make_views
 from hyperclip.vocabulary import builtin
 from PIL import Image
 from torch import Tensor
 
-from .measuring import Row, Settings, compare
+from .measuring import Row, Settings, Stopwatch, compare
 from .models import build_hyperclip
 
 SIZE = (512, 683)
@@ -28,10 +28,11 @@ SIZE = (512, 683)
 
 @torch.no_grad()
 def evaluate(settings: Settings) -> list[Row]:
-    """One row: two pictures and 150 classes; "floor_ratio" says what reading, merging and counting add to the networks."""
+    """One row: two pictures and 150 classes. "floor_ratio" says what reading, merging and counting add to the networks."""
     names = list(builtin("ade150").names)[: 5 if settings.smoke else None]
     with tempfile.TemporaryDirectory() as folder:
         (spec,) = register_files([write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)])
+        model: Any
         cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "DATALOADER.NUM_WORKERS", "0")
         merge(model)
         records, mapper = DatasetCatalog.get(spec.name), SemSegMapper(cfg, is_train=False)
@@ -48,17 +49,11 @@ def evaluate(settings: Settings) -> list[Row]:
             union = counts.sum(0) + counts.sum(1) - counts.diagonal()
             return torch.from_numpy(100 * counts.diagonal() / union).float()
 
-        images = [model.normalise(mapper(record)["image"]) for record in records]
-
-        def networks() -> None:
-            for image in images:
-                views = make_views(image, model.resolution, model.sliding, model.divisor)
-                model.sem_seg_head.infer(model.sem_seg_head.prepare(model.encode_views(views)), embeddings)
-
-        ours()
-        embeddings = model.text(model.clip, model.vocabulary)
+        networks, head = Stopwatch(settings.device), model.sem_seg_head
+        model.encode_views = networks.around(model.encode_views)
+        head.prepare, head.infer = networks.around(head.prepare), networks.around(head.infer)
         case = f"{len(records)} pictures of {len(names)} classes, windows"
-        return compare("evaluate", case, obvious, ours, settings, networks)
+        return compare("evaluate", case, obvious, ours, settings, passes=networks)
 
 
 def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:

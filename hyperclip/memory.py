@@ -6,8 +6,8 @@ import ctypes
 
 import torch
 
-CACHED = 2**21
-"""Entries of a tensor for which a CPU does not wait long."""
+CACHED = 2**20
+"""Entries of a tensor for which a core does not wait long."""
 ALIVE = 16
 """Tensors of a step's largest size that may be alive together."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -17,9 +17,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 def items_at_a_time(entries: int, device: torch.device) -> int:
     """How many items of a step, each with so many float32 entries in its largest tensor, are to be handled together, >= 1.
 
-    As many as stay in a CPU's cache, or as fit into a GPU's free memory.
+    As many as stay in the caches of a CPU's cores, or as fit into a GPU's free memory.
     """
-    limit = CACHED
+    limit = CACHED * torch.get_num_threads()
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         limit = (torch.cuda.mem_get_info(device)[0] + unused) // (4 * ALIVE)

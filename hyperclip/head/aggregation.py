@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..recompute import chain, run
+from ..threads import in_pieces
 
 
 class GuidedProjections(nn.Module):
@@ -241,14 +242,14 @@ class AggregationLayer(nn.Module):
         Args:
             x: contiguous.
         """
-        for maps in x.split(chunk, dim=1):
-            maps.copy_(self.spatial(maps, guided))
+        in_pieces(lambda maps: maps.copy_(self.spatial(maps, guided)), chunk, x)
         if tuple(pooling) != (1, 1):
             x += self._across_classes(x, text, pooling)
             return
         b, t, h, w, _ = x.shape
-        for tokens in x.flatten(2, 3).transpose(1, 2).split(max(1, chunk * h * w // t), dim=1):
-            tokens += self.classes(tokens, text if text.dim() == 2 else text[:, None])
+        guidance = text if text.dim() == 2 else text[:, None]
+        tokens = x.flatten(2, 3).transpose(1, 2)
+        in_pieces(lambda part: part.add_(self.classes(part, guidance)), max(1, chunk * h * w // t), tokens)
 
     def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int]) -> Tensor:
         b, t, h, w, c = x.shape

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..features import DenseFeatures
 from ..memory import items_at_a_time
+from ..threads import in_pieces
 from .aggregation import AggregationLayer
 from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder, Prepared
@@ -211,13 +213,14 @@ class CostVolumeHead(nn.Module):
             own = slice(i, i + group)
             some, own_text = images[own], text_guidance if kept is None else text_guidance[own]
             x = memory[: len(some.embeddings)]
-            for maps, part in zip(x.split(chunk, dim=1), costs[own].split(chunk, dim=1), strict=True):
-                maps.copy_(self.embed_costs(part))
+            in_pieces(lambda maps, part: maps.copy_(self.embed_costs(part)), chunk, x, costs[own])
             for layer, guided in zip(self._layers, some.spatial, strict=True):
                 layer.update(x, guided, own_text, self.pooling_test, chunk)
-            for maps, part in zip(x.split(chunk, dim=1), logits[own].split(chunk, dim=1), strict=True):
-                part.copy_(self.decoder(maps.permute(0, 1, 4, 2, 3), some.decoder))
+            in_pieces(partial(self._decode, some.decoder), chunk, logits[own], x.permute(0, 1, 4, 2, 3))
         return ViewLogits(logits, len(text), kept)
+
+    def _decode(self, prepared: list[Prepared], logits: Tensor, maps: Tensor) -> None:
+        logits.copy_(self.decoder(maps, prepared))
 
 
 class CosineHead(nn.Module):

@@ -105,8 +105,11 @@ def operations(run: Callable[[], object]) -> int:
     def attention(q: tuple, k: tuple, v: tuple, *_: object, **__: object) -> int:
         return sdpa_flop_count(q, k, v)
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the counter sees its own thread alone
     with FlopCounterMode(display=False, custom_mapping={cpu_attention: attention}) as counter:
         run()
+    torch.set_num_threads(threads)
     return counter.get_total_flops()
 
 

@@ -6,13 +6,17 @@ Each builder puts ``n`` pictures of about 40 x 60 pixels below ``root``. Labels 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import runpy
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import scipy.io
 from hyperclip.data.preparation import CONTEXT59_IDS, Counts, ade847_ids
 from PIL import Image
@@ -207,3 +211,26 @@ def build_cliper(root: Path, n: int = 2) -> None:
     """The three data sets that CLIPer keeps in folders of its own, ready for use."""
     for build in (cliper_context, cliper_coco_object, cliper_coco_stuff):
         build(root, n)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def run_script(script: str, *arguments: object, root: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``datasets/prepare_<script>.py`` as a program."""
+    environment = {**os.environ, "PYTHONPATH": str(DATASETS.parent), **({"DETECTRON2_DATASETS": str(root)} if root else {})}
+    command = [sys.executable, f"datasets/prepare_{script}.py", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def run_main(script: str, *arguments: object) -> str | None:
+    """Run such a script in this process; what it exits with, so a text if its status is 1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(str(DATASETS / f"prepare_{script}.py"), run_name="__main__")
+        except SystemExit as stop:
+            return str(stop.code)
+    return None

@@ -50,7 +50,7 @@ class AttentionMaps(ABC):
 
     Args:
         count: M. grid: (h, w).
-        tile: entries of a tile; it bounds the memory.
+        tile: entries of a tile. In memory are a few tiles, and one map if it has no more than ``KEPT`` entries.
     """
 
     def __init__(self, count: int, grid: tuple[int, int], device: torch.device, tile: int | None = None) -> None:
@@ -130,7 +130,8 @@ class StreamedMaps(AttentionMaps):
         q, k = self.queries[index].float() * self.scales[index], self.keys[index].float().T.contiguous()
         for start in range(0, self.tokens, self.step):
             rows = slice(start, min(start + self.step, self.tokens))
-            yield rows, (q[rows] @ k).softmax(dim=1)
+            logits = torch.mm(q[rows], k, out=q.new_empty(rows.stop - start, self.tokens))  # float32 under autocast, too
+            yield rows, logits.softmax(dim=1)
 
 
 def _column_maxima(tiles: Iterable[tuple[slice, Tensor]]) -> Tensor:

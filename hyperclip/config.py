@@ -141,7 +141,7 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     cfg.TEST.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
     cfg.TEST.OUTPUT = "scores"  # "scores": sem_seg (T, H, W); "labels": sem_seg_labels (H, W), far less memory
-    cfg.TEST.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what a CPU's cache or the GPU's free memory takes
+    cfg.TEST.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what the caches of a CPU's cores or a GPU's free memory take
     cfg.TEST.IMS_PER_BATCH = 1  # images of one evaluation step and process
 
 

@@ -6,7 +6,7 @@ import ctypes
 
 import torch
 
-CACHED = 2**20
+CACHED = 5 * 2**18
 """Entries of a tensor for which a core does not wait long."""
 ALIVE = 16
 """Tensors of a step's largest size that may be alive together."""
@@ -27,9 +27,10 @@ def items_at_a_time(entries: int, device: torch.device) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GB of freed blocks of at most 32 MB for its next tensors; False where that cannot be set.
+    """Let this process keep freed blocks of at most 32 MB for its next tensors, up to 1 GB in each of the allocator's arenas.
 
-    By itself glibc gives such memory back to the system after many a step, and gets it again page by page, filled with zeros.
+    Returns False where that cannot be set. By itself glibc gives such memory back to the system after many a step, and gets it
+    again page by page, filled with zeros.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30))

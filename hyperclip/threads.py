@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import lru_cache
+from threading import Barrier, Lock
 from typing import Any
 
 import torch
@@ -19,16 +19,19 @@ from torch import Tensor
 def in_pieces(function: Callable[..., Any], most: int, *tensors: Tensor) -> None:
     """Call ``function`` with pieces of tensors of the same second dimension, cut there, without gradients.
 
-    On a CPU as many calls run at a time as torch has threads, with one thread each.
+    On a CPU as many calls run at a time as torch has threads, with one thread each, if there is enough for all of them; else
+    one call at a time has all threads.
 
     Args:
-        function: may change its pieces; what it returns is dropped, what it raises is raised.
-        most: of the second dimension, how much is in work at a time, >= 1.
+        function: may change its pieces. What it returns is dropped; what it raises is raised when no call runs any more.
+        most: of the second dimension, how much may be in work at a time, >= 1.
     """
     length, device = tensors[0].shape[1], tensors[0].device
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    count = min(length, -(-length // most) * threads)
-    pieces = zip(*(tensor.tensor_split(count, dim=1) for tensor in tensors), strict=True)
+    if min(length, most) < threads:
+        threads = 1
+    rounds = -(-length // (most // threads * threads))
+    pieces = zip(*(tensor.tensor_split(min(length, rounds * threads), dim=1) for tensor in tensors), strict=True)
     inference = torch.is_inference_mode_enabled()
     mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
@@ -36,26 +39,53 @@ def in_pieces(function: Callable[..., Any], most: int, *tensors: Tensor) -> None
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
             function(*piece)
 
-    for _ in map(run, pieces) if threads == 1 else _pool(threads).map(run, pieces):
-        pass
+    if threads == 1:
+        for piece in pieces:
+            run(piece)
+        return
+    with _lock:
+        pool = _pool(threads)
+    calls = [pool.submit(run, piece) for piece in pieces]
+    try:
+        wait(calls, return_when=FIRST_EXCEPTION)
+    finally:
+        for call in calls:
+            call.cancel()
+        wait(calls)
+    for call in calls:
+        if not call.cancelled():
+            call.result()
 
 
-@cache
+@lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     """So many threads that compute with one core each."""
     begun = Barrier(threads + 1)
 
     def begin() -> None:
-        torch.set_num_threads(1)  # of this thread, and of those that begin later: hence what follows the barrier
+        torch.set_num_threads(1)  # of this thread, and of those that begin later, until the number is set again below
         torch.get_num_threads()  # the first call in a thread takes the number over
         begun.wait()
 
     pool = ThreadPoolExecutor(threads, "hyperclip")
-    for _ in range(threads):
-        pool.submit(begin)
-    begun.wait()
-    torch.set_num_threads(threads)
+    try:
+        for _ in range(threads):
+            pool.submit(begin)
+        begun.wait()
+    except BaseException:
+        begun.abort()
+        raise
+    finally:
+        torch.set_num_threads(threads)
     return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+def _forget() -> None:
+    """In a forked child, which has none of the threads."""
+    global _lock
+    _lock = Lock()
+    _pool.cache_clear()
+
+
+_lock = Lock()
+os.register_at_fork(after_in_child=_forget)

@@ -31,6 +31,13 @@ def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
     assert [row["case"] for row in table] == [row["case"] for row in rows] and table[0]["torch"]
 
 
+def test_single_cases_can_be_chosen(tmp_path):
+    done = benchmark("refine", "--smoke", "--repeat", 1, "--only", "given maps, 21", "--json", tmp_path / "a.json")
+    assert [row["case"] for row in json.loads((tmp_path / "a.json").read_text())] == ["from given maps, 21 classes"]
+    done = benchmark("refine", "--smoke", "--only", "no such case")
+    assert done.returncode == 1 and "got 'no such case', which no case of refine contains" in done.stderr
+
+
 def test_regressions_are_listed(tmp_path):
     (tmp_path / "old.csv").write_text("suite,case,time_ratio,memory_ratio\ntext,a,10,2\ntext,b,1,1\n")
     rows = [{"suite": "text", "case": c, "time_ratio": t, "memory_ratio": 2.0} for c, t in (("a", 8.0), ("b", 0.9), ("c", 0.1))]

@@ -34,6 +34,14 @@ def test_streamed_and_given_equal_the_chain(fusion, threshold, tile, kept, monke
     assert torch.equal(maps, before)  # given maps are not changed
 
 
+def test_maps_stay_in_float32_under_autocast():
+    queries, keys, scales, scores = draw(3)
+    maps = StreamedMaps(queries, keys, scales, (12, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = maps.apply(scores, FuseOptions())
+    assert torch.equal(mixed, maps.apply(scores, FuseOptions()))
+
+
 def test_the_order_matters():
     queries, keys, scales, scores = draw(1)
     forward = StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, FuseOptions())

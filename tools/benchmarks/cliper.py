@@ -59,7 +59,7 @@ class ObviousRefiner(nn.Module):
 
 @torch.no_grad()
 def pipeline(settings: Settings) -> list[Row]:
-    """Rows for 336 pixels and 21 classes with refinement, and for the passes in it against the libraries' own.
+    """Rows for 336 pixels and the 20 classes of VOC with refinement, and for the passes in it against the libraries' own.
 
     "floor_ratio" of the whole is over CLIP's blocks, and the VAE's encoder and the UNet inside of it.
     """

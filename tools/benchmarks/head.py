@@ -20,7 +20,7 @@ from .measuring import Row, Settings, compare
 from .models import build_hyperclip
 
 MAPS = 14
-"""Class maps that the decoder is measured with, as many as a chunk may have."""
+"""Class maps that the decoder is measured with."""
 
 
 @torch.no_grad()
@@ -37,7 +37,8 @@ def head(settings: Settings) -> list[Row]:
     image = model.normalise(torch.randint(0, 256, (3, 640, 640), generator=generator, dtype=torch.uint8))
     views = make_views(image, model.resolution, model.sliding)
     embeddings, maps = embed_image(model, views[:1])
-    prepared = own.prepare(model.encode_views(views[:1]))
+    features = model.encode_views(views[:1])
+    prepared = own.prepare(features)
     few, many = (5, 12) if settings.smoke else (150, 10_000)
     text, all_text = (F.normalize(draw(count, embeddings.shape[1]), dim=1) for count in (few, many))
 
@@ -47,7 +48,7 @@ def head(settings: Settings) -> list[Row]:
     )  # fmt: skip
     rows += compare(
         "head", f"head, {few} classes, one view", lambda: head_logits(own, embeddings, maps, text),
-        lambda: own.infer(prepared, text).logits, settings, count=True,
+        lambda: own.infer(own.prepare(features), text).logits, settings, count=True,
     )  # fmt: skip
     x = draw(1, MAPS, own.cost_embedding.out_channels, *own.grid)
     guidance = [F.relu(p(up(m))) for p, up, m in zip(own.decoder_projections, own.upsample, maps, strict=True)]
@@ -61,7 +62,7 @@ def head(settings: Settings) -> list[Row]:
     channels_last = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (1, MAPS))
     rows += compare(
         "head", f"decoder, {MAPS} class maps, one view", whole_decoder,
-        lambda: own.decoder(channels_last, prepared.decoder), settings, count=True,
+        lambda: own.decoder(channels_last, own.decoder.prepare(guidance)), settings, count=True,
     )  # fmt: skip
     rows += labels(model, settings, generator)
 

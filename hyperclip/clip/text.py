@@ -1,13 +1,14 @@
-"""The text tower: open_clip's text transformer over prompts trimmed to the longest one.
+"""The text tower: open_clip's text transformer over the tokens that matter.
 
 Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot matter, and tokens that all
 prompts begin with ("a photo of a") are the same in all of them: leaving out the ones and computing the others once gives the
-same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width.
+same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens that matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,40 +56,52 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     tokens = tokens[:, : int(end.max()) + 1]
     same = (tokens == tokens[0]).all(dim=0).long().cumprod(0).sum()
     shared = int(torch.minimum(same, end.min()))
+    inside = torch.arange(shared, tokens.shape[1], device=end.device) <= end[:, None]
+    packing = Packing(len(tokens), shared, inside.shape[1], inside.flatten().nonzero()[:, 0])
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
-    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1)])
+    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1)[packing.kept]])
     recompute = recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
-        x = run(residual_block, block, x, len(tokens), shared, recompute=recompute)
-    rows = shared + torch.arange(len(tokens), device=x.device) * (tokens.shape[1] - shared)
-    x = clip.ln_final(x[rows + end - shared])
+        x = run(residual_block, block, x, packing, recompute=recompute)
+    x = clip.ln_final(x[shared - 1 + inside.sum(dim=1).cumsum(0)])
     projection = clip.text_projection
     if projection is None:
         return x
     return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-def residual_block(block: ResidualAttentionBlock, x: Tensor, prompts: int, shared: int) -> Tensor:
-    """One causal residual attention block.
+class Packing(NamedTuple):
+    """Which tokens of P prompts are computed: those that all begin with once, then what follows in each up to its end.
 
-    Args:
-        x: tokens (shared + P S, D): those that all prompts begin with, then the S others of each prompt.
-        prompts: P. shared: how many tokens are shared, 0 or more.
+    Attributes:
+        prompts: P. shared: how many tokens are shared, 0 or more. length: S, of what follows in the longest prompt.
+        kept: (N - shared,), ascending positions in P S tokens, of those that follow.
     """
-    x = x + block.ls_1(attention(block.attn, block.ln_1(x), prompts, shared))
+
+    prompts: int
+    shared: int
+    length: int
+    kept: Tensor
+
+
+def residual_block(block: ResidualAttentionBlock, x: Tensor, packing: Packing) -> Tensor:
+    """One causal residual attention block over packed tokens x (N, D)."""
+    x = x + block.ls_1(attention(block.attn, block.ln_1(x), packing))
     return x + block.ls_2(mlp(block, x))
 
 
-def attention(attn: nn.MultiheadAttention, x: Tensor, prompts: int, shared: int) -> Tensor:
-    """Causal self-attention of ``attn``; arguments are those of :func:`residual_block`."""
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
-    first, own = qkv[None, :shared], qkv[shared:].unflatten(0, (prompts, -1))
-    q0, k0, v0 = (z.transpose(1, 2) for z in first.unbind(2))
-    q, k, v = (z.transpose(1, 2) for z in own.unbind(2))
+def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tensor:
+    """Causal self-attention of ``attn`` over packed tokens x (N, D)."""
+    prompts, shared, length, kept = packing
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    own = qkv.new_zeros(prompts * length, qkv.shape[1]).index_copy(0, kept, qkv[shared:])
+    by_head = (z.unflatten(-1, (3, attn.num_heads, -1)) for z in (qkv[None, :shared], own.unflatten(0, (prompts, length))))
+    (q0, k0, v0), (q, k, v) = ([z.transpose(1, 2) for z in part.unbind(2)] for part in by_head)
     k, v = (torch.cat([z0.expand(prompts, -1, -1, -1), z], dim=2) for z0, z in ((k0, k), (v0, v)))
-    visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(shared)
-    parts = [F.scaled_dot_product_attention(q, k, v, attn_mask=visible)]
+    visible = torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2).flatten(0, 1)[kept]
     if shared:
-        parts.insert(0, F.scaled_dot_product_attention(q0, k0, v0, is_causal=True))
-    return attn.out_proj(torch.cat([y.transpose(1, 2).flatten(2).flatten(0, 1) for y in parts]))
+        first = F.scaled_dot_product_attention(q0, k0, v0, is_causal=True)
+        y = torch.cat([first.transpose(1, 2).flatten(2)[0], y])
+    return attn.out_proj(y)

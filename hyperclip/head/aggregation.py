@@ -65,9 +65,11 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
 def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
     """``layers(norm(x))`` for linear, activation, linear, without keeping what the norm and a GELU give."""
     hidden = chain(norm, x, layers[0])
-    if isinstance(layers[1], nn.GELU):
+    if not isinstance(layers[1], nn.GELU):
+        return layers[2](layers[1](hidden))
+    if torch.is_grad_enabled():
         return chain(layers[1], hidden, layers[2])
-    return layers[2](layers[1](hidden))
+    return layers[2](torch.ops.aten.gelu_(hidden, approximate=layers[1].approximate))
 
 
 def positive(x: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ class ClassAggregation(nn.Module):
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
-        x = x + self.attend(self.norm1(x), guidance)
+        x = self.attend(self.norm1(x), guidance).add_(x)
         return mlp(self.mlp, self.norm2, x).add_(x)
 
 

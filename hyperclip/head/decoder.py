@@ -83,4 +83,16 @@ class Decoder(nn.Module):
         x = x.flatten(0, 1)
         for stage, own in zip(self.stages, prepared, strict=True):
             x = run(stage, x, own, recompute=recompute)
-        return self.classifier(x).unflatten(0, (b, t))[:, :, 0]
+        return self._classify(x).unflatten(0, (b, t))
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """The classifier: x (N, C, h, w) to logits (N, h, w).
+
+        A convolution computes many outputs side by side, of which this one would use a single one. So without gradients each
+        pixel's product with each of the 3 x 3 weights is taken first, and what belongs to a logit is added up afterwards.
+        """
+        if torch.is_grad_enabled():
+            return self.classifier(x)[:, 0]
+        weight = self.classifier.weight[0].flip(1, 2).flatten(1)  # where a pixel's products go, not where a logit's come from
+        products = torch.bmm(weight.T.expand(len(x), -1, -1), x.flatten(2))
+        return F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0] + cast(Tensor, self.classifier.bias)

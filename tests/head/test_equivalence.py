@@ -14,6 +14,7 @@ from ..reference import head as obvious
 
 PRECISION = {torch.float64: 1e-10, torch.float32: 1e-5}
 both = pytest.mark.parametrize("dtype", PRECISION)
+trained_or_not = pytest.mark.parametrize("gradients", [True, False])
 
 
 def randomise(module, dtype, seed=0):
@@ -44,7 +45,8 @@ def test_one_weighted_padding_token(dtype, attention, classes):
 
 
 @both
-def test_split_projections_and_fused_window_attention(dtype):
+@trained_or_not
+def test_split_projections_and_fused_window_attention(dtype, gradients):
     module = randomise(SpatialAggregation(16, 12, 4, 3, (6, 9)), dtype)
     x, g = random(2, 5, 6, 9, 16, dtype=dtype), random(2, 6, 9, 12, dtype=dtype)
     assert module.blocks[1].shift == 1
@@ -52,17 +54,20 @@ def test_split_projections_and_fused_window_attention(dtype):
     for block in module.blocks:
         guidance = module.guidance_norm(g)[:, None].expand(-1, 5, -1, -1, -1).flatten(0, 1)
         y = obvious.window_attention(block, y, guidance)
-    assert_equal(module(x, module.guide(g)), y.unflatten(0, (2, 5)), dtype)
+    with torch.set_grad_enabled(gradients):
+        assert_equal(module(x, module.guide(g)), y.unflatten(0, (2, 5)), dtype)
 
 
 @both
-def test_split_convolutions(dtype):
+@trained_or_not
+def test_split_convolutions(dtype, gradients):
     module = randomise(Decoder(32, (32, 16), (16, 8)), dtype)
-    x = random(2, 3, 32, 4, 4, dtype=dtype)
-    g1, g2 = random(2, 16, 8, 8, dtype=dtype), random(2, 8, 16, 16, dtype=dtype)
+    x = random(2, 3, 32, 4, 5, dtype=dtype)
+    g1, g2 = random(2, 16, 8, 10, dtype=dtype), random(2, 8, 16, 20, dtype=dtype)
     y = obvious.decoder_stage(module.stages[1], obvious.decoder_stage(module.stages[0], x, g1), g2)
     want = module.classifier(y.flatten(0, 1)).unflatten(0, (2, 3))[:, :, 0]
-    assert_equal(module(x, module.prepare([g1, g2])), want, dtype)
+    with torch.set_grad_enabled(gradients):
+        assert_equal(module(x, module.prepare([g1, g2])), want, dtype)
 
 
 @both

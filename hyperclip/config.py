@@ -59,7 +59,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     # Parts whose activations are computed again in the backward pass, of "text", "image" (CLIP's towers) and "head": less
     # memory in training for more time, the same gradient.
     cfg.MODEL.CHECKPOINT_ACTIVATIONS = []
-    cfg.MODEL.COMPILE_HEAD = ""  # compile the head's forward pass with this backend of torch.compile, "inductor" say; "" = no
+    cfg.MODEL.COMPILE_HEAD = ""  # compile the head with this backend of torch.compile, "inductor" say; "" = no
     cfg.MODEL.MASK_FORMER = CfgNode()
     # Whole-image inference: pad to multiples of this before squashing. 0 (our default) does not pad; 32 reproduces
     # the released code, which leaves the padding in and so shifts its masks.

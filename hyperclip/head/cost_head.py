@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +138,12 @@ class CostVolumeHead(nn.Module):
             "pooling_test": tuple(head.POOLING_SIZES_TEST),
             "recompute": "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS,
         }
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls for some class maps at a time."""
+        super().compile(*args, **kwargs)
+        for part in (self.decoder, *(part for layer in self._layers for part in (layer.spatial, layer.classes))):
+            part.compile(*args, **kwargs)
 
     def embed_costs(self, costs: Tensor) -> Tensor:
         """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its own."""

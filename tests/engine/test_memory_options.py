@@ -196,10 +196,24 @@ def test_a_compiled_head_takes_every_number_of_classes_and_keeps_its_keys():
             result = step(own, batch)
             want = result if own is model else want  # noqa: F821
         assert_equal_steps(result, want)
-    for own in (model, compiled):
-        own.eval().set_vocabulary(own.train_vocabulary)
-    torch.testing.assert_close(compiled(batch)[0]["sem_seg_labels"], model(batch)[0]["sem_seg_labels"])
     compiled.load_state_dict(model.state_dict())
+
+
+@torch.no_grad()
+def test_inference_is_compiled_too():
+    keys = ["TEST.OUTPUT", "scores"]
+    model, compiled = build(*keys).eval(), build(*keys, "MODEL.COMPILE_HEAD", "eager").eval()
+    batch = pictures(model)
+    torch._dynamo.utils.counters.clear()
+    for classes in (CLASSES, 3):
+        for own in (model, compiled):
+            own.set_vocabulary(Vocabulary(own.train_vocabulary.classes[:classes], str(classes)))
+        want, got = model(batch)[0]["sem_seg"], compiled(batch)[0]["sem_seg"]
+        assert want.shape[0] == classes
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
+    head = compiled.sem_seg_head
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2 * len(head.layers) + 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("parts", ["['text','vision']", "['all']", "[3]"])

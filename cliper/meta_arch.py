@@ -23,6 +23,7 @@ from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
 from .refiner import Refinement, Refiner, build_extractor, build_refiner
 from .scores import Embedded, ScoreOptions, Windows, coarse_scores, merge_affinities, window_boxes, with_negatives
+from .streams import side_by_side
 
 logger = logging.getLogger("hyperclip.cliper")
 
@@ -203,17 +204,15 @@ class CLIPer(nn.Module):
     def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:
         """Everything about images, uint8 (3, H, W) RGB of any sizes, that does not depend on the vocabulary.
 
-        Images of the same size go through CLIP together, all of them through the refiner together.
+        Images of the same size go through CLIP together, all of them through the refiner together; on a GPU both at a time.
         """
-        targets = [target_size(image.shape[1], image.shape[2], self.size, self.patch, self.max_size) for image in images]
-        embedded: list[Embedded | None] = [None] * len(images)
-        for size in dict.fromkeys(targets):
-            members = [i for i, target in enumerate(targets) if target == size]
-            for i, one in zip(members, self._embed([images[i] for i in members], size), strict=True):
-                embedded[i] = one
-        refinements = self.refiner(images) if self.refiner is not None else [None] * len(images)
-        pairs = zip(embedded, refinements, images, strict=True)
-        return [EncodedImage(e, r, tuple(x.shape[1:])) for e, r, x in pairs]  # type: ignore[arg-type]
+
+        def refine() -> Sequence[Refinement | None]:
+            return self.refiner(images) if self.refiner is not None else [None] * len(images)
+
+        refinements, embedded = side_by_side(self.device, refine, lambda: self._embed_all(images))
+        parts = zip(embedded, refinements, images, strict=True)
+        return [EncodedImage(e, r, (x.shape[1], x.shape[2])) for e, r, x in parts]
 
     @torch.no_grad()
     def segment(
@@ -248,6 +247,14 @@ class CLIPer(nn.Module):
             names = [name for name in self.negatives if name not in taken]
         negatives = self.text(self.clip, Vocabulary(tuple((name,) for name in names))) if names else None
         return with_negatives(self.text(self.clip, vocabulary), negatives, self.mean_negative)
+
+    def _embed_all(self, images: Sequence[Tensor]) -> list[Embedded]:
+        targets = [target_size(image.shape[1], image.shape[2], self.size, self.patch, self.max_size) for image in images]
+        embedded: dict[int, Embedded] = {}
+        for size in dict.fromkeys(targets):
+            members = [i for i, target in enumerate(targets) if target == size]
+            embedded.update(zip(members, self._embed([images[i] for i in members], size), strict=True))
+        return [embedded[i] for i in range(len(images))]
 
     def _embed(self, images: list[Tensor], size: tuple[int, int]) -> list[Embedded]:
         pixels = torch.stack([resize_for_clip(image, size) for image in images]).to(self.device)

@@ -92,8 +92,15 @@ def check_blocks(width: int, block_size: int) -> None:
         raise ValueError(f"MODEL.ADAPTER.BLOCK_SIZE: got {block_size}, expected a divisor of the attention width {width}")
 
 
-def block_product(weight: Tensor, blocks: Tensor) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b, b), D = R b."""
+def block_product(weight: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
+    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b, b), D = R b.
+
+    With ``out``, of the shape of ``weight``, it is written there, without gradients.
+    """
     r, b, _ = blocks.shape[-3:]
     columns = weight.unflatten(-1, (r, b)).transpose(-2, -3)
-    return (columns @ blocks.transpose(-1, -2)).transpose(-2, -3).reshape(weight.shape)
+    product = (columns @ blocks.transpose(-1, -2)).transpose(-2, -3)
+    if out is None:
+        return product.reshape(weight.shape)
+    out.unflatten(-1, (r, b)).copy_(product)
+    return out

@@ -53,7 +53,7 @@ class RadiusAdjustment(Adapter):
         """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32 or wider."""
         parts = weight.unflatten(0, (3, -1))
         chosen = [PROJECTIONS.index(name) for name in self.projections]
-        blocks = torch.stack([getattr(self, name) for name in self.projections])
+        blocks = [getattr(self, name) for name in self.projections]
         with torch.autocast(weight.device.type, enabled=False):
             if len(chosen) < len(PROJECTIONS):
                 adjusted = self._adjust(parts[chosen], blocks)
@@ -65,12 +65,18 @@ class RadiusAdjustment(Adapter):
     def starts_at_identity(self) -> list[nn.Parameter]:
         return list(self.parameters())
 
-    def _adjust(self, weights: Tensor, blocks: Tensor) -> Tensor:
-        """Adjust weights (P, O, D) by blocks (P, R, b, b)."""
+    def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
+        """Adjust weights (P, O, D), each by its blocks (R, b, b)."""
         if self.literal:
             return torch.stack([self._literal(w, own) for w, own in zip(weights, blocks, strict=True)])
         input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
-        return capped_product(weights, blocks, input_cap, hyperbolic.tangent_cap(1.0) / self.curvature**0.5)
+        output_cap = hyperbolic.tangent_cap(self.curvature)
+        if torch.is_grad_enabled():
+            return capped_product(weights, torch.stack(blocks), input_cap, output_cap)
+        result = torch.empty_like(weights)
+        for one, own, out in zip(weights, blocks, result, strict=True):  # each stays in a CPU's cache
+            capped_product(one, own, input_cap, output_cap, out)
+        return result
 
     def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
         points = hyperbolic.expmap0(weight, self.curvature)
@@ -78,15 +84,18 @@ class RadiusAdjustment(Adapter):
         return hyperbolic.logmap0(product, self.curvature)
 
 
-def capped_product(weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float) -> Tensor:
+def capped_product(
+    weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float, out: Tensor | None = None
+) -> Tensor:
     """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, the norms of its rows capped before and after.
 
-    Scaling a row commutes with the product, so both caps are one multiplication at the end.
+    Scaling a row commutes with the product, so both caps are one multiplication at the end. With ``out``, of the shape of
+    ``weight``, the result is written there, without gradients.
     """
-    product = block_product(weight, blocks)
+    product = block_product(weight, blocks, out)
     before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
     after = output_cap / (product.norm(dim=-1, keepdim=True) * before).clamp_min(output_cap)
-    return product * (before * after)
+    return product * (before * after) if out is None else product.mul_(before * after)
 
 
 @ADAPTER_REGISTRY.register()

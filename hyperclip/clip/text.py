@@ -60,7 +60,7 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     packing = Packing(len(tokens), shared, inside.shape[1], inside.flatten().nonzero()[:, 0])
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
-    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1)[packing.kept]])
+    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1).index_select(0, packing.kept)])
     recompute = recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
         x = run(residual_block, block, x, packing, recompute=recompute)
@@ -100,7 +100,8 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tenso
     (q0, k0, v0), (q, k, v) = ([z.transpose(1, 2) for z in part.unbind(2)] for part in by_head)
     k, v = (torch.cat([z0.expand(prompts, -1, -1, -1), z], dim=2) for z0, z in ((k0, k), (v0, v)))
     visible = torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2).flatten(0, 1)[kept]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    y = y.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, kept)
     if shared:
         first = F.scaled_dot_product_attention(q0, k0, v0, is_causal=True)
         y = torch.cat([first.transpose(1, 2).flatten(2)[0], y])

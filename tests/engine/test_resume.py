@@ -121,11 +121,11 @@ def test_two_processes_do_what_one_does_in_float64(pictures, tmp_path):
     """Every loss, norm and single weight, with four images at a time against two."""
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
-        keys = config_of(pictures, TEST__EVAL_PERIOD=0, SOLVER__MAX_ITER=10)
+        keys = config_of(pictures, TEST__EVAL_PERIOD=0)
         done = train(tmp_path / str(processes), keys, "--double", "--num-gpus", str(processes))
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = records_of(tmp_path / "1"), records_of(tmp_path / "2")
-    for k in range(10):
+    for k in range(ITERATIONS):
         for figure in ("loss", "norm"):
             assert two[k][figure] == pytest.approx(one[k][figure], rel=1e-10)
     first, second = (torch.load(tmp_path / n / "model_final.pth", weights_only=True)["model"] for n in "12")

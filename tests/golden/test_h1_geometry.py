@@ -72,13 +72,15 @@ def test_maps_of_given_points(arrays, fake_state, name):
         assert_rows_close(got[:, ::4].numpy(), arrays[f"{name}_ball_{key}"], c, tangent_norms)
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("literal", [False, True], ids=["fast", "literal"])
 @pytest.mark.parametrize("name", TOWERS)
-def test_adapter(arrays, fake_state, name, literal):
+def test_adapter(arrays, fake_state, name, literal, gradients):
     width, c = TOWERS[name]
     x = torch.from_numpy(arrays[f"{name}_x"])
     adapter = adapter_with(blocks_of(fake_state, name, width), c, literal)
-    got = adapter(torch.cat([x, x, x])).detach().chunk(3)
+    with torch.set_grad_enabled(gradients):
+        got = adapter(torch.cat([x, x, x])).detach().chunk(3)
     for part in got:
         assert_rows_close(part[:, ::4].numpy(), arrays[f"{name}_adapter"], c, arrays[f"{name}_norms"])
 
@@ -96,6 +98,8 @@ def test_in_projection_and_gradient(arrays, fake_state, name, scale, literal):
             p.copy_(torch.from_numpy(fake_state.fill(f"{block}hyperbolic_attn.adapter_attn_{q}.weights", p.shape)))
     weight = torch.from_numpy(fake_state.fill(f"{block}attn.in_proj_weight", (3 * width, width))) * float(scale)
     out = adapter(weight)
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(weight), out, rtol=1e-6, atol=1e-6)
     norms = out.detach()[::16].norm(dim=-1).numpy()
     assert_rows_close(out.detach()[::16, ::4].numpy(), arrays[f"{name}_in_proj_x{scale}_out"], c, norms)
     cotangent = torch.from_numpy(fake_state.fill(f"h1.{name}.cotangent", (3 * width, width), "matrix"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -18,9 +17,12 @@ from hyperclip.clip.loading import LoadedClip, load_clip
 from hyperclip.config import load_config
 from hyperclip.engine.checkpointing import load_strictly
 
+from tests.golden import fake_state as formula_made
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+RECORDED = ROOT / "tests" / "golden" / "arrays"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,26 +36,24 @@ def _in_repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def golden():
-    """Loader of the recorded arrays: ``golden("h3_text.npz")`` gives a dict of arrays, of JSON its content."""
-    folder = SHARED / "golden"
-    if not folder.is_dir():
-        pytest.skip("the recorded outputs of the published implementations (../shared/golden) are not here")
+    """Loader of the recorded arrays: ``golden("h3_text.npz")`` gives a dict of arrays, of JSON its content.
+
+    A part of the recordings ships with the repository; the others are looked for in ../shared/golden.
+    """
 
     def load(name: str):
-        if name.endswith(".json"):
-            return json.loads((folder / name).read_text())
-        return dict(np.load(folder / name))
+        path = next((p for p in (RECORDED / name, SHARED / "golden" / name) if p.is_file()), None)
+        if path is None:
+            pytest.skip(f"{name}: neither in tests/golden/arrays nor in ../shared/golden")
+        return json.loads(path.read_text()) if path.suffix == ".json" else dict(np.load(path))
 
     return load
 
 
 @pytest.fixture(scope="session")
-def fake_state(golden):
-    """The generator of formula-made weights and pictures that the golden data was recorded with."""
-    spec = importlib.util.spec_from_file_location("fake_state", SHARED / "golden" / "fake_state.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fake_state():
+    """The generator of formula-made weights and images that the golden data was recorded with."""
+    return formula_made
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hyperclip.files import write_atomically
+from hyperclip.finite import FiniteCheck
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps
@@ -118,6 +119,7 @@ class DiffusionAttention(nn.Module):
         if file.is_file():
             return torch.load(file, map_location=square.device, weights_only=True)
         latents = self._encode(square)
+        FiniteCheck().add("the latents of the image", latents).require(self)  # NaN would outlive the weights that it came from
         write_atomically(file, lambda path: torch.save(latents, path))
         return latents
 

@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
+from hyperclip.finite import FiniteCheck
 from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
 from open_clip import CLIP
 from torch import Tensor, nn
@@ -170,6 +171,11 @@ class CLIPer(nn.Module):
         return self.pixel_mean.device
 
     @property
+    def _half(self) -> bool:
+        """Whether float16 is used in places."""
+        return self.half_precision and self.device.type == "cuda"
+
+    @property
     def abstains(self) -> bool:
         """Whether pixels may be left without a class where no background exists."""
         return self.labels.protocol == "abstain"
@@ -211,8 +217,18 @@ class CLIPer(nn.Module):
             return self.refiner(images) if self.refiner is not None else [None] * len(images)
 
         refinements, embedded = side_by_side(self.device, refine, lambda: self._embed_all(images))
+        self._require_finite(embedded, refinements)
         parts = zip(embedded, refinements, images, strict=True)
         return [EncodedImage(e, r, (x.shape[1], x.shape[2])) for e, r, x in parts]
+
+    def _require_finite(self, embedded: Sequence[Embedded], refinements: Sequence[Refinement | None]) -> None:
+        check = FiniteCheck()
+        for image, refinement in zip(embedded, refinements, strict=True):
+            check.add("CLIP's features of the image", image.features, image.affinity)
+            if image.windows is not None:
+                check.add("CLIP's features of the windows", image.windows.features, image.windows.affinity)
+            check.add("what the refiner sees in the image", *getattr(refinement, "inputs", ()))
+        check.require(self, self._half)
 
     @torch.no_grad()
     def segment(
@@ -225,6 +241,8 @@ class CLIPer(nn.Module):
         Returns:
             "sem_seg_labels" int64 (H, W), -1 where no class is, "sem_seg_confidence" (H, W), that class's score, 0 to
             about 2; with output "scores" also "sem_seg" (T, H, W).
+        Raises:
+            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See :mod:`hyperclip.finite`.
         """
         prompts = self.embed_vocabulary(vocabulary)
         synonyms = self.text.class_of(vocabulary)
@@ -232,6 +250,8 @@ class CLIPer(nn.Module):
         coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores, class_of)
         refined = coarse if image.refinement is None else image.refinement(coarse)
         scores = fuse_scores(refined, coarse)
+        check = FiniteCheck().add("the embeddings of the class names", prompts).add("the scores", coarse, scores)
+        check.add("the refined scores", refined).require(self, self._half)
         options = labels or (replace(self.labels, protocol="abstain") if self.background else self.labels)
         best, confidence = label_map(refined, scores, size, options)
         result = {"sem_seg_labels": best, "sem_seg_confidence": confidence}
@@ -281,9 +301,8 @@ class CLIPer(nn.Module):
         return [Windows(f.transpose(0, 1), boxes, merge_affinities(a, boxes, grid)) for f, a in per_image]
 
     def _encode_layers(self, batch: Tensor, proxy: Tensor | None) -> tuple[Tensor, Tensor]:
-        half = self.half_precision and self.device.type == "cuda"
         visual: Any = self.clip.visual
-        with torch.autocast("cuda", torch.float16) if half else contextlib.nullcontext():
+        with torch.autocast("cuda", torch.float16) if self._half else contextlib.nullcontext():
             return encode_layers(visual, batch, self.fusion, self.layers, proxy)
 
 

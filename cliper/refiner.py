@@ -27,7 +27,7 @@ from .features import FeatureExtractor
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]
-"""Coarse scores (T, h, w) to fine ones (T, h', w')."""
+"""Coarse scores (T, h, w) to fine ones (T, h', w'). If it has "inputs", tensors of the image, they are checked to be finite."""
 
 Refiner = Callable[[Sequence[Tensor]], list[Refinement]]
 """Images (3, H, W), RGB 0..255, of any sizes, to a refinement for each."""
@@ -41,11 +41,12 @@ class GridRefinement:
     """Resize scores to the grid of an operator, bilinearly, and apply it.
 
     Args:
-        grid: (h', w'). apply: scores (N, T) to scores (N, T).
+        grid: (h', w'). apply: scores (N, T) to scores (N, T). inputs: what the operator is made of.
     """
 
     grid: tuple[int, int]
     apply: Callable[[Tensor], Tensor]
+    inputs: tuple[Tensor, ...] = ()
 
     def __call__(self, coarse: Tensor) -> Tensor:
         resized = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)[0]
@@ -62,7 +63,7 @@ class DiffusionRefiner(nn.Module):
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:
         """One refinement for each image."""
         maps = self.attention(images)
-        return [GridRefinement(m.grid, partial(m.apply, options=self.options)) for m in maps]
+        return [GridRefinement(m.grid, partial(m.apply, options=self.options), (*m.queries, *m.keys)) for m in maps]
 
 
 class FeatureRefiner(nn.Module):
@@ -74,7 +75,7 @@ class FeatureRefiner(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:
         """One refinement for each image."""
-        return [GridRefinement(m.grid, m.apply) for m in self.extractor.maps(images)]
+        return [GridRefinement(m.grid, m.apply, (m.unit,)) for m in self.extractor.maps(images)]
 
 
 @REFINER_REGISTRY.register()

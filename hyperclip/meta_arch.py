@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .adapters import AdapterOptions, prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
 from .features import DenseFeatures
+from .finite import FiniteCheck
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
 from .inference import SlidingWindow, label_map, make_views, resize, score_maps
 from .memory import items_at_a_time
@@ -142,12 +143,21 @@ class HyperCLIP(nn.Module):
     def encode(self, images: Sequence[Tensor]) -> list[Any]:
         """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary: what ``segment`` takes."""
         views = [make_views(self.normalise(image), self.resolution, self.sliding, self.divisor) for image in images]
-        return [self.sem_seg_head.prepare(self.encode_views(v)) for v in views]
+        check = FiniteCheck()
+        encoded = [self._prepare(v, check) for v in views]
+        check.require(self)
+        return encoded
 
     @torch.no_grad()
     def segment(self, encoded: Any, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size."""
-        logits = self.sem_seg_head.infer(encoded, self.text(self.clip, vocabulary), self.class_chunk)
+        """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size.
+
+        Raises:
+            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
+        """
+        text = self.text(self.clip, vocabulary)
+        logits = self.sem_seg_head.infer(encoded, text, self.class_chunk)
+        FiniteCheck().add("the embeddings of the class names", text).add("the head's logits", logits.logits).require(self)
         return self._with_background(label_map(logits, self.sliding, size, self._class_of(vocabulary)))
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
@@ -169,6 +179,8 @@ class HyperCLIP(nn.Module):
             in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
             0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence". Where a background
             exists, the labels are there in both cases.
+        Raises:
+            NotFiniteError: in inference, NaN or infinity on the way; see :mod:`hyperclip.finite`.
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.training:
@@ -199,12 +211,19 @@ class HyperCLIP(nn.Module):
             raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
         text = self.text(self.clip, self.vocabulary)
         views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
-        prepared = self.sem_seg_head.prepare(self.encode_views(torch.cat(views)))
-        logits = self.sem_seg_head.infer(prepared, text, self.class_chunk)
+        check = FiniteCheck()
+        logits = self.sem_seg_head.infer(self._prepare(torch.cat(views), check), text, self.class_chunk)
+        check.add("the embeddings of the class names", text).add("the head's logits", logits.logits).require(self)
         sizes = [(x.get("height", i.shape[1]), x.get("width", i.shape[2])) for i, x in zip(images, records, strict=True)]
         finish, class_of = score_maps if self.output == "scores" else label_map, self._class_of(self.vocabulary)
         parts = zip(logits.split(len(views[0])), sizes, strict=True)
         return [self._with_background(finish(part, self.sliding, size, class_of)) for part, size in parts]
+
+    def _prepare(self, views: Tensor, check: FiniteCheck) -> Any:
+        """What the head makes of views (V, 3, r, r) without knowing the classes."""
+        features = self.encode_views(views)
+        check.add("CLIP's features of the image", features.embeddings, *features.intermediates)
+        return self.sem_seg_head.prepare(features)
 
     def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
         classes = self.text.class_of(vocabulary)

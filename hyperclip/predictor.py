@@ -21,6 +21,7 @@ from detectron2.modeling import build_model
 from .adapters import merge
 from .config import load_config
 from .engine import StrictCheckpointer, require_weights
+from .finite import FiniteCheck, require_finite_weights
 from .memory import keep_freed_memory
 from .vocabulary import Vocabulary
 
@@ -50,6 +51,7 @@ class Predictor:
 
     def __init__(self, model: Any, shortest: int = 640, longest: int = 2560) -> None:
         merge(model.eval())
+        require_finite_weights(model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
         self._encoded: Any = None
         self._size = (0, 0)
@@ -92,11 +94,13 @@ class Predictor:
             options: passed on to the model's ``segment``; CLIPer takes ``labels``, its thresholds.
         Raises:
             RuntimeError: no image was set. ValueError: an empty vocabulary, duplicates, a name that is too long.
+            NotFiniteError: NaN or infinity on the way.
         """
         if self._encoded is None:
             raise RuntimeError("predict: no image yet. Call set_image(image) first")
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
         result = self.model.segment(self._encoded, vocabulary, self._size, **options)
+        FiniteCheck().add("the confidence", result["sem_seg_confidence"]).require(self.model)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
         return Prediction(labels, confidence, vocabulary.names)

@@ -23,6 +23,7 @@ from ..data import DATASETS, SemSegMapper
 from ..data.stream import start_method
 from ..evaluation import SemSegEvaluator
 from ..evaluation.protocols import protocol_name
+from ..finite import require_finite_weights
 from ..vocabulary import Vocabulary
 from .vocabularies import test_vocabulary
 
@@ -69,6 +70,7 @@ def evaluate_dataset(
         FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit.
     """
     bare: Any = getattr(model, "module", model)
+    require_finite_weights(bare)
     vocabulary = test_vocabulary(cfg, name)
     background = prepare_model(bare, vocabulary, name)
     records = DatasetCatalog.get(name) if records is None else records

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from ..data.labels import read_record_label
 from ..data.registry import DATASETS
 from ..files import write_atomically
+from ..finite import FiniteCheck
 from .boundary import BoundaryCounts
 from .confusion import ConfusionMatrix, SegmentationScores
 from .protocols import answered_labels, to_dataset_labels
@@ -58,8 +59,11 @@ class SemSegEvaluator(DatasetEvaluator):
 
         Raises:
             ValueError, FileNotFoundError: a label that cannot be read, has another size or unknown values.
+            NotFiniteError: scores, or the confidence of labels, that hold NaN or infinity: no label is made of them.
         """
         for record, output in zip(inputs, outputs, strict=True):
+            answers = [output[key] for key in ("sem_seg", "sem_seg_confidence") if key in output]
+            FiniteCheck().add(f"the answer for {record.get('file_name', record['sem_seg_file_name'])}", *answers).require()
             prediction = to_dataset_labels(answered_labels(output), len(self.names), self.background)
             truth = torch.from_numpy(read_record_label(record))
             self.matrix.counts = self.matrix.counts.to(prediction.device)

@@ -24,6 +24,7 @@ import hyperclip.data  # noqa: E402, F401  (checks the installation)
 import numpy as np  # noqa: E402
 from cliper.postprocess import LabelOptions  # noqa: E402
 from hyperclip.data import read_image  # noqa: E402
+from hyperclip.memory import keep_freed_memory  # noqa: E402
 from hyperclip.predictor import Prediction, Predictor  # noqa: E402
 from hyperclip.visualization import BACKGROUND, label_image, overlay  # noqa: E402
 from hyperclip.vocabulary import Vocabulary  # noqa: E402
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args()
+    keep_freed_memory()
     offer_first(arguments.config_file)
     os.chdir(ROOT)
     fonts = ["system-ui", "sans-serif"]

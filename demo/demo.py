@@ -28,6 +28,7 @@ from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.custom import register_files
 from hyperclip.data.records import IMAGE_SUFFIXES
 from hyperclip.files import write_atomically
+from hyperclip.memory import keep_freed_memory
 from hyperclip.predictor import Prediction, Predictor
 from hyperclip.visualization import BACKGROUND, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary, load_vocabulary
@@ -110,6 +111,7 @@ def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Pred
 def main() -> int:
     arguments = parse_arguments()
     logger = setup_logger(name="hyperclip")
+    keep_freed_memory()
     cfg = load_config(arguments.config_file, arguments.opts)
     vocabulary = choose_vocabulary(cfg, arguments)
     images = find_images(arguments.input)

@@ -140,6 +140,9 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.SLIDING.KERNEL = 384  # side of a window in that square
     cfg.TEST.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     cfg.TEST.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
+    # Of every evaluation and of the predictor: float32, or tf32, which is faster on GPUs that have it and less exact. CLIPer's
+    # float16 is MODEL.CLIPER.HALF. Results name it.
+    cfg.TEST.PRECISION = "float32"
     cfg.TEST.OUTPUT = "scores"  # "scores": sem_seg (T, H, W); "labels": sem_seg_labels (H, W), far less memory
     cfg.TEST.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what the caches of a CPU's cores or a GPU's free memory take
     cfg.TEST.IMS_PER_BATCH = 1  # images of one evaluation step and process
@@ -153,7 +156,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Of the forward pass: auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16, float16. Weights, the
     # optimiser and the loss stay in float32. Detectron2's AMP.ENABLED True is float16.
     cfg.SOLVER.PRECISION = "auto"
-    cfg.SOLVER.TF32 = True  # on GPUs, multiply float32 matrices in TF32
+    cfg.SOLVER.TF32 = True  # on GPUs, training multiplies float32 numbers in TF32; evaluations follow TEST.PRECISION
     cfg.SOLVER.MICRO_BATCHES = 1  # run the batch of a process in so many parts: less memory, the same gradient
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     cfg.SOLVER.BASE_LR = 2e-4

@@ -22,7 +22,7 @@ from .adapters import merge
 from .config import load_config
 from .engine import StrictCheckpointer, require_weights
 from .finite import FiniteCheck, require_finite_weights
-from .memory import keep_freed_memory
+from .precision import float32_products, inference_precision
 from .vocabulary import Vocabulary
 
 
@@ -47,11 +47,13 @@ class Predictor:
     Args:
         model: a :class:`HyperCLIP`, or anything else with its ``encode`` and ``segment``, such as CLIPer.
         shortest, longest: the image is resized to this shortest side (0: not at all) unless its longest would exceed the other.
+        precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may take float16).
     """
 
-    def __init__(self, model: Any, shortest: int = 640, longest: int = 2560) -> None:
+    def __init__(self, model: Any, shortest: int = 640, longest: int = 2560, precision: str = "float32") -> None:
         merge(model.eval())
         require_finite_weights(model)
+        self.precision = inference_precision(precision, model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
         self._encoded: Any = None
         self._size = (0, 0)
@@ -63,14 +65,13 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: see :func:`hyperclip.config.load_config` and the checkpoint loader.
         """
-        keep_freed_memory()
         if isinstance(config, CfgNode) and overrides:
             raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         model = build_model(cfg)
         require_weights(cfg, model)
         StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION)
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the vocabulary.
@@ -83,7 +84,8 @@ class Predictor:
         inputs = AugInput(image)
         self.resize(inputs)
         tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        (self._encoded,) = self.model.encode([tensor])
+        with float32_products(self.precision == "tf32"):
+            (self._encoded,) = self.model.encode([tensor])
         self._size = image.shape[:2]
 
     def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
@@ -100,7 +102,8 @@ class Predictor:
             raise RuntimeError("predict: no image yet. Call set_image(image) first")
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
-        result = self.model.segment(self._encoded, vocabulary, self._size, **options)
+        with float32_products(self.precision == "tf32"):
+            result = self.model.segment(self._encoded, vocabulary, self._size, **options)
         FiniteCheck().add("the confidence", result["sem_seg_confidence"]).require(self.model)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
         return Prediction(labels, confidence, vocabulary.names)

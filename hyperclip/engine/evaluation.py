@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ..data.stream import start_method
 from ..evaluation import SemSegEvaluator
 from ..evaluation.protocols import protocol_name
 from ..finite import require_finite_weights
+from ..precision import float32_products, inference_precision
 from ..vocabulary import Vocabulary
 from .vocabularies import test_vocabulary
 
@@ -39,6 +42,7 @@ class Evaluation:
         labels: name of the label map that the truth was read with.
         seconds: wall time per image of all processes together, reading included.
         peak_memory: MB, of the GPU, or of the main process.
+        precision: "float32", "tf32", "float16" or "bfloat16".
     """
 
     scores: dict[str, float]
@@ -47,6 +51,7 @@ class Evaluation:
     labels: str | None
     seconds: float
     peak_memory: float
+    precision: str = "float32"
 
 
 def evaluate_dataset(
@@ -67,25 +72,31 @@ def evaluate_dataset(
     Returns:
         the same on all processes, but for the scores, which only the main process has (else empty).
     Raises:
-        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit.
+        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit; NaN in a result.
+        RuntimeError: for example too little memory. With several processes all of them raise what one of them met first.
     """
     bare: Any = getattr(model, "module", model)
-    require_finite_weights(bare)
-    vocabulary = test_vocabulary(cfg, name)
-    background = prepare_model(bare, vocabulary, name)
-    records = DatasetCatalog.get(name) if records is None else records
-    evaluator = evaluator or build_evaluator(cfg, name)
-    start = time.perf_counter()
-    _reset_peak_memory(bare.pixel_mean.device)
-    scores = _run(cfg, model, records, evaluator)
-    comm.synchronize()
+    with failing_together():
+        require_finite_weights(bare)
+        vocabulary = test_vocabulary(cfg, name)
+        background = prepare_model(bare, vocabulary, name)
+        records = DatasetCatalog.get(name) if records is None else records
+        evaluator = evaluator or build_evaluator(cfg, name)
+        start = time.perf_counter()
+        _reset_peak_memory(bare.pixel_mean.device)
+        precision = inference_precision(cfg.TEST.PRECISION, bare)
+        with float32_products(precision == "tf32"):
+            _run(cfg, model, records, evaluator)
+    with failing_together():
+        result = evaluator.evaluate()
     return Evaluation(
-        scores,
+        dict(result["sem_seg"]) if result else {},
         vocabulary,
         protocol_name(background, getattr(bare, "abstains", False)),
         records[0].get("label_map"),
         (time.perf_counter() - start) / len(records),
         _peak_memory(bare.pixel_mean.device),
+        precision,
     )
 
 
@@ -109,8 +120,12 @@ def prepare_model(model: Any, vocabulary: Vocabulary, dataset: str) -> str:
 
 def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
     """The evaluator of a dataset with what the config asks for."""
-    per_image = Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
-    return SemSegEvaluator(name, cfg.TEST.BOUNDARY_IOU, per_image)
+    return SemSegEvaluator(name, cfg.TEST.BOUNDARY_IOU, per_image_file(cfg, name))
+
+
+def per_image_file(cfg: CfgNode, name: str) -> Path | None:
+    """Where the scores of each image of a dataset go, None if the config does not ask for them."""
+    return Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
 
 
 def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
@@ -125,7 +140,31 @@ def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
     )
 
 
-def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegEvaluator) -> dict[str, float]:
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """What one process raises inside, all raise, so that none waits for ever for one that has left.
+
+    What waits for other processes inside, all have to reach or none. An error of another process comes as a ``RuntimeError``
+    with its words, one of the input (``OSError``, ``ValueError``) as a ``ValueError``.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if comm.get_world_size() > 1:
+        said = None if error is None else (isinstance(error, OSError | ValueError), f"{type(error).__name__}: {error}")
+        everywhere = comm.all_gather(said)
+        if error is None:
+            for rank, other in enumerate(everywhere):
+                if other is not None:
+                    kind = ValueError if other[0] else RuntimeError
+                    raise kind(f"process {rank} of {len(everywhere)}: {other[1]}")
+    if error is not None:
+        raise error
+
+
+def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegEvaluator) -> None:
     loader = build_test_loader(cfg, records)
     evaluator.reset()
     bare: Any = getattr(model, "module", model)
@@ -143,8 +182,6 @@ def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegE
         model.train(training)
         if output is not None:
             bare.output = output
-    result = evaluator.evaluate()
-    return dict(result["sem_seg"]) if result else {}
 
 
 def _reset_peak_memory(device: torch.device) -> None:

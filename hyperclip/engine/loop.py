@@ -21,7 +21,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> str:
-    """"auto" is bfloat16 on GPUs that have it, else float32.
+    """"auto" is bfloat16 on GPUs that compute in it (from NVIDIA's Ampere on), else float32.
 
     Raises:
         ValueError: an unknown precision, or float16 without CUDA.
@@ -32,7 +32,8 @@ def choose_precision(wanted: str, device: str | torch.device) -> str:
     if wanted == "float16" and not on_cuda:
         raise ValueError("SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to cuda")
     if wanted == "auto":
-        return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported() else "float32"
+        # Before Ampere torch emulates bfloat16, which is slower than float32.
+        return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return wanted
 
 

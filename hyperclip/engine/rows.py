@@ -17,11 +17,10 @@ from ..data import DatasetSpec
 from ..data.labels import LABEL_MAPS
 from ..evaluation.literature import published_for
 from .evaluation import Evaluation
+from .kept import ContentHashes, framework_versions
+from .released import NO_INFLUENCE, changed_settings
 from .setup import flat_config
 from .vocabularies import test_vocabulary
-
-NO_INFLUENCE = ("OUTPUT_DIR", "DATASETS.", "DATALOADER.", "SOLVER.", "VERSION")
-"""Keys that do not change what an evaluation finds; the dataset and its vocabulary are looked at themselves."""
 
 FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")
 """How the names of keys end whose value may be a file or a folder."""
@@ -56,6 +55,7 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
     return {
         "protocol": found.protocol,
         "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
+        "precision": found.precision,
         "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
         "synonyms": cfg.MODEL.SYNONYMS,
         "images": len(benchmark.records),
@@ -94,22 +94,38 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
         yield "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
     if papers and all(p.backbone != cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED for p in papers):
         yield "another backbone than the paper's"
+    elif papers:
+        yield from (p.note for p in papers if p.note)
+        changed = changed_settings(cfg, spec, papers)
+        if changed is None:
+            yield "no released settings for this row are here to be compared with"
+        elif changed:
+            yield f"other settings than the released ones: {', '.join(changed)}"
     if not is_cliper and found.protocol == "threshold":
         yield f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports for this model"
 
 
-def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:
-    """Changes when the config, a file or folder that it names, the vocabulary, the data or the meaning of its labels do."""
+def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None = None) -> str:
+    """Changes when the config, a file or folder that it names, the vocabulary, the data, the meaning of its labels or the
+    framework do. Files count by their content.
+
+    Args:
+        hashes: of this run; None reads every file anew.
+    Raises:
+        OSError: a file that cannot be read.
+    """
+    hashes = hashes or ContentHashes()
     keys = {k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)}
-    files = {k: _state(Path(str(v))) for k, v in keys.items() if k.endswith(FILE_KEYS) and v and Path(str(v)).exists()}
+    named = {k: Path(str(v)).expanduser() for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
+    files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
     vocabulary, spec, records = test_vocabulary(cfg, benchmark.spec.name), benchmark.spec, benchmark.records
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
     maps = [sorted(LABEL_MAPS[name].classes.items()) for name in sorted({r["label_map"] for r in records})]
     names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"], r["label_map"]) for r in records]
-    data = [_state(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])]
+    data = [hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])]
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
-    content = json.dumps([keys, files, asked, maps, names, data, protocol], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
+    content = [keys, files, asked, maps, names, data, protocol, framework_versions()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def last_line(error: Exception) -> str:
@@ -121,8 +137,3 @@ def last_line(error: Exception) -> str:
         text = "\n".join(lines[min(start, len(lines) - 1) :])
     return text or type(error).__name__
 
-
-def _state(path: Path) -> list[tuple[str, int, int]]:
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = [(p, p.stat()) for p in files]
-    return [(str(p), stat.st_size, stat.st_mtime_ns) for p, stat in found]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -19,9 +19,9 @@ from ..data import DATASETS, DatasetSpec, find_dataset
 from ..data.custom import register_files
 from ..data.records import make_records, pair_files, require_no_faults
 from ..evaluation.report import save_benchmark_tables, save_class_table
-from ..files import write_atomically
 from .checkpointing import StrictCheckpointer, require_weights
-from .evaluation import evaluate_dataset
+from .evaluation import evaluate_dataset, failing_together, per_image_file
+from .kept import ContentHashes, read_row, write_row
 from .rows import Benchmark, describe_evaluation, fingerprint, last_line
 from .vocabularies import test_vocabulary
 
@@ -116,9 +116,9 @@ def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool 
 
 
 def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) -> list[dict[str, Any]]:
-    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights and data are kept.
+    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights, data and framework are kept.
 
-    With several processes an error is raised at once, since the others would wait for ever.
+    Each row stands alone: whatever one of them meets, on any process, is its "error", and the others are evaluated.
 
     Args:
         plan: each system with its benchmarks.
@@ -126,50 +126,83 @@ def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) 
         a row for each pair, with "error" where it could not be evaluated; written as results.json, .csv and .md after each.
     """
     rows: list[dict[str, Any]] = []
+    hashes = ContentHashes()
     for system, benchmarks in plan:
-        model: nn.Module | None = None
-        failure: Exception | None = None
+        loader = _Loader(system.cfg)
         for benchmark in benchmarks:
-            spec = benchmark.spec
-            path = output / "rows" / system.name / f"{spec.alias}.json"
-            mark = fingerprint(system.cfg, benchmark)
-            row = read_row(path, mark)
-            if row is None:
-                row = {"system": system.name, "benchmark": spec.alias, "dataset": spec.name}
-                try:
-                    if failure is not None:
-                        raise failure
-                    if model is None:
-                        model = load_model(system.cfg)
-                except (OSError, ValueError) as error:
-                    failure, row["error"] = error, last_line(error)
-                else:
-                    row |= evaluate_row(system.cfg, model, benchmark)
-                if "error" in row and comm.get_world_size() > 1:
-                    raise ValueError(f"{system.name} on {spec.alias}: {row['error']}")
-                if "error" in row:
-                    logger.error("%s on %s: %s", system.name, spec.alias, row["error"])
-                elif comm.is_main_process():
-                    row["fingerprint"] = mark
-                    _write_json(path, row)
-                    save_class_table(row, path.with_name(f"{spec.alias}_classes.csv"))
-            else:
-                logger.info("%s on %s: kept from %s", system.name, spec.alias, path)
-            rows.append(row)
+            rows.append(_row(system, benchmark, loader, output, hashes))
             if comm.is_main_process():
                 save_benchmark_tables(rows, output)
             comm.synchronize()
     return rows
 
 
-def evaluate_row(cfg: CfgNode, model: nn.Module, benchmark: Benchmark) -> dict[str, Any]:
-    """What a model reaches on a benchmark, or "error" if it could not be evaluated."""
+class _Loader:
+    """Loads a config's model when it is first asked for, and once; what it met is met again by every later call."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg, self.failure = cfg, ""
+        self.model: nn.Module | None = None
+
+    def __call__(self) -> nn.Module:
+        if self.failure:
+            raise ValueError(self.failure)
+        if self.model is None:
+            try:
+                with failing_together():
+                    self.model = load_model(self.cfg)
+            except Exception as error:  # its words alone: the error itself would keep what was loaded so far
+                self.failure = _describe(error)
+                raise ValueError(self.failure) from None
+        return self.model
+
+
+def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, hashes: ContentHashes) -> dict[str, Any]:
+    """A row that was kept, or a new one, which is kept unless it failed."""
+    alias = benchmark.spec.alias
+    path = output / "rows" / system.name / f"{alias}.json"
+    start = {"system": system.name, "benchmark": alias, "dataset": benchmark.spec.name}
     try:
-        found = evaluate_dataset(cfg, model, benchmark.spec.name, records=benchmark.records)
-    except (OSError, ValueError) as error:
-        logger.debug("the error of %s", benchmark.spec.alias, exc_info=True)
-        return {"error": last_line(error)}
-    return describe_evaluation(cfg, benchmark, found)
+        mark, row = _kept(system, benchmark, path, hashes)
+        kept = row is not None
+        if row is None:
+            found = evaluate_dataset(system.cfg, loader(), benchmark.spec.name, records=benchmark.records)
+            row = {**start, **describe_evaluation(system.cfg, benchmark, found), "fingerprint": mark}
+        else:
+            logger.info("%s on %s: kept from %s", system.name, alias, path)
+        with failing_together():
+            if comm.is_main_process():
+                if not kept:
+                    write_row(path, row)
+                save_class_table(row, path.with_name(f"{alias}_classes.csv"))
+    except Exception as error:
+        row = {**start, "error": _describe(error)}
+        expected = isinstance(error, OSError | ValueError)
+        logger.error("%s on %s: %s", system.name, alias, row["error"], exc_info=None if expected else error)
+    if "error" in row and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what did not fit is in nobody's way any more
+    return row
+
+
+def _kept(
+    system: System, benchmark: Benchmark, path: Path, hashes: ContentHashes
+) -> tuple[str, dict[str, Any] | None]:
+    """The fingerprint, and the row of it that is whole. The main process decides for all: they have to do the same."""
+    found: tuple[str, dict[str, Any] | None] = "", None
+    with failing_together():
+        if comm.is_main_process():
+            mark = fingerprint(system.cfg, benchmark, hashes)
+            found = mark, read_row(path, mark)
+            per_image = per_image_file(system.cfg, benchmark.spec.name)
+            if per_image is not None and not per_image.is_file():
+                found = mark, None
+    return comm.all_gather(found)[0]
+
+
+def _describe(error: Exception) -> str:
+    """What a row says of an error; of one that nobody expected, its kind as well."""
+    known = isinstance(error, OSError | ValueError)
+    return last_line(error) if known else f"{type(error).__name__}: {last_line(error)}"
 
 
 def load_model(cfg: CfgNode) -> nn.Module:
@@ -179,16 +212,3 @@ def load_model(cfg: CfgNode) -> nn.Module:
     StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     merge(model.eval())
     return model
-
-
-def read_row(path: Path, mark: str) -> dict[str, Any] | None:
-    """A row that was written before, if it has this fingerprint."""
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return row if row.get("fingerprint") == mark else None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))

@@ -30,6 +30,7 @@ from ..data import DATASETS, SemSegMapper, find_dataset
 from ..data.stream import TrainSamples, TrainStream
 from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
+from ..precision import float32_products
 from ..randomness import kept_random_state
 from .average import WeightAverage
 from .checkpointing import StrictCheckpointer
@@ -60,8 +61,6 @@ class Trainer(DefaultTrainer):
         check_batch_size(cfg)
         precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-        if on_cuda:
-            torch.set_float32_matmul_precision("high" if cfg.SOLVER.TF32 else "highest")
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
@@ -149,6 +148,11 @@ class Trainer(DefaultTrainer):
             return super().train()
         finally:
             self._trainer.close_loader()
+
+    def run_step(self) -> None:
+        on_cuda = torch.device(self.cfg.MODEL.DEVICE).type == "cuda"
+        with float32_products(self.cfg.SOLVER.TF32 and on_cuda):
+            super().run_step()
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated: their average if there is one."""
@@ -239,6 +243,7 @@ def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
         **describe_run(cfg),
         "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
         "protocol": {n: e.protocol for n, e in found.items()},
+        "precision": {n: e.precision for n, e in found.items()},
         "official_images": {n: list(DATASETS[n].images) if n in DATASETS else [] for n in found},
         "results": {n: {k: None if math.isnan(v) else v for k, v in e.scores.items()} for n, e in found.items()},
     }

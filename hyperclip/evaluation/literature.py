@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -17,6 +18,8 @@ class Published:
     Attributes:
         method, backbone: what was evaluated. variant: "", "windows", "no refiner", or both.
         source: where it stands. miou: in percent by the benchmark's alias.
+        note: why the figures are not to be compared with what this framework computes, if so.
+        settings: of a variant, by alias or "*" for all: the keys that it changes of the shipped config.
     """
 
     method: str
@@ -24,6 +27,8 @@ class Published:
     variant: str
     source: str
     miou: dict[str, float]
+    note: str = ""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @functools.cache

@@ -76,8 +76,8 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     boundary = ["boundary mIoU"] if any("boundary_mIoU" in row for row in rows) else []
     columns = [
-        "system", "benchmark", "protocol", "vocabulary", "images", "mIoU", "mIoU old", *boundary, "s/image", "peak MB",
-        "published mIoU", "notes",
+        "system", "benchmark", "protocol", "precision", "vocabulary", "images", "mIoU", "mIoU old", *boundary, "s/image",
+        "peak MB", "published mIoU", "notes",
     ]  # fmt: skip
     notes: dict[str, int] = {}
 
@@ -94,7 +94,7 @@ def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> str:
         images = str(row["images"]) if row["complete"] else f"{row['images']} of {row['official_images']}"
         scores = [row.get(key) for key in ("mIoU", "mIoU_old", *(["boundary_mIoU"] if boundary else []))]
         body.append([
-            row["system"], row["benchmark"], row["protocol"], row["vocabulary"], images,
+            row["system"], row["benchmark"], row["protocol"], row["precision"], row["vocabulary"], images,
             *("n/a" if value is None else f"{value:.2f}" for value in scores), f"{row['seconds_per_image']:.3f}",
             f"{row['peak_memory_mb']:.0f}", ", ".join(papers) or "none", " ".join(map(mark, row["notes"])),
         ])  # fmt: skip

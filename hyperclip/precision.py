@@ -1,0 +1,104 @@
+"""In what precision float32 numbers are multiplied: the one place that says so, for training and for every inference.
+
+A GPU may round the factors of a float32 product to TF32 (10 bits), and does so in convolutions unless it is told not to. These
+are switches of the whole process, so they are set while our code computes and put back afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+PRECISIONS = ("float32", "tf32")
+"""What TEST.PRECISION may be."""
+
+Switches = tuple[str | None, bool | None, tuple[str, ...]]
+
+
+def inference_precision(wanted: str, model: Any) -> str:
+    """In what a model computes, as results call it: "float32", "tf32", "float16" or "bfloat16".
+
+    Args:
+        wanted: TEST.PRECISION; TF32 exists on GPUs only.
+        model: with ``pixel_mean`` where it is, and ``half_precision`` if it takes float16 on GPUs by itself.
+    Raises:
+        ValueError: none of ``PRECISIONS``.
+    """
+    if wanted not in PRECISIONS:
+        raise ValueError(f"TEST.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
+    kind = model.pixel_mean.device.type
+    if torch.is_autocast_enabled(kind):
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    if kind != "cuda":
+        return "float32"
+    return "float16" if getattr(model, "half_precision", False) else wanted
+
+
+@contextlib.contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Inside, float32 matrices and convolutions are multiplied in float32, or in TF32 where the GPU has it.
+
+    The process's own switches are back afterwards. Threads share them: one that wants others waits until they are free.
+    """
+    me = threading.get_ident()
+    kinds = ("tf32", "ieee", "ieee", "tf32", "tf32") if tf32 else ("ieee",) * 5
+    wanted: Switches = ("high" if tf32 else "highest", tf32, kinds[: len(_kinds())])
+    with _free:
+        _free.wait_for(lambda: set(_users) <= {me} or _state["now"] == wanted)
+        if not _users:
+            _state["before"] = _read()
+        outer = _state.get("now", wanted)
+        _state["now"] = wanted
+        _users.append(me)
+        _write(wanted)
+    try:
+        yield
+    finally:
+        with _free:
+            _users.remove(me)
+            if not _users:
+                _write(_state["before"])
+            elif set(_users) == {me}:
+                _state["now"] = outer
+                _write(outer)
+            _free.notify_all()
+
+
+def _kinds() -> list[Any]:
+    """Operations with a precision of their own; in releases of torch that have them, they count."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    return [backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv, backends.cudnn.rnn]
+
+
+def _read() -> Switches:
+    """The process's switches; an old one is None where the new ones contradict it, which torch refuses to read."""
+    old: list[Any] = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            old.append(read())
+        except RuntimeError:
+            old.append(None)
+    return old[0], old[1], tuple(kind.fp32_precision for kind in _kinds())
+
+
+def _write(switches: Switches) -> None:
+    matmul, cudnn, kinds = switches
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if cudnn is not None:
+        torch.backends.cudnn.allow_tf32 = cudnn
+    for kind, value in zip(_kinds(), kinds, strict=True):
+        kind.fp32_precision = value
+
+
+_free = threading.Condition()
+_users: list[int] = []
+"""Threads that are inside, as often as they are."""
+_state: dict[str, Switches] = {}
+"""The switches that were found outside, "before", and those that are wanted inside, "now"."""

@@ -91,12 +91,12 @@ def likely_cause(model: nn.Module | None, half: bool) -> str:
     kinds = set() if model is None else {p.dtype for p in model.parameters()}
     if half or kinds & set(HALF):
         return (
-            "half precision, whose largest number is 65504 in float16. Compute in float32: set MODEL.CLIPER.HALF False, or leave "
-            "autocast out"
+            "half precision, whose largest number is 65504 in float16. Compute in float32: set MODEL.CLIPER.HALF False, or "
+            "leave autocast out"
         )
     return (
-        "weights that are broken or belong to another model (none of them is NaN itself), an image that holds NaN, or a setting "
-        "that divides by zero"
+        "weights that are broken or belong to another model (none of them is NaN itself), an image that holds NaN, or a "
+        "setting that divides by zero"
     )
 
 

@@ -15,6 +15,7 @@ run goes on: a file for each row, and its classes. The exit status is 1 if a row
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -102,6 +103,8 @@ if __name__ == "__main__":
     try:
         if parsed.num_gpus > 1:
             launch(main, parsed.num_gpus, dist_url="auto", args=(parsed,))
+            rows = json.loads((parsed.output / "results.json").read_text(encoding="utf-8"))
+            sys.exit(int(any("error" in row for row in rows)))  # what main returned stayed in its process
         else:
             sys.exit(main(parsed))
     except (OSError, ValueError) as error:

@@ -1,0 +1,65 @@
+"""Reading YAML in which no key may be there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_WORDS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""Tags of "<<" and "=", keys that no constructor reads."""
+
+
+class DuplicateKeyError(yaml.YAMLError):
+    """A mapping has a key twice. Plain YAML loaders keep the last value and say nothing."""
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """``yaml.SafeLoader`` that refuses mappings with a key twice; what "<<" merges may be overridden as always.
+
+    Raises:
+        DuplicateKeyError: names the key and both lines.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Check the keys as they were written: later, merged keys are among them."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # no key of a Python dict: refused when the mapping is made
+            # Equal as keys of a dict, that is also 1, 0x1, 1.0 and true.
+            key = key_node.value if key_node.tag in _WORDS else self.construct_object(key_node)
+            line = key_node.start_mark.line + 1
+            if key in lines:
+                raise DuplicateKeyError(
+                    f"key {key_node.value!r} is there twice, in line {lines[key]} and in line {line}. Keep one of them"
+                )
+            lines[key] = line
+        return node
+
+
+def load_yaml(path: str | Path, what: str = "YAML file") -> Any:
+    """Read a YAML file with plain values only, in UTF-8 with or without a byte order mark.
+
+    Args:
+        what: what messages call the file.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, not UTF-8, or a key twice; one line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: got {str(path)!r}, which does not exist or is no file")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), UniqueKeyLoader)
+    except DuplicateKeyError as error:
+        raise ValueError(f"{what} {str(path)!r}: {error}") from error
+    # Beside YAML's own errors: UnicodeDecodeError, a value that its tag does not fit, nesting without end.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{what} {str(path)!r}: not valid YAML in UTF-8 ({reason}). Mend that place, or save the file as UTF-8"
+        ) from error

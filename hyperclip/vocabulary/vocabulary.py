@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from .class_files import read_class_file
 
 LISTS = Path(__file__).parent / "lists"
 
@@ -85,7 +86,7 @@ class Vocabulary:
         "negatives" and "background", or a plain list of names.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not one of the two forms.
+            FileNotFoundError: no such file. ValueError: not one of the two forms, an unknown key, or a key twice.
         """
         path = Path(path)
         if not path.is_file():
@@ -93,10 +94,7 @@ class Vocabulary:
                 f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names; the "
                 f"built-in ones are {sorted(p.stem for p in LISTS.glob('*.json'))}"
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # of JSON, or of UTF-8
-            raise ValueError(f"class file {str(path)!r}: not JSON in UTF-8 ({error})") from error
+        content = read_class_file(path)
         if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
             return cls.from_names(content, path.stem)
         try:

@@ -1,0 +1,41 @@
+"""Class files: JSON whose keys and types are checked before anything is made of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+KEYS = ("name", "version", "source", "classes", "negatives", "background")
+
+
+def read_class_file(path: Path) -> Any:
+    """What a class file holds: a list, or an object in which "negatives" and "background", if there, are lists of names.
+
+    Raises:
+        ValueError: not JSON in UTF-8, an unknown key, a key twice, or something else than a list of names.
+    """
+    where = f"class file {str(path)!r}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a key twice
+        raise ValueError(f"{where}: not JSON in UTF-8 ({error})") from error
+    if not isinstance(content, dict):
+        return content
+    unknown = sorted(content.keys() - set(KEYS))
+    if unknown and "classes" in content:
+        raise ValueError(f"{where}: got the unknown keys {unknown}, expected of {list(KEYS)}. Remove or correct them")
+    for kind in ("negatives", "background"):
+        names = content.get(kind, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{where}: {kind}: got {names!r}, expected a list of names such as [\"wall\", \"sky\"]")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may be there twice."""
+    twice = [key for key, often in Counter(key for key, _ in pairs).items() if often > 1]
+    if twice:
+        raise ValueError(f"the key {twice[0]!r} is there twice")
+    return dict(pairs)

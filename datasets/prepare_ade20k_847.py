@@ -19,14 +19,15 @@ import cv2
 import numpy as np
 from hyperclip.data import dataset_root
 from hyperclip.data import preparation as prep
+from hyperclip.data.image_files import ORIENTATIONS
 
 IMAGES = 2000
 HELP = "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see datasets/README.md"
 
 
-def convert(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
     segments = path.with_name(f"{path.stem}_seg.png")
-    image, coded = prep.read_pixels(path), prep.read_pixels(segments)
+    image, coded = prep.read_pixels(path, orientation), prep.read_pixels(segments, orientation)
     if image.shape[:2] != coded.shape[:2]:
         raise ValueError(f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its picture")
     try:
@@ -36,14 +37,18 @@ def convert(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return prep.shrink(image, cv2.INTER_LINEAR), prep.shrink(labels, cv2.INTER_NEAREST)
 
 
-def prepare(root: Path) -> prep.Counts:
-    """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+def prepare(root: Path, orientation: str = "") -> prep.Counts:
+    """Convert the validation pictures; ``orientation`` is that of :func:`hyperclip.data.preparation.read_pixels`.
+
+    Raises:
+        FileNotFoundError, ValueError: these say what is missing or damaged.
+    """
     folder = root / "ADE20K_2021_17_01"
     listed = prep.read_ade_index(prep.need(folder / "index_ade20k.pkl", HELP))
     pictures = [root / path for path in listed if path.name.startswith("ADE_val_")]
     images, labels = (folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2"))
     jobs = [
-        prep.Job(str(path), (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"), partial(convert, path))
+        prep.Job(str(path), (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"), partial(convert, path, orientation))
         for path in pictures
     ]
     return prep.convert_files(jobs, labels)
@@ -52,7 +57,10 @@ def prepare(root: Path) -> prep.Counts:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
-    print(prepare(parser.parse_args().root).report(IMAGES))
+    turned = "pixels that labels belong to where EXIF turns a picture (default: such pictures are reported as faults)"
+    parser.add_argument("--orientation", choices=ORIENTATIONS, default="", help=turned)
+    arguments = parser.parse_args()
+    print(prepare(arguments.root, arguments.orientation).report(IMAGES))
 
 
 if __name__ == "__main__":

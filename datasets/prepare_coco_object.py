@@ -34,7 +34,12 @@ def prepare(root: Path, instances: Path | None = None) -> Counts:
     source = instances or next((root / place for place in PLACES if (root / place).is_file()), None)
     if source is None:
         raise FileNotFoundError(f"neither {' nor '.join(repr(str(root / place)) for place in PLACES)} exists. {HELP}")
-    index = read_index(need(source, HELP), "images", "annotations", "categories")
+    index = read_index(
+        need(source, HELP),
+        images={"id": int, "height": int, "width": int},
+        annotations={"image_id": int},
+        categories={"id": int},
+    )
     ids = sorted(category["id"] for category in index["categories"])
     if len(ids) != CLASSES:
         raise ValueError(f"{str(source)!r}: got {len(ids)} categories, expected the {CLASSES} of instances_val2017.json")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from hyperclip.data import dataset_root
 from hyperclip.data.labels import read_raw_label
+from hyperclip.data.pairing import Kind, is_hidden
 from hyperclip.data.preparation import Counts, Job, coco_stuff_labels, convert_files, need
 
 IMAGES = {"val2017": 5000, "train2017": 118287}
@@ -30,7 +31,8 @@ def prepare(root: Path, split: str) -> Counts:
     """Convert one split. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
     source = need(root / "coco-stuff/annotations" / split, HELP)
     target = root / "coco-stuff/annotations_detectron2" / split
-    paths = sorted(source.glob("*.png"))
+    raw = Kind("label", source, (".png",), ("", ""))
+    paths = sorted(path for path in source.iterdir() if raw.takes(path) and not is_hidden(path.name))
     if not paths:
         raise FileNotFoundError(f"{str(source)!r} has no png file. {HELP}")
     return convert_files([Job(str(path), (target / path.name,), partial(convert, path)) for path in paths], target)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from hyperclip.data import dataset_root
+from hyperclip.data.pairing import read_list
 from hyperclip.data.preparation import Counts, Job, context459_labels, convert_files, need, read_index
 
 IMAGES = (5104, 5105)
@@ -38,10 +39,12 @@ def validation_ids(folder: Path) -> list[str]:
     """Names without suffix, each once."""
     listed, merged = folder / "pascalcontext_val.txt", folder / "trainval_merged.json"
     if listed.is_file():
-        return list(dict.fromkeys(listed.read_text(encoding="utf-8").split()))
+        lines = [line.replace("\\", "/").split()[0] for line in read_list(listed)]
+        return list(dict.fromkeys(Path(line.removesuffix(".jpg")).name for line in lines))
     if not merged.is_file():
         raise FileNotFoundError(f"neither {str(listed)!r} nor {str(merged)!r} exists. {LIST_HELP}")
-    return [Path(image["file_name"]).stem for image in read_index(merged, "images")["images"] if image["phase"] == "val"]
+    images = read_index(merged, images={"file_name": str, "phase": str})["images"]
+    return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
 
 
 def prepare(root: Path) -> Counts:

@@ -35,7 +35,11 @@ def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> tupl
 def prepare(root: Path) -> Counts:
     """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
     source = need(root / "VOCdevkit/VOC2010/trainval_merged.json", HELP)
-    index = read_index(source, "images", "annos_segmentation")
+    index = read_index(
+        source,
+        images={"image_id": int, "file_name": str, "phase": str, "height": int, "width": int},
+        annos_segmentation={"image_id": int},
+    )
     images = [image for image in index["images"] if image["phase"] == "val"]
     wanted = {image["image_id"] for image in images}
     annotations = by_image(a for a in index["annos_segmentation"] if a["image_id"] in wanted)

@@ -7,12 +7,10 @@ full or not at all, and collects faults instead of stopping at the first.
 from __future__ import annotations
 
 import json
-import pickle
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,8 +20,16 @@ from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
 from ..files import write_atomically
+from .image_files import decode
+from .index_files import by_image, need, read_ade_index, read_index
 from .labels import IGNORE, ILLEGAL, LABEL_MAPS
 from .records import LISTED_FAULTS
+
+__all__ = [
+    "CONTEXT59_IDS", "Counts", "Job", "ade847_ids", "ade847_labels", "ade_object_ids", "by_image", "coco_object_labels",
+    "coco_stuff_labels", "context459_labels", "context59_labels", "convert_files", "decode_mask", "is_readable", "need",
+    "read_ade_index", "read_index", "read_pixels", "run_lengths", "shrink",
+]  # fmt: skip
 
 IGNORE16 = 65535
 """Label of pixels of no class in 16-bit files."""
@@ -48,9 +54,8 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: other values.
     """
-    table = LABEL_MAPS["coco_stuff"].table
-    labels = table[np.minimum(raw, len(table) - 1)]
-    illegal = (labels == ILLEGAL) | (raw >= len(table))
+    labels = LABEL_MAPS["coco_stuff"].look_up(raw)
+    illegal = labels == ILLEGAL
     if illegal.any():
         raise ValueError(f"got values {np.unique(raw[illegal])[:10].tolist()}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
@@ -171,7 +176,13 @@ def ade847_ids() -> tuple[int, ...]:
 
 
 def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
-    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, and 65535 for objects without a class."""
+    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, and 65535 for objects without a class.
+
+    Raises:
+        ValueError: other ids.
+    """
+    if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < 26 * 256):
+        raise ValueError(f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{26 * 256 - 1}")
     table = np.full(26 * 256, IGNORE16, np.uint16)
     table[list(ade847_ids())] = np.arange(len(ade847_ids()))
     return table[object_ids]
@@ -269,76 +280,17 @@ def _save(array: np.ndarray, suffix: str, path: Path) -> None:
     Image.fromarray(array).save(path, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
 
 
-def need(path: Path, how: str) -> Path:
-    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get it."""
-    if not path.exists():
-        raise FileNotFoundError(f"{str(path)!r} does not exist. {how}")
-    return path
+def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
+    """The pixels of a colour (H, W, 3) or grey (H, W) picture, uint8.
 
-
-def read_index(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON file that holds at least the ``keys``. Raises ValueError if it does not."""
+    Args:
+        orientation: "stored", or "applied" as its EXIF data says; "" refuses pictures that this would turn.
+    Raises:
+        FileNotFoundError: no such file. ValueError: an unreadable one, or one that EXIF turns.
+    """
     try:
-        index = json.loads(path.read_bytes())
+        image = decode(path, "picture").oriented(orientation)
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({error}); is it cut short?") from error
-    if not isinstance(index, dict) or not set(keys) <= index.keys():
-        raise ValueError(f"{str(path)!r}: expected an object with {list(keys)}, which this is not. Is it another file?")
-    return index
-
-
-def by_image(annotations: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Annotations in their order, by their "image_id"."""
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in annotations:
-        found[annotation["image_id"]].append(annotation)
-    return found
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    """The stored pixels of a colour (H, W, 3) or grey (H, W) picture, uint8, not turned by its EXIF data.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: an unreadable one.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"picture {str(path)!r} does not exist") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {str(path)!r} cannot be read ({error}); is it empty or cut short?") from error
-
-
-class _DataOnly(pickle.Unpickler):
-    """Opens pickles of arrays and containers and refuses everything else: a pickle can name any function to be called."""
-
-    admitted = {
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode"),
-        ("numpy._core.multiarray", "scalar"), ("numpy._core.numeric", "_frombuffer"), ("collections", "OrderedDict"),
-        *(("builtins", kind) for kind in ("bytearray", "bytes", "complex", "frozenset", "set")),
-    }  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
-        if (module, name) not in self.admitted:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of pictures does not need")
-        return super().find_class(module, name)
-
-
-def read_ade_index(path: Path) -> list[PurePosixPath]:
-    """The pictures that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that ADE20K_2021_17_01 is in.
-
-    Raises:
-        ValueError: a damaged file, one that holds more than data, or not the index.
-    """
-    try:
-        with path.open("rb") as file:
-            index = _DataOnly(file).load()
-        pictures = [PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)]
-    except Exception as error:  # a broken pickle can raise anything
-        raise ValueError(f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}") from error
-    outside = [str(p) for p in pictures if p.is_absolute() or ".." in p.parts]
-    if outside:
-        raise ValueError(f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the data sets")
-    return pictures
+        hint = "Pass --orientation stored or --orientation applied: " if "EXIF orientation" in str(error) else ""
+        raise ValueError(f"{hint}{error}") from error
+    return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))

@@ -6,10 +6,12 @@ import json
 import os
 import pickle
 import runpy
+import threading
 
 import hyperclip.data.preparation as prep
 import numpy as np
 import pytest
+from hyperclip.data import tinyscenes
 from PIL import Image
 
 from .. import fake_trees
@@ -148,3 +150,85 @@ def test_trees_are_deterministic(tmp_path):
 def test_every_script_is_importable_without_running():
     for script in sorted((ROOT / "datasets").glob("prepare_*.py")):
         assert "main" in runpy.run_path(str(script))
+
+
+def _without(index, name, key):
+    del index[name][-1][key]
+
+
+BROKEN = {
+    "entry is a text": lambda index, name, key: index[name].append("x"),
+    "list is an object": lambda index, name, key: index.update({name: {"0": index[name][0]}}),
+    "key is absent": _without,
+    "value is a text": lambda index, name, key: index[name][-1].update({key: ["x"]}),
+    "value is null": lambda index, name, key: index[name][-1].update({key: None}),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+@pytest.mark.parametrize(
+    ("script", "file", "name", "key"),
+    [
+        ("coco_object", "coco-stuff/annotations/instances_val2017.json", "images", "id"),
+        ("coco_object", "coco-stuff/annotations/instances_val2017.json", "images", "height"),
+        ("coco_object", "coco-stuff/annotations/instances_val2017.json", "annotations", "image_id"),
+        ("coco_object", "coco-stuff/annotations/instances_val2017.json", "categories", "id"),
+        ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "image_id"),
+        ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "file_name"),
+        ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "phase"),
+        ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "annos_segmentation", "image_id"),
+    ],
+)
+def test_entries_without_a_key_are_one_line(tmp_path, change, script, file, name, key):
+    fake_trees.coco_object(tmp_path) if script == "coco_object" else fake_trees.context(tmp_path)
+    path = tmp_path / file
+    index = json.loads(path.read_text())
+    BROKEN[change](index, name, key)
+    path.write_text(json.dumps(index))
+    told = run_main(script, "--root", tmp_path)
+    assert told.startswith("error: ") and "\n" not in told and str(path) in told and name in told
+    assert key in told or change in ("entry is a text", "list is an object")
+
+
+def test_a_list_of_ids_as_windows_writes_it(tmp_path):
+    fake_trees.context(tmp_path)
+    names = fake_trees.context_names(2)
+    listed = tmp_path / "VOCdevkit/VOC2010/pascalcontext_val.txt"
+    listed.write_bytes(f"{names[0]}\r\nJPEGImages\\{names[1]}.jpg\r\n".encode("utf-8-sig"))
+    assert fake_trees.prepare("pascal_context_459", tmp_path).written == 2
+    assert sorted(p.stem for p in (tmp_path / PC459).iterdir()) == names
+
+
+def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
+    """Each run writes under a name of its own before it renames, so none takes another's file away."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    few = {"val_seen": tinyscenes.Split("seen", 40, 2)}
+    script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))
+    monkeypatch.setitem(script["main"].__globals__, "SPLITS", few)
+    faults = []
+
+    def run():
+        try:
+            script["main"]()
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    folder = tmp_path / "tinyscenes/val_seen"
+    for kind in ("images", "labels"):
+        assert sorted(p.name for p in (folder / kind).iterdir()) == [f"{k:05d}.png" for k in range(40)]
+    image, label = tinyscenes.render_scene("val_seen", 39)
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "images/00039.png")), image)
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "labels/00039.png")), label)
+
+
+def test_tinyscenes_into_a_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "tinyscenes").write_text("")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    told = run_main("tinyscenes")
+    assert told.startswith("error: ") and "tinyscenes" in told

@@ -1,0 +1,94 @@
+"""Indices that published data sets bring along: JSON and pickle files, read as data and checked before they are used."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+def need(path: Path, how: str) -> Path:
+    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist. {how}")
+    return path
+
+
+def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON file that holds an object of lists.
+
+    Args:
+        entries: by the name of a list, what each of its entries has to have: keys with the types of their values.
+    Raises:
+        ValueError: it holds something else; the first entry that lacks a key is named.
+    """
+    try:
+        index = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON ({error}); is it cut short?") from error
+    if not isinstance(index, dict) or not entries.keys() <= index.keys():
+        raise ValueError(f"{str(path)!r}: expected an object with {list(entries)}, which this is not. Is it another file?")
+    for name, needed in entries.items():
+        if not isinstance(index[name], list):
+            raise ValueError(f"{str(path)!r}: {name}: got {type(index[name]).__name__}, expected a list. Is it another file?")
+        for k, entry in enumerate(index[name]):
+            fault = _fault_of_entry(entry, needed)
+            if fault:
+                raise ValueError(f"{str(path)!r}: {name}, entry {k}: {fault}. Get the file again")
+    return index
+
+
+def _fault_of_entry(entry: Any, needed: Mapping[str, type]) -> str:
+    if not isinstance(entry, dict):
+        return f"got {type(entry).__name__}, expected an object"
+    for key, kind in needed.items():
+        if key not in entry:
+            return f"no key {key!r}"
+        if type(entry[key]) is not kind:
+            return f"{key}: got {entry[key]!r}, expected {'a whole number' if kind is int else 'a text'}"
+    return ""
+
+
+def by_image(annotations: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Annotations in their order, by their "image_id"."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in annotations:
+        found[annotation["image_id"]].append(annotation)
+    return found
+
+
+class _DataOnly(pickle.Unpickler):
+    """Opens pickles of arrays and containers and refuses everything else: a pickle can name any function to be called."""
+
+    admitted = {
+        ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode"),
+        ("numpy._core.multiarray", "scalar"), ("numpy._core.numeric", "_frombuffer"), ("collections", "OrderedDict"),
+        *(("builtins", kind) for kind in ("bytearray", "bytes", "complex", "frozenset", "set")),
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
+        if (module, name) not in self.admitted:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of pictures does not need")
+        return super().find_class(module, name)
+
+
+def read_ade_index(path: Path) -> list[PurePosixPath]:
+    """The pictures that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that ADE20K_2021_17_01 is in.
+
+    Raises:
+        ValueError: a damaged file, one that holds more than data, or not the index.
+    """
+    try:
+        with path.open("rb") as file:
+            index = _DataOnly(file).load()
+        pictures = [PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)]
+    except Exception as error:  # a broken pickle can raise anything
+        raise ValueError(f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}") from error
+    outside = [str(p) for p in pictures if p.is_absolute() or ".." in p.parts]
+    if outside:
+        raise ValueError(f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the data sets")
+    return pictures

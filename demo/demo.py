@@ -26,7 +26,8 @@ from detectron2.utils.logger import setup_logger
 from hyperclip.config import load_config
 from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.custom import register_files
-from hyperclip.data.records import IMAGE_SUFFIXES
+from hyperclip.data.image_files import IMAGE_SUFFIXES
+from hyperclip.data.pairing import is_hidden
 from hyperclip.files import write_atomically
 from hyperclip.memory import keep_freed_memory
 from hyperclip.predictor import Prediction, Predictor
@@ -58,7 +59,7 @@ def find_images(inputs: list[str]) -> list[Path]:
         path = Path(entry)
         matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(entry))]
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p.name))
         if not matches:
             raise FileNotFoundError(f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or patterns")
         found.update(dict.fromkeys(matches))
@@ -124,7 +125,7 @@ def main() -> int:
     for path in images:
         start = time.perf_counter()
         try:
-            image = np.ascontiguousarray(read_image(str(path)))
+            image = read_image(path, image_bits=cfg.INPUT.IMAGE_BITS, max_pixels=cfg.INPUT.MAX_PIXELS)
             predictor.set_image(image)
         except (OSError, ValueError) as error:
             logger.error("%s: skipped: %s", path, error)

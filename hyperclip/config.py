@@ -122,6 +122,8 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"  # the only one; the name is the released one
     cfg.INPUT.COLOR_AUG_SSD = False  # SSD's colour jitter
     cfg.INPUT.SIZE_DIVISIBILITY = -1  # pad or crop training images to exactly this size; -1 = leave them
+    cfg.INPUT.IMAGE_BITS = 0  # significant bits of images of 16 bits a channel, 12 say, unless the dataset says it; 0 = all
+    cfg.INPUT.MAX_PIXELS = 0  # refuse larger images, unless the dataset says it; 0 = Pillow's limit, about 179 million
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry a crop in which one class covers more than this; 1.0 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # unreadable training pictures are skipped up to this share; 0 = none is

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import AugInput, ResizeShortestEdge
+from detectron2.data.transforms import AugInput
 from detectron2.modeling import build_model
 
 from .adapters import merge
@@ -23,6 +23,7 @@ from .config import load_config
 from .engine import StrictCheckpointer, require_weights
 from .finite import FiniteCheck, require_finite_weights
 from .precision import float32_products, inference_precision
+from .resizing import ResizeShortestEdge
 from .vocabulary import Vocabulary
 
 

@@ -18,8 +18,7 @@ import torch
 from hyperclip.config import load_config
 from hyperclip.data import find_dataset, load_records
 from hyperclip.data.custom import register_files
-from hyperclip.data.labels import read_record_label
-from hyperclip.data.mapper import read_record_image
+from hyperclip.data.mapper import read_pair
 from hyperclip.engine.evaluation import prepare_model
 from hyperclip.engine.vocabularies import test_vocabulary
 from hyperclip.evaluation.protocols import to_dataset_labels
@@ -44,7 +43,7 @@ def main() -> None:
     vocabulary = test_vocabulary(cfg, spec.name)
     background = prepare_model(predictor.model, vocabulary, spec.name)
     for record in load_records(spec)[: arguments.limit]:
-        image, truth = read_record_image(record), read_record_label(record)
+        image, truth = read_pair(record)
         predictor.set_image(image)
         answer = torch.from_numpy(predictor.predict(vocabulary).labels)
         labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()

@@ -44,5 +44,12 @@ def register(spec: DatasetSpec) -> None:
         MetadataCatalog.get(spec.name).set(evaluator_type="sem_seg", ignore_label=spec.ignore, stuff_classes=names)
 
 
+def unregister(spec: DatasetSpec) -> None:
+    """Take a data set out of the table and of Detectron2's catalogues, so that its name is free."""
+    DATASETS.pop(spec.name)
+    DatasetCatalog.remove(spec.name)
+    MetadataCatalog.remove(spec.name)
+
+
 for _spec in list(DATASETS.values()):
     register(_spec)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .labels import read_record_label
-from .mapper import read_record_image
+from .mapper import read_pair
+from .pairing import kinds_of, left_out
 from .records import LISTED_FAULTS, make_records, pair_files
-from .registry import DatasetSpec
+from .registry import DatasetSpec, dataset_root
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Report:
         spec: the data set. status: "ready", "incomplete", "faulty" or "missing".
         pictures: how many there are. faults: a line each. layout: label folder that is used, and its label map.
         sampled: pictures that were opened. pixels: of each class in their labels (T,), the last entry those that do not count.
-        occurrences: in how many of them each class occurs (T,).
+        occurrences: in how many of them each class occurs (T,). left_out: a line on files that are neither images nor labels.
     """
 
     spec: DatasetSpec
@@ -31,6 +31,7 @@ class Report:
     sampled: int = 0
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     occurrences: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def expected(self) -> str:
@@ -67,11 +68,11 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
         report.status, report.faults = "faulty", [str(error)]
         return report
     report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map})", list(found.faults)
+    report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     records = make_records(spec, found)
     report.pictures = len(records)
-    step = max(1, len(records) // samples) if samples else 1
-    for record in records[::step][: samples or None]:
-        _check_files(record, report)
+    for k in spread(len(records), samples):
+        _check_files(records[k], report)
     if report.sampled and not report.faults and not report.pixels[:-1].any():
         report.faults.append(f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}")
     if report.faults or not records:
@@ -81,19 +82,20 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     return report
 
 
+def spread(count: int, samples: int) -> list[int]:
+    """Which of ``count`` records to open, the first and the last among them; all for 0 samples."""
+    if not samples or samples >= count:
+        return list(range(count))
+    return np.linspace(0, count - 1, samples).round().astype(int).tolist()
+
+
 def _check_files(record: dict, report: Report) -> None:
     """Open a picture and its label; add what is wrong, or the label's classes."""
     report.sampled += 1
     try:
-        image, label = read_record_image(record), read_record_label(record)
+        _, label = read_pair(record)
     except (ValueError, FileNotFoundError) as error:
         report.faults.append(str(error))
-        return
-    if image.shape[:2] != label.shape:
-        report.faults.append(
-            f"{record['file_name']} has {image.shape[1]} x {image.shape[0]} pixels, its label "
-            f"{record['sem_seg_file_name']} {label.shape[1]} x {label.shape[0]}"
-        )
         return
     classes = len(report.occurrences)
     counts = np.bincount(np.where(label == report.spec.ignore, classes, label).ravel(), minlength=classes + 1)

@@ -19,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..vocabulary import Vocabulary
-from .catalog import register
-from .labels import IGNORE, LABEL_MAPS, LabelMap
+from ..vocabulary import Vocabulary, load_vocabulary
+from ..vocabulary.vocabulary import LISTS
+from ..yaml_files import load_yaml
+from .catalog import register, unregister
+from .image_files import ORIENTATIONS
+from .labels import IGNORE, LABEL_MAPS, LARGEST, LabelMap
 from .layouts import Layout
 from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec
 
@@ -37,7 +38,11 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_value(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _listed(value: Any) -> list:
@@ -53,12 +58,17 @@ KEYS: Rules = {
     "root": (_is_text, "a folder", '"../data"'),
     "splits": (lambda v: isinstance(v, Mapping) and all(map(_is_name, v)), f"{NAME}, and folders, for each split",
                '{"val": {images: photos, labels: masks}}'),
-    "classes": (lambda v: isinstance(v, list | str), "a list of names, or a JSON file of them", "[road, [car, automobile]]"),
+    "classes": (lambda v: isinstance(v, list | str), "a list of names, a JSON file of them, or a built-in list",
+                "[road, [car, automobile]]"),
     "version": (lambda v: isinstance(v, str | int | float), "a string", '"1"'),
     "label_map": (lambda v: isinstance(v, Mapping | str), "values with classes, or a built-in map", "{1: road, 0: ignore}"),
-    "ignore": (lambda v: all(map(_is_value, _listed(v))), "label values, whole numbers from 0 on", "[0, 255]"),
+    "ignore": (lambda v: all(map(_is_value, _listed(v))), f"label values, whole numbers from 0 on, {LARGEST} at most",
+               "[0, 255]"),
     "background": (lambda v: v in BACKGROUND_RULES, f"one of {list(BACKGROUND_RULES)}", "none"),
     "background_words": (lambda v: isinstance(v, list) and all(map(_is_text, v)), "a list of names", "[tree, wall]"),
+    "orientation": (lambda v: v in ORIENTATIONS, f"one of {list(ORIENTATIONS)}", "stored"),
+    "image_bits": (lambda v: type(v) is int and 1 <= v <= 16, "the significant bits of 16-bit images, 1 to 16", "12"),
+    "max_pixels": (_is_count, "the pixels of the largest image, a whole number above 0", "500000000"),
 }  # fmt: skip
 AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')
 SPLIT_KEYS: Rules = {
@@ -71,12 +81,16 @@ SPLIT_KEYS: Rules = {
 
 
 def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
-    """Register the datasets of several YAML files; doing it again changes nothing.
+    """Register the datasets of several YAML files. Doing it again changes nothing, unless a file was edited: then what it said
+    before is forgotten.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is taken.
     """
     specs = [spec for path in paths for spec in read_dataset_file(path)]
+    files = {spec.file for spec in specs}
+    for old in [spec for spec in DATASETS.values() if spec.file in files and spec not in specs]:
+        unregister(old)
     for spec in specs:
         if DATASETS.get(spec.name) != spec:
             register(spec)
@@ -92,13 +106,8 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
             cannot tell apart, a class without a label value, a label value of an unknown class, …
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset file: got {str(path)!r}, which does not exist")
     where = f"dataset file {str(path)!r}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{where}: not valid YAML in UTF-8 ({error}). Mend that place, or save the file as UTF-8") from error
+    content = load_yaml(path, "dataset file")
     _check_keys(content, KEYS, ("name", "splits", "classes"), where)
     vocabulary = _vocabulary(content, path, where)
     background = content.get("background", "none")
@@ -124,8 +133,9 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         layout = Layout(keys["images"], keys["labels"], labels, lists, image_affix=image_affix, label_affix=label_affix)
         name = f"{content['name']}_{split}"
         vocabularies, ignore = {"catseg": vocabulary}, LABEL_MAPS[labels].ignore
+        files = {key: content[key] for key in ("orientation", "image_bits", "max_pixels") if key in content}
         specs.append(DatasetSpec(name, name, (), background, (layout,), vocabularies, f"see {path}", ignore, root=root,
-                                 benchmark=False))  # fmt: skip
+                                 benchmark=False, file=path.resolve(), **files))  # fmt: skip
     return specs
 
 
@@ -148,7 +158,8 @@ def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str)
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     classes, words = content["classes"], tuple(content.get("background_words", ()))
     if isinstance(classes, str):
-        loaded = Vocabulary.from_json(path.parent / classes)
+        built_in = (LISTS / f"{classes}.json").is_file()
+        loaded = load_vocabulary(classes if built_in else path.parent / classes)
         return replace(loaded, background=words or loaded.background)
     names = tuple(tuple(_listed(c)) for c in classes)
     wrong = {k: classes[k] for k, synonyms in enumerate(names) if not synonyms or not all(map(_is_text, synonyms))}
@@ -197,8 +208,8 @@ def _by_name(given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: i
     wrong = {raw: name for raw, name in given.items() if not (_is_value(raw) and isinstance(name, str) and name in index)}
     if wrong:
         raise ValueError(
-            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, without quotes), each with one "
-            f"of the names {list(index)}. Correct these, or add the classes"
+            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, {LARGEST} at most, without "
+            f"quotes), each with one of the names {list(index)}. Correct these, or add the classes"
         )
     unused = sorted(set(names) - set(given.values()))
     if unused:

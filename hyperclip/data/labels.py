@@ -12,12 +12,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..vocabulary import builtin
+from .image_files import decode, stored_values
 
 IGNORE = 255
 ILLEGAL = -1
+LARGEST = 65535
+"""Largest raw value that a label map may name: what 16 bits hold."""
 
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182)
 """Values of the stuffthingmaps (category id - 1) that are none of the 171 classes; the last is "other"."""
@@ -35,10 +37,17 @@ class LabelMap:
     Attributes:
         classes: raw value -> class index, or ``ignore`` for values that do not count.
         ignore: label of pixels that do not count.
+    Raises:
+        ValueError: a raw value below 0 or above 65535.
     """
 
     classes: Mapping[int, int]
     ignore: int = IGNORE
+
+    def __post_init__(self) -> None:
+        outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
+        if outside:
+            raise ValueError(f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to {LARGEST}")
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -46,6 +55,13 @@ class LabelMap:
         table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
         table[list(self.classes)] = list(self.classes.values())
         return table
+
+    def look_up(self, raw: np.ndarray) -> np.ndarray:
+        """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and others without a meaning."""
+        if raw.dtype == np.uint8:  # the table holds them all
+            return self.table[raw]
+        inside = (raw >= 0) & (raw < len(self.table))
+        return np.where(inside, self.table[np.where(inside, raw, 0)], ILLEGAL)
 
 
 def indices(classes: int, *ignored: int, ignore: int = IGNORE) -> LabelMap:
@@ -104,46 +120,40 @@ def find_label_map(name: str) -> LabelMap:
     return LABEL_MAPS[name]
 
 
-def read_raw_label(path: str | Path) -> np.ndarray:
-    """The values (H, W) of a label file: an 8-bit or 16-bit grey image or the indices of a palette image.
+def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
+    """The values (H, W) of a label file as they are stored: grey samples of 1 to 32 bits, or the indices of a palette image.
 
+    Args:
+        orientation: "stored" or "applied", which matters to a file that EXIF turns; "" refuses such a file.
+        max_pixels: more pixels are refused; 0 for Pillow's limit.
     Raises:
-        FileNotFoundError: no such file. ValueError: a colour image, fractions, or an unreadable file.
+        FileNotFoundError: no such file.
+        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF turns.
     """
-    try:
-        with Image.open(path) as image:
-            label, mode = np.asarray(image), image.mode
-    except FileNotFoundError:
-        raise FileNotFoundError(f"label file {str(path)!r} does not exist") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"label file {str(path)!r} cannot be read ({error}); is it empty or cut short?") from error
-    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
-        raise ValueError(
-            f"label file {str(path)!r}: got an image of mode {mode} and shape {label.shape}, expected one channel of class "
-            "indices (8 or 16 bit grey, or a palette). Colour-coded masks have to be converted to indices first"
-        )
-    return label
+    return stored_values(decode(path, "label file", max_pixels), orientation)
 
 
-def read_label(path: str | Path, label_map: str | None = None, half: str | None = None) -> np.ndarray:
+def read_label(
+    path: str | Path, label_map: str | None = None, half: str | None = None, orientation: str = "", max_pixels: int = 0
+) -> np.ndarray:
     """Read a label map of class indices, int32 (H, W).
 
     Args:
-        path: see :func:`read_raw_label`.
+        path, orientation, max_pixels: see :func:`read_raw_label`.
         label_map: one of ``LABEL_MAPS``, or None if the file's values are to be taken as they are.
         half: "left" or "right" for one square half of a 2:1 picture.
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unreadable file, an unknown label map, or values that it gives no meaning to.
     """
-    label = read_raw_label(path)
+    label = read_raw_label(path, orientation, max_pixels)
     if half is not None:
         label = take_half(label, half, path)
     if label_map is None:
         return label.astype(np.int32)
     known = find_label_map(label_map)
-    mapped = known.table[np.clip(label, 0, len(known.table) - 1)]
-    illegal = (mapped == ILLEGAL) | (label < 0) | (label >= len(known.table))
+    mapped = known.look_up(label)
+    illegal = mapped == ILLEGAL
     if illegal.any():
         values = np.unique(label[illegal])
         legal = sorted(known.classes)
@@ -156,7 +166,13 @@ def read_label(path: str | Path, label_map: str | None = None, half: str | None 
 
 def read_record_label(record: Mapping) -> np.ndarray:
     """The label map of one of Detectron2's records; see :func:`read_label`."""
-    return read_label(record["sem_seg_file_name"], record.get("label_map"), record.get("half"))
+    return read_label(
+        record["sem_seg_file_name"],
+        record.get("label_map"),
+        record.get("half"),
+        record.get("orientation", ""),
+        record.get("max_pixels", 0),
+    )
 
 
 def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:

@@ -30,11 +30,16 @@ class Layout:
 
 
 def coco_stuff(split: str) -> tuple[Layout, ...]:
-    """COCO-Stuff, split "train2017" or "val2017": converted, raw, CLIPer's."""
+    """COCO-Stuff, split "train2017" or "val2017": converted, raw, MMSegmentation's, CLIPer's."""
     images = f"coco-stuff/images/{split}"
+    published = (
+        Layout(f"{folder}/images/{split}", f"{folder}/annotations/{split}", label_map, label_affix=("", end))
+        for folder in ("coco-stuff", "coco_stuff164k")
+        for end, label_map in (("", "coco_stuff"), ("_labelTrainIds", "indices_171"))
+    )
     return (
         Layout(images, f"coco-stuff/annotations_detectron2/{split}", "indices_171"),
-        Layout(images, f"coco-stuff/annotations/{split}", "coco_stuff"),
+        *published,
         Layout(f"coco2017/{split}", f"coco2017/stuff_anno164/{split}", "indices_171"),
     )
 
@@ -44,6 +49,11 @@ COCO_OBJECT = (
     Layout(
         "coco2014/val2014", "coco2014/coco_seg_anno", "from_one_80_background", ("coco2014/val_5k.txt",),
         image_affix=("COCO_val2014_", ""),
+    ),
+    *(
+        Layout(f"{folder}/images/val2017", f"{folder}/annotations/val2017", "from_one_80_background",
+               label_affix=("", "_instanceTrainIds"))
+        for folder in ("coco-stuff", "coco_stuff164k")
     ),
 )  # fmt: skip
 

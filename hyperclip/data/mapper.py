@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
-from PIL import Image, ImageOps
+from detectron2.utils.logger import log_first_n
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..resizing import ResizeShortestEdge
+from .image_files import ImageFile, decode, exif_orientation
 from .labels import read_record_label, take_half
 
+logger = logging.getLogger("hyperclip.data")
+
 PAD_VALUE = 128
+
+BRIGHT = 2**14
+"""16-bit images whose values all stay below this may hold fewer bits: 10, 12 or 14."""
 
 
 class SemSegMapper:
@@ -27,14 +38,23 @@ class SemSegMapper:
         augmentations: Detectron2 augmentations.
         ignore: label of padding.
         size: pad or cut training images to exactly this side, right and bottom; -1 leaves them.
+        image_bits, max_pixels: see :func:`read_image`, for records that say nothing else.
     """
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: list, ignore: int = 255, size: int = -1
+        self,
+        is_train: bool,
+        *,
+        augmentations: list,
+        ignore: int = 255,
+        size: int = -1,
+        image_bits: int = 0,
+        max_pixels: int = 0,
     ) -> None:
         self.is_train, self.augmentations = is_train, T.AugmentationList(augmentations)
         self.ignore, self.size = ignore, size
+        self.image_bits, self.max_pixels = image_bits, max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -48,7 +68,7 @@ class SemSegMapper:
             size, longest, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
         else:
             size, longest, style = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"
-        augmentations = [T.ResizeShortestEdge(size, longest, style)]
+        augmentations: list[T.Augmentation] = [ResizeShortestEdge(size, longest, style)]
         if is_train:
             crop = cfg.INPUT.CROP
             if crop.ENABLED:
@@ -70,6 +90,8 @@ class SemSegMapper:
             "augmentations": augmentations,
             "ignore": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "size": cfg.INPUT.SIZE_DIVISIBILITY if is_train else -1,
+            "image_bits": cfg.INPUT.IMAGE_BITS,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, record: dict) -> dict:
@@ -79,18 +101,18 @@ class SemSegMapper:
             FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another size.
         """
         record = copy.copy(record)
-        image = read_record_image(record)
-        record.setdefault("height", image.shape[0])
-        record.setdefault("width", image.shape[1])
+        if self.image_bits:
+            record.setdefault("image_bits", self.image_bits)
+        if self.max_pixels:
+            record.setdefault("max_pixels", self.max_pixels)
         label = None
         if self.is_train:
-            label = read_record_label(record)
-            if label.shape != image.shape[:2]:
-                raise ValueError(
-                    f"{record['sem_seg_file_name']}: label of {label.shape}, its image {record['file_name']} is "
-                    f"{image.shape[:2]}; expected the same size"
-                )
+            image, label = read_pair(record)
             label = label.astype(np.float32)  # Detectron2's nearest resize takes float or 8-bit only
+        else:
+            image = read_record_image(record)
+        record.setdefault("height", image.shape[0])
+        record.setdefault("width", image.shape[1])
         inputs = T.AugInput(image, sem_seg=label)
         self.augmentations(inputs)
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
@@ -117,30 +139,108 @@ class _ColorJitter(T.Augmentation):
         return self.transform
 
 
-def read_record_image(record: Mapping) -> np.ndarray:
-    """The picture, or its half, of one of Detectron2's records; see :func:`read_image`."""
-    image = read_image(record["file_name"])
-    return np.ascontiguousarray(take_half(image, record["half"], record["file_name"])) if "half" in record else image
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
-
-    Grey, palette and alpha images are converted; 16-bit grey is scaled to 8 bit.
+def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label of one of Detectron2's records; see :func:`read_image` and :func:`read_record_label`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is empty, cut short, no image, or of 32-bit values without a known range.
+        FileNotFoundError, ValueError: as these do. ValueError: sizes that differ.
     """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image, np.float32) / 257 + 0.5).astype(np.uint8))
-            if image.mode in ("I", "F"):
-                raise ValueError(f"mode {image.mode!r} of 32-bit values; expected 8 or 16 bits a channel")
-            return np.ascontiguousarray(np.asarray(image.convert("RGB")))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {path!r} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {path!r} cannot be read ({error}); is it empty or cut short?") from error
+    image, label = read_record_image(record), read_record_label(record)
+    if image.shape[:2] != label.shape:
+        raise ValueError(
+            f"{record['file_name']} has {image.shape[1]} x {image.shape[0]} pixels, its label {record['sem_seg_file_name']} "
+            f"{label.shape[1]} x {label.shape[0]}; expected the same size{exif_hint(record)}"
+        )
+    return image, label
+
+
+def exif_hint(record: Mapping) -> str:
+    """What EXIF may have to do with sizes that differ; empty if nothing."""
+    tag = exif_orientation(record["file_name"])
+    if tag == 1:
+        return ""
+    said = record.get("orientation", "")
+    other = "applied" if said == "stored" else "stored"
+    return f". The EXIF orientation of the image is {tag}, and the data set says orientation: {said}. Is it {other}?"
+
+
+def read_record_image(record: Mapping) -> np.ndarray:
+    """The picture, or its half, of one of Detectron2's records; see :func:`read_image`.
+
+    Raises:
+        ValueError: an image that EXIF turns, with a label, while the record does not say which pixels that one belongs to.
+    """
+    path = record["file_name"]
+    orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")
+    image = _read(path, orientation, record.get("image_bits", 0), record.get("max_pixels", 0), str(Path(path).parent))
+    return np.ascontiguousarray(take_half(image, record["half"], path)) if "half" in record else image
+
+
+def read_image(path: str | Path, orientation: str = "applied", image_bits: int = 0, max_pixels: int = 0) -> np.ndarray:
+    """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
+
+    Grey, palette and alpha images are converted; 16 bits are scaled to 8. A warning is logged where they seem to be fewer.
+
+    Args:
+        orientation: "stored" leaves the pixels where they are.
+        image_bits: significant bits of images of 16 bits a channel, 12 say; 0 for all.
+        max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is empty, cut short, too large, no image, of 32-bit values without a known range, or with
+            values of more than ``image_bits``.
+    """
+    return _read(path, orientation, image_bits, max_pixels)
+
+
+def _read(path: str | Path, orientation: str, bits: int, max_pixels: int, folder: str = "") -> np.ndarray:
+    file = decode(path, "image", max_pixels)
+    image = file.image
+    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PPM")  # Pillow spreads those to 16 bits
+    colour16 = image.mode in ("RGB", "RGBA", "LA") and ";16" in file.raw_mode  # Pillow drops the lower 8 bits
+    if grey16:
+        known = 12 if file.raw_mode == "I;12" else 0
+        image = Image.fromarray(_eight_bits(np.asarray(image), bits or known, path, folder))
+    elif colour16 and (bits or np.asarray(image).max(initial=0) < BRIGHT >> 8):
+        scaled = _eight_bits(_colour16(path), bits, path, folder)
+        image = Image.fromarray(scaled) if bits else image
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"image {str(path)!r} cannot be read (mode {image.mode!r} of 32-bit values; expected 8 or 16 bits a channel)"
+        )
+    # a palette's or a profile's metadata plays no part in turning
+    turned = ImageFile(file.path, image, file.orientation, "", "", False, "").oriented(orientation)
+    return np.ascontiguousarray(np.asarray(turned.convert("RGB")))
+
+
+def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) -> np.ndarray:
+    """16-bit values as uint8, by their significant bits; a warning if all of them are dark, of the folder if one is named."""
+    top = int(values.max(initial=0))
+    if bits and top >= 1 << bits:
+        raise ValueError(f"image {str(path)!r}: got values up to {top}, more than {bits} bits hold. Correct image_bits")
+    if not bits and 0 < top < BRIGHT:
+        _warn_of_depth(path, folder, max(8, top.bit_length() + top.bit_length() % 2))
+    return (values.astype(np.float32) / (((1 << bits) - 1) / 255 if bits else 257) + 0.5).astype(np.uint8)
+
+
+def _colour16(path: str | Path) -> np.ndarray:
+    """All 16 bits of a colour image (H, W, 3), RGB, not turned, its alpha channel left out."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if values is None or values.dtype != np.uint16:
+        raise ValueError(f"image {str(path)!r} cannot be read in 16 bits a channel; convert it to 8 bits")
+    if values.ndim == 2 or values.shape[2] == 2:
+        values = np.repeat(values.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
+    return np.ascontiguousarray(values[..., 2::-1])
+
+
+def _warn_of_depth(path: str | Path, folder: str, bits: int) -> None:
+    """Say that 16-bit values are small: of each image, or once of a data set's folder, which training reads again and again."""
+    which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
+    message = (
+        f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read is far too dark: say so by "
+        f"image_bits: {bits} in the dataset's YAML file, or by the config key INPUT.IMAGE_BITS {bits}"
+    )
+    if folder:
+        log_first_n(logging.WARNING, message, name=logger.name, key="message")
+    else:
+        logger.warning(message)

@@ -37,6 +37,10 @@ class DatasetSpec:
         root: folder of the layouts; None for :func:`dataset_root`.
         note: how the numbers compare with others.
         benchmark: whether it is one of the papers' test sets.
+        orientation: which pixels the labels belong to where EXIF turns an image: "stored", "applied", or "" for an error.
+        image_bits: significant bits of 16-bit images; 0 for all.
+        max_pixels: larger images are refused; 0 for Pillow's limit.
+        file: the YAML file that describes it.
     """
 
     name: str
@@ -51,6 +55,10 @@ class DatasetSpec:
     root: Path | None = None
     note: str = ""
     benchmark: bool = True
+    orientation: str = ""
+    image_bits: int = 0
+    max_pixels: int = 0
+    file: Path | None = None
 
     @property
     def label_names(self) -> list[str]:

@@ -14,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data.labels import read_record_label
+from ..data.mapper import exif_hint
 from ..data.registry import DATASETS
 from ..files import write_atomically
 from ..finite import FiniteCheck
@@ -70,7 +71,8 @@ class SemSegEvaluator(DatasetEvaluator):
             try:
                 added = self.matrix.update(truth, prediction)
             except ValueError as error:
-                raise ValueError(f"dataset {self.dataset_name}, {record['sem_seg_file_name']}: {error}") from error
+                hint = exif_hint(record) if truth.shape != prediction.shape else ""
+                raise ValueError(f"dataset {self.dataset_name}, {record['sem_seg_file_name']}: {error}{hint}") from error
             self.images += 1
             if self.with_boundary:
                 self.boundary.update(truth.numpy(), prediction.cpu().numpy())

@@ -162,6 +162,16 @@ def test_a_built_in_label_map_and_class_list(describe, tmp_path):
         ({"ignore": [255, False]}, "ignore: got .255, False., expected label values"),
         ({"ignore": -1}, "ignore: got -1, expected label values, whole numbers from 0 on"),
         ({"ignore": [-1, 255]}, "ignore: got .-1, 255., expected label values"),
+        ({"ignore": [3000000000]}, "ignore: got .3000000000., expected label values, whole numbers from 0 on, 65535 at most"),
+        ({"ignore": 65536}, "ignore: got 65536, expected label values"),
+        ({"label_map": {0: "road", 1: "car", 3000000000: "sky"}}, "got {3000000000: 'sky'}, expected label values"),
+        ({"orientation": "upright"}, "orientation: got 'upright', expected one of .'stored', 'applied'."),
+        ({"orientation": True}, "orientation: got True, expected one of"),
+        ({"orientation": ["stored"]}, "orientation: got .'stored'., expected one of"),
+        ({"image_bits": 17}, "image_bits: got 17, expected the significant bits"),
+        ({"image_bits": "12"}, "image_bits: got '12', expected the significant bits"),
+        ({"max_pixels": 0}, "max_pixels: got 0, expected the pixels of the largest image"),
+        ({"max_pixels": 1e9}, "max_pixels: got 1000000000.0, expected the pixels"),
         ({"ignore": {255: 0}}, "ignore: got {255: 0}, expected label values"),
         ({"ignore": 255, "label_map": {0: "road", 1: "car", 255: "sky"}}, "values of {255: 'sky'} are also classes"),
         ({"classes": [*map(str, range(20))], "label_map": "from_one_20", "ignore": 9}, "ignore: got 9, but label_map 'from"),
@@ -217,3 +227,52 @@ def test_a_name_that_is_taken(describe):
         register_files([describe(name="taken", classes=["a", "b", "c"])])
     with pytest.raises(ValueError, match="already taken by 'tinyscenes_val_seen'"):
         register_files([describe(name="tinyscenes", splits={"val_seen": BASIC["splits"]["val"]})])
+
+
+@pytest.mark.parametrize("text", ["name: b", "classes: [a, b]", "ignore: 3", "splits: {}"])
+def test_a_key_twice_names_both_lines(describe, text):
+    path = describe(ignore=[255])
+    lines = [*path.read_text().splitlines(), text]
+    path.write_text("\n".join(lines))
+    key = text.split(":")[0]
+    first = 1 + next(k for k, line in enumerate(lines) if line.startswith(f"{key}:"))
+    with pytest.raises(ValueError, match=f"key '{key}' is there twice, in line {first} and in line {len(lines)}"):
+        read_dataset_file(path)
+
+
+@pytest.mark.parametrize("twice", ["{0: road, 1: car, 2: sky, 1: sky}", "{0: road, 1: car, 0x2: car, 2: sky}"])
+def test_a_label_value_twice(describe, twice):
+    path = describe()
+    path.write_text(f"{path.read_text()}label_map: {twice}\n")
+    with pytest.raises(ValueError, match=r"dataset file .*: key '(1|2)' is there twice, in line (\d+) and in line \1|'2' is"):
+        read_dataset_file(path)
+
+
+def test_an_edited_file_is_read_anew(describe, tmp_path):
+    """In the same process: classes, label values, splits; Detectron2's catalogues know nothing of the former ones."""
+    path = describe(name="edited")
+    (before,) = register_files([path])
+    other = register_files([describe(name="other")])
+    splits = {"val": BASIC["splits"]["val"], "more": BASIC["splits"]["val"]}
+    content = yaml.safe_load(path.read_text()) | {"classes": ["sky", "road"], "ignore": [2, 255], "splits": splits}
+    path.write_text(yaml.safe_dump(content))
+    specs = register_files([path])
+    assert [s.name for s in specs] == ["edited_more", "edited_val"] or [s.name for s in specs] == ["edited_val", "edited_more"]
+    assert vocabulary_of("edited_val").names == ["sky", "road"] == list(MetadataCatalog.get("edited_val").stuff_classes)
+    assert labels_of(DATASETS["edited_val"]) == [[[0, 1, 255, 255]]] * 2
+    path.write_text(yaml.safe_dump(content | {"splits": {"more": splits["more"]}, "orientation": "stored"}))
+    register_files([path])
+    assert "edited_val" not in DATASETS and "edited_val" not in DatasetCatalog.list()
+    assert DatasetCatalog.get("edited_more")[0]["orientation"] == "stored"
+    assert [DATASETS[spec.name] for spec in other] == other and before.name not in DATASETS
+    path.write_text("name: [")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        register_files([path])
+    assert "edited_more" in DATASETS
+
+
+def test_a_built_in_class_list_by_name(describe):
+    (spec,) = read_dataset_file(describe(classes="voc20", label_map="from_one_20"))
+    assert len(spec.vocabulary()) == 20 and spec.vocabulary().name == "voc20"
+    with pytest.raises(FileNotFoundError, match="voc99.*the built-in ones are .*'voc20'"):
+        read_dataset_file(describe(classes="voc99"))

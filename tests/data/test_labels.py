@@ -168,7 +168,7 @@ def test_values_without_a_meaning(tmp_path):
     ("image", "message"),
     [
         (Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "mode RGB and shape .* expected one channel"),
-        (Image.fromarray(np.zeros((4, 4), bool)), "mode 1 and shape"),
+        (Image.fromarray(np.zeros((4, 4), np.uint8)).convert("LA"), "mode LA"),
         (Image.fromarray(np.zeros((4, 4, 4), np.uint8)), "mode RGBA"),
     ],
 )

@@ -1,0 +1,195 @@
+"""Image files as they are stored: samples of any depth, orientation by EXIF, and Pillow's limit on the number of pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".avif", ".mpo",
+    ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".qoi",
+)  # fmt: skip
+"""Names of images end like this, in small or capital letters."""
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+"""Names of labels end like this: formats that keep every value. GIF does not: whoever writes one may renumber its colours."""
+
+LABEL_FORMATS = ("PNG", "TIFF", "BMP")
+
+ORIENTATIONS = ("stored", "applied")
+"""Which pixels labels belong to where EXIF tells viewers to turn an image: those in the file, or those that a viewer shows."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation tag. All but 6 and 8, which undo each other, undo themselves."""
+
+_LIMIT = threading.Lock()
+"""Pillow's limit is a global of its module: one thread at a time raises it."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A decoded file.
+
+    Attributes:
+        path: where it came from. image: Pillow's, as stored, not turned. orientation: its tag, 1 (upright) to 8.
+        raw_mode: how Pillow names the stored samples, "L;4" for grey of four bits. format: "PNG", "JPEG", …
+        signed: whether samples are signed. compression: of a TIFF, else "".
+    """
+
+    path: str
+    image: Image.Image
+    orientation: int
+    raw_mode: str
+    format: str
+    signed: bool
+    compression: str
+
+    def oriented(self, how: str) -> Image.Image:
+        """The image as it is stored ("stored") or as a viewer shows it ("applied").
+
+        Args:
+            how: also "", where nobody has said it.
+        Raises:
+            ValueError: "" for a file with a tag that turns it, or another word.
+        """
+        if how and how not in ORIENTATIONS:
+            raise ValueError(f"orientation: got {how!r}, expected one of {list(ORIENTATIONS)}")
+        if self.orientation == 1 or how == "stored":
+            return self.image
+        if how == "applied":
+            return self.image.transpose(_TURNS[self.orientation])
+        raise ValueError(
+            f"{self.path!r}: its EXIF orientation is {self.orientation}, so viewers turn or mirror it, and nothing says which "
+            "pixels the labels belong to. Write `orientation: stored` (labels were drawn on the pixels in the file) or "
+            "`orientation: applied` (on what viewers show) into the dataset's YAML file, see datasets/README.md"
+        )
+
+
+def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
+    """Read an image file in full.
+
+    Args:
+        what: what messages call the file.
+        max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is empty, cut short, too large or no image.
+    """
+    try:
+        # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it where it has to be turned.
+        with _pixel_limit(max_pixels), open(path, "rb") as stream, Image.open(stream) as image:
+            if 0 < max_pixels < image.width * image.height:
+                raise Image.DecompressionBombError(f"{image.width * image.height} pixels are more than {max_pixels}")
+            raw_mode = _raw_mode(image)  # Pillow forgets it in load()
+            signed = 2 in _listed(getattr(image, "tag_v2", {}).get(339))
+            orientation = _orientation(image)
+            image.load()
+            pixels: Image.Image = image
+            if orientation != 1 and _orientation(image) == 1:  # Pillow turns TIFF files while it reads them
+                pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+            kind, compression = image.format or "", str(image.info.get("compression", ""))
+            return ImageFile(str(path), pixels, orientation, raw_mode, kind, signed, compression)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{what} {str(path)!r} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{what} {str(path)!r} cannot be read ({error}). If it is to be trusted, allow more by max_pixels in the dataset's "
+            "YAML file, or by the config key INPUT.MAX_PIXELS"
+        ) from error
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        raise ValueError(f"{what} {str(path)!r} cannot be read ({error}); is it empty or cut short?") from error
+
+
+def exif_orientation(path: str | Path) -> int:
+    """The orientation tag of a file, 1 (upright) to 8; 1 where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return _orientation(image)
+    except Exception:  # as in decode; whoever reads the pixels reports it
+        return 1
+
+
+def stored_values(file: ImageFile, how: str) -> np.ndarray:
+    """The samples (H, W) of a label file as they are stored, whatever their depth.
+
+    Args:
+        how: see :meth:`ImageFile.oriented`.
+    Raises:
+        ValueError: see :meth:`ImageFile.oriented`; a format that changes values; more than one channel; fractions.
+    """
+    if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
+        kind = " ".join(filter(None, (file.format, file.compression)))
+        raise ValueError(
+            f"label file {file.path!r}: got a {kind} file, which need not keep values as they were; expected one of "
+            f"{list(LABEL_FORMATS)}, without lossy compression"
+        )
+    values = np.asarray(file.oriented(how))
+    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
+        raise ValueError(
+            f"label file {file.path!r}: got an image of mode {file.image.mode} and shape {values.shape}, expected one channel "
+            "of class indices (grey of 1 to 32 bits, or a palette). Colour-coded masks have to be converted to indices first"
+        )
+    return _undo_scaling(values, file)
+
+
+def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:
+    """Grey samples of less than 8 bits come from Pillow spread over 0..255 (of one bit as truth values), and inverted where a
+    TIFF counts from white."""
+    mode, _, stored = file.raw_mode.partition(";")
+    if mode not in ("1", "L"):
+        return values
+    if mode == "1":
+        values = values.astype(np.uint8)
+    else:
+        values = values // {"2": 85, "4": 17}.get(stored[:1], 1)
+    if "I" in stored:  # counted from white
+        return {"1": 1, "L": {"2": 3, "4": 15}.get(stored[:1], 255)}[mode] - values
+    return values.view(np.int8) if file.signed else values
+
+
+def _raw_mode(image: Any) -> str:
+    first = image.tile[0][3] if getattr(image, "tile", None) else ""
+    if isinstance(first, tuple) and first:
+        first = first[0]
+    return first if isinstance(first, str) else ""
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata, by which no viewer turns anything either
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _listed(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@contextmanager
+def _pixel_limit(pixels: int) -> Iterator[None]:
+    """Have Pillow open files of so many pixels, if that is more than it would."""
+    default = Image.MAX_IMAGE_PIXELS
+    if default is None or pixels <= default:
+        yield
+        return
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before

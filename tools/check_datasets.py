@@ -55,6 +55,8 @@ def main() -> int:
     for report in reports:
         if report.status == "faulty" or (report.faults and arguments.datasets):
             print(f"{report.spec.alias}: {len(report.faults)} faults\n{faults_text(report)}\n")
+        if report.left_out and arguments.datasets:
+            print("\n".join([f"{report.spec.alias}: not read", *report.left_out, ""]))
         if arguments.histogram and report.sampled:
             print(f"{report.spec.alias}: classes in {report.sampled} labels\n{histogram(report)}\n")
     rows = [(r.spec.alias, r.status, r.pictures, r.expected, r.sampled, r.layout) for r in reports]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .image_files import exif_orientation, turned_fault
 from .mapper import read_pair
 from .pairing import kinds_of, left_out
 from .records import LISTED_FAULTS, make_records, pair_files
@@ -54,6 +55,8 @@ class Report:
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     """Look for a data set, match its files, count them, and open a sample of them, evenly spread. Nothing is raised.
 
+    The EXIF tags of a set that a file describes are read of all images, unless it says what they mean.
+
     Args:
         samples: how many pictures to open with their labels; 0 for all.
     """
@@ -71,8 +74,13 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     records = make_records(spec, found)
     report.pictures = len(records)
-    for k in spread(len(records), samples):
+    opened = spread(len(records), samples)
+    for k in opened:
         _check_files(records[k], report)
+    if spec.file and not spec.orientation:
+        others = {record["file_name"] for record in records} - {records[k]["file_name"] for k in opened}
+        tags = ((path, exif_orientation(path)) for path in sorted(others))  # a few of many images may be turned
+        report.faults += [turned_fault(path, tag) for path, tag in tags if tag != 1]
     if report.sampled and not report.faults and not report.pixels[:-1].any():
         report.faults.append(f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}")
     if report.faults or not records:

@@ -73,11 +73,7 @@ class ImageFile:
             return self.image
         if how == "applied":
             return self.image.transpose(_TURNS[self.orientation])
-        raise ValueError(
-            f"{self.path!r}: its EXIF orientation is {self.orientation}, so viewers turn or mirror it, and nothing says which "
-            "pixels the labels belong to. Write `orientation: stored` (labels were drawn on the pixels in the file) or "
-            "`orientation: applied` (on what viewers show) into the dataset's YAML file, see datasets/README.md"
-        )
+        raise ValueError(turned_fault(self.path, self.orientation))
 
 
 def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
@@ -112,6 +108,15 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise ValueError(f"{what} {str(path)!r} cannot be read ({error}); is it empty or cut short?") from error
+
+
+def turned_fault(path: str, orientation: int) -> str:
+    """What to say of a file that EXIF turns where its data set does not say what that means for labels."""
+    return (
+        f"{path!r}: its EXIF orientation is {orientation}, so viewers turn or mirror it, and nothing says which "
+        "pixels labels belong to. Write `orientation: stored` (they were drawn on the pixels in the file) or `orientation: "
+        "applied` (on what viewers show) into the dataset's YAML file, see datasets/README.md"
+    )
 
 
 def exif_orientation(path: str | Path) -> int:

@@ -274,6 +274,17 @@ def test_a_fault_in_the_last_file_is_found(split, tmp_path):
     assert check_dataset(split(), samples=4).status == "faulty"
 
 
+def test_a_tagged_image_outside_the_sample_is_found(split, tmp_path):
+    for k in range(9):
+        save(tmp_path / f"photos/{k}.jpg")
+        save(tmp_path / f"masks/{k}.png", 1)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (4, 3)).save(tmp_path / "photos/5.jpg", exif=exif)
+    (fault,) = check_dataset(split(), samples=2).faults
+    assert "photos/5.jpg': its EXIF orientation is 8" in fault
+
+
 @pytest.mark.skipif(not CASES.is_dir(), reason="the small inputs (../shared/cases) are not here")
 def test_recorded_cases(monkeypatch):
     for case, file in (("hidden_copies", "d"), ("image_and_mask_in_one_folder", "d")):

@@ -156,12 +156,13 @@ def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
 
 def exif_hint(record: Mapping) -> str:
     """What EXIF may have to do with sizes that differ; empty if nothing."""
-    tag = exif_orientation(record["file_name"])
+    tag = exif_orientation(record.get("file_name", ""))
     if tag == 1:
         return ""
-    said = record.get("orientation", "")
+    said = record.get("orientation")
     other = "applied" if said == "stored" else "stored"
-    return f". The EXIF orientation of the image is {tag}, and the data set says orientation: {said}. Is it {other}?"
+    says = f"says orientation: {said}" if said else "says no orientation"
+    return f". The EXIF orientation of the image is {tag}, and the data set {says}. Is it {other}?"
 
 
 def read_record_image(record: Mapping) -> np.ndarray:

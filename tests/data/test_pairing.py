@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import unicodedata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hyperclip.data.pairing import is_hidden, read_list
 from PIL import Image
 
 from .. import fake_trees
-from ..conftest import SHARED
+from ..conftest import ROOT, SHARED
 
 CASES = SHARED / "cases"
 
@@ -201,6 +202,13 @@ def test_folders_in_a_list_have_to_be_the_split_s_own(split, tmp_path):
 def test_a_list_in_utf_16(tmp_path):
     (tmp_path / "a.txt").write_bytes("a\r\nü\r\n".encode("utf-16"))
     assert read_list(tmp_path / "a.txt") == ["a", "ü"]
+
+
+def test_the_demo_takes_no_hidden_names(tmp_path):
+    for name in ("a.jpg", "b.webp", "c.tif", "._a.jpg", ".b.png"):
+        save(tmp_path / name)
+    find_images = runpy.run_path(str(ROOT / "demo/demo.py"))["find_images"]
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.jpg", "b.webp", "c.tif"]
 
 
 # Trees that MMSegmentation's converters leave

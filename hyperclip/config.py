@@ -46,8 +46,9 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
-    # Not read when MODEL.WEIGHTS is set, since a checkpoint holds the whole model.
+    # Not loaded when MODEL.WEIGHTS is set, since a checkpoint holds the whole model; they still say the activation.
     cfg.MODEL.CLIP_WEIGHTS = ""
+    cfg.MODEL.CLIP_ACTIVATION = "auto"  # gelu or quick_gelu, for weights that do not say what they were trained with
     # Sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80).
     cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
     # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all, "max" lets a

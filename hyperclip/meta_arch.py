@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from open_clip import CLIP
 from torch import Tensor, nn
 
-from .adapters import AdapterOptions, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, encode_dense, load_clip
+from .adapters import AdapterOptions, adapters, prepare_finetuning
+from .clip import CLIP_MEAN, CLIP_STD, activation_of, encode_dense, load_clip
 from .features import DenseFeatures
 from .finite import FiniteCheck
 from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
@@ -44,6 +44,7 @@ class HyperCLIP(nn.Module):
         output: "scores" or "labels", see :meth:`forward`.
         background_threshold: where a background exists, pixels whose best score is below it are none of the classes, 0..1.
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
+        settings: of the head, by config key, that its parameters do not tell; see :meth:`checkpoint_settings`.
     """
 
     clip: CLIP
@@ -71,12 +72,13 @@ class HyperCLIP(nn.Module):
         class_chunk: int = 0,
         pixel_mean: Sequence[float] = CLIP_MEAN,
         pixel_std: Sequence[float] = CLIP_STD,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if output not in ("scores", "labels"):
             raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
         self.clip, self.text, self.sem_seg_head = clip, text, head
-        self.resolution, self.layers = resolution, list(layers)
+        self.resolution, self.layers, self.settings = resolution, list(layers), dict(settings or {})
         self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary
         self.sliding, self.output, self.divisor = sliding, output, divisor
         self.background_threshold, self.background = background_threshold, False
@@ -88,7 +90,9 @@ class HyperCLIP(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
         head = cfg.MODEL.SEM_SEG_HEAD
-        loaded = load_clip(head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS)
+        loaded = load_clip(
+            head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION
+        )
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
         options = AdapterOptions(
             projections=adapter.PROJECTIONS,
@@ -124,12 +128,29 @@ class HyperCLIP(nn.Module):
             "class_chunk": cfg.TEST.CLASS_CHUNK,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+            "settings": {f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in ("NUM_HEADS", "ATTENTION_TYPE")},
         }
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.pixel_mean.device
+
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """What the parameters were trained for and do not tell: a checkpoint keeps it, and fits no model with other values."""
+        settings = {
+            "MODEL.CLIP_ACTIVATION": activation_of(self.clip),
+            "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": list(self.layers),
+            "MODEL.CLIP_PIXEL_MEAN": self.pixel_mean.flatten().tolist(),
+            "MODEL.CLIP_PIXEL_STD": self.pixel_std.flatten().tolist(),
+            **self.settings,
+        }
+        for name, adapter in adapters(self.clip):
+            tower = "vision" if name.startswith("visual.") else "text"
+            for key in ("curvature", "scale"):
+                if hasattr(adapter, key):
+                    settings[f"MODEL.ADAPTER ({type(adapter).__name__}, {tower}) {key}"] = float(getattr(adapter, key))
+        return settings
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Choose the classes of inference. Embeddings are computed on first use and cached."""

@@ -1,8 +1,9 @@
 """CLIP: loading, the dense image tower, the text tower."""
 
+from .activation import activation_of
 from .loading import LoadedClip, load_clip
 from .normalization import CLIP_MEAN, CLIP_STD
 from .text import encode_text, tokenize
 from .visual import encode_dense
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "LoadedClip", "encode_dense", "encode_text", "load_clip", "tokenize"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "LoadedClip", "activation_of", "encode_dense", "encode_text", "load_clip", "tokenize"]

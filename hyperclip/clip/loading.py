@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor
 
+from ..weights import UnreadableWeightsError, find_state_dict, plain_name, read_weights, require_fit
+from .activation import (
+    ACTIVATIONS,
+    GELU,
+    OPENAI_EXTRAS,
+    QUICK_GELU,
+    activation_of,
+    activation_of_file,
+    activation_of_tag,
+)
+from .folders import folder_weights, is_model_folder, read_folder_config
 from .text import Tokenizer
 
 OPENAI_ARCHITECTURES = {
@@ -32,8 +41,6 @@ OPENAI_SHA256 = {
 }
 """SHA-256 of OpenAI's published TorchScript archives: the only ones that are opened."""
 
-OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-
 
 @dataclass(frozen=True)
 class LoadedClip:
@@ -44,7 +51,7 @@ class LoadedClip:
     source: str
 
 
-def load_clip(name: str, weights: str = "", load: bool = True) -> LoadedClip:
+def load_clip(name: str, weights: str = "", load: bool = True, activation: str = "auto") -> LoadedClip:
     """Build a CLIP model and load its weights.
 
     Args:
@@ -55,34 +62,37 @@ def load_clip(name: str, weights: str = "", load: bool = True) -> LoadedClip:
             a tag of open_clip, or a local file: OpenAI's ``.pt`` (archive or state dict), safetensors, ``.bin``.
         load: False builds the same architecture (activation included) with random weights, for a checkpoint that
             is loaded over it.
+        activation: "quick_gelu" or "gelu" where the weights do not tell what they were trained with; "auto": they do.
     Raises:
-        ValueError: an unknown architecture or tag, weights of another architecture, or a model without a
-            plain vision transformer and text transformer.
+        ValueError: an unknown architecture or tag, weights of another architecture or of unknown activation, or a model
+            without a plain vision transformer and text transformer.
         FileNotFoundError: weights that are neither on this machine nor to be had from the network.
     """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"MODEL.CLIP_ACTIVATION: got {activation!r}, expected one of {list(ACTIVATIONS)}")
     architecture, tag = split_name(name)
     file = None
-    if (Path(architecture) / "open_clip_config.json").is_file():
-        file = Path(architecture) / "open_clip_model.safetensors"
     if weights not in ("", "none"):
         file, tag = (None, weights) if _is_tag(architecture, weights) else (Path(weights), "")
+    elif is_model_folder(architecture) and weights == "":
+        file = folder_weights(Path(architecture)) if load else None
     load = load and weights != "none"
     if file is not None and load:
-        return _load_file(name, architecture, file)
+        return _load_file(name, architecture, file, activation)
     if architecture.startswith("hf-hub:"):
-        return _finish(_create(architecture, load_weights=load), architecture, architecture if load else "random weights")
+        source = architecture if load else "random weights"
+        return _checked(_finish(_create(architecture, load_weights=load), architecture, source), activation)
     if not load:
-        quick = name in OPENAI_ARCHITECTURES or _tag_has_quick_gelu(architecture, tag)
-        if weights not in ("", "none") and file is not None and not quick:
-            quick = read_state_dict(file)[1]
-        return _finish(_build(architecture, quick), architecture, "random weights")
+        kind = activation if activation != "auto" else _expected_activation(name, architecture, tag, file)
+        return _finish(_build(architecture, kind), architecture, "random weights")
     if not tag:
         raise ValueError(
             f"CLIP weights: {name!r} names an architecture only. Add a tag ({name}:TAG, one of "
             f"{open_clip.list_pretrained_tags_by_model(architecture)}), or set MODEL.CLIP_WEIGHTS to a file or 'none'"
         )
-    quick = _tag_has_quick_gelu(architecture, tag)
-    return _finish(_create(architecture, tag, force_quick_gelu=quick), architecture, f"{architecture}:{tag}")
+    quick = activation_of_tag(architecture, tag) == QUICK_GELU
+    loaded = _finish(_create(architecture, tag, force_quick_gelu=quick), architecture, f"{architecture}:{tag}")
+    return _checked(loaded, activation)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -93,7 +103,7 @@ def split_name(name: str) -> tuple[str, str]:
     """
     if name in OPENAI_ARCHITECTURES:
         return OPENAI_ARCHITECTURES[name], "openai"
-    if name.startswith("hf-hub:") or (Path(name) / "open_clip_config.json").is_file():
+    if name.startswith("hf-hub:") or is_model_folder(name):
         return name, ""
     architecture, _, tag = name.partition(":")
     if architecture not in open_clip.list_models():
@@ -108,51 +118,45 @@ def split_name(name: str) -> tuple[str, str]:
     return architecture, tag
 
 
-def read_state_dict(path: Path, trusted_sha256: dict[str, str] | None = None) -> tuple[dict[str, Tensor], bool]:
+def read_state_dict(
+    path: Path, trusted_sha256: dict[str, str] | None = None, key: str = "MODEL.CLIP_WEIGHTS"
+) -> tuple[dict[str, Tensor], bool]:
     """Read the state dict of a weights file without running any code from it.
 
     Args:
         path: safetensors, a pickled state dict (opened with ``weights_only=True``), or a TorchScript archive.
         trusted_sha256: archives that may be opened, by hash; default: OpenAI's published ones.
+        key: the config key that named the file, for messages.
     Returns:
         the state dict (float32) and whether the file has OpenAI's format, which implies the quick GELU.
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is truncated, of another kind, or an archive whose hash is not a published one.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file: got {str(path)!r}, which does not exist. Give the path of a local file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(str(path))
-        elif _is_torchscript(path):
-            state = _read_archive(path, OPENAI_SHA256 if trusted_sha256 is None else trusted_sha256)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, UntrustedArchive):
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"weights file {str(path)!r}: cannot be read ({type(error).__name__}: {str(error)[:200]}). Expected "
-            "safetensors, a state dict saved by torch, or OpenAI's archive; was the download cut short?"
-        ) from error
-    content: Any = state.get("state_dict", state.get("model", state))
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"weights file {str(path)!r}: expected a state dict of tensors")
-    state = {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in content.items()}
-    openai_format = any(k in state for k in OPENAI_EXTRAS)
+    state = _read_file(path, trusted_sha256, key)
+    openai_format = any(extra in state for extra in OPENAI_EXTRAS)
     return {k: v for k, v in state.items() if k not in OPENAI_EXTRAS}, openai_format
+
+
+def _read_file(path: Path, trusted_sha256: dict[str, str] | None, key: str) -> dict[str, Tensor]:
+    """Every entry of a file's state dict in float32, without the names that wrappers added."""
+    what = f"{key} {str(path)!r}"
+    content = _read_archive(path, trusted_sha256) if _is_torchscript(path) else find_state_dict(read_weights(path, key), what)
+    state: dict[str, Tensor] = {}
+    for name, value in content.items():
+        if plain_name(name) in state:
+            raise UnreadableWeightsError(f"{what} holds {plain_name(name)} twice, once wrapped and once not")
+        state[plain_name(name)] = value.float() if value.is_floating_point() else value
+    return state
 
 
 class UntrustedArchive(ValueError):
     """A TorchScript archive, which can carry code, whose hash is not among the published ones."""
 
 
-def _read_archive(path: Path, trusted: dict[str, str]) -> dict[str, Tensor]:
+def _read_archive(path: Path, trusted_sha256: dict[str, str] | None) -> dict[str, Tensor]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest not in trusted:
+    if digest not in (OPENAI_SHA256 if trusted_sha256 is None else trusted_sha256):
         raise UntrustedArchive(
             f"TorchScript archive {str(path)!r}: its SHA-256 {digest} is not one of OpenAI's published models, and an "
             "archive can carry code. Download it again, or convert it to safetensors on a machine where you trust it"
@@ -161,53 +165,80 @@ def _read_archive(path: Path, trusted: dict[str, str]) -> dict[str, Tensor]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _is_tag(architecture: str, weights: str) -> bool:
     return architecture in open_clip.list_models() and weights in open_clip.list_pretrained_tags_by_model(architecture)
 
 
-def _tag_has_quick_gelu(architecture: str, tag: str) -> bool:
-    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    return tag == "openai" or bool(config.get("quick_gelu", False))
+def _expected_activation(name: str, architecture: str, tag: str, file: Path | None) -> str:
+    """The activation of what the config names, for a model that a checkpoint is loaded over."""
+    if file is not None and file.is_file():
+        return _require_activation(name, file, _read_file(file, None, "MODEL.CLIP_WEIGHTS"))
+    if is_model_folder(architecture):
+        return _configured_activation(architecture)
+    return QUICK_GELU if name in OPENAI_ARCHITECTURES and tag in ("", "openai") else activation_of_tag(architecture, tag)
 
 
-def _build(architecture: str, quick_gelu: bool = False) -> open_clip.CLIP:
+def _configured_activation(folder: str) -> str:
+    return QUICK_GELU if (read_folder_config(Path(folder)) or {}).get("quick_gelu", False) else GELU
+
+
+def _require_activation(name: str, file: Path, content: dict[str, Tensor]) -> str:
+    kind = activation_of_file(name, file, content)
+    if not kind:
+        raise ValueError(
+            f"MODEL.CLIP_WEIGHTS {str(file)!r}: nothing in it says which activation it was trained with, and under the name "
+            f"{name!r} both are common. Set MODEL.CLIP_ACTIVATION to quick_gelu (OpenAI's weights, DFN's, MetaCLIP's) or gelu "
+            f"(LAION's, DataComp's), or CLIP_PRETRAINED to {OPENAI_ARCHITECTURES[name]} (gelu)"
+        )
+    return kind
+
+
+def _build(architecture: str, activation: str) -> open_clip.CLIP:
     """The architecture of an open_clip name or a local folder, with random weights."""
-    folder = Path(architecture)
-    if (folder / "open_clip_config.json").is_file():
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
-    else:
-        config = open_clip.get_model_config(architecture)
+    config = read_folder_config(Path(architecture)) or open_clip.get_model_config(architecture)
     if config.get("custom_text") or "multimodal_cfg" in config:
         raise ValueError(f"CLIP model {architecture!r} has a text tower of its own kind, expected CLIP's")
-    return open_clip.CLIP(
-        config["embed_dim"],
-        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-        open_clip.CLIPTextCfg(**config["text_cfg"]),
-        quick_gelu=quick_gelu or config.get("quick_gelu", False),
+    try:
+        vision, text = open_clip.CLIPVisionCfg(**config["vision_cfg"]), open_clip.CLIPTextCfg(**config["text_cfg"])
+    except TypeError as error:
+        raise ValueError(f"CLIP model {architecture!r}: a setting that open_clip does not know ({error})") from error
+    return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=activation == QUICK_GELU)
+
+
+def _load_file(name: str, architecture: str, path: Path, activation: str) -> LoadedClip:
+    content = _read_file(path, None, "MODEL.CLIP_WEIGHTS")
+    state = {k: v for k, v in content.items() if k not in OPENAI_EXTRAS}
+    kind = activation_of_file(name, path, content) or activation
+    model = _build(architecture, kind)
+    require_fit(
+        model.state_dict(),
+        state,
+        f"weights file {str(path)!r} does not fit the CLIP architecture {name!r}",
+        "Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED to the architecture of the file",
     )
-
-
-def _load_file(name: str, architecture: str, path: Path) -> LoadedClip:
-    state, openai_format = read_state_dict(path)
-    model = _build(architecture, quick_gelu=openai_format or name in OPENAI_ARCHITECTURES)
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [f"{k}: file {tuple(state[k].shape)}, model {tuple(v.shape)}" for k, v in own.items()
-             if k in state and state[k].shape != v.shape]
-    if missing or unexpected or wrong:
-        raise ValueError(
-            f"weights file {str(path)!r} does not fit the CLIP architecture {name!r}: {len(missing)} keys missing "
-            f"{missing[:5]}, {len(unexpected)} unexpected {unexpected[:5]}, {len(wrong)} of another shape {wrong[:3]}. "
-            "Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED to the architecture of the file"
-        )
+    if kind == "auto":
+        _require_activation(name, path, content)
     model.load_state_dict(state)
-    return _finish(model, architecture, str(path))
+    return _checked(_finish(model, architecture, str(path)), activation)
+
+
+def _checked(loaded: LoadedClip, activation: str) -> LoadedClip:
+    """The model; ValueError if the config says another activation than the weights were trained with."""
+    kind = activation_of(loaded.model)
+    if activation not in ("auto", kind):
+        raise ValueError(
+            f"MODEL.CLIP_ACTIVATION: got {activation!r}, but {loaded.source} was trained with {kind!r}. Set it to 'auto'"
+        )
+    return loaded
 
 
 def _create(architecture: str, tag: str | None = None, **options: bool) -> open_clip.CLIP:

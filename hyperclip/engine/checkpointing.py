@@ -14,12 +14,17 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..files import write_atomically
-from .published import convert_published, is_published
+from ..weights import UnreadableWeightsError as UnreadableCheckpointError
+from ..weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
+from .published import CLIP_PREFIX, convert_published, is_published
 
 logger = logging.getLogger(__name__)
 
 NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
 """Checkpoints that were written while training, by iteration."""
+
+OPENAI_WIDTH = 1024
+"""Width of OpenAI's largest image tower, ViT-L/14."""
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -28,57 +33,65 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     Raises:
         ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    state = rename_for(state, own, f"checkpoint {source}")
     if is_published(state):
         logger.info("%s has the published key names: converting", source)
         state = convert_published(state)
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{k}: file {tuple(state[k].shape)}, model {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f"checkpoint {source} does not fit the model of this config.\n"
-            f"  {len(missing)} keys missing from the file: {_first(missing)}\n"
-            f"  {len(unexpected)} keys unexpected: {_first(unexpected)}\n"
-            f"  {len(shapes)} of another shape: {_first(shapes)}\n"
-            "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for HyperCLIP's "
-            "checkpoints, attention for CAT-Seg's)"
-        )
+    require_fit(
+        own,
+        state,
+        f"checkpoint {source} does not fit the model of this config",
+        "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for HyperCLIP's checkpoints, "
+        "attention for CAT-Seg's)",
+    )
     model.load_state_dict(state)
 
 
-class UnreadableCheckpointError(ValueError):
-    """A checkpoint file that is cut short, or none."""
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """What a model's function depends on besides its parameters; it has ``checkpoint_settings`` if there is anything."""
+    describe: Any = getattr(model, "checkpoint_settings", dict)
+    return describe()
+
+
+def check_settings(model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str) -> None:
+    """Compare what a checkpoint was trained with and what a model has.
+
+    Args:
+        saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an early one of ours.
+    Raises:
+        ValueError: they differ; the keys are named.
+    """
+    own = settings_of(model)
+    if saved is None and _is_of_openai(state):
+        saved = {"MODEL.CLIP_ACTIVATION": "quick_gelu"}
+    differing = [f"{key} is {value!r} there and {own[key]!r} here" for key, value in (saved or {}).items()
+                 if key in own and own[key] != value]  # fmt: skip
+    if differing:
+        raise ValueError(
+            f"checkpoint {source} was trained with other settings than this config's: {'; '.join(differing)}. Set them to what "
+            "they were in training"
+        )
+
+
+def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is a published one over OpenAI's CLIP; CAT-Seg's largest models have open_clip's instead."""
+    state = {plain_name(name): value for name, value in state.items()}
+    first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
+    return first is not None and len(first) <= OPENAI_WIDTH
 
 
 def read_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state dict, …}``.
 
     Raises:
-        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read.
+        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or without a state dict.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS: got {str(path)!r}, which does not exist. Give the path of a local file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(str(path))
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UnreadableCheckpointError(
-            f"MODEL.WEIGHTS {str(path)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). Expected a "
-            "checkpoint saved by torch or a safetensors file; was the copy cut short?"
-        ) from error
-    if "model" in content and isinstance(content["model"], Mapping):
-        return dict(content)
-    return {"model": dict(content.get("state_dict", content))}
+    content = read_weights(path, "MODEL.WEIGHTS")
+    state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
+    if isinstance(content.get("model"), Mapping):
+        return {**content, "model": state}
+    return {"model": state}
 
 
 def require_weights(cfg: CfgNode, model: nn.Module) -> None:
@@ -97,7 +110,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict) -> None:
-        load_strictly(self.model, checkpoint.pop("model"), self.path or "file")
+        state, source = checkpoint.pop("model"), self.path or "file"
+        check_settings(self.model, state, checkpoint.pop("settings", None), source)
+        load_strictly(self.model, state, source)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""
@@ -147,7 +162,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data = {"model": self.model.state_dict(), "settings": settings_of(self.model)}
         if tag:
             data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data |= kwargs
@@ -166,8 +181,3 @@ class StrictCheckpointer(DetectionCheckpointer):
         if count and self.save_to_disk:
             for path in sorted(Path(self.save_dir).glob(NUMBERED))[:-count]:
                 path.unlink()
-
-
-def _first(items: list[str], count: int = 10) -> str:
-    more = f" … and {len(items) - count} more" if len(items) > count else ""
-    return (", ".join(items[:count]) + more) or "none"

@@ -110,7 +110,8 @@ def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
 
     assert activation("ViT-B-32", plain) is torch.nn.GELU
     assert activation("ViT-B-32", openai) is open_clip.transformer.QuickGELU
-    assert activation("ViT-B/32", plain) is open_clip.transformer.QuickGELU
+    with pytest.raises(ValueError, match="Set MODEL.CLIP_ACTIVATION to quick_gelu"):
+        activation("ViT-B/32", plain)  # OpenAI's or LAION's: nothing in the file says which
 
     def unloaded(name, weights=""):  # what a checkpoint is loaded over has to have the same activation
         return type(load_clip(name, str(weights), load=False).model.visual.transformer.resblocks[0].mlp.gelu)

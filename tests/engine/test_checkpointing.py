@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.adapters import adapters
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, load_strictly, read_checkpoint
+from hyperclip.engine.checkpointing import check_settings
 from hyperclip.engine.published import convert_published, is_published
 from hyperclip.files import write_atomically
 
@@ -89,3 +92,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(target, fail)
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+OTHER_SETTINGS = {
+    "MODEL.CLIP_ACTIVATION": ("quick_gelu", "MODEL.CLIP_ACTIVATION is 'quick_gelu' there and 'gelu' here"),
+    "MODEL.ADAPTER.CURVATURE_TEXT": ("0.5", r"RadiusAdjustment, text\) curvature is 0.5 there and 1.0 here"),
+    "MODEL.SEM_SEG_HEAD.NUM_HEADS": ("2", "MODEL.SEM_SEG_HEAD.NUM_HEADS is 2 there and 4 here"),
+    "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": ("[0, 2]", r"CLIP_LAYERS is \[0, 2\] there and \[\d, \d\] here"),
+    "MODEL.CLIP_PIXEL_MEAN": ("[1.0, 2.0, 3.0]", r"CLIP_PIXEL_MEAN is \[1.0, 2.0, 3.0\] there"),
+}
+
+
+@pytest.mark.parametrize("key", OTHER_SETTINGS)
+def test_settings_that_no_parameter_tells_are_checked(tmp_path, key):
+    value, message = OTHER_SETTINGS[key]
+    names = ("model_best", "model_final")
+    trained = tiny("MODEL.CLIP_WEIGHTS", "none", key, value)
+    StrictCheckpointer(trained, str(tmp_path)).save(names[0], tag=False)
+    StrictCheckpointer(trained, str(tmp_path)).save(names[1])
+    other = tiny()
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    for name in names:
+        with pytest.raises(ValueError, match=message) as error:
+            StrictCheckpointer(other).load(str(tmp_path / f"{name}.pth"))
+        assert "\n" not in str(error.value)
+    assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+    again = tiny("MODEL.WEIGHTS", "x.pth", key, value)
+    StrictCheckpointer(again).load(str(tmp_path / "model_final.pth"))
+    assert all(torch.equal(v, trained.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_checkpoints_without_settings(tmp_path):
+    model = tiny()
+    torch.save({"model": model.state_dict()}, tmp_path / "early.pth")
+    StrictCheckpointer(model).load(str(tmp_path / "early.pth"))
+    published = {"sem_seg_head.predictor.clip_model.visual.conv1.weight": torch.zeros(768, 3, 16, 16)}
+    with pytest.raises(ValueError, match="CLIP_ACTIVATION is 'quick_gelu' there and 'gelu' here"):
+        check_settings(model, {f"module.{k}": v for k, v in published.items()}, None, "file")
+    check_settings(model, {k: v.repeat(2, 1, 1, 1) for k, v in published.items()}, None, "file")  # of open_clip
+    check_settings(tiny("MODEL.CLIP_WEIGHTS", "none", "MODEL.CLIP_ACTIVATION", "quick_gelu"), published, None, "file")
+
+
+@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["model.", "_orig_mod.module.", "model._orig_mod."])
+def test_checkpoints_of_other_trainers(tmp_path, container, prefix):
+    trained = tiny()
+    with torch.no_grad():
+        trained.sem_seg_head.decoder.classifier.bias.add_(3)
+    state = {prefix + k: v for k, v in trained.state_dict().items()}
+    torch.save({container: state, "best": np.float32(3), "args": argparse.Namespace(out=tmp_path)}, tmp_path / "last.ckpt")
+    model = tiny()
+    StrictCheckpointer(model).load(str(tmp_path / "last.ckpt"))
+    assert all(torch.equal(v, trained.state_dict()[k]) for k, v in model.state_dict().items())

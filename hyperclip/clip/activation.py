@@ -1,0 +1,57 @@
+"""Which activation a CLIP model was trained with: OpenAI's quick GELU or the usual GELU. No shape or key of a file tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+from open_clip.transformer import QuickGELU
+from torch import Tensor, nn
+
+from .folders import read_folder_config
+
+QUICK_GELU, GELU = "quick_gelu", "gelu"
+ACTIVATIONS = ("auto", QUICK_GELU, GELU)
+"""What MODEL.CLIP_ACTIVATION may be; "auto" is what the weights were trained with."""
+
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+"""Entries that only state dicts in OpenAI's own format have; the quick GELU goes with it."""
+
+
+def activation_of(model: nn.Module) -> str:
+    """The activation that a model's blocks compute with, both names if it has both, "" if neither."""
+    kinds = {type(module) for module in model.modules()}
+    return "+".join(
+        name for name, kind in ((GELU, nn.GELU), (QUICK_GELU, QuickGELU)) if kind in kinds
+    )
+
+
+def activation_of_tag(architecture: str, tag: str) -> str:
+    """What open_clip says of the weights behind a tag; of an architecture without a tag what its configuration says."""
+    source = (
+        open_clip.get_pretrained_cfg(architecture, tag)
+        if tag
+        else open_clip.get_model_config(architecture)
+    )
+    return QUICK_GELU if tag == "openai" or (source or {}).get("quick_gelu", False) else GELU
+
+
+def activation_of_file(name: str, path: Path, content: Mapping[str, Tensor]) -> str:
+    """What a weights file was trained with, by its content, its folder's configuration, or the architecture's name.
+
+    Args:
+        name: of the architecture: a folder and a name of open_clip (ViT-B-16, ViT-B-16-quickgelu) say which activation is
+            meant, a name of OpenAI (ViT-B/16) only that OpenAI's weights have the quick one.
+        content: its state dict.
+    Returns:
+        "" where nothing tells: under OpenAI's name, weights of the usual format may be anybody's.
+    """
+    if any(extra in content for extra in OPENAI_EXTRAS):
+        return QUICK_GELU
+    for folder in (path.parent, Path(name)):
+        config = read_folder_config(folder)
+        if config is not None and (folder == Path(name) or path.name.startswith("open_clip_")):
+            return QUICK_GELU if config.get("quick_gelu", False) else GELU
+    architecture, _, tag = name.partition(":")
+    return activation_of_tag(architecture, tag) if architecture in open_clip.list_models() else ""

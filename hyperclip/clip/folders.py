@@ -1,0 +1,57 @@
+"""Model folders as open_clip writes them: a configuration and one file of weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of the weights in such a folder; the first one that is there is read."""
+
+
+def is_model_folder(folder: str | Path) -> bool:
+    """Whether a folder has open_clip's configuration."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def read_folder_config(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its model (``model_cfg``); None if it is no model folder.
+
+    Raises:
+        ValueError: a configuration that is no JSON, or without ``model_cfg``.
+    """
+    if not is_model_folder(folder):
+        return None
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        if (
+            all(isinstance(config[key], dict) for key in ("vision_cfg", "text_cfg"))
+            and config["embed_dim"]
+        ):
+            return config
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"CLIP model {str(file)!r} cannot be read ({type(error).__name__}: {error}). Expected JSON "
+            "with model_cfg: embed_dim, vision_cfg and text_cfg, as open_clip writes it"
+        ) from error
+    raise ValueError(
+        f"CLIP model {str(file)!r}: expected model_cfg with embed_dim, vision_cfg and text_cfg"
+    )
+
+
+def folder_weights(folder: Path) -> Path:
+    """The weights file of a model folder.
+
+    Raises:
+        FileNotFoundError: it has none.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"CLIP model {str(folder)!r} has no weights: expected {WEIGHTS[0]} or {WEIGHTS[1]} in it. Copy "
+        "the file there, or set MODEL.CLIP_WEIGHTS to it or to 'none'"
+    )

@@ -1,0 +1,260 @@
+"""Reading weights files without running code from them, whatever container and wrapper their state dict is in."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import pathlib
+import re
+import types
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONTAINERS = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+)
+"""Names under which trainers keep a model's state dict; where a file has several of them, the first one counts."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of parameter names that DistributedDataParallel, torch.compile and FSDP put between a module and its own names."""
+
+
+DICTS = (
+    "yacs.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+    "detectron2.config.config.CfgNode",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "mmengine.config.config.ConfigDict",
+    "addict.addict.Dict",
+)
+"""Configs that checkpoints carry along: read as plain dicts, whether their package is installed or not."""
+
+
+class UnreadableWeightsError(ValueError):
+    """A weights file that is cut short, of another kind, or that holds what is not opened."""
+
+
+def read_weights(path: str | Path, key: str) -> Any:
+    """Read a file of torch (``weights_only=True``) or safetensors; which of them is seen from its content.
+
+    Besides tensors and Python's own types, NumPy's scalars and arrays, paths, dates and ``argparse.Namespace`` are read.
+
+    Args:
+        key: the config key that named the file, for messages.
+    Raises:
+        FileNotFoundError: no such file. UnreadableWeightsError: a damaged file, or objects of other classes, which are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{key}: got {str(path)!r}, which does not exist. Give the path of a local file"
+        )
+    try:
+        if is_safetensors(path):
+            from safetensors.torch import load_file
+
+            return load_file(str(path))
+        with torch.serialization.safe_globals(list(harmless_globals())):
+            refused = _refused_globals(path)
+            if not refused:
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        refused = re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
+        if not refused:
+            reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
+            raise UnreadableWeightsError(
+                f"{key} {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected a file saved by torch or a "
+                "safetensors file; was the copy or download cut short?"
+            ) from error
+    raise UnreadableWeightsError(
+        f"{key} {str(path)!r} holds objects of {', '.join(sorted(refused))}, which are not opened since they could run code. "
+        "If you trust the file, save its state dict alone: content = torch.load(FILE, weights_only=False); "
+        "torch.save(content['state_dict'], NEW); or allow the classes in your program with "
+        "torch.serialization.add_safe_globals"
+    )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header (8 bytes), and the header, which is JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _refused_globals(path: Path) -> list[str]:
+    """Classes and functions of a file that are not allowed; none where that cannot be seen beforehand."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the older format, or a damaged file: reading it says more
+        return []
+
+
+@cache
+def harmless_globals() -> tuple[Any, ...]:
+    """What may be created while a file is read: classes that hold data alone, under the names of several versions."""
+    from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
+    from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
+
+    allowed: list[Any] = [
+        np.ndarray,
+        np.dtype,
+        *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
+    ]
+    allowed += [np.recarray, np.record, *set(np.sctypeDict.values())]
+    allowed += [argparse.Namespace, types.SimpleNamespace, (_plain_dict, "collections.defaultdict")]
+    allowed += [(collections.OrderedDict, name) for name in DICTS]
+    allowed += [
+        datetime.datetime,
+        datetime.date,
+        datetime.time,
+        datetime.timedelta,
+        datetime.timezone,
+    ]
+    allowed += [bool, int, float, str, bytes, list, tuple, dict, frozenset, slice, range]
+    for package in ("numpy._core", "numpy.core"):  # of NumPy 2 and 1
+        allowed += [
+            (_reconstruct, f"{package}.multiarray._reconstruct"),
+            (scalar, f"{package}.multiarray.scalar"),
+        ]
+        allowed.append((_frombuffer, f"{package}.numeric._frombuffer"))
+    for module in (
+        "pathlib",
+        "pathlib._local",
+    ):  # a path of another system cannot be made, only described
+        allowed += [
+            (pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")
+        ]
+        allowed += [
+            (pathlib.PureWindowsPath, f"{module}.{name}")
+            for name in ("WindowsPath", "PureWindowsPath")
+        ]
+    return tuple(allowed)
+
+
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    """A dict in place of a ``defaultdict``, whose default is of no use here."""
+    return {}
+
+
+def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
+    """The state dict of what a file holds: the content itself, or what is in one of its containers, however deep.
+
+    Args:
+        what: the file, for messages.
+    Raises:
+        UnreadableWeightsError: no state dict, or several without a name that says which is meant.
+    """
+    if not isinstance(content, Mapping):
+        raise UnreadableWeightsError(
+            f"{what} holds a {type(content).__name__}, expected a state dict or a dict that holds one"
+        )
+    found = _search(content, what)
+    if found is None:
+        keys = ", ".join(map(str, list(content)[:10])) or "nothing"
+        raise UnreadableWeightsError(
+            f"{what} holds no state dict of tensors; it holds {keys}. Is it a model's checkpoint?"
+        )
+    return found
+
+
+def _search(content: Mapping[Any, Any], what: str) -> dict[str, Tensor] | None:
+    if not all(isinstance(name, str) for name in content):
+        return None
+    tensors = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, Tensor | np.ndarray | np.generic)
+    }
+    if content and len(tensors) == len(content):
+        return {
+            name: torch.as_tensor(np.asarray(v)) if not isinstance(v, Tensor) else v
+            for name, v in tensors.items()
+        }
+    inner = {
+        name: _search(value, what) for name, value in content.items() if isinstance(value, Mapping)
+    }
+    found = {name: state for name, state in inner.items() if state is not None}
+    for name in CONTAINERS:
+        if name in found:
+            return found[name]
+        if name in content and content[name] == {}:
+            return {}
+    if len(found) > 1:
+        raise UnreadableWeightsError(
+            f"{what} holds several state dicts: {', '.join(found)}. Save the one that is meant alone"
+        )
+    if found:
+        return next(iter(found.values()))
+    plain = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return plain or None
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers added: ``model._orig_mod.module.clip.x`` is ``clip.x``."""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    while len(parts) > 1 and parts[0] == "model":  # a LightningModule that holds the model
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def rename_for(state: Mapping[str, Tensor], own: Collection[str], what: str) -> dict[str, Tensor]:
+    """Rename the entries of a state dict to a module's own names, wrappers on either side aside.
+
+    Args:
+        own: names of the module, which win over what looks like a wrapper.
+    Raises:
+        ValueError: two entries for the same name.
+    """
+    own = set(own)
+    targets = {plain_name(name): name for name in own}
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        plain = plain_name(name)
+        target = name if name in own else targets.get(plain, plain)
+        if target in renamed:
+            raise ValueError(
+                f"{what} holds {plain} twice, once wrapped and once not. Save one of the two models alone"
+            )
+        renamed[target] = value
+    return renamed
+
+
+def require_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str, advice: str
+) -> None:
+    """ValueError, one line, unless a file's state dict has the names and shapes of a module's."""
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name}: file {tuple(state[name].shape)}, model {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"{what}: {len(missing)} keys missing from the file: {_first(missing)}; {len(unexpected)} keys unexpected: "
+            f"{_first(unexpected)}; {len(shapes)} of another shape: {_first(shapes)}. {advice}"
+        )
+
+
+def _first(items: list[str], count: int = 5) -> str:
+    more = f" … and {len(items) - count} more" if len(items) > count else ""
+    return (", ".join(items[:count]) + more) or "none"

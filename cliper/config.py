@@ -50,7 +50,7 @@ def _add_refiner_keys(node: CfgNode) -> None:
     node.REFINER.THRESHOLD = -1.0  # share of a column's largest entry below which it is cut; -1 = ATTENTION_THRESHOLD
 
     node.DIFFUSION = CfgNode()
-    node.DIFFUSION.MODEL = "sd-2.1"  # sd-1.4, sd-1.5, sd-2.1, a hub id, or a local folder in diffusers' format
+    node.DIFFUSION.MODEL = "sd-2.1"  # sd-1.4, sd-1.5, sd-2.1, a hub id, a local folder in diffusers' format, or one file
     node.DIFFUSION.REVISION = ""  # of a hub id; "" = the pinned one, or main
     node.DIFFUSION.LAYERS = ["up_blocks.3.attentions.1", "up_blocks.3.attentions.0"]  # self-attention layers by name
     node.DIFFUSION.TIME_STEP = 45  # index into the scheduler's time steps; with PNDM and 50 steps, 45 is t = 101

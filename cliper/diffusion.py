@@ -7,7 +7,6 @@ head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hyperclip.files import write_atomically
 from hyperclip.finite import FiniteCheck
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps
+from .latents import LatentsCache, digest
 
 NOISES = ("seeded", "none")
 RESIZES = ("nearest", "bilinear")
@@ -35,7 +34,7 @@ class DiffusionOptions:
         noise: "seeded" (the same noise for every image, from ``seed``) or "none".
         resize: of the image to the model's square, "nearest" (released) or "bilinear" (anti-aliased).
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a number that cannot be.
     """
 
     layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
@@ -49,6 +48,9 @@ class DiffusionOptions:
         for key, value, valid in (("NOISE", self.noise, NOISES), ("RESIZE", self.resize, RESIZES)):
             if value not in valid:
                 raise ValueError(f"MODEL.CLIPER.DIFFUSION.{key}: got {value!r}, expected one of {list(valid)}")
+        for key, number, least in (("STEPS", self.steps, 1), ("TIME_STEP", self.time_step, 0), ("SEED", self.seed, 0)):
+            if not least <= number < 2**63:
+                raise ValueError(f"MODEL.CLIPER.DIFFUSION.{key}: got {number}, expected {least} or more")
 
 
 class DiffusionAttention(nn.Module):
@@ -60,9 +62,12 @@ class DiffusionAttention(nn.Module):
         scheduler: diffusers' scheduler of the model.
         prompt: text condition (1, S, C), None for an unconditional ``UNet2DModel``.
         options: see :class:`DiffusionOptions`.
-        cache: folder in which latents are kept, None for none. source: names the model in the cache.
+        cache: folder in which latents are kept, None for none. source: names the model in messages.
     Raises:
-        ValueError: a layer or time step that the model does not have.
+        ValueError: a layer or time step that the model does not have, or parts that do not fit each other.
+
+    Attributes:
+        count: number M of maps, the heads of all layers.
     """
 
     vae: Any
@@ -81,20 +86,17 @@ class DiffusionAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
-        self.cache, self.source = cache, source
+        self.cache, self.source = LatentsCache(cache) if cache is not None else None, source
+        self._digest: tuple[list[Any], str] = ([], "")
         self.layers = find_layers(unet, options.layers)
         self.register_buffer("prompt", prompt, persistent=False)
-        scheduler.set_timesteps(options.steps)
-        count = len(scheduler.timesteps)
-        if not 0 <= options.time_step < count:
-            raise ValueError(
-                f"MODEL.CLIPER.DIFFUSION.TIME_STEP: got {options.time_step}, expected an index below {count}, the "
-                f"number of time steps that {type(scheduler).__name__} makes of STEPS {options.steps}"
-            )
-        self.time = scheduler.timesteps[options.time_step]
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        check_parts(vae, unet, prompt, source)
+        self.time = chosen_time(scheduler, options)
+        self.factor, self.channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
         side = unet.config.sample_size
-        self.size = tuple(factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side)))
+        self.size = tuple(self.factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side)))
+        self.count = sum(attention.heads for attention in self.layers.values())
+        self._rehearse()
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
@@ -114,14 +116,28 @@ class DiffusionAttention(nn.Module):
         """Posterior mean, scaled, (1, C, h, w) of an image (3, S, S) in -1..1; from the cache if it is there."""
         if self.cache is None:
             return self._encode(square)
-        content = square.float().cpu().numpy().tobytes() + f"{self.source} {square.shape} {square.dtype}".encode()
-        file = self.cache / f"{hashlib.sha256(content).hexdigest()}.pt"
-        if file.is_file():
-            return torch.load(file, map_location=square.device, weights_only=True)
+        where, fast = square.device.type, torch.is_autocast_enabled(square.device.type)
+        precision = torch.get_autocast_dtype(where) if fast else square.dtype
+        key = digest({"image": square}, self._encoder_digest(), where, precision, torch.__version__)
+        shape = (1, self.channels, square.shape[1] // self.factor, square.shape[2] // self.factor)
+        return self.cache.get(key, shape, square, lambda: self._checked_latents(square))
+
+    def _checked_latents(self, square: Tensor) -> Tensor:
+        """Latents that are finite: in the cache, NaN would outlive the weights that it came from."""
         latents = self._encode(square)
-        FiniteCheck().add("the latents of the image", latents).require(self)  # NaN would outlive the weights that it came from
-        write_atomically(file, lambda path: torch.save(latents, path))
+        FiniteCheck().add("the latents of the image", latents).require(self)
         return latents
+
+    def _encoder_digest(self) -> str:
+        """What the latents depend on besides the image: weights and settings of the autoencoder's encoder."""
+        if self.vae is None:  # dropped by somebody who has all latents in the cache
+            return self._digest[1]
+        state = {k: v for k, v in self.vae.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+        settings = sorted((k, repr(v)) for k, v in self.vae.config.items() if not k.startswith("_"))
+        identity = [settings, *((value.data_ptr(), value._version) for value in state.values())]
+        if self._digest[0] != identity:  # computed again only if the weights may have changed since
+            self._digest = identity, digest(state, settings)
+        return self._digest[1]
 
     def _encode(self, square: Tensor) -> Tensor:
         return self.vae.encode(square[None]).latent_dist.mean * self.vae.config.scaling_factor
@@ -141,17 +157,42 @@ class DiffusionAttention(nn.Module):
     def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys (B, K, N, d) of each layer for noisy latents (B, C, h, w)."""
 
+        scaled = self.scheduler.scale_model_input(noisy, self.time)
+        return self._read_layers(scaled, self.unet)
+
+    def _read_layers(self, latents: Tensor, unet: Callable[..., object]) -> list[tuple[Tensor, Tensor]]:
+        """Queries and keys of each layer while ``unet``, the UNet or a stand-in that runs its modules, sees the latents."""
+
         def run() -> None:
             if self.prompt is None:
-                self.unet(noisy, self.time)
+                unet(latents, self.time)
             else:
-                self.unet(noisy, self.time, encoder_hidden_states=self.prompt.to(noisy).expand(len(noisy), -1, -1))
+                unet(latents, self.time, encoder_hidden_states=self.prompt.to(latents).expand(len(latents), -1, -1))
 
         projections = [m for attention in self.layers.values() for m in (attention.to_q, attention.to_k)]
         heads = [attention.heads for attention in self.layers.values()]
         outputs = run_until(run, projections)
         split = [x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)]
         return list(zip(split[0::2], split[1::2], strict=True))
+
+    def _rehearse(self) -> None:
+        """Run the parts without data or arithmetic, on PyTorch's meta device, so that whatever does not fit shows now."""
+        dtype = next(self.unet.parameters()).dtype
+        image = torch.empty(1, 3, *self.size, dtype=dtype, device="meta")
+        try:
+            moments = on_meta(self.vae.encoder)(image)
+            latents = image.new_empty(1, self.channels, *moments.shape[2:])
+            self.add_noise(torch.zeros(latents.shape[:2] + (1, 1)))
+            pairs = self._read_layers(latents, on_meta(self.unet))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            prompt = None if self.prompt is None else tuple(self.prompt.shape)
+            raise ValueError(
+                f"MODEL.CLIPER.DIFFUSION.MODEL {self.source}: cannot be run on an image of {self.size} "
+                f"with a prompt of {prompt} alone ({type(error).__name__}: {reason}). Expected a Stable "
+                "Diffusion 1 or 2 that makes images from text"
+            ) from error
+        _grid(pairs, latents)
 
     def _squares(self, images: Sequence[Tensor]) -> list[Tensor]:
         reference = next(self.unet.parameters())
@@ -191,6 +232,57 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
         for handle in handles:
             handle.remove()
     return [outputs[i] for i in range(len(modules))]
+
+
+def on_meta(module: nn.Module) -> Callable[..., Any]:
+    """A module's forward pass on meta tensors: shapes and errors, but no values; the module stays as it is."""
+    state = {name: value.to("meta") for name, value in (*module.named_parameters(), *module.named_buffers())}
+    return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
+
+
+def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
+    """The time step of the options, a scalar.
+
+    Raises:
+        ValueError: more steps than the model was trained with, or a time step beyond them.
+    """
+    trained = scheduler.config.num_train_timesteps
+    if options.steps > trained:
+        raise ValueError(f"MODEL.CLIPER.DIFFUSION.STEPS: got {options.steps}, expected 1 to {trained}, those of training")
+    scheduler.set_timesteps(options.steps)
+    count = len(scheduler.timesteps)
+    if options.time_step >= count:
+        raise ValueError(
+            f"MODEL.CLIPER.DIFFUSION.TIME_STEP: got {options.time_step}, expected an index below {count}, the "
+            f"number of time steps that {type(scheduler).__name__} makes of STEPS {options.steps}"
+        )
+    return scheduler.timesteps[options.time_step]
+
+
+def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> None:
+    """ValueError, one line, for a model of another kind than a text-to-image one in an autoencoder's latents."""
+    what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
+    expected, given = vae.config.latent_channels, config.in_channels
+    if given != expected:
+        kind = {9: ", as for inpainting", 5: ", as for depth maps", 8: ", as for editing images"}.get(given, "")
+        raise ValueError(f"{what}: its UNet takes {given} channels{kind}, expected the {expected} of its autoencoder's latents")
+    needs = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+             if config.get(key)]  # fmt: skip
+    if needs:
+        raise ValueError(
+            f"{what}: its UNet needs more than text ({', '.join(f'{key} {config[key]!r}' for key in needs)}), as Stable "
+            "Diffusion XL's does. Expected Stable Diffusion 1 or 2, such as sd-2.1"
+        )
+    width = config.get("cross_attention_dim")
+    if prompt is not None and prompt.shape[-1] != width:
+        raise ValueError(f"{what}: its text encoder gives {prompt.shape[-1]} channels, expected {width}, its UNet's")
+    side = config.sample_size
+    sides = side if isinstance(side, (list, tuple)) and len(side) == 2 else (side, side)
+    if not all(type(s) is int and s > 0 for s in sides):
+        raise ValueError(
+            f"{what}: unet/config.json has sample_size {side!r}, expected the side of the latents, 64 for "
+            "images of 512 pixels. Set it to what the model was trained with"
+        )
 
 
 def find_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, Any]:

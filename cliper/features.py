@@ -13,6 +13,7 @@ import hyperclip  # noqa: F401  (makes torchvision importable before timm asks f
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.loading import read_state_dict
+from hyperclip.weights import require_fit
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,33 +67,39 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         import timm
 
-        if name.split(".")[0] not in timm.list_models() or not name.startswith("vit_"):
+        known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+        if name not in known or not name.startswith("vit_"):
             raise ValueError(
                 f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of timm, e.g. {DINO_MODELS}"
             )
         try:
             self.model = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
+        except TypeError as error:
+            raise ValueError(f"MODEL.CLIPER.FEATURES.MODEL: {name!r} takes images of one size only ({error})") from error
         except Exception as error:
             raise FileNotFoundError(
                 f"features {name!r}: not in the local cache, and the download failed ({type(error).__name__}: "
                 f"{str(error)[:200]}). Without a network, set MODEL.CLIPER.FEATURES.WEIGHTS to a local file"
             ) from error
+        if not isinstance(self.model, timm.models.vision_transformer.VisionTransformer):
+            raise ValueError(
+                f"MODEL.CLIPER.FEATURES.MODEL: {name!r} is no plain vision transformer, expected one like {DINO_MODELS}"
+            )
         if weights not in ("", "none"):
             self._load(name, Path(weights))
         self.model.eval().requires_grad_(False)
         self.longest = longest
         self.patch: int = self.model.patch_embed.patch_size[0]
+        if longest < self.patch:
+            raise ValueError(f"MODEL.CLIPER.FEATURES.MAX_SIZE: got {longest}, expected at least the patch size {self.patch}")
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def _load(self, name: str, path: Path) -> None:
-        state, own = read_state_dict(path)[0], self.model.state_dict()
-        wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
-        if wrong:
-            raise ValueError(
-                f"MODEL.CLIPER.FEATURES.WEIGHTS {str(path)!r} does not fit {name!r}: {len(wrong)} keys missing, unexpected "
-                f"or of another shape, the first {wrong[:5]}"
-            )
+        state = read_state_dict(path, key="MODEL.CLIPER.FEATURES.WEIGHTS")[0]
+        state.pop("mask_token", None)  # DINOv2's files hold it for training
+        what = f"MODEL.CLIPER.FEATURES.WEIGHTS {str(path)!r} does not fit {name!r}"
+        require_fit(self.model.state_dict(), state, what, "Set MODEL.CLIPER.FEATURES.MODEL to the architecture of the file")
         self.model.load_state_dict(state)
 
     @torch.no_grad()

@@ -129,7 +129,9 @@ class CLIPer(nn.Module):
                 "MODEL.CLIP_WEIGHTS and MODEL.CLIPER.DIFFUSION.MODEL say where its models come from"
             )
         node = cfg.MODEL.CLIPER
-        loaded = load_clip(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS)
+        loaded = load_clip(
+            cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION
+        )
         proxy = build_extractor(cfg) if node.ATTENTION == "proxy" else None
         return {
             "clip": loaded.model,

@@ -1,15 +1,17 @@
-"""Getting a latent diffusion model: a local folder in diffusers' format, a known name, or a hub id."""
+"""Getting a latent diffusion model: a local folder in diffusers' format, a checkpoint file, a known name, or a hub id."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .parts import UNETS, VAES, load_fully, load_module, load_scheduler, read_json, unreadable
+from .single_file import load_single_file
 
 KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sd-1.4": (("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),),
@@ -43,7 +45,7 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
     no text encoder gives one token of zeros.
 
     Args:
-        model: a local folder, a name of ``KNOWN``, or a hub id "owner/name".
+        model: a local folder, a single checkpoint file of Stable Diffusion, a name of ``KNOWN``, or a hub id "owner/name".
         revision: commit, tag or branch of a hub id; "" for the pinned one of a known name, else "main".
     Raises:
         FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had from the network.
@@ -55,28 +57,30 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
             "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip install -e '.[diffusion]' in the "
             "repository, or set that key to 'none'"
         )
+    if Path(model).is_file():
+        vae, unet, scheduler, prompt = load_single_file(Path(model), dtype)
+        return _finish(vae, unet, scheduler, prompt, model)
     folder, source = locate(model, revision)
-    index = _read_index(folder)
-    has_text = any(index.get(part, [None])[0] for part in TEXT_PARTS)
+    index = read_json(folder / "model_index.json")
+    has_text = any((index.get(part) or [None])[0] for part in TEXT_PARTS)
     missing = [part for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ())) if not (folder / part).is_dir()]
     if missing:
         raise FileNotFoundError(
             f"diffusion model {str(folder)!r} lacks {', '.join(f'{part}/' for part in missing)}. Expected a folder as "
             "diffusers' save_pretrained writes it; was the copy or download cut short?"
         )
-    try:
-        unet = _load_class(folder / "unet", dtype)
-        vae = _load_class(folder / "vae", dtype)
-        vae.decoder, vae.post_quant_conv = None, None
-        scheduler = _load_class(folder / "scheduler", None)
-        prompt = None
-        if "Condition" in type(unet).__name__:
-            prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, unet.config.cross_attention_dim)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(
-            f"diffusion model {str(folder)!r} cannot be read ({type(error).__name__}: {str(error)[:300]}). Expected "
-            "diffusers' own format; was the copy or download cut short?"
-        ) from error
+    unet: Any = load_module(folder / "unet", UNETS, dtype)
+    vae = load_module(folder / "vae", VAES, dtype)
+    scheduler = load_scheduler(folder / "scheduler")
+    prompt = None
+    if "Condition" in type(unet).__name__:
+        prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, unet.config.cross_attention_dim)
+    return _finish(vae, unet, scheduler, prompt, source)
+
+
+def _finish(vae: Any, unet: Any, scheduler: Any, prompt: Tensor | None, source: str) -> LoadedDiffusion:
+    """The parts in evaluation mode, without the autoencoder's decoder."""
+    vae.decoder, vae.post_quant_conv = None, None
     return LoadedDiffusion(vae.eval().requires_grad_(False), unet.eval().requires_grad_(False), scheduler, prompt, source)
 
 
@@ -92,8 +96,8 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
     candidates = tuple((name, revision or pinned) for name, pinned in candidates)
     if model not in KNOWN and model.count("/") != 1:
         raise FileNotFoundError(
-            f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here. Expected a local folder in diffusers' "
-            f"format, one of {list(KNOWN)}, or a hub id 'owner/name'"
+            f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here and no file. Expected a "
+            f"local folder in diffusers' format, a checkpoint file, one of {list(KNOWN)}, or a hub id 'owner/name'"
         )
     from huggingface_hub import snapshot_download
 
@@ -113,35 +117,24 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
     )
 
 
-def _read_index(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"diffusion model {str(folder)!r} lacks model_index.json: expected a folder as diffusers' save_pretrained writes it"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"diffusion model {str(folder)!r}: model_index.json is not JSON ({error})") from error
-
-
-def _load_class(folder: Path, dtype: torch.dtype | None) -> Any:
-    """Load a part by the class that its own configuration names."""
-    import diffusers
-
-    config = folder / ("config.json" if dtype is not None else "scheduler_config.json")
-    if not config.is_file():
-        raise OSError(f"{config} is missing")
-    name = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
-    options = {} if dtype is None else {"torch_dtype": dtype}
-    return getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True, **options)
-
-
 def _empty_prompt(folder: Path) -> Tensor:
+    """Embedding (1, S, C) of the empty prompt.
+
+    Raises:
+        ValueError: a text encoder of another kind than CLIP's, or one that cannot be read.
+    """
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    encoder = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), local_files_only=True).float().eval()
+    kind = read_json(folder / "text_encoder" / "config.json").get("model_type")
+    if kind not in ("clip", "clip_text_model"):
+        what = str(folder / "text_encoder")
+        raise ValueError(f"diffusion model: {what!r} is of the type {kind!r}, expected CLIP's text encoder")
+    encoder: Any = load_fully(CLIPTextModel.from_pretrained, folder / "text_encoder").float().eval()
     length = encoder.config.max_position_embeddings
-    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    except Exception as error:
+        raise ValueError(unreadable(folder / "tokenizer", error)) from error
     with torch.no_grad():
         return encoder(tokens.input_ids)[0]

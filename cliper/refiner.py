@@ -54,10 +54,16 @@ class GridRefinement:
 
 
 class DiffusionRefiner(nn.Module):
-    """Refines with the self-attention of a latent diffusion model; see :class:`DiffusionAttention`."""
+    """Refines with the self-attention of a latent diffusion model; see :class:`DiffusionAttention`.
+
+    Raises:
+        ValueError: "selection" of a map that does not exist.
+    """
 
     def __init__(self, attention: DiffusionAttention, options: FuseOptions) -> None:
         super().__init__()
+        if options.fusion == "selection" and not 0 <= options.index < attention.count:
+            raise ValueError(f"MODEL.CLIPER.REFINER.INDEX: got {options.index}, expected 0 to {attention.count - 1}")
         self.attention, self.options = attention, options
 
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:

@@ -1,0 +1,87 @@
+"""Latents that are kept between runs, under the content of everything that they were computed from.
+
+Several processes may share a folder: a file is written in full or not at all, and one that is damaged is written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from hyperclip.files import write_atomically
+from torch import Tensor
+
+logger = logging.getLogger("hyperclip.cliper")
+
+
+class LatentsCache:
+    """A folder of latents.
+
+    Args:
+        folder: it is made when something is written first.
+    Raises:
+        NotADirectoryError: the path is a file, or leads through one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(
+                f"MODEL.CLIPER.DIFFUSION.CACHE: got {str(folder)!r}, but {existing} is a file. Give a folder"
+            )
+
+    def get(
+        self, key: str, shape: tuple[int, ...], like: Tensor, compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """The latents of a key: read, or else computed and written.
+
+        Args:
+            key: hexadecimal. shape: that they have to have. like: gives type and device.
+        """
+        file = self.folder / f"{key}.pt"
+        latents = self._read(file, shape, like)
+        if latents is None:
+            latents = compute()
+            self._write(file, latents)
+        return latents
+
+    def _read(self, file: Path, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        if not file.is_file():
+            return None
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            latents = content["latents"]
+            whole = content["digest"] == digest({"latents": latents})
+            if whole and latents.shape == shape and latents.dtype == like.dtype:
+                return latents.to(like.device)
+            reason = "its content is not what was written"
+        except Exception as error:  # whatever a damaged file leads to
+            reason = f"{type(error).__name__}"
+        logger.warning("cached latents %s are damaged (%s): computing them anew", file, reason)
+        return None
+
+    def _write(self, file: Path, latents: Tensor) -> None:
+        content = {
+            "latents": latents.detach().cpu().clone(),
+            "digest": digest({"latents": latents}),
+        }
+        try:
+            write_atomically(file, lambda path: torch.save(content, path))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            logger.warning(
+                "latents could not be kept in %s (%s): going on without", self.folder, error
+            )
+
+
+def digest(tensors: Mapping[str, Tensor], *others: object) -> str:
+    """SHA-256 of tensors, with their names, shapes and types, and of what else is given, by its ``repr``."""
+    total = hashlib.sha256(repr(others).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return total.hexdigest()

@@ -1,0 +1,138 @@
+"""One part of a diffusion model in diffusers' format: a folder with a configuration and weights, loaded in full or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""How the weights' names begin: diffusers', and transformers' for safetensors and ``.bin``."""
+
+VARIANTS = ("fp16", "bf16", "ema", "non_ema")
+"""Variants of weights that folders hold, in the order in which they stand in for the plain ones."""
+
+UNETS = ("UNet2DConditionModel", "UNet2DModel")
+VAES = ("AutoencoderKL",)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a configuration.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is no JSON, or no object.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"diffusion model {str(file.parent)!r} lacks {file.name}. Expected a folder as diffusers' "
+            "save_pretrained writes it"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"diffusion model: {str(file)!r}: {file.name} is not JSON ({error})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"diffusion model: {str(file)!r} holds a {type(content).__name__}, expected a JSON object"
+        )
+    return content
+
+
+def variant_of(folder: Path) -> str | None:
+    """Which variant of the weights of a part is to be loaded: None for the plain ones, "fp16" where there is only that.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+    """
+    pattern = rf"(?:{'|'.join(WEIGHTS)})(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+    matches = [re.fullmatch(pattern, file.name) for file in sorted(folder.iterdir())]
+    found = [match[1] for match in matches if match]
+    if not found:
+        raise FileNotFoundError(
+            f"diffusion model: {str(folder)!r} has no weights, expected {WEIGHTS[0]}.safetensors (or "
+            ".bin, or a variant such as fp16). Was the copy or download cut short?"
+        )
+    if None in found:
+        return None
+    return next((variant for variant in VARIANTS if variant in found), found[0])
+
+
+def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> nn.Module:
+    """Load a part by the class that its configuration names.
+
+    Args:
+        classes: names that are of use here.
+    Raises:
+        FileNotFoundError: no configuration or weights. ValueError: another class, or weights that do not fill the part.
+    """
+    import diffusers
+
+    name = read_json(folder / "config.json").get("_class_name")
+    if name not in classes:
+        raise ValueError(
+            f"diffusion model: {str(folder)!r} is a {name}, expected {' or '.join(classes)}"
+        )
+    loader = getattr(diffusers, name).from_pretrained
+    return load_fully(loader, folder, torch_dtype=dtype)
+
+
+def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
+    """Call ``from_pretrained`` on a folder; ValueError unless each of the model's weights came from its files."""
+    options = {
+        "variant": variant_of(folder),
+        "local_files_only": True,
+        "output_loading_info": True,
+        **options,
+    }
+    try:
+        model, info = loader(str(folder), **options)
+    except Exception as error:
+        raise ValueError(unreadable(folder, error)) from error
+    wrong = []
+    for kind in ("missing", "mismatched", "unexpected"):
+        keys = sorted(map(str, info.get(f"{kind}_keys") or ()))
+        if keys:
+            wrong.append(f"{len(keys)} {kind} {keys[:3]}")
+    if wrong:
+        raise ValueError(
+            f"diffusion model: the weights in {str(folder)!r} do not fit its config.json: "
+            f"{', '.join(wrong)}. Was a file replaced, or the copy cut short?"
+        )
+    return model
+
+
+def load_scheduler(folder: Path) -> Any:
+    """Load the scheduler that a folder's configuration names.
+
+    Raises:
+        FileNotFoundError: no configuration. ValueError: an unknown class, or one that cannot add noise to latents.
+    """
+    import diffusers
+
+    name = read_json(folder / "scheduler_config.json").get("_class_name")
+    known = getattr(diffusers, str(name), None)
+    if not hasattr(known, "add_noise"):
+        raise ValueError(
+            f"diffusion model: {str(folder)!r} names the scheduler {name!r}, expected one of diffusers "
+            "that has add_noise, such as PNDMScheduler or DDIMScheduler"
+        )
+    try:
+        return known.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        raise ValueError(unreadable(folder, error)) from error
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """One line about a file or folder that could not be loaded."""
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"diffusion model {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected "
+        "diffusers' own format; was the copy or download cut short?"
+    )

@@ -16,7 +16,8 @@ from .adapters import AdapterOptions, adapters, prepare_finetuning
 from .clip import CLIP_MEAN, CLIP_STD, activation_of, encode_dense, load_clip
 from .features import DenseFeatures
 from .finite import FiniteCheck
-from .head import CosineHead, CostVolumeHead, pixel_class_bce, sample_classes
+from .head import CosineHead, CostVolumeHead, pixel_class_bce
+from .head.loss import choose_classes, in_terms_of, present_classes
 from .inference import SlidingWindow, label_map, make_views, resize, score_maps
 from .memory import items_at_a_time
 from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
@@ -195,7 +196,8 @@ class HyperCLIP(nn.Module):
 
         Args:
             batched_inputs: dicts with "image" (3, H, W) RGB 0..255, in training "sem_seg" (H, W) class indices,
-                in inference optionally "height" and "width" of the output.
+                in inference optionally "height" and "width" of the output. Where they are a part of a batch, they have in
+                training what was decided for all of it: "padded_size" (height, width), and "sampled_classes" (t,).
         Returns:
             in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
             0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence". Where a background
@@ -205,7 +207,7 @@ class HyperCLIP(nn.Module):
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.training:
-            return {"loss_sem_seg": self._loss(images, [x["sem_seg"].to(self.device) for x in batched_inputs])}
+            return {"loss_sem_seg": self._loss(images, batched_inputs)}
         with torch.no_grad():
             return self._segment(images, batched_inputs)
 
@@ -213,16 +215,20 @@ class HyperCLIP(nn.Module):
         """Image (3, H, W), RGB 0..255, to what CLIP expects, on the model's device."""
         return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
 
-    def _loss(self, images: list[Tensor], targets: list[Tensor]) -> Tensor:
+    def _loss(self, images: list[Tensor], records: list[dict]) -> Tensor:
         if self.train_vocabulary is None:
             raise ValueError("training needs class names: set model.train_vocabulary (the trainer does, from DATASETS.TRAIN)")
-        height, width = (max(image.shape[i] for image in images) for i in (1, 2))
+        largest = tuple(max(image.shape[i] for image in images) for i in (1, 2))
+        height, width = records[0].get("padded_size", largest)
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
+        targets = [x["sem_seg"].to(self.device) for x in records]
         target = torch.stack([F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)])
-        only = None
-        if self.sampled_classes and self.sampled_classes < len(self.train_vocabulary):
-            target, only = sample_classes(target, len(self.train_vocabulary), self.sampled_classes, self.ignore)
+        only, classes = records[0].get("sampled_classes"), len(self.train_vocabulary)
+        if only is None and 0 < self.sampled_classes < classes:
+            only = choose_classes(present_classes(target, classes, self.ignore), self.sampled_classes)
+        if only is not None:
+            target = in_terms_of(target, only, self.ignore)
         text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
         return pixel_class_bce(logits, target, self.ignore)

@@ -9,12 +9,13 @@ import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ..randomness import seeded
@@ -26,6 +27,9 @@ ATTEMPTS = 10
 
 GRACE = 60
 """Seconds that a worker goes on after SIGTERM."""
+
+EXIF_ORIENTATION = 0x0112
+"""Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
 
 FEW = 100
 """The share of faulty pictures is taken of at least so many, so that one of the first does not end a run."""
@@ -42,11 +46,19 @@ class TrainSamples(Dataset):
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
         self.records, self.mapper, self.seed = DatasetFromList(records, copy=False), mapper, seed
+        self._wide: dict[int, bool] = {}
 
     def index(self, position: int) -> int:
         """Which record comes at a position."""
         epoch, offset = divmod(position, len(self.records))
         return int(order_of_epoch(self.seed, epoch, len(self.records))[offset])
+
+    def is_wide(self, position: int) -> bool:
+        """Whether the record at a position is wider than high; nothing but the head of its file is read, and once."""
+        index = self.index(position)
+        if index not in self._wide:
+            self._wide[index] = is_wide(self.records[index])
+        return self._wide[index]
 
     def __getitem__(self, position: int) -> dict:
         """The sample, with "position" and "faults", a message for each picture that could not be read.
@@ -75,11 +87,38 @@ def order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
+def is_wide(record: Mapping[str, Any]) -> bool:
+    """Whether an image is wider than high, by its record or by the head of its file; False if that cannot be read."""
+    if "width" in record and "height" in record:
+        return record["width"] > record["height"]
+    try:
+        with Image.open(record["file_name"]) as file:
+            width, height = file.size
+            turned = record.get("orientation") != "stored" and file.getexif().get(EXIF_ORIENTATION, 1) > 4
+    except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # whoever reads all of it says what is wrong
+    return height > width if turned else width > height
+
+
+class Batch(NamedTuple):
+    """A batch of all processes together.
+
+    Attributes:
+        positions: of its samples. position: the next one after all that were looked at. waiting: positions that were looked
+            at and are in no batch yet.
+    """
+
+    positions: list[int]
+    position: int
+    waiting: list[int]
+
+
 class TrainStream:
     """Endless batches of one of several processes.
 
-    Batch k of all processes together are the positions k B to (k + 1) B - 1, in slices. When grouped, a process takes every
-    P-th position instead and makes batches of pictures that are all wide or all high.
+    Batch k of all processes together are the positions k B to (k + 1) B - 1, each process has a slice. When grouped, a batch
+    is of images that are all wide or all high, and takes the positions in the order in which its group fills. Every process
+    finds all batches for itself, so that their number does not change what a batch holds.
 
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
@@ -120,34 +159,38 @@ class TrainStream:
             worker_init_fn=_outlive_signals,
             generator=torch.Generator(),  # else it would take a random number from torch's own
         )
-        size = self.batch // self.processes
-        groups: dict[bool, list[dict]] = {}
-        again = set(self.waiting)  # these are counted already
-        for sample in loader:
-            faults = sample.pop("faults")
-            if sample["position"] not in again:
-                self._count(faults)
-                self.position += self.processes if self.grouped else 0
-            group = groups.setdefault(self.grouped and sample["width"] > sample["height"], [])
-            group.append(sample)
-            if len(group) < size:
-                continue
-            ready = group[:]
-            group.clear()
-            self.position += 0 if self.grouped else self.batch
-            self.waiting = [s["position"] for g in groups.values() for s in g]
+        samples = iter(loader)
+        for batch in self._batches():
+            ready = [next(samples) for _ in self._share(batch)]
+            for sample in ready:
+                self._count(sample.pop("faults"))
+            self.position, self.waiting = batch.position, batch.waiting
             yield ready
 
     def _positions(self) -> Iterator[int]:
-        size, start = self.batch // self.processes, self.position
-        if self.grouped:
-            yield from list(self.waiting)
-            while True:
-                yield start + self.rank
-                start += self.processes
+        for batch in self._batches():
+            yield from self._share(batch)
+
+    def _share(self, batch: Batch) -> list[int]:
+        size = self.batch // self.processes
+        return batch.positions[self.rank * size : (self.rank + 1) * size]
+
+    def _batches(self) -> Iterator[Batch]:
+        position, waiting = self.position, list(self.waiting)
+        groups: dict[bool, list[int]] = {False: [], True: []}
+        for known in waiting:
+            groups[self._group(known)].append(known)
         while True:
-            yield from range(start + self.rank * size, start + (self.rank + 1) * size)
-            start += self.batch
+            group = groups[self._group(position)]
+            group.append(position)
+            position += 1
+            if len(group) == self.batch:
+                ready = group[:]
+                group.clear()
+                yield Batch(ready, position, sorted(groups[False] + groups[True]))
+
+    def _group(self, position: int) -> bool:
+        return self.grouped and self.samples.is_wide(position)
 
     def _count(self, faults: list[str]) -> None:
         self.seen += 1
@@ -174,16 +217,11 @@ class TrainStream:
         Raises:
             ValueError: another batch.
         """
-        same = len(states) == self.processes
-        state = states[self.rank] if same else states[0]
+        state = states[self.rank] if len(states) == self.processes else states[0]
         if state["batch"] != self.batch:
             raise ValueError(f"SOLVER.IMS_PER_BATCH: got {self.batch}, the run had {state['batch']}; expected the same")
-        if not same and any(s["waiting"] for s in states):
-            logger.warning("another number of processes: %d pictures that waited for a batch of their shape are left out",
-                           sum(len(s["waiting"]) for s in states))  # fmt: skip
         self.samples.seed = state["seed"]
-        self.position = state["position"] if same else max(s["position"] for s in states)
-        self.waiting = list(state["waiting"]) if same else []
+        self.position, self.waiting = state["position"], list(state["waiting"])
         self.seen, self.faulty = state["seen"], state["faulty"]
 
 

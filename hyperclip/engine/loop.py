@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..files import write_atomically
+from .whole_batch import decide_for_all
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -87,6 +88,7 @@ class TrainLoop(SimpleTrainer):
     def _backward(self, batch: list[dict]) -> dict[str, Tensor]:
         """Losses of the whole batch, detached; their gradients are added to the parameters'."""
         total: dict[str, Tensor] = {}
+        batch = decide_for_all(batch, self.model)
         size = -(-len(batch) // self.micro_batches)
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         mixed = torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32")

@@ -56,22 +56,24 @@ def parameters_without_gradient(model: nn.Module) -> list[str]:
 class LossWatch(HookBase):
     """A warning when the median loss of the latest iterations is not below that of the first ones.
 
+    Both are medians over half a period.
+
     Args:
-        after: iterations between two looks; 0 for none.
+        period: iterations between two looks; 0 for none.
     """
 
-    def __init__(self, after: int) -> None:
-        self.after = after
+    def __init__(self, period: int) -> None:
+        self.period, self.half = period, max(1, period // 2)
         self.first: float | None = None
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1 - self.trainer.start_iter
-        if not self.after or done % self.after:
+        if not self.period or (done != self.half and done % self.period):
             return
         history = self.trainer.storage.histories().get("total_loss")
         if history is None:
             return
-        recent = statistics.median(value for value, _ in history.values()[-max(1, self.after // 2) :])
+        recent = statistics.median(value for value, _ in history.values()[-self.half :])
         if self.first is None:
             self.first = recent
         elif recent >= self.first:

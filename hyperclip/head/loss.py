@@ -47,11 +47,30 @@ def sample_classes(target: Tensor, classes: int, count: int, ignore: int = 255) 
     Raises:
         ValueError: a label that is neither below T nor ``ignore``.
     """
+    chosen = choose_classes(present_classes(target, classes, ignore), count)
+    return in_terms_of(target, chosen, ignore), chosen
+
+
+def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
+    """Which classes labels of any shape hold, bool (T,).
+
+    Raises:
+        ValueError: a label that is neither below T nor ``ignore``.
+    """
     check_labels(target, classes, ignore)
-    present = target[target != ignore].unique()
-    absent = torch.ones(classes, dtype=torch.bool, device=target.device)
-    absent[present] = False
-    others = absent.nonzero()[:, 0]
-    fill = others[torch.randperm(len(others), device=target.device)[: max(count - len(present), 0)]]
-    chosen = torch.cat([present, fill]).sort().values
-    return torch.where(target == ignore, target, torch.searchsorted(chosen, target)), chosen
+    present = torch.zeros(classes, dtype=torch.bool, device=target.device)
+    present[target[target != ignore].unique()] = True
+    return present
+
+
+def choose_classes(present: Tensor, count: int) -> Tensor:
+    """Indices (t,), ascending, of the classes that are present (T,), filled up to ``count`` with random others."""
+    others = (~present).nonzero()[:, 0]
+    missing = max(count - int(present.sum()), 0)
+    fill = others[torch.randperm(len(others), device=present.device)[:missing]]
+    return torch.cat([present.nonzero()[:, 0], fill]).sort().values
+
+
+def in_terms_of(target: Tensor, chosen: Tensor, ignore: int = 255) -> Tensor:
+    """Labels as places in ``chosen`` (t,), ascending, which holds every class of theirs; ``ignore`` stays."""
+    return torch.where(target == ignore, target, torch.searchsorted(chosen, target))

@@ -8,8 +8,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from hyperclip.data.stream import FEW, TrainSamples, TrainStream
+from hyperclip.data.stream import EXIF_ORIENTATION, FEW, TrainSamples, TrainStream, is_wide
 from hyperclip.randomness import kept_random_state, random_state, seeded, set_random_state
+from PIL import Image
 
 SIZE = 10
 
@@ -25,11 +26,12 @@ class Mapper:
         if k in self.broken:
             raise ValueError(f"{k}.jpg is cut short")
         numbers = (random.random(), np.random.rand(), torch.rand(()).item())
-        return {"k": k, "numbers": numbers, "width": 5 + k % 2, "height": 5 + k % 3}
+        return {**record, "numbers": numbers}
 
 
 def stream(batch=4, broken=(), seed=0, **options):
-    return TrainStream(TrainSamples([{"k": k} for k in range(SIZE)], Mapper(broken), seed), batch, **options)
+    records = [{"k": k, "width": 5 + k % 2, "height": 5 + k % 3} for k in range(SIZE)]
+    return TrainStream(TrainSamples(records, Mapper(broken), seed), batch, **options)
 
 
 def take(loader, count):
@@ -96,6 +98,32 @@ def test_groups_are_wide_or_high():
     assert all(len({x["width"] > x["height"] for x in batch}) == 1 for batch in batches)
     positions = sorted(x["position"] for batch in batches for x in batch)
     assert positions[:80] == list(range(80))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_groups_of_one(processes):
+    """And they go on as any other number of processes, with what waits for its group."""
+    whole = take(stream(6, grouped=True), 8)
+    first = [stream(6, grouped=True, rank=rank, processes=processes) for rank in range(processes)]
+    parts = [take(s, 4) for s in first]
+    assert [[x for part in batch for x in part] for batch in zip(*parts, strict=True)] == whole[:4]
+    assert first[0].waiting and all(s.waiting == first[0].waiting for s in first)
+    alone = stream(6, grouped=True)
+    alone.load_state_dicts([s.state_dict() for s in first])
+    assert take(alone, 4) == whole[4:]
+
+
+def test_the_head_of_a_file_says_whether_it_is_wide(tmp_path):
+    for name, size, tag in (("wide", (8, 6), 1), ("high", (6, 8), 3), ("turned", (8, 6), 6), ("square", (6, 6), 1)):
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = tag
+        Image.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=exif)
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "wide.jpg").read_bytes()[:20])
+    names = ("wide", "high", "turned", "square", "broken", "absent")
+    found = {name: is_wide({"file_name": str(tmp_path / f"{name}.jpg")}) for name in names}
+    assert found == {**dict.fromkeys(names, False), "wide": True}
+    assert is_wide({"file_name": str(tmp_path / "turned.jpg"), "orientation": "stored"})
+    assert is_wide({"width": 3, "height": 2}) and not is_wide({"width": 2, "height": 3})
 
 
 def test_another_number_of_processes():

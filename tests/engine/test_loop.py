@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hyperclip.engine.optimizer import build_optimizer
 from hyperclip.engine.trainer import check_batch_size
 from hyperclip.engine.vocabularies import train_vocabulary
 from hyperclip.engine.watch import AdapterDistance, FirstGradients, LossWatch, adapter_distances, parameters_without_gradient
+from hyperclip.engine.whole_batch import decide_for_all
 
 from ..reference.training import random_picture
 
@@ -64,6 +66,49 @@ def test_micro_batches_change_nothing(start, cfg, batch):
         for (name, a), b in zip(whole.named_parameters(), split.parameters(), strict=True):
             if a.grad is not None:
                 assert (a.grad - b.grad).abs().max() <= 1e-3 * max(a.grad.abs().max().item(), 1e-6), name
+
+
+SIZES = ((96, 60), (48, 96), (80, 80), (24, 50))
+
+
+@pytest.mark.parametrize("sampled", [0, 4])
+def test_micro_batches_of_images_that_differ(start, cfg, batch, sampled):
+    """Other sizes in each part, and other classes: padding and sampling are of the whole batch."""
+    own = copy.deepcopy(start)
+    own.sampled_classes = sampled
+    cut = [{**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w].clamp_min(2)}
+           for x, (h, w) in zip(batch, SIZES, strict=True)]  # fmt: skip
+    for k, record in enumerate(cut):
+        record["sem_seg"][:] = torch.where(record["sem_seg"] == own.ignore, own.ignore, k % 3)  # one class in each
+    grads = []
+    for parts in (1, 4 if sampled else 2):
+        torch.manual_seed(5)
+        model, metrics = step(own, cfg, cut, micro_batches=parts)
+        grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        grads[-1]["loss"] = torch.tensor(metrics["total_loss"])
+    for split in grads[1:]:
+        for name, whole in grads[0].items():
+            assert (split[name] - whole).abs().max() <= 1e-3 * max(whole.abs().max().item(), 1e-6), name
+    torch.manual_seed(5)
+    (alone,) = own.train()(cut).values()  # without the loop it decides for what it gets
+    assert alone.item() == pytest.approx(grads[0]["loss"].item(), rel=1e-5)
+
+
+def test_what_is_decided_for_a_whole_batch(start, batch):
+    own = copy.deepcopy(start)
+    own.sampled_classes = 4
+    cut = [{**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w] * 0 + k}
+           for k, (x, (h, w)) in enumerate(zip(batch, SIZES, strict=True))]  # fmt: skip
+    decided = decide_for_all(cut[:3], own)
+    assert [x["padded_size"] for x in decided] == [(96, 96)] * 3
+    chosen = decided[0]["sampled_classes"].tolist()
+    assert chosen[:3] == [0, 1, 2] and len(set(chosen)) == 4 and chosen == sorted(chosen)
+    assert "padded_size" not in cut[0]  # copies
+    own.sampled_classes = len(own.train_vocabulary)
+    assert "sampled_classes" not in decide_for_all(cut, own)[0]
+    own.sampled_classes, cut[1]["sem_seg"] = 4, torch.full((48, 96), 200)
+    with pytest.raises(ValueError, match=r"labels: got \[200\], expected 0 to"):
+        decide_for_all(cut, own)
 
 
 def test_the_norm_is_the_one_before_clipping(start, cfg, batch):
@@ -139,13 +184,26 @@ def test_parameters_without_a_gradient_are_named_once(start, cfg, batch, caplog,
     assert caplog.text.count("got no gradient in the first step") == 1 and expected[0] in caplog.text
 
 
-@pytest.mark.parametrize(("losses", "warned"), [([1.0] * 40, True), ([1 - k / 80 for k in range(40)], False)])
-def test_a_loss_that_does_not_fall(start, caplog, monkeypatch, losses, warned):
+@pytest.mark.parametrize(
+    ("losses", "period", "warned"),
+    [
+        ([1.0] * 40, 20, [20, 40]),
+        ([1 - k / 80 for k in range(40)], 20, []),
+        ([2.0] * 10 + [1.0] * 20 + [3.0] * 10, 20, [40]),
+        ([1.0] * 19, 20, []),
+        ([1.0, 1.0, 0.5, 2.0], 1, [2, 4]),
+        ([1.0, 0.5, 0.4, 1.0], 2, [4]),
+        ([1.0] * 7, 3, [3, 6]),
+        ([1.0] * 4, 0, []),
+    ],
+)
+def test_a_loss_that_does_not_fall(start, caplog, monkeypatch, losses, period, warned):
+    """After every period, the first one, too."""
     monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     with caplog.at_level(logging.WARNING):
-        Run(start, [LossWatch(20)], losses)
-    assert ("The loss has not fallen after 40 iterations" in caplog.text) == warned
-    Run(start, [LossWatch(0)], losses)
+        Run(start, [LossWatch(period)], losses)
+    found = re.findall(r"The loss has not fallen after (\d+) iterations", caplog.text)
+    assert [int(done) for done in found] == warned
 
 
 def test_the_distance_of_adapters_from_the_identity(start, cfg, batch):

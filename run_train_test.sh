@@ -5,7 +5,7 @@
 #   bash run_train_test.sh CONFIG NUM_GPUS OUTPUT [KEY VALUE …]   train a config and evaluate it, e.g.
 #   bash run_train_test.sh configs/vitb_384_hyperbolic.yaml 4 output/vitb
 #
-# A folder that holds another config's run is refused; RESUME=1 continues the run in it.
+# A folder that holds a training is refused: RESUME=1 continues it, OVERWRITE=1 removes its files and starts anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -16,12 +16,13 @@ fi
 python=$(bash tools/setup.sh)
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 resume=$([ "${RESUME:-0}" = 1 ] && echo --resume || true)
+overwrite=$([ "${OVERWRITE:-0}" = 1 ] && echo OVERWRITE True || true)
 
 if [ $# -ge 3 ]; then
     config=$1 gpus=$2 output=$3
     shift 3
     # Training ends with an evaluation on DATASETS.TEST, written to OUTPUT/results.json.
-    exec "$python" tools/train_net.py --config-file "$config" --num-gpus "$gpus" $resume "$@" OUTPUT_DIR "$output"
+    exec "$python" tools/train_net.py --config-file "$config" --num-gpus "$gpus" $resume "$@" $overwrite OUTPUT_DIR "$output"
 fi
 
 output=output/quickstart
@@ -32,7 +33,7 @@ stage() {
     echo "== $name"
     mkdir -p "$output/$name"
     "$python" tools/train_net.py --config-file "configs/quickstart/$name.yaml" "$@" \
-        OUTPUT_DIR "$output/$name" SEED 1 2>&1 | tee "$log" | sed -nuE 's/.*(eta:.*total_loss: [0-9.e-]+).*/   \1/p' || {
+        $overwrite OUTPUT_DIR "$output/$name" SEED 1 2>&1 | tee "$log" | sed -nuE 's/.*(eta:.*total_loss: [0-9.e-]+).*/   \1/p' || {
         tail -n 30 "$log" >&2
         echo "$name failed; its whole log is $log" >&2
         exit 1

@@ -43,6 +43,8 @@ def extend_config(add_keys: Callable[[CfgNode], None]) -> None:
 
 def add_hyperclip_config(cfg: CfgNode) -> None:
     """Add the framework's keys to a Detectron2 config, in place."""
+    # Start a training anew in an OUTPUT_DIR that holds one, whose files are removed when the first iteration begins.
+    cfg.OVERWRITE = False
     cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
@@ -155,7 +157,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW or SGD
     cfg.SOLVER.CLIP_MULTIPLIER = 0.075  # learning rate of CLIP's parameters relative to BASE_LR
     cfg.SOLVER.LOG_PERIOD = 20  # iterations between two lines of metrics
-    cfg.SOLVER.WATCH_PERIOD = 1000  # warn if the loss has not fallen, after every so many iterations; 0 = never
+    # Warn after every so many iterations if the median loss of the latest half of them is not below that of the first half
+    # period; 0 = never.
+    cfg.SOLVER.WATCH_PERIOD = 1000
     # Of the forward pass: auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16, float16. Weights, the
     # optimiser and the loss stay in float32. Detectron2's AMP.ENABLED True is float16.
     cfg.SOLVER.PRECISION = "auto"

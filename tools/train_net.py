@@ -16,6 +16,7 @@ from detectron2.engine import default_argument_parser
 from hyperclip.adapters import merge
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
+from hyperclip.engine.checks import check_model, check_test_sets, check_weights
 from hyperclip.engine.launching import launch_processes
 from torch.multiprocessing import ProcessRaisedException
 
@@ -25,7 +26,13 @@ def main(args: argparse.Namespace) -> None:
     cfg.freeze()
     setup_run(cfg, args)
     if args.eval_only:
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST is empty, so that there is nothing to evaluate: name a registered dataset")
+        if not args.resume:
+            check_weights(cfg)
+        check_test_sets(cfg)
         model = Trainer.build_model(cfg)
+        check_model(cfg, model)
         checkpointer = StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         if not (args.resume and checkpointer.has_checkpoint()):
             require_weights(cfg, model)

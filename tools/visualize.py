@@ -39,10 +39,10 @@ def main() -> None:
     cfg = load_config(arguments.config_file, arguments.opts)
     register_files(cfg.DATASETS.FILES)
     spec = find_dataset(arguments.dataset)
+    vocabulary, records = test_vocabulary(cfg, spec.name), load_records(spec)
     predictor = Predictor.from_config(cfg)
-    vocabulary = test_vocabulary(cfg, spec.name)
     background = prepare_model(predictor.model, vocabulary, spec.name)
-    for record in load_records(spec)[: arguments.limit]:
+    for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
         answer = torch.from_numpy(predictor.predict(vocabulary).labels)

@@ -4,7 +4,7 @@ from ..compat import require_detectron2
 
 require_detectron2()
 
-from .catalog import register, vocabulary_of  # noqa: E402
+from .catalog import register, registered_names, vocabulary_of  # noqa: E402
 from .mapper import SemSegMapper, read_image  # noqa: E402
 from .records import load_records  # noqa: E402
 from .registry import DATASETS, DatasetSpec, dataset_root, find_dataset  # noqa: E402
@@ -18,5 +18,6 @@ __all__ = [
     "load_records",
     "read_image",
     "register",
+    "registered_names",
     "vocabulary_of",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..vocabulary import Vocabulary
@@ -24,6 +26,16 @@ def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
     spec = find_dataset(dataset)
     vocabulary = spec.vocabulary(family)
     return vocabulary.with_background_prompts() if spec.background == "fold" else vocabulary
+
+
+def registered_names(names: Iterable[str]) -> list[str]:
+    """Full names of registered data sets by their names or aliases, each once, in this order.
+
+    Raises:
+        ValueError: one that nobody registered.
+    """
+    known = set(DatasetCatalog.list())
+    return list(dict.fromkeys(name if name in known else find_dataset(name).name for name in names))
 
 
 def register(spec: DatasetSpec) -> None:

@@ -129,11 +129,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         return bool(self.resumable_files())
 
     def resumable_files(self) -> list[Path]:
-        """Checkpoints of this folder's run: first the one that was written last, then the others from the latest on."""
-        folder = Path(self.save_dir)
-        numbered = sorted(folder.glob(NUMBERED), reverse=True)
-        last = Path(self.get_checkpoint_file()) if self.save_dir else folder
-        return [*([last] if last.is_file() else []), *(path for path in numbered if path != last)]
+        """See :func:`resumable_files`."""
+        return resumable_files(self.save_dir) if self.save_dir else []
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """Resume from the last checkpoint, or from the one before where that cannot be read; without any load ``path``.
@@ -177,7 +174,21 @@ class StrictCheckpointer(DetectionCheckpointer):
         write_atomically(Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename))
 
     def keep_last(self, count: int) -> None:
-        """Remove all numbered checkpoints but the last ``count``; 0 keeps them all."""
+        """Remove all numbered checkpoints but the ``count`` that were written last; 0 keeps them all."""
         if count and self.save_to_disk:
-            for path in sorted(Path(self.save_dir).glob(NUMBERED))[:-count]:
+            numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
+            for path in numbered[count:]:
                 path.unlink()
+
+
+def resumable_files(folder: str | Path) -> list[Path]:
+    """Checkpoints of a folder that a run can go on from: first the one that was written last, then those before it.
+
+    That is the file that ``last_checkpoint`` names, if it is there. Names do not count, since a folder may hold those of
+    an earlier run.
+    """
+    folder = Path(folder)
+    note = folder / "last_checkpoint"
+    noted = folder / note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else folder
+    numbered = sorted(folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    return [*([noted] if noted.is_file() else []), *(path for path in numbered if path != noted)]

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,13 @@ from ..finite import require_finite_weights
 from ..precision import float32_products, inference_precision
 from ..vocabulary import Vocabulary
 from .vocabularies import test_vocabulary
+
+LOOK_EVERY = 10
+"""Batches between two looks of several processes at whether their evaluation is to end."""
+
+
+class EvaluationStoppedError(Exception):
+    """An evaluation was told to end before it was through."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def evaluate_dataset(
     *,
     records: list[dict] | None = None,
     evaluator: SemSegEvaluator | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Evaluate a model on a registered dataset, on all processes.
 
@@ -69,11 +77,13 @@ def evaluate_dataset(
             has a background by threshold.
         records: evaluate these instead of the whole set.
         evaluator: instead of the one that the config asks for.
+        stop: says, to all processes the same, whether to end early; it is asked by all of them together.
     Returns:
         the same on all processes, but for the scores, which only the main process has (else empty).
     Raises:
         FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit; NaN in a result.
         RuntimeError: for example too little memory. With several processes all of them raise what one of them met first.
+        EvaluationStoppedError: ``stop`` said so.
     """
     bare: Any = getattr(model, "module", model)
     with failing_together():
@@ -86,7 +96,7 @@ def evaluate_dataset(
         _reset_peak_memory(bare.pixel_mean.device)
         precision = inference_precision(cfg.TEST.PRECISION, bare)
         with float32_products(precision == "tf32"):
-            _run(cfg, model, records, evaluator)
+            _run(cfg, model, records, evaluator, stop)
     with failing_together():
         result = evaluator.evaluate()
     return Evaluation(
@@ -164,8 +174,16 @@ def failing_together() -> Iterator[None]:
         raise error
 
 
-def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegEvaluator) -> None:
+def _run(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: list[dict],
+    evaluator: SemSegEvaluator,
+    stop: Callable[[], bool] | None = None,
+) -> None:
     loader = build_test_loader(cfg, records)
+    every = 1 if comm.get_world_size() == 1 else LOOK_EVERY
+    shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)  # batches that every process has
     evaluator.reset()
     bare: Any = getattr(model, "module", model)
     training, output = model.training, getattr(bare, "output", None)
@@ -175,6 +193,8 @@ def _run(cfg: CfgNode, model: nn.Module, records: list[dict], evaluator: SemSegE
     try:
         with torch.inference_mode():
             for i, batch in enumerate(loader):
+                if stop is not None and i < shared and i % every == 0 and stop():
+                    raise EvaluationStoppedError
                 evaluator.process(batch, model(batch))
                 progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.engine")

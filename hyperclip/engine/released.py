@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parents[2] / "configs"
 RELEASED = ("vit*.yaml", "cliper/vit-*/ovs_*.yaml")
 """Shipped configs that hold a row of a paper: of the trained systems, and of CLIPer one for each dataset."""
 
-NO_INFLUENCE = ("OUTPUT_DIR", "DATASETS.", "DATALOADER.", "SOLVER.", "VERSION")
+NO_INFLUENCE = ("OUTPUT_DIR", "OVERWRITE", "DATASETS.", "DATALOADER.", "SOLVER.", "VERSION")
 """How keys begin that do not change what an evaluation finds; the dataset and its vocabulary are looked at themselves."""
 
 FREE = (

@@ -6,7 +6,8 @@ import json
 import logging
 import signal
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ import open_clip
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
@@ -24,11 +25,17 @@ from ..data.stream import TrainStream
 from ..files import write_atomically
 from ..randomness import random_state, set_random_state
 from .checkpointing import StrictCheckpointer
+from .evaluation import EvaluationStoppedError
+from .whole_batch import group_device
+from .writers import is_written
 
 logger = logging.getLogger("hyperclip.engine")
 
 INTERRUPTED = 85
 """Exit code of a training that was told to stop and has saved a checkpoint."""
+
+GRACE = 15.0
+"""Seconds that an evaluation goes on after a signal to stop, since it may be near its end."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -61,6 +68,40 @@ def describe_state(cfg: CfgNode) -> dict[str, Any]:
     return {"config": cfg.dump(), "versions": {name: str(version) for name, version in versions.items()}}
 
 
+class StopSignals:
+    """Notes SIGTERM and SIGUSR1 inside ``with``; outside these signals do what they did before."""
+
+    def __init__(self) -> None:
+        self.told_at: float | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in STOP_SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread, which alone gets signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def any_told(self, grace: float = 0.0) -> bool:
+        """Whether one of the processes, which all have to ask, was told to stop, and that ``grace`` seconds ago or more."""
+        told = self.told_at is not None and time.monotonic() - self.told_at >= grace
+        if comm.get_world_size() == 1:
+            return told
+        any_told = torch.tensor(int(told), device=group_device())
+        dist.all_reduce(any_told, dist.ReduceOp.MAX)
+        return bool(any_told.item())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.told_at is None:
+            self.told_at = time.monotonic()
+
+
 class Checkpoints(HookBase):
     """Writes checkpoints: every ``period`` iterations, at the end, and when the run is told to stop by SIGTERM or SIGUSR1.
 
@@ -69,42 +110,41 @@ class Checkpoints(HookBase):
 
     Args:
         checkpointer: of the run. period: 0 writes only the last. keep: how many numbered files are kept; 0 for all.
+        signals: notes the signals, while whoever trains is inside of it.
     """
 
-    def __init__(self, checkpointer: StrictCheckpointer, period: int, keep: int) -> None:
+    def __init__(
+        self, checkpointer: StrictCheckpointer, period: int, keep: int, signals: StopSignals | None = None
+    ) -> None:
         self.checkpointer, self.period, self.keep = checkpointer, period, keep
-        self.told = False
-        self._before: dict[int, Any] = {}
-
-    def before_train(self) -> None:
-        for number in STOP_SIGNALS:
-            try:
-                self._before[number] = signal.signal(number, self._stop)
-            except ValueError:  # not in the main thread, which alone gets signals
-                return
-
-    def after_train(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.signals = signals or StopSignals()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        finished, told = done >= self.trainer.max_iter, self._any_told()
+        finished, told = done >= self.trainer.max_iter, self.signals.any_told()
         if finished:
             self.save("model_final")
             if self.trainer.average is not None:
                 with self.trainer.evaluated_weights():
                     self.checkpointer.save("model_final_average", tag=False)
         elif told:
-            self.save(f"model_{self.trainer.iter:07d}")
-            comm.synchronize()
-            logger.info("Told to stop: saved after iteration %d. Go on with --resume", self.trainer.iter)
-            raise SystemExit(INTERRUPTED)
+            self.save_and_leave()
         elif self.period and done % self.period == 0:
             try:
                 self.save(f"model_{self.trainer.iter:07d}")
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 logger.error("%s. Training goes on; the checkpoint before is still there", error)
+
+    def save_and_leave(self) -> None:
+        """Save the state after this iteration and leave, all processes together.
+
+        Raises:
+            SystemExit: with ``INTERRUPTED``. OSError: it could not be saved.
+        """
+        self.save(f"model_{self.trainer.iter:07d}")
+        comm.synchronize()
+        logger.info("Told to stop: saved after iteration %d. Go on with --resume", self.trainer.iter)
+        raise SystemExit(INTERRUPTED)
 
     def save(self, name: str) -> None:
         """Write a checkpoint with the states of all processes, which all have to call it.
@@ -124,16 +164,57 @@ class Checkpoints(HookBase):
             ) from error
         self.checkpointer.keep_last(self.keep)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
 
-    def _any_told(self) -> bool:
-        if comm.get_world_size() == 1:
-            return self.told
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        told = torch.tensor(int(self.told), device=device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told.item())
+class Evaluations(hooks.EvalHook):
+    """Evaluates every ``period`` iterations and after a training that came to its end.
+
+    A signal to stop ends an evaluation, and the run is saved and left. A run that is resumed first makes up for the
+    evaluation after its last iteration if that was due and its scores were not written.
+
+    Args:
+        period: 0 for after the last iteration alone. evaluate: gives scores by dataset, or raises EvaluationStoppedError.
+        checkpoints: saves the run. metrics: ``metrics.json``, which gets the scores.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Any], checkpoints: Checkpoints, metrics: Path) -> None:
+        super().__init__(period, evaluate)
+        self.checkpoints, self.metrics = checkpoints, metrics
+
+    def before_train(self) -> None:
+        start, names = self.trainer.start_iter, self.trainer.test_names
+        missing = start > 0 and self._is_due(start) and not is_written(self.metrics, start - 1, names)
+        if not comm.all_gather(missing)[0]:  # the main process's files count
+            return
+        logger.info("The evaluation after iteration %d was interrupted: making up for it", start - 1)
+        self.trainer.storage.iter = start - 1
+        try:
+            self._do_eval()
+        except EvaluationStoppedError:
+            logger.info("Told to stop: nothing was trained. Go on with --resume")
+            raise SystemExit(INTERRUPTED) from None
+        self.trainer.storage.iter = start
+
+    def after_step(self) -> None:
+        if not self._is_due(self.trainer.iter + 1):
+            return
+        try:
+            self._do_eval()
+        except EvaluationStoppedError:
+            self.checkpoints.save_and_leave()
+
+    def after_train(self) -> None:
+        try:
+            if self.trainer.iter >= self.trainer.max_iter:  # it is less after an error, in the last iteration, too
+                self.trainer.iter = self.trainer.storage.iter = self.trainer.max_iter  # one more where none was run
+                self._do_eval()
+        except EvaluationStoppedError:
+            logger.info("Told to stop in the final evaluation. --resume makes up for it")
+        finally:
+            del self._func  # it holds the trainer, which holds this
+
+    def _is_due(self, done: int) -> bool:
+        """Whether an evaluation, but the final one, comes after so many iterations."""
+        return self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter
 
 
 class BestCheckpoint(HookBase):
@@ -153,21 +234,29 @@ class BestCheckpoint(HookBase):
         return Path(self.checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter and self._record.is_file():
-            self.best = json.loads(self._record.read_text(encoding="utf-8"))["value"]
+        if not self.trainer.start_iter:
+            return
+        if self._record.is_file():
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            if record["metric"] == self.metric:
+                self.best = record["value"]
+            else:
+                logger.warning("model_best.pth is the best by %s: from now on the best by %s is looked for anew",
+                               record["metric"], self.metric)  # fmt: skip
+        self._look(self.trainer.start_iter - 1)  # an evaluation that was made up for
 
     def after_step(self) -> None:
-        self._look()
+        self._look(self.trainer.iter)
 
     def after_train(self) -> None:
-        self._look()
+        self._look(self.trainer.iter)
 
-    def _look(self) -> None:
+    def _look(self, iteration: int) -> None:
         results = getattr(self.trainer, "_last_eval_results", None)
         if not results or results is self._seen or not comm.is_main_process():
             return
         self._seen = results
-        value, iteration = metric_of(results, self.metric), self.trainer.iter
+        value = metric_of(results, self.metric)
         if not value > self.best:
             return
         self.best = value
@@ -181,13 +270,23 @@ class BestCheckpoint(HookBase):
 def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
     """A score of an evaluation's results: of one dataset (DATASET/SCORE), or the mean over all of them.
 
+    The IoU of a class that is nowhere in the labels is NaN.
+
     Raises:
         ValueError: there is no such score.
     """
-    dataset, _, score = metric.rpartition("/")
+    dataset, score = split_metric(metric)
     chosen = [scores for name, scores in results.items() if dataset in ("", name)]
+    if chosen and score.startswith("IoU-"):
+        return statistics.fmean(scores.get(score, float("nan")) for scores in chosen)
     if not chosen or any(score not in scores for scores in chosen):
         known = sorted({key for scores in results.values() for key in scores if not key.startswith("IoU-")})
         raise ValueError(f"TEST.BEST_METRIC: got {metric!r}, expected one of {known}, or DATASET/SCORE with a dataset of "
                          f"{sorted(results)}")  # fmt: skip
     return statistics.fmean(scores[score] for scores in chosen)
+
+
+def split_metric(metric: str) -> tuple[str, str]:
+    """Dataset, "" for all of them, and score of TEST.BEST_METRIC; the name of a class may hold a "/", that of a dataset not."""
+    dataset, slash, score = metric.partition("/")
+    return (dataset, score) if slash and not metric.startswith("IoU-") else ("", metric)

@@ -8,7 +8,7 @@ import logging
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import nn
 
 from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
-from ..data import DATASETS, SemSegMapper, find_dataset
+from ..data import DATASETS, SemSegMapper, registered_names
 from ..data.stream import TrainSamples, TrainStream
 from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
@@ -34,10 +34,12 @@ from ..precision import float32_products
 from ..randomness import kept_random_state
 from .average import WeightAverage
 from .checkpointing import StrictCheckpointer
+from .checks import best_metric, check_model, check_test_sets, check_training
 from .evaluation import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
 from .loop import TrainLoop, choose_precision
 from .optimizer import build_optimizer, build_schedule
-from .state import BestCheckpoint, Checkpoints, restore_process_state
+from .setup import check_output_folder, clear_run
+from .state import GRACE, INTERRUPTED, BestCheckpoint, Checkpoints, Evaluations, StopSignals, restore_process_state
 from .vocabularies import train_vocabulary
 from .watch import (
     AdapterDistance,
@@ -67,7 +69,9 @@ class Trainer(DefaultTrainer):
                 f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has nothing to train. Evaluate it "
                 "with --eval-only"
             )
+        check_training(cfg)
         model.train_vocabulary = train_vocabulary(cfg)
+        check_model(cfg, model)
         self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         optimizer = self.build_optimizer(cfg, model)
         self.stream = self.build_train_loader(cfg)
@@ -84,6 +88,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.signals, self.resumed, self.test_names = StopSignals(), False, registered_names(cfg.DATASETS.TEST)
         self.register_hooks(self.build_hooks())
         counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
         logger.info("Training:\n%s", describe_training(cfg, *counts))
@@ -99,6 +104,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each of them relies on."""
         solver, test = self.cfg.SOLVER, self.cfg.TEST
+        checkpoints = Checkpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, self.signals)
         built: list[HookBase] = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
@@ -109,11 +115,12 @@ class Trainer(DefaultTrainer):
             EmbeddingRadius(solver.LOG_PERIOD),
             Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
             EstimatedTime(),
-            Checkpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP),
-            hooks.EvalHook(test.EVAL_PERIOD, self._evaluate),
+            checkpoints,
+            Evaluations(test.EVAL_PERIOD, self._evaluate, checkpoints, Path(self.cfg.OUTPUT_DIR) / "metrics.json"),
         ]
-        if test.EVAL_PERIOD and test.BEST_METRIC:
-            built.append(BestCheckpoint(self.checkpointer, test.BEST_METRIC))
+        metric = best_metric(self.cfg)
+        if test.EVAL_PERIOD and metric:
+            built.append(BestCheckpoint(self.checkpointer, metric))
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=solver.LOG_PERIOD))
         return built
@@ -128,26 +135,35 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: a checkpoint that does not fit, or that no file of the folder can be read.
         """
+        self.resumed = resume
         found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if not (resume and self.checkpointer.has_checkpoint()):
-            return
-        self.start_iter = self.iter + 1
-        if comm.is_main_process():
+        goes_on = resume and self.checkpointer.has_checkpoint()
+        self.start_iter = self.iter + 1 if goes_on else 0
+        if resume and comm.is_main_process():  # without a checkpoint it begins anew, and so do its metrics
             drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
-        if "processes" in found:
+        if goes_on and "processes" in found:
             restore_process_state(found["processes"], self.stream, max(self.cfg.SEED, 0))
 
     def train(self) -> OrderedDict | None:
-        """Train to the end; see Detectron2's.
+        """Train to the end, and evaluate; see Detectron2's.
 
         Raises:
             SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved.
             FloatingPointError: a gradient that is not finite, before its step.
+            ValueError: OUTPUT_DIR holds another training; see :func:`check_output_folder`.
         """
-        try:
-            return super().train()
-        finally:
-            self._trainer.close_loader()
+        if comm.is_main_process() and not self.resumed:
+            check_output_folder(self.cfg)
+            clear_run(self.cfg)
+        comm.synchronize()
+        with self.signals:
+            try:
+                results = super().train()
+            finally:
+                self._trainer.close_loader()
+            if self.signals.any_told():
+                raise SystemExit(INTERRUPTED)
+        return results
 
     def run_step(self) -> None:
         on_cuda = torch.device(self.cfg.MODEL.DEVICE).type == "cuda"
@@ -160,7 +176,7 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict:
         with kept_random_state(), self.evaluated_weights():
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._last_eval_results = self.test(self.cfg, self.model, stop=lambda: self.signals.any_told(GRACE))
         return self._last_eval_results
 
     @classmethod
@@ -180,7 +196,7 @@ class Trainer(DefaultTrainer):
         """
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
             raise ValueError(f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected 'TrainingSampler'")
-        records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+        records = [record for name in registered_names(cfg.DATASETS.TRAIN) for record in DatasetCatalog.get(name)]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainStream(
             TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
@@ -201,17 +217,27 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[SemSegEvaluator] | None = None) -> OrderedDict:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Sequence[SemSegEvaluator] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> OrderedDict:
         """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write ``results.json``.
 
+        Args:
+            stop: says whether to end early, see :func:`evaluate_dataset`.
         Returns:
             scores by dataset, in percent (on the main process).
+        Raises:
+            FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets` finds.
         """
+        check_test_sets(cfg)
         found: dict[str, Evaluation] = {}
-        for i, asked in enumerate(cfg.DATASETS.TEST):
-            name = asked if asked in DatasetCatalog.list() else find_dataset(asked).name
+        for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
-            found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator)
+            found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator, stop=stop)
         if not comm.is_main_process():
             return OrderedDict()
         results = OrderedDict((name, evaluation.scores) for name, evaluation in found.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..data import DATASETS, vocabulary_of
+from ..data import DATASETS, registered_names, vocabulary_of
 from ..vocabulary import Vocabulary, load_vocabulary
 
 
@@ -16,7 +16,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
         ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES, or an ignore
             value that is a class or another one than the dataset's.
     """
-    head, names = cfg.MODEL.SEM_SEG_HEAD, cfg.DATASETS.TRAIN
+    head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
     with_background = [name for name in names if name in DATASETS and DATASETS[name].background != "none"]
@@ -25,7 +25,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
                          "evaluation. Train on labels that leave it out")  # fmt: skip
     own = [vocabulary_of(name) for name in names]
     if any(v.classes != own[0].classes for v in own):
-        raise ValueError(f"DATASETS.TRAIN {list(names)}: their class lists differ, so one label would mean two things")
+        raise ValueError(f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things")
     vocabulary = _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0])
     if head.NUM_CLASSES != len(vocabulary):
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}")

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,6 +62,25 @@ class MetricsFile(JSONWriter):
     @cached_property
     def _file_handle(self) -> TextIO:
         return self._path.open("a", encoding="utf-8")
+
+    def write(self) -> None:
+        """Write what is new. What the last line of an earlier process says of the same iteration becomes part of its line."""
+        if "_file_handle" not in self.__dict__:
+            self._join_last_line()
+        super().write()
+
+    def _join_last_line(self) -> None:
+        lines = self._path.read_bytes().splitlines() if self._path.is_file() else []
+        last = json.loads(lines[-1]) if lines else {}
+        iteration = last.get("iteration", -1)
+        values = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        same = {name: value for name, (value, at) in values.items() if at == iteration}
+        if not same:
+            return
+        joined = json.dumps(last | same, sort_keys=True).encode()
+        content = b"".join(line + b"\n" for line in (*lines[:-1], joined))
+        write_atomically(self._path, lambda path: path.write_bytes(content))
+        self._last_write = iteration
 
     def close(self) -> None:
         if "_file_handle" in self.__dict__:
@@ -149,6 +168,16 @@ def drop_lines_after(path: Path, iteration: int) -> int:
     if cleaned != content:
         write_atomically(path, lambda p: p.write_bytes(cleaned))
     return len(lines) - len(kept)
+
+
+def is_written(path: Path, iteration: int, datasets: Collection[str]) -> bool:
+    """Whether a file of JSON lines has the scores of an iteration's evaluation on all these datasets."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    found: set[str] = set()
+    for line in lines:
+        if _is_before(line, iteration + 1) and not _is_before(line, iteration):
+            found |= {key.split("/")[0] for key in json.loads(line)}
+    return set(datasets) <= found
 
 
 def _is_before(line: bytes, iteration: int) -> bool:

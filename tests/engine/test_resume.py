@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from hyperclip.engine import trainer
 from hyperclip.engine.state import INTERRUPTED
+from hyperclip.evaluation import SemSegEvaluator
 
 from ..colours import keys_of, write_colours
+from . import training_run
 
 ITERATIONS = 20
 
@@ -117,15 +122,21 @@ def test_two_processes_do_nearly_what_one_does_with_four_images_at_a_time(whole)
     assert apart.sqrt() <= 1e-5 * sum(weight.square().sum() for weight in first.values()).sqrt()
 
 
-def test_two_processes_do_what_one_does_in_float64(pictures, tmp_path):
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"INPUT__SIZE_DIVISIBILITY": -1, "INPUT__CROP__ENABLED": False, "INPUT__MIN_SIZE_TRAIN": [60, 96],
+          "MODEL__SEM_SEG_HEAD__SAMPLED_CLASSES": 3, "SOLVER__MAX_ITER": 3}],
+    ids=["one size", "sizes that differ, sampled classes"],
+)  # fmt: skip
+def test_two_processes_do_what_one_does_in_float64(pictures, tmp_path, keys):
     """Every loss, norm and single weight, with four images at a time against two."""
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
-        keys = config_of(pictures, TEST__EVAL_PERIOD=0)
-        done = train(tmp_path / str(processes), keys, "--double", "--num-gpus", str(processes))
+        own = config_of(pictures, **{"TEST__EVAL_PERIOD": 0, **keys})
+        done = train(tmp_path / str(processes), own, "--double", "--num-gpus", str(processes))
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = records_of(tmp_path / "1"), records_of(tmp_path / "2")
-    for k in range(ITERATIONS):
+    for k in range(keys.get("SOLVER__MAX_ITER", ITERATIONS)):
         for figure in ("loss", "norm"):
             assert two[k][figure] == pytest.approx(one[k][figure], rel=1e-10)
     first, second = (torch.load(tmp_path / n / "model_final.pth", weights_only=True)["model"] for n in "12")
@@ -145,6 +156,93 @@ def test_another_number_of_processes_may_go_on(pictures, whole, tmp_path):
     for k in range(8, ITERATIONS):
         assert one[k]["batch"] == two[0][k]["batch"] + two[1][k]["batch"]
         assert two[0][k]["loss"] == pytest.approx(one[k]["loss"], rel=1e-5)
+
+
+SHORT = {"SOLVER__MAX_ITER": 3, "SOLVER__CHECKPOINT_PERIOD": 0, "TEST__EVAL_PERIOD": 2, "DATALOADER__NUM_WORKERS": 0}
+"""Evaluations of twelve images after iteration 1 and at the end."""
+
+
+def train_here(folder, keys, *options):
+    """As ``train``, but in this process; gives the exit code, or raises."""
+    fixed = ["--config-file", "configs/quickstart/hyperclip.yaml", "--record", str(folder / "run.jsonl")]
+    arguments = training_run.make_parser().parse_args([*fixed, *options, *keys, "OUTPUT_DIR", str(folder)])
+    process, grace, threads = SemSegEvaluator.process, trainer.GRACE, torch.get_num_threads()
+    try:
+        return training_run.main(arguments) or 0
+    except SystemExit as left:
+        return left.code
+    finally:
+        SemSegEvaluator.process, trainer.GRACE = process, grace
+        torch.set_num_threads(threads)
+
+
+def scores_of(folder):
+    """Evaluations by iteration."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert len({line["iteration"] for line in lines}) == len(lines)
+    found = {line["iteration"]: {k: v for k, v in line.items() if k.startswith("colours_val/")} for line in lines}
+    return {iteration: scores for iteration, scores in found.items() if scores}
+
+
+@pytest.fixture(scope="module")
+def short(pictures, tmp_path_factory):
+    """Folder of an uninterrupted run of three iterations."""
+    folder = tmp_path_factory.mktemp("short")
+    assert train_here(folder, config_of(pictures, **SHORT)) == 0 and list(scores_of(folder)) == [1, 3]
+    return folder
+
+
+@pytest.mark.parametrize(("image", "last"), [(5, "model_0000001.pth"), (17, "model_final.pth")], ids=["periodic", "final"])
+def test_an_evaluation_that_a_signal_ended_is_made_up_for(pictures, short, tmp_path, image, last):
+    keys = config_of(pictures, **SHORT)
+    before = signal.getsignal(signal.SIGTERM)
+    assert train_here(tmp_path, keys, "--kill-at-image", str(image), "--signal", "SIGTERM") == INTERRUPTED
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "last_checkpoint").read_text() == last
+    assert list(scores_of(tmp_path)) == ([] if image == 5 else [1])
+    assert train_here(tmp_path, keys, "--resume") == 0
+    assert scores_of(tmp_path) == scores_of(short)
+    assert (tmp_path / "model_best.json").read_text() == (short / "model_best.json").read_text()
+    assert_equal_state(tmp_path, short)
+    results = [json.loads((folder / "results.json").read_text())["results"] for folder in (tmp_path, short)]
+    assert results[0] == results[1]
+
+
+def test_a_signal_to_one_of_two_processes_in_the_final_evaluation(pictures, tmp_path):
+    keys = config_of(pictures, **{**SHORT, "SOLVER__MAX_ITER": 1})
+    done = train(tmp_path, keys, "--num-gpus", "2", "--kill-at-image", "2", "--signal", "SIGTERM")
+    assert done.returncode == INTERRUPTED, done.stderr[-3000:]
+
+
+def test_an_evaluation_that_is_nearly_done_ends_after_a_signal(pictures, tmp_path):
+    keys = config_of(pictures, **{**SHORT, "SOLVER__MAX_ITER": 1})
+    options = ("--kill-at-image", "2", "--signal", "SIGUSR1", "--grace", "300")
+    assert train_here(tmp_path, keys, *options) == INTERRUPTED
+    assert list(scores_of(tmp_path)) == [1] and (tmp_path / "results.json").is_file()
+
+
+def test_an_error_in_the_last_iteration_is_no_end(pictures, tmp_path):
+    """No evaluation, no results: the training did not come to its end."""
+    with pytest.raises(FloatingPointError, match="iteration 1: the gradients of"):
+        train_here(tmp_path, config_of(pictures, **{**SHORT, "SOLVER__MAX_ITER": 2}), "--break-at", "1")
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model_final.pth").exists()
+    assert scores_of(tmp_path) == {}
+
+
+def test_a_run_in_the_folder_of_a_finished_one(pictures, short, tmp_path):
+    """Refused; anew with OVERWRITE, of which nothing is left of the one before; then it goes on as the new one."""
+    shutil.copytree(short, tmp_path, dirs_exist_ok=True)
+    keys = config_of(pictures, **{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 1, "SOLVER__CHECKPOINT_KEEP": 1})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="holds a training already .* set OVERWRITE True"):
+        train_here(tmp_path, keys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    (tmp_path / "run.0.jsonl").unlink()
+    assert train_here(tmp_path, [*keys, "OVERWRITE", "True"], "--kill-at", "1", "--signal", "SIGTERM") == INTERRUPTED
+    assert {path.name for path in tmp_path.glob("*.pth")} == {"model_0000001.pth"}
+    assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").read_text().splitlines()] == [0, 1]
+    assert train_here(tmp_path, keys, "--resume") == 0
+    assert records_of(tmp_path) == records_of(short) and scores_of(tmp_path) == scores_of(short)
 
 
 def test_what_lies_in_the_folder(whole):

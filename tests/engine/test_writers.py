@@ -13,7 +13,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from hyperclip.config import load_config
-from hyperclip.engine.writers import MetricsFile, WandbWriter, build_writers, drop_lines_after
+from hyperclip.engine.writers import MetricsFile, WandbWriter, build_writers, drop_lines_after, is_written
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 
@@ -67,6 +67,27 @@ def test_every_write_is_on_the_disk_in_full(tmp_path):
             assert text.endswith("}\n") and json.loads(text.splitlines()[-1]) == {"iteration": iteration, "lr": 0.5}
     writer.close()
     writer.close()
+
+
+def test_an_iteration_has_one_line_over_two_processes(tmp_path):
+    """Scores that a resumed run adds to the last iteration of the one before."""
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 3, "lr": 0.5}\n{"iteration": 4, "lr": 0.4}\n')
+    assert not is_written(path, 4, ["set"]) and is_written(path, 4, [])
+    writer = MetricsFile(path)
+    with EventStorage(5) as storage:
+        storage.iter = 4
+        storage.put_scalar("set/mIoU", 30.0, smoothing_hint=False)
+        storage.iter = 5
+        writer.write()
+        storage.put_scalar("lr", 0.3, smoothing_hint=False)
+        writer.write()
+    writer.close()
+    first, *others = [json.loads(line) for line in path.read_text().splitlines()]
+    assert first == {"iteration": 3, "lr": 0.5}
+    assert others == [{"iteration": 4, "lr": 0.4, "set/mIoU": 30.0}, {"iteration": 5, "lr": 0.3}]
+    assert is_written(path, 4, ["set"]) and not is_written(path, 4, ["set", "other"]) and not is_written(path, 3, ["set"])
+    assert not is_written(tmp_path / "none.json", 4, ["set"])
 
 
 def test_a_run_writes_json_and_curves(tmp_path):

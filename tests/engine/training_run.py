@@ -18,7 +18,9 @@ from detectron2.engine import HookBase, default_argument_parser
 from detectron2.utils import comm
 from hyperclip.config import load_config
 from hyperclip.engine import Trainer, setup_run
+from hyperclip.engine import trainer as training
 from hyperclip.engine.launching import launch_processes
+from hyperclip.evaluation import SemSegEvaluator
 
 
 class Record(HookBase):
@@ -51,6 +53,34 @@ class Record(HookBase):
             file.write(json.dumps(line) + "\n")
 
 
+class KillInEvaluation:
+    """Sends the last process a signal before it counts so many images, in whatever evaluation that is."""
+
+    def __init__(self, images: int, number: int) -> None:
+        process, seen = SemSegEvaluator.process, 0
+
+        def noted(evaluator: SemSegEvaluator, inputs: list[dict], outputs: list[dict]) -> None:
+            nonlocal seen
+            seen += len(inputs)
+            if seen - len(inputs) < images <= seen and comm.get_rank() == comm.get_world_size() - 1:
+                os.kill(os.getpid(), number)
+            process(evaluator, inputs, outputs)
+
+        SemSegEvaluator.process = noted
+
+
+class Break(HookBase):
+    """Makes the weights infinite before the step of an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            with torch.no_grad():
+                next(p for p in self.trainer.model.parameters() if p.requires_grad).fill_(float("inf"))
+
+
 class Kill(HookBase):
     """Sends this process a signal in the middle of an iteration, before its step."""
 
@@ -72,17 +102,28 @@ def main(arguments: argparse.Namespace) -> None:
     setup_run(cfg, arguments)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=arguments.resume)
+    if arguments.kill_at_image > 0:
+        training.GRACE = arguments.grace
+        KillInEvaluation(arguments.kill_at_image, getattr(signal, arguments.signal))
+    broken = [Break(arguments.break_at)] if arguments.break_at >= 0 else []
+    trainer.register_hooks(broken)
     first = [Kill(arguments.kill_at, getattr(signal, arguments.signal))] if arguments.kill_at >= 0 else []
     trainer.register_hooks([*first, Record(Path(arguments.record))])
     trainer._hooks = trainer._hooks[-len(first) - 1 :] + trainer._hooks[: -len(first) - 1]
     trainer.train()
 
 
-if __name__ == "__main__":
+def make_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     parser.add_argument("--record", required=True)
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--signal", default="SIGKILL")
+    parser.add_argument("--kill-at-image", type=int, default=0, help="of all evaluations, the first is 1")
+    parser.add_argument("--grace", type=float, default=0.0, help="seconds that a killed evaluation goes on")
+    parser.add_argument("--break-at", type=int, default=-1, help="iteration whose weights become infinite")
     parser.add_argument("--double", action="store_true", help="compute in float64, where rounding hides nothing")
-    parsed = parser.parse_args()
-    sys.exit(launch_processes(main, parsed, device="cpu"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(launch_processes(main, make_parser().parse_args(), device="cpu"))

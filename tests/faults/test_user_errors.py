@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
-from hyperclip.engine.setup import check_output_folder
+from hyperclip.engine.setup import check_output_folder, clear_run
 from hyperclip.engine.vocabularies import train_vocabulary
 from hyperclip.predictor import Predictor
 from hyperclip.vocabulary import Vocabulary
@@ -86,14 +86,44 @@ def test_class_lists_that_do_not_fit_the_labels(overrides, message):
         train_vocabulary(load_config(QUICK, overrides))
 
 
-def test_a_folder_with_another_config_s_run_is_refused(tmp_path):
+@pytest.mark.parametrize("left", ["metrics.json", "last_checkpoint", "model_0000004.pth", "model_final.pth", "model_best.pth"])
+def test_a_folder_that_holds_a_training_is_refused(tmp_path, left):
+    """Of the same config, too; a folder with anything else is not."""
     cfg = load_config(QUICK, ["OUTPUT_DIR", str(tmp_path)])
+    for name in ("log.txt", "results.json", "model_zoo.pth", "console.txt"):
+        (tmp_path / name).write_text("of something else")
+    (tmp_path / "config.yaml").write_text(load_config(QUICK, ["SOLVER.BASE_LR", "0.5"]).dump())  # of a start that failed
     check_output_folder(cfg)
-    (tmp_path / "config.yaml").write_text(load_config(QUICK, ["SOLVER.BASE_LR", "0.5"]).dump())
-    with pytest.raises(ValueError, match=r"1 keys differ: SOLVER.BASE_LR: 0.5 -> 0.002"):
+    (tmp_path / left).write_text("of a training")
+    how = "To go on with it pass --resume, else choose another OUTPUT_DIR; .* set OVERWRITE True"
+    other = r"of another config \(1 keys differ: SOLVER.BASE_LR: 0.5 -> 0.002\)"
+    with pytest.raises(ValueError, match=rf"holds a training already \({left} … {other}\). {how}"):
         check_output_folder(cfg)
-    (tmp_path / "config.yaml").write_text(cfg.dump())
-    check_output_folder(cfg)
+    for text in (cfg.dump(), cfg.dump()[:700], "", "a: [", "- 3"):  # whole, cut short, none
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=rf"holds a training already \({left} …\). {how}"):
+            check_output_folder(cfg)
+    check_output_folder(load_config(QUICK, ["OUTPUT_DIR", str(tmp_path), "OVERWRITE", "True"]))
+
+
+def test_overwriting_takes_what_a_training_wrote_and_nothing_else(tmp_path):
+    keys = ["OUTPUT_DIR", str(tmp_path), "OVERWRITE", "True"]
+    written = ["model_0000004.pth", "model_final.pth", "model_final_average.pth", "model_best.pth", "model_best.json",
+               "last_checkpoint", "metrics.json", "results.json", "wandb_id.txt", "events.out.tfevents.1.host.2.0",
+               "nonfinite_iteration_3_process_0.json", "per_image/colours_val.jsonl"]  # fmt: skip
+    others = ["notes.txt", "model_zoo.pth", "ViT-B-16.pt", "data/model_final.pth"]
+    for name in written + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    clear_run(load_config(QUICK, keys[:2]))
+    assert all((tmp_path / name).exists() for name in written)
+    inside = load_config(QUICK, [*keys, "MODEL.WEIGHTS", str(tmp_path / "model_best.pth")])
+    with pytest.raises(ValueError, match="OVERWRITE: got True with MODEL.WEIGHTS .*one of the files that it removes"):
+        check_output_folder(inside)
+    with pytest.raises(ValueError, match="OVERWRITE: got True with --resume, expected one of the two"):
+        check_output_folder(load_config(QUICK, keys), resume=True)
+    clear_run(load_config(QUICK, keys))
+    assert not any((tmp_path / name).exists() for name in written) and all((tmp_path / name).exists() for name in others)
 
 
 def test_a_head_without_weights_is_refused():

@@ -17,7 +17,7 @@ def add_cliper_config(cfg: CfgNode) -> None:
     node.MEAN_NEGATIVE = True  # add the mean of the classes' embeddings to the negatives
 
     node.WINDOW = 0  # side of the crops whose predictions are averaged with the whole picture's, in pixels; 0 = none
-    node.WINDOW_STRIDE = 112  # distance of neighbouring crops
+    node.WINDOW_STRIDE = 112  # distance of neighbouring crops, at most WINDOW
 
     # Where no background exists, "abstain" leaves pixels below the thresholds without a class, "argmax" gives all of them one.
     node.PROTOCOL = "abstain"
@@ -31,7 +31,7 @@ def _add_fusion_keys(node: CfgNode) -> None:
     node.ATTENTION = "fused"  # fused, vanilla, q-q, k-k, v-v, identity, proxy (from FEATURES), clip
     node.SINKHORN = -1  # rounds of column and row normalisation of the fused map; -1 = k + 1 for layer k
     node.CENTER = "mean"  # what is subtracted from its columns: their mean or max
-    node.CENTER_SCALE = 1.0  # times this
+    node.CENTER_SCALE = 1.0  # times this; below 1 for max
     node.RESIDUAL = 0.0  # multiple of a layer's embedding added behind the last block's attention
     node.HALF_POSITIONS = False  # round position embeddings to float16, as the released code does even on a CPU
     node.LOGIT_SCALE = 100.0  # factor of the cosines before the softmax; 0 = CLIP's own

@@ -7,6 +7,7 @@ head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,11 +213,17 @@ class _Finished(Exception):
 
 
 def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
-    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the order asked for."""
+    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the order asked for.
+
+    Other threads may use the modules at the same time: what they compute is theirs.
+    """
     outputs: dict[int, Tensor] = {}
+    caller = threading.get_ident()
 
     def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if threading.get_ident() != caller:
+                return
             outputs[index] = output
             if len(outputs) == len(modules):
                 raise _Finished

@@ -6,6 +6,7 @@ Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,12 +30,12 @@ class FusionOptions:
             own last block with its residual and MLP, for the last layer alone.
         sinkhorn: rounds of column and row normalisation of the fused map; -1: layer k uses k + 1 rounds, as released.
         center: what is subtracted from each column of the fused map: its "mean" or its "max" (first version, ViT-H).
-        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2).
+        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2). Of the "max" it is below 1, since nothing would be left.
         residual: multiple of a layer's embedding that is added behind the last block's attention: 0.0 (first version,
             ViT-H: -1.0).
         half_positions: round the position embeddings to float16, as the released code does even on a CPU.
     Raises:
-        ValueError: an unknown name, or fewer than -1 rounds.
+        ValueError: an unknown name, fewer than -1 rounds, or a factor that leaves nothing of the map.
     """
 
     attention: str = "fused"
@@ -51,6 +52,13 @@ class FusionOptions:
             raise ValueError(f"MODEL.CLIPER.CENTER: got {self.center!r}, expected one of {list(CENTERS)}")
         if self.sinkhorn < -1:
             raise ValueError(f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer k) or a count")
+        if not math.isfinite(self.center_scale) or self.center_scale < 0:
+            raise ValueError(f"MODEL.CLIPER.CENTER_SCALE: got {self.center_scale}, expected 0 or more")
+        if self.attention == "fused" and self.center == "max" and self.center_scale >= 1:
+            raise ValueError(
+                f"MODEL.CLIPER.CENTER 'max', CENTER_SCALE: got {self.center_scale}, which cuts every entry of the fused map; "
+                "expected 0 to below 1 (first version: 0.2)"
+            )
 
 
 def encode_layers(
@@ -174,12 +182,14 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
 def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
     """Affinities (B, N, N) from another network's patch features (B, C, h', w'), resized to the grid (h, w).
 
-    Cosine similarities minus their mean, negative ones excluded, softmax over each row. Source: ProxyCLIP (ECCV 2024).
+    Cosine similarities minus their mean, negative ones excluded, softmax over each row. A patch is always like itself, also
+    where all are alike and rounding puts the mean above them. Source: ProxyCLIP (ECCV 2024).
     """
     features = F.interpolate(features.float(), size=grid, mode="bilinear", align_corners=False)
     unit = F.normalize(features.flatten(2).mT, dim=-1)
     similarity = unit @ unit.mT
     similarity = similarity - similarity.mean(dim=(1, 2), keepdim=True)
+    similarity.diagonal(dim1=1, dim2=2).clamp_(min=0)
     return similarity.masked_fill(similarity < 0, float("-inf")).softmax(dim=-1)
 
 

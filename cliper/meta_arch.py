@@ -55,7 +55,7 @@ class CLIPer(nn.Module):
         negatives: names of what is no class, for vocabularies without negatives of their own.
         mean_negative: add the mean of the classes' embeddings to the negatives.
         size, max_size: shorter and longest side of what CLIP sees, in pixels.
-        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch.
+        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch, the stride at most the window.
         proxy: gives the map of ``fusion.attention`` "proxy".
         output: "labels", or "scores" for class maps as well.
         half: on a GPU, run CLIP under float16 autocast.
@@ -112,6 +112,11 @@ class CLIPer(nn.Module):
             raise ValueError(
                 f"MODEL.CLIPER.WINDOW, WINDOW_STRIDE: got {steps}, expected multiples of CLIP's patch size {self.patch}, or a "
                 "WINDOW of 0"
+            )
+        if self.window and self.window_stride > self.window:
+            raise ValueError(
+                f"MODEL.CLIPER.WINDOW_STRIDE: got {self.window_stride}, expected at most the WINDOW of {self.window}; windows "
+                "farther apart than they are wide leave parts of the image out"
             )
         if (self.fusion.attention == "proxy") != (self.proxy is not None):
             raise ValueError(f"MODEL.CLIPER.ATTENTION {self.fusion.attention!r} and a proxy: expected both or neither")

@@ -49,10 +49,12 @@ class ScoreOptions:
         """Layers that have to be embedded, of a tower with ``count`` of them.
 
         Raises:
-            ValueError: the selected layer does not exist.
+            ValueError: the selected layer does not exist, or there is no early one.
         """
         if not -count <= self.select_layer < count:
             raise ValueError(f"MODEL.CLIPER.SELECT_LAYER: got {self.select_layer}, expected {-count} to {count - 1}")
+        if self.average == "early" and count < 2:
+            raise ValueError(f"MODEL.CLIPER.AVERAGE 'early': got a tower of {count} layer, expected two or more")
         return list(range(count)) if self.average != "none" else [self.select_layer % count]
 
 
@@ -128,7 +130,13 @@ def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is moved back inside."""
+    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is moved back inside.
+
+    Raises:
+        ValueError: a stride above the crop's side, or below 1: some patches would be in no crop.
+    """
+    if not 0 < stride <= crop:
+        raise ValueError(f"window stride: got {stride}, expected 1 to the window's side {crop}")
 
     def starts(side: int) -> list[int]:
         last = max(side - crop, 0)
@@ -149,7 +157,10 @@ def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tens
 
 
 def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]], grid: tuple[int, int]) -> Tensor:
-    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches, rows normalised."""
+    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches, rows normalised.
+
+    A row with nothing in it stays 0, as in the crops themselves.
+    """
     patches = torch.arange(grid[0] * grid[1], device=affinities.device).view(grid)
     total = affinities.new_zeros(patches.numel(), patches.numel())
     count = torch.zeros_like(total)
@@ -158,7 +169,7 @@ def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]],
         total[inside[:, None], inside] += affinity
         count[inside[:, None], inside] += 1
     total /= count + 1e-5
-    return total / total.sum(dim=-1, keepdim=True)
+    return total / total.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def with_negatives(classes: Tensor, negatives: Tensor | None, mean: bool) -> Tensor:

@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,8 +44,24 @@ class Prediction:
     names: list[str]
 
 
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as :meth:`Predictor.encode` leaves it; nothing of it depends on the vocabulary.
+
+    Attributes:
+        encoded: what the model's ``encode`` gave. size: (H, W) of the image.
+    """
+
+    encoded: Any
+    size: tuple[int, int]
+
+
 class Predictor:
     """Segments images with a model in evaluation mode; adapters are merged.
+
+    Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image` sets the image of the
+    calling thread alone. Where a thread's work moves on to another one (thread pools, asyncio), hand the image on with
+    :meth:`encode` and :meth:`segment`, which keep nothing.
 
     Args:
         model: a :class:`HyperCLIP`, or anything else with its ``encode`` and ``segment``, such as CLIPer.
@@ -56,8 +74,8 @@ class Predictor:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
-        self._encoded: Any = None
-        self._size = (0, 0)
+        self._lock = _lock_of(model)
+        self._of_thread = threading.local()
 
     @classmethod
     def from_config(cls, config: str | Path | CfgNode, overrides: Sequence[str] = ()) -> Predictor:
@@ -75,6 +93,24 @@ class Predictor:
         return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION)
 
     def set_image(self, image: np.ndarray) -> None:
+        """Encode an image for the calls of :meth:`predict` from the same thread; see :meth:`encode`."""
+        self._of_thread.image = self.encode(image)
+
+    def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
+        """Segment the image that this thread set before; see :meth:`segment`.
+
+        Raises:
+            RuntimeError: this thread has set no image.
+        """
+        image: EncodedImage | None = getattr(self._of_thread, "image", None)
+        if image is None:
+            raise RuntimeError(
+                "predict: no image yet in this thread. Call set_image(image) first, in the same thread, or hand on what "
+                "encode(image) returns to segment(encoded, vocabulary)"
+            )
+        return self.segment(image, vocabulary, **options)
+
+    def encode(self, image: np.ndarray) -> EncodedImage:
         """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the vocabulary.
 
         Raises:
@@ -85,26 +121,34 @@ class Predictor:
         inputs = AugInput(image)
         self.resize(inputs)
         tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        with float32_products(self.precision == "tf32"):
-            (self._encoded,) = self.model.encode([tensor])
-        self._size = image.shape[:2]
+        with self._lock, float32_products(self.precision == "tf32"):
+            (encoded,) = self.model.encode([tensor])
+        return EncodedImage(encoded, (image.shape[0], image.shape[1]))
 
-    def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
-        """Segment the image set before.
+    def segment(self, image: EncodedImage, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
+        """Segment an encoded image.
 
         Args:
             vocabulary: classes; text is parsed with ``;`` between classes and ``,`` between synonyms.
             options: passed on to the model's ``segment``; CLIPer takes ``labels``, its thresholds.
         Raises:
-            RuntimeError: no image was set. ValueError: an empty vocabulary, duplicates, a name that is too long.
+            ValueError: an empty vocabulary, duplicates, a name that is too long.
             NotFiniteError: NaN or infinity on the way.
         """
-        if self._encoded is None:
-            raise RuntimeError("predict: no image yet. Call set_image(image) first")
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
-        with float32_products(self.precision == "tf32"):
-            result = self.model.segment(self._encoded, vocabulary, self._size, **options)
+        with self._lock, float32_products(self.precision == "tf32"):
+            result = self.model.segment(image.encoded, vocabulary, image.size, **options)
         FiniteCheck().add("the confidence", result["sem_seg_confidence"]).require(self.model)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
         return Prediction(labels, confidence, vocabulary.names)
+
+
+_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+"""A lock for each model that a predictor uses: two predictors of one model share it."""
+_locks_guard = threading.Lock()
+
+
+def _lock_of(model: Any) -> threading.RLock:
+    with _locks_guard:
+        return _locks.setdefault(model, threading.RLock())

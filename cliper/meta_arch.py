@@ -55,7 +55,8 @@ class CLIPer(nn.Module):
         negatives: names of what is no class, for vocabularies without negatives of their own.
         mean_negative: add the mean of the classes' embeddings to the negatives.
         size, max_size: shorter and longest side of what CLIP sees, in pixels.
-        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch, the stride at most the window.
+        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch, the stride at most the
+            window.
         proxy: gives the map of ``fusion.attention`` "proxy".
         output: "labels", or "scores" for class maps as well.
         half: on a GPU, run CLIP under float16 autocast.
@@ -118,6 +119,8 @@ class CLIPer(nn.Module):
                 f"MODEL.CLIPER.WINDOW_STRIDE: got {self.window_stride}, expected at most the WINDOW of {self.window}; windows "
                 "farther apart than they are wide leave parts of the image out"
             )
+        if self.fusion.attention == "fused" and len(self.clip.visual.transformer.resblocks) < 2:
+            raise ValueError("MODEL.CLIPER.ATTENTION 'fused': CLIP's image tower has one block, expected two or more")
         if (self.fusion.attention == "proxy") != (self.proxy is not None):
             raise ValueError(f"MODEL.CLIPER.ATTENTION {self.fusion.attention!r} and a proxy: expected both or neither")
 

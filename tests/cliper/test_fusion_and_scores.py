@@ -159,6 +159,33 @@ def test_windows_cover_the_map_and_stay_inside(map_size, crop, stride, expected)
     assert covered.min() >= 1
 
 
+@pytest.mark.parametrize("side", [1, 5, 13])
+@pytest.mark.parametrize(("crop", "stride"), [(c, s) for c in (1, 3, 6) for s in range(1, c + 1)])
+def test_every_stride_up_to_the_window_covers_every_patch(side, crop, stride):
+    covered = torch.zeros(side, side + 2)
+    for y, x, h, w in window_boxes(side, side + 2, crop, stride):
+        covered[y : y + h, x : x + w] += 1
+    assert covered.min() >= 1
+
+
+def test_rows_that_every_crop_cut_entirely_stay_zero():
+    """A map that only looks at the class token has empty rows of patches."""
+    affinities = torch.tensor([[[0.0, 0.0], [0.5, 0.5]], [[0.2, 0.8], [0.0, 0.0]]])
+    merged = merge_affinities(affinities, [(0, 0, 1, 2), (0, 1, 1, 2)], (1, 3))
+    assert not merged[0].any() and not merged[2].any()
+    torch.testing.assert_close(merged[1], torch.tensor([0.5, 0.35, 0.8]) / 1.65, atol=1e-4, rtol=0)
+
+
+def test_proxy_of_patches_that_are_all_alike():
+    """What an image below two patches of the other network gives: one feature for the whole grid."""
+    for seed in range(40):
+        feature = torch.randn(1, 384, 1, 1, generator=torch.Generator().manual_seed(seed))
+        for grid in ((1, 1), (1, 2), (3, 3), (5, 7)):
+            affinity = proxy_affinity(feature, grid)
+            assert torch.isfinite(affinity).all() and (affinity >= 0).all()
+            torch.testing.assert_close(affinity.sum(-1), torch.ones(1, grid[0] * grid[1]))
+
+
 def test_affinities_of_windows():
     boxes = [(0, 0, 1, 2), (0, 1, 1, 2)]
     merged = merge_affinities(torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.2, 0.8]]]), boxes, (1, 3))
@@ -187,6 +214,13 @@ def test_sizes(height, width, expected):
         (lambda: ScoreOptions(average="late"), "AVERAGE: got 'late'"),
         (lambda: ScoreOptions(threshold=2.0), "got 2.0, expected 0 to 1"),
         (lambda: ScoreOptions(select_layer=-7).layers(6), "got -7, expected -6 to 5"),
+        (lambda: ScoreOptions(average="early").layers(1), "AVERAGE 'early': got a tower of 1 layer"),
+        (lambda: FusionOptions(center="max"), "CENTER 'max', CENTER_SCALE: got 1.0, which cuts every entry"),
+        (lambda: FusionOptions(center="max", center_scale=1.5), "got 1.5, which cuts every entry"),
+        (lambda: FusionOptions(center_scale=float("nan")), "CENTER_SCALE: got nan, expected 0 or more"),
+        (lambda: FusionOptions(center_scale=-1.0), "CENTER_SCALE: got -1.0, expected 0 or more"),
+        (lambda: window_boxes(12, 12, 6, 14), "window stride: got 14, expected 1 to the window's side 6"),
+        (lambda: window_boxes(12, 12, 6, 0), "window stride: got 0"),
     ],
 )
 def test_wrong_options(make, message):

@@ -109,6 +109,27 @@ def test_features_from_a_local_file(tmp_path, fake_state):
         build("MODEL.CLIPER.REFINER.NAME", "features", *options[2:], "MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224")
 
 
+@pytest.mark.parametrize(("center", "scale"), [("max", 0.2), ("max", 0.99), ("mean", 1.0)])
+@pytest.mark.parametrize("window", [(8, 8), (48, 48), (48, 24), (200, 112)])
+def test_windows_leave_no_hole(center, scale, window):
+    options = ["MODEL.CLIPER.WINDOW", window[0], "MODEL.CLIPER.WINDOW_STRIDE", window[1]]
+    options += ["MODEL.CLIPER.CENTER", center, "MODEL.CLIPER.CENTER_SCALE", scale]
+    for result in build("TEST.OUTPUT", "scores", *options)(pictures((96, 96), (7, 300), (1, 1))):
+        assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 16), (3, 40), (31, 17)])
+@pytest.mark.parametrize("window", [0, 24])
+def test_proxy_attention_on_images_below_two_patches(size, window, tmp_path):
+    name, file = "vit_tiny_patch16_224", tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model(name, num_classes=0).state_dict(), file)
+    options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", file, "MODEL.CLIPER.WINDOW", window]
+    model = build("TEST.OUTPUT", "scores", "MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW_STRIDE", 24, *options)
+    (result,) = model(pictures(size))
+    assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
+
+
 def test_a_registered_refiner():
     def halves(cfg):
         return lambda images: [lambda coarse: coarse / 2 for _ in images]
@@ -163,6 +184,10 @@ def test_it_has_no_checkpoint_and_nothing_to_train(model):
         (["SELECT_LAYER", 6], "got 6, expected -6 to 5"),
         (["WINDOW", 50], r"got \(50, 112\), expected multiples of CLIP's patch size 8"),
         (["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0], r"got \(48, 0\)"),
+        (["WINDOW", 48], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 48"),
+        (["WINDOW", 104], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 104"),
+        (["CENTER", "max"], "CENTER 'max', CENTER_SCALE: got 1.0"),
+        (["AVERAGE", "none", "MODEL.CLIPER.CENTER", "max", "MODEL.CLIPER.WINDOW", 24], "CENTER 'max'"),
         (["SIZE", 0], "expected 1 to MAX_SIZE"),
         (["DIFFUSION.MODEL", "nowhere"], "got 'nowhere', which is no folder here"),
         (["DIFFUSION.LAYERS", "['up_blocks.3.attentions.1']"], "fits 0 self-attention layers"),

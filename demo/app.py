@@ -1,20 +1,34 @@
 #!/usr/bin/env python
-"""A page to try any picture and any words: python demo/app.py, then open the address that it prints.
+"""A page to try any image and any words: python demo/app.py, then open the address that it prints.
 
 It starts on the quickstart's weights, without a network, and listens on this machine only (--share publishes it). Other
-systems come from configs:
+systems come from configs, with KEY VALUE pairs of their own:
 
-    python demo/app.py --config-file configs/cliper/vit-b-16/ovs_voc21.yaml
+    python demo/app.py --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
+        --config-file configs/cliper/vit-b-16/ovs_voc21.yaml
+
+Visitors choose among these systems and upload images; nothing that they send is taken for a path or an address. Uploads are
+kept for an hour at most, in a folder that is removed when the program ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
+import io
+import math
 import os
+import signal
 import sys
 import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -23,92 +37,241 @@ import gradio as gr  # noqa: E402
 import hyperclip.data  # noqa: E402, F401  (checks the installation)
 import numpy as np  # noqa: E402
 from cliper.postprocess import LabelOptions  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from gradio.utils import get_upload_folder  # noqa: E402
+from hyperclip.config import load_config  # noqa: E402
 from hyperclip.data import read_image  # noqa: E402
 from hyperclip.memory import keep_freed_memory  # noqa: E402
-from hyperclip.predictor import Prediction, Predictor  # noqa: E402
+from hyperclip.predictor import EncodedImage, Prediction, Predictor  # noqa: E402
 from hyperclip.visualization import BACKGROUND, label_image, overlay  # noqa: E402
 from hyperclip.vocabulary import Vocabulary  # noqa: E402
+from PIL import Image  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ROOT / "configs" / "quickstart"
 SYSTEMS = {
-    "CLIPer (quickstart)": "configs/quickstart/cliper.yaml",
-    "HyperCLIP (quickstart, trained by run_train_test.sh)": "configs/quickstart/hyperclip.yaml",
+    "CLIPer (quickstart)": str(QUICK / "cliper.yaml"),
+    "HyperCLIP (quickstart, trained by run_train_test.sh)": str(QUICK / "hyperclip.yaml"),
 }
-TRAINED = {"HyperCLIP (quickstart, trained by run_train_test.sh)": "output/quickstart/hyperclip/model_final.pth"}
-"""Checkpoints that systems use when no other is given."""
+"""Config file of each system on offer, by the name that visitors see."""
+OVERRIDES = {
+    "CLIPer (quickstart)": [
+        "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", str(QUICK / "tiny_scene_clip"),
+        "MODEL.CLIPER.DIFFUSION.MODEL", str(QUICK / "tiny_diffusion"),
+    ],
+    "HyperCLIP (quickstart, trained by run_train_test.sh)": [
+        "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", str(QUICK / "tiny_clip"),
+    ],
+}  # fmt: skip
+"""KEY VALUE pairs of each system."""
+TRAINED = {
+    "HyperCLIP (quickstart, trained by run_train_test.sh)": ROOT / "output/quickstart/hyperclip/model_final.pth",
+}
+"""Checkpoints of systems, as soon as they are there."""
+LEAST = 1e-6
+"""A pixel threshold that leaves out nothing. CLIPer takes 0 for its rule of a background score, see its config."""
 
 
-@lru_cache(maxsize=2)
-def load_predictor(config: str, weights: str) -> Predictor:
-    """Build a system once; the two used last are kept."""
-    return Predictor.from_config(config, ["MODEL.WEIGHTS", weights] if weights else [])
+def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
+    """Put configs, each alone or followed by its KEY VALUE pairs, before the quickstart's systems.
 
-
-def predict(predictor: Predictor, vocabulary: Vocabulary, score_threshold: float, pixel_threshold: float) -> Prediction:
-    """Segment the predictor's image; classes and pixels below their thresholds get no label.
-
-    With both thresholds at 0 every pixel gets its best class.
+    Raises:
+        FileNotFoundError, ValueError: a config that cannot be loaded.
     """
+    before, pairs = dict(SYSTEMS), dict(OVERRIDES)
+    SYSTEMS.clear()
+    for entry in configs:
+        file, *overrides = [entry] if isinstance(entry, str) else entry
+        load_config(file, overrides)
+        name, count = file, 1
+        while name in SYSTEMS:
+            count += 1
+            name = f"{file} ({count})"
+        SYSTEMS[name], pairs[name] = str(Path(file).resolve()), overrides
+    SYSTEMS.update(before)
+    OVERRIDES.update(pairs)
+
+
+@lru_cache(maxsize=256)
+def _digest(file: str, inode: int, size: int, changed: int) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_content(cfg: CfgNode) -> tuple[str, ...]:
+    """What the weight files and folders of a config hold. A file is read anew only after it was touched."""
+    node = cfg.MODEL
+    named = [node.WEIGHTS, node.CLIP_WEIGHTS, node.SEM_SEG_HEAD.CLIP_PRETRAINED, node.CLIPER.DIFFUSION.MODEL,
+             node.CLIPER.FEATURES.WEIGHTS]  # fmt: skip
+    found = []
+    for place in (Path(name).expanduser() for name in named if name):
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        for file in files:
+            if file.is_file():
+                state = file.stat()
+                changed = max(state.st_mtime_ns, state.st_ctime_ns)
+                found.append(f"{file} {_digest(str(file), state.st_ino, state.st_size, changed)}")
+    return tuple(found)
+
+
+class Predictors:
+    """Systems are built when first asked for; the two used last are kept, by their config and the content of their weights."""
+
+    def __init__(self, kept: int = 2) -> None:
+        self.kept = kept
+        self._built: OrderedDict[tuple[str, ...], Predictor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, system: str) -> Predictor:
+        """The predictor of a name in ``SYSTEMS``.
+
+        Raises:
+            FileNotFoundError, ValueError, ImportError: what :meth:`Predictor.from_config` raises.
+        """
+        with self._lock:
+            trained = TRAINED.get(system)
+            weights = ["MODEL.WEIGHTS", str(trained)] if trained is not None and trained.is_file() else []
+            cfg = load_config(SYSTEMS[system], [*OVERRIDES[system], *weights])
+            key = (cfg.dump(), *weights_content(cfg))
+            while key not in self._built:
+                predictor = Predictor.from_config(cfg)
+                before, key = key, (cfg.dump(), *weights_content(cfg))
+                if key == before:  # else its files changed while they were read
+                    self._built[key] = predictor
+            self._built.move_to_end(key)
+            while len(self._built) > self.kept:
+                self._built.popitem(last=False)
+            return self._built[key]
+
+
+predictors = Predictors()
+
+
+def checked_threshold(name: str, value: Any) -> float | None:
+    """A threshold as a visitor typed it: None where the box is empty.
+
+    Raises:
+        ValueError: no number of 0 to 2.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2 or not math.isfinite(value):
+        raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 2, or nothing for the system's own.")
+    return float(value)
+
+
+def predict(
+    predictor: Predictor, image: EncodedImage, vocabulary: Vocabulary, score: float | None, pixel: float | None
+) -> Prediction:
+    """Segment an image as the system's config says, or with thresholds below which classes and pixels get no label.
+
+    A threshold of None leaves that of the config; one of 0 leaves nothing out.
+    """
+    if score is None and pixel is None:
+        return predictor.segment(image, vocabulary)
     if isinstance(predictor.model, cliper.CLIPer):
-        protocol = "abstain" if score_threshold or pixel_threshold else "argmax"
-        return predictor.predict(vocabulary, labels=LabelOptions(protocol, score_threshold, max(pixel_threshold, 1e-6)))
-    found = predictor.predict(vocabulary)
+        own: LabelOptions = predictor.model.labels
+        if own.protocol == "argmax":  # has no thresholds
+            own = replace(own, protocol="abstain", score_threshold=0.0, background_threshold=LEAST)
+        options = replace(
+            own,
+            score_threshold=own.score_threshold if score is None else score,
+            background_threshold=own.background_threshold if pixel is None else max(pixel, LEAST),
+        )
+        return predictor.segment(image, vocabulary, labels=options)
+    found = predictor.segment(image, vocabulary)
     best = [found.confidence[found.labels == i].max(initial=0) for i in range(len(vocabulary))]
-    nothing = (found.confidence < pixel_threshold) | (np.array(best) < score_threshold)[found.labels]
+    nothing = (found.confidence < (pixel or 0)) | (np.array(best) < (score or 0))[found.labels]
     return Prediction(np.where(nothing, BACKGROUND, found.labels), found.confidence, found.names)
 
 
 def segment(
-    picture: str | None, classes: str, background: str, score: float, pixel: float, system: str, weights: str
-) -> tuple[np.ndarray, str]:
-    """What the button does: the overlay with its legend, and the file of the label map.
+    picture: str | None, classes: str, background: str, score: float | None, pixel: float | None, system: str
+) -> tuple[str, str]:
+    """What the button does: the overlay with its legend and the label map, both as HTML that holds the image itself.
 
     Raises:
         gr.Error: anything that the user can mend, with what to do.
     """
     if not picture:
-        raise gr.Error("Upload a picture first.")
+        raise _error("Upload an image first.")
     if system not in SYSTEMS:
-        raise gr.Error(f"Unknown system {system!r}, expected one of {list(SYSTEMS)}.")
+        raise _error(f"Unknown system {system!r}, expected one of {list(SYSTEMS)}.")
     try:
+        thresholds = checked_threshold("Class threshold", score), checked_threshold("Pixel threshold", pixel)
         vocabulary = Vocabulary.from_text(classes or "", background or "")
         image = read_image(picture)
-        predictor = load_predictor(SYSTEMS[system], weights.strip() or _trained(system))
-        predictor.set_image(image)
-        prediction = predict(predictor, vocabulary, score, pixel)
+        predictor = predictors.get(system)
+        prediction = predict(predictor, predictor.encode(image), vocabulary, *thresholds)
     except (ImportError, OSError, ValueError) as error:
-        raise gr.Error(str(error)) from error
-    file = Path(tempfile.mkdtemp(prefix="labels-")) / "labels.png"
-    label_image(prediction.labels, len(vocabulary)).save(file)
-    return overlay(image, prediction.labels, prediction.names), str(file)
+        raise _error(str(error).replace(picture, Path(picture).name)) from error
+    shown = _data_url(Image.fromarray(overlay(image, prediction.labels, prediction.names)), "overlay.png")
+    file = _data_url(label_image(prediction.labels, len(vocabulary)), "labels.png")
+    return (
+        f'<img src="{shown}" alt="The image with its classes painted over it" style="max-width: 100%">',
+        f'<a href="{file}" download="labels.png">labels.png</a>: class index of each pixel, 255 for none '
+        "(65535 from 255 classes on)",
+    )
 
 
-def _trained(system: str) -> str:
-    path = TRAINED.get(system, "")
-    return path if path and Path(path).is_file() else ""
+def _error(message: str) -> gr.Error:
+    """What the visitor sees, without a traceback in the program's own output."""
+    return gr.Error(message, print_exception=False)
 
 
-def offer_first(configs: list[str]) -> None:
-    """Put configs, relative to where the program was started, before the quickstart's systems.
+def _data_url(image: Image.Image, name: str) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return f"data:image/png;name={name};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def uploaded_file(path: object) -> str:
+    """The path of a file that a visitor uploaded to this program.
 
     Raises:
-        FileNotFoundError: a file that does not exist.
+        gr.Error: any other path, whether or not something is there.
     """
-    for config in configs:
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"--config-file: got {config!r}, which does not exist. The shipped ones are in configs/")
-    known = {config: str(Path(config).resolve()) for config in configs} | SYSTEMS
-    SYSTEMS.clear()
-    SYSTEMS.update(known)
+    try:
+        file = Path(path).resolve() if isinstance(path, str) else None
+    except (OSError, RuntimeError, ValueError):
+        file = None
+    if file is None or not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
+        raise _error("Upload the image (again): this is no file that was uploaded here within the last hour.")
+    return str(file)
+
+
+def without_places(value: Any) -> Any:
+    """A value of a request as it may reach Gradio, which opens the path, or fetches the address, of any file description.
+
+    Raises:
+        gr.Error: something else than a plain value or a file that was uploaded here.
+    """
+    if not isinstance(value, (dict, list)):
+        return value
+    file = uploaded_file(value.get("path") if isinstance(value, dict) else None)
+    return {"path": file, "meta": {"_type": "gradio.FileData"}}
+
+
+class Page(gr.Blocks):
+    """Blocks of which every request goes through :func:`without_places` before Gradio looks at it."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
+        """Gradio's step from a request to the arguments of a function; queued or not, all of them take it."""
+        return await super().preprocess_data(block_fn, [without_places(value) for value in inputs], *others, **named)
+
+
+def _threshold_box(label: str, info: str) -> gr.Number:
+    element = label.lower().replace(" ", "-")
+    return gr.Number(None, label=label, info=info, placeholder="the system's own", step=0.01, elem_id=element)
 
 
 def build_page() -> gr.Blocks:
     """The page. Fonts are the browser's own, so that nothing is fetched."""
-    with gr.Blocks(title="Segment anything you can name") as page:
+    with Page(title="Segment anything you can name", delete_cache=(600, 3600)) as page:
         gr.Markdown("## Segment anything you can name\n`;` separates classes, `,` synonyms of one class.")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], elem_id="picture")
+                picture = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="picture")
                 # The file as it was uploaded: our own reader turns and converts it, and says what is wrong with it.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
                 classes = gr.Textbox(label="Classes", placeholder="dog, puppy; road; sky", elem_id="classes")
@@ -116,39 +279,40 @@ def build_page() -> gr.Blocks:
                     label="Background words", placeholder="wall; grass (CLIPer only, may be empty)", elem_id="background"
                 )
                 with gr.Row():
-                    score = gr.Slider(0, 1, 0, step=0.01, label="Class threshold", info="classes below it are left out")
-                    pixel = gr.Slider(0, 1, 0, step=0.01, label="Pixel threshold", info="pixels below it get no class")
-                system = gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="System")
-                weights = gr.Textbox(
-                    label="Weights", placeholder="checkpoint file of the system; may be empty", elem_id="weights"
-                )
+                    score = _threshold_box("Class threshold", "classes below it are left out")
+                    pixel = _threshold_box("Pixel threshold", "pixels below it get no class")
+                system = gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="System", elem_id="system")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column():
-                picture_out = gr.Image(label="Result", format="png", interactive=False, elem_id="overlay")
-                labels_out = gr.File(label="Label map (class index of each pixel, 255: none)", elem_id="labels")
-        inputs = [picture, classes, background, score, pixel, system, weights]
-        button.click(segment, inputs, [picture_out, labels_out])
+                picture_out = gr.HTML(label="Result", elem_id="overlay")
+                labels_out = gr.HTML(label="Label map", elem_id="labels")
+        button.click(segment, [picture, classes, background, score, pixel, system], [picture_out, labels_out])
     return page
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help="offer this system too, first")
+    parser.add_argument(
+        "--config-file", action="append", nargs="+", default=[], metavar=("FILE", "KEY VALUE"),
+        help="offer this system too, first",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args()
     keep_freed_memory()
     offer_first(arguments.config_file)
-    os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed then, too
     fonts = ["system-ui", "sans-serif"]
-    build_page().launch(
-        server_name="127.0.0.1", server_port=arguments.port, share=arguments.share,
-        theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="uploads-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # of this program alone
+        build_page().launch(
+            server_name="127.0.0.1", server_port=arguments.port, share=arguments.share,
+            theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
     try:
         main()
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -5,8 +5,10 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
-every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes. Images that
-cannot be read are reported, the others are done, and the exit status is 1.
+every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes and their
+colours, which repeat after 155 classes: where two of the same colour meet in an image, one gets another there, and
+classes.json says so under "recolored". Of a folder, whatever is no image is named and left out. Images that cannot be read
+are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import logging
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
@@ -30,10 +34,12 @@ from hyperclip.data.image_files import IMAGE_SUFFIXES
 from hyperclip.data.pairing import is_hidden
 from hyperclip.files import write_atomically
 from hyperclip.memory import keep_freed_memory
-from hyperclip.predictor import Prediction, Predictor
-from hyperclip.visualization import BACKGROUND, label_image, overlay, palette
+from hyperclip.predictor import Predictor
+from hyperclip.visualization import BACKGROUND, label_image, map_palette, overlay, palette
 from hyperclip.vocabulary import Vocabulary, load_vocabulary
 from PIL import Image
+
+logger = logging.getLogger("hyperclip.demo")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,13 +49,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
     parser.add_argument("--vocabulary", help="'name, synonym; name; …'; default: the config's classes")
     parser.add_argument("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
-    parser.add_argument("--threshold", type=float, default=0.0, help="leave pixels below this score unpainted")
+    parser.add_argument(
+        "--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args()
 
 
+def check_threshold(cfg: CfgNode, threshold: float) -> None:
+    """ValueError if no score of the system can be on either side of the threshold; NaN and infinity included."""
+    limit = 2 if cfg.MODEL.META_ARCHITECTURE == "CLIPer" and not cfg.MODEL.CLIPER.NORMALIZE else 1
+    if not 0 <= threshold <= limit:
+        raise ValueError(f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's scores")
+
+
 def find_images(inputs: list[str]) -> list[Path]:
     """Image files of the given files, folders and patterns, in order and once each.
+
+    What a folder holds besides images is logged by name, but for hidden files.
 
     Raises:
         FileNotFoundError: nothing matches one of them.
@@ -59,7 +76,12 @@ def find_images(inputs: list[str]) -> list[Path]:
         path = Path(entry)
         matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(entry))]
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p.name))
+            shown = sorted(p for p in path.iterdir() if not is_hidden(p.name))
+            matches = [p for p in shown if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
+            others = [p.name + "/" * p.is_dir() for p in shown if p not in matches]
+            if others:
+                kinds = " ".join(IMAGE_SUFFIXES)
+                logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
         if not matches:
             raise FileNotFoundError(f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or patterns")
         found.update(dict.fromkeys(matches))
@@ -67,18 +89,19 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 
 def result_names(images: list[Path], output: Path) -> dict[Path, str]:
-    """A name for each image's results: its stem.
+    """A name for each image's results: its stem, or its whole name where another image of its folder has that stem.
 
     Raises:
         ValueError: two images of the same name, or a result that would replace an input.
     """
-    names = {path: path.stem for path in images}
+    stems = Counter((path.parent, path.stem) for path in images)
+    names = {path: path.stem if stems[path.parent, path.stem] == 1 else path.name for path in images}
     written: dict[Path, Path] = {}
     inputs = {path.resolve() for path in images}
     for path, name in names.items():
         for target in (output / f"{name}.png", output / f"{name}_labels.png"):
             if target.resolve() in inputs:
-                raise ValueError(f"--output: {target} is an input picture and would be replaced. Choose another folder")
+                raise ValueError(f"--output: {target} is an input image and would be replaced. Choose another folder")
             if target in written:
                 raise ValueError(f"--input: {written[target]} and {path} would both be written to {target}. Rename one")
             written[target] = path
@@ -100,39 +123,68 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
     return load_vocabulary(source) if source else vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
-def save_prediction(output: Path, name: str, image: np.ndarray, prediction: Prediction, threshold: float) -> None:
+class ClassList:
+    """classes.json: what each index of the label maps is, and its colour.
+
+    Args:
+        file: where it is written. names: of the classes.
+    """
+
+    def __init__(self, file: Path, names: list[str]) -> None:
+        self.file, self.colors = file, palette(len(names))
+        self.classes: list[dict] = [
+            {"index": i, "name": name, "color": self.colors[i].tolist()} for i, name in enumerate(names)
+        ]
+        self.write()
+
+    def write(self) -> None:
+        """Write the file anew."""
+        write_atomically(self.file, lambda p: p.write_text(json.dumps(self.classes, indent=1) + "\n"))
+
+    def add(self, name: str, labels: np.ndarray) -> None:
+        """Note the classes that have another colour in this image's results."""
+        own = map_palette(labels, len(self.classes))
+        changed = np.flatnonzero((own != self.colors).any(axis=1)).tolist()
+        for i in changed:
+            self.classes[i].setdefault("recolored", {})[name] = own[i].tolist()
+        if changed:
+            self.write()
+
+
+def save_prediction(output: Path, name: str, image: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
     """Write the overlay and the label map of one image."""
-    labels = np.where(prediction.confidence < threshold, BACKGROUND, prediction.labels)
-    picture = Image.fromarray(overlay(image, labels, prediction.names))
-    index = label_image(labels, len(prediction.names))
+    picture = Image.fromarray(overlay(image, labels, names))
+    index = label_image(labels, len(names))
     write_atomically(output / f"{name}.png", lambda p: picture.save(p, format="PNG"))
     write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
 
 def main() -> int:
     arguments = parse_arguments()
-    logger = setup_logger(name="hyperclip")
+    setup_logger(name="hyperclip")
     keep_freed_memory()
     cfg = load_config(arguments.config_file, arguments.opts)
+    check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
     images = find_images(arguments.input)
     names = result_names(images, arguments.output)
     predictor = Predictor.from_config(cfg)
-    colors = palette(len(vocabulary)).tolist()
-    classes = [{"index": i, "name": n, "color": colors[i]} for i, n in enumerate(vocabulary.names)]
-    write_atomically(arguments.output / "classes.json", lambda p: p.write_text(json.dumps(classes, indent=1) + "\n"))
+    classes = ClassList(arguments.output / "classes.json", vocabulary.names)
     failed = 0
     for path in images:
         start = time.perf_counter()
         try:
-            image = read_image(path, image_bits=cfg.INPUT.IMAGE_BITS, max_pixels=cfg.INPUT.MAX_PIXELS)
-            predictor.set_image(image)
+            image = np.ascontiguousarray(
+                read_image(path, image_bits=cfg.INPUT.IMAGE_BITS, max_pixels=cfg.INPUT.MAX_PIXELS)
+            )
         except (OSError, ValueError) as error:
             logger.error("%s: skipped: %s", path, error)
             failed += 1
             continue
-        prediction = predictor.predict(vocabulary)
-        save_prediction(arguments.output, names[path], image, prediction, arguments.threshold)
+        prediction = predictor.segment(predictor.encode(image), vocabulary)
+        labels = np.where(prediction.confidence < arguments.threshold, BACKGROUND, prediction.labels)
+        save_prediction(arguments.output, names[path], image, labels, prediction.names)
+        classes.add(names[path], labels)
         largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[1:].argsort()[::-1][:3]
         found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
         logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -11,16 +11,79 @@ from PIL import Image
 BACKGROUND = -1
 """Label of pixels that are left unpainted."""
 
+_HEX = """
+0d00ff 0dff0d ff360d ff00a1 f2d700 0079ff 0d6b00 0dffd7 860028 0d0051 865e00 0dbcff bc0dd7 c9ff94 ff94a1 ff9400
+ae6bae 00ff86 ff0d5e 005ea1 79c900 009486 e4c979 ff86ff 86940d c95128 7943bc 1b4336 940d79 512800 bcaed7 432843
+0043e4 28c979 000086 bcffe4 ae946b 005e79 a100ff 1b4300 794343 ff1bd7 c99400 ffbcff ffae5e 94ff0d 1ba1bc bcc9ae
+5e3686 0d945e 430043 a1e4f2 c994ff ffbc94 79946b ae5143 433628 510028 86436b 9400a1 94ffbc 0dc900 86c979 f25e79
+00ffff a17994 bc6b00 ff6b00 a151ff 863600 7986c9 bc51bc bc0051 0d00bc c98679 865e36 0d0028 5e8636 ff0036 c900a1
+aeff6b 515e36 43c9c9 510000 7994ff c9d75e ff0dff aec900 ffc9e4 00286b 796bff c98651 ae9436 ff8643 ffd75e ffffa1
+86c9a1 1b2800 00a1ff 5e5186 6b6b0d 86ff94 ff9479 005e36 510079 002836 ff5ec9 940d0d ff79ae c93686 36a100 ae435e
+d7ffbc ffbc00 51515e 28000d 0dffae bcae00 bc6bf2 0086bc ffffd7 2851ae 0036ae 860d51 86bce4 ffd7c9 5136ff 86aeae
+c90d36 c9ff36 43a143 6b1bbc 1b365e ffff5e 514300 f25eff 0dc951 86bc43 bcaeff c91b0d ffff00 866bc9 f286d7 28c9a1
+e494bc ff6b5e 00d7ff ff3686 aebc79 6bff5e bca1a1 e4e4ff 7986a1 517979 796b5e
+"""
+COLORS = np.array([list(bytes.fromhex(code)) for code in _HEX.split()], np.uint8)
+"""155 colours, uint8 RGB: any two differ by at least 20 in CIE76, and so does each from black; white is at least 16 away.
+
+They were found as a largest set of such colours on a grid of sRGB; each is the one that differs most from those before it.
+"""
+
 
 def palette(classes: int) -> np.ndarray:
-    """Distinct colours, uint8 RGB (T, 3), the same for the same T: hues a golden angle apart, three brightnesses."""
-    colors = [colorsys.hsv_to_rgb((0.07 + 0.381966 * i) % 1, (0.85, 0.6, 0.95)[i % 3], (1, 0.8, 0.6)[i % 3])
-              for i in range(classes)]  # fmt: skip
-    return (np.array(colors) * 255).astype(np.uint8)
+    """The colour of every class, uint8 RGB (T, 3): that of class i is the same for any T, and that of i + 155."""
+    return COLORS[np.arange(classes) % len(COLORS)]
+
+
+def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The palette (T, 3) of a label map: :func:`palette`, but for classes of the map that would share a colour.
+
+    Of those the first one keeps it and the others get colours that no class of the map has. A map of more than 155 classes
+    has not enough of them: there, classes that touch (at a corner, too) get different ones.
+
+    Args:
+        labels: (H, W) class indices or ``BACKGROUND``. classes: T.
+    """
+    colors = palette(classes)
+    present = [int(i) for i in np.unique(labels) if i != BACKGROUND]
+    slots: dict[int, int] = {}
+    owners: dict[int, int] = {}
+    for i in present:
+        if owners.setdefault(i % len(COLORS), i) == i:
+            slots[i] = i % len(COLORS)
+    used = Counter(slots.values())
+    touching = _touching(labels) if len(present) > len(COLORS) else {}
+    for i in present:
+        if i in slots:
+            continue
+        near = {slots[j] for j in touching.get(i, ()) if j in slots}
+        free = [s for s in range(len(COLORS)) if s not in near] or list(range(len(COLORS)))
+        slots[i] = min(free, key=lambda s: (used[s], (s - i) % len(COLORS)))
+        used[slots[i]] += 1
+        colors[i] = COLORS[slots[i]]
+    return colors
+
+
+def _touching(labels: np.ndarray) -> dict[int, set[int]]:
+    """For each class of a label map (H, W) the classes that touch it, at corners too."""
+    found: dict[int, set[int]] = {}
+    pairs = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]),
+             (labels[1:, 1:], labels[:-1, :-1]), (labels[1:, :-1], labels[:-1, 1:])]  # fmt: skip
+    for one, other in pairs:
+        different = (one != other) & (one != BACKGROUND) & (other != BACKGROUND)
+        for a, b in np.unique(np.stack([one[different], other[different]]), axis=1).T.tolist():
+            found.setdefault(a, set()).add(b)
+            found.setdefault(b, set()).add(a)
+    return found
+
+
+def line_width(shape: tuple[int, ...]) -> int:
+    """Width in pixels of lines on an image (H, W, ...): 1 below 960 x 960, beyond that it grows with the image."""
+    return max(1, round((shape[0] * shape[1]) ** 0.5 / 640))
 
 
 def paint(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Blend class colours over an image and outline the regions.
+    """Blend class colours over an image and outline the regions, in lines that scale with the image.
 
     Args:
         image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``BACKGROUND``. colors: uint8 (T, 3).
@@ -29,31 +92,34 @@ def paint(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: floa
     painted = labels != BACKGROUND
     picture = image.astype(np.float32)
     picture[painted] = (1 - alpha) * picture[painted] + alpha * colors[labels[painted]]
-    edges = np.zeros(labels.shape, bool)
+    edges = np.zeros(labels.shape, np.uint8)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]
-    picture[edges] = 255
+    width = line_width(labels.shape)
+    picture[cv2.dilate(edges, np.ones((width, width), np.uint8)) > 0] = 255
     return picture.astype(np.uint8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """The painted image with a legend of the classes that occur, largest first; see :func:`paint`."""
     image, labels = _enlarge(image), _enlarge(labels)
-    colors = palette(len(names))
-    return np.concatenate([paint(image, labels, colors), legend(labels, names, colors)], axis=1)
+    colors = map_palette(labels, len(names))
+    panel = legend(labels, names, colors, len(image), line_width(image.shape))
+    return np.concatenate([paint(image, labels, colors), panel], axis=1)
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
     """A label map (H, W) as a palette image whose pixel values are the class indices; ``BACKGROUND`` becomes 255.
 
-    From 255 classes on it is a 16-bit grey image, and ``BACKGROUND`` becomes 65535.
+    Its colours are those of :func:`map_palette`, and black for ``BACKGROUND``. From 255 classes on it is a 16-bit grey image,
+    and ``BACKGROUND`` becomes 65535.
     """
     wide = classes >= 255
     index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
     image = Image.fromarray(index)
     if not wide:
         colors = np.zeros((256, 3), np.uint8)  # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
-        colors[:classes] = palette(classes)
+        colors[:classes] = map_palette(labels, classes)
         image.putpalette(colors.ravel().tolist())
     return image
 
@@ -62,22 +128,32 @@ def comparison(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: 
     """Input, truth, prediction and legend side by side; unlabelled pixels stay unpainted in both."""
     labels = np.where(truth == BACKGROUND, BACKGROUND, labels)
     image, truth, labels = _enlarge(image), _enlarge(truth), _enlarge(labels)
-    colors = palette(len(names))
     both = np.concatenate([truth, labels])
+    colors = map_palette(both, len(names))
     pictures = [image, paint(image, truth, colors), paint(image, labels, colors)]
-    return np.concatenate([*pictures, legend(both, names, colors)[: len(image)]], axis=1)
+    panel = legend(both, names, colors, len(image), line_width(image.shape))
+    return np.concatenate([*pictures, panel], axis=1)
 
 
-def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, row: int = 22) -> np.ndarray:
-    """White panel (H, W', 3) that lists the classes of a label map (H, W), largest first, as many as fit."""
+def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1) -> np.ndarray:
+    """White panel (height, W', 3) that lists the classes of a label map, largest first, and says how many did not fit.
+
+    Args:
+        labels: (H, W). scale: size of the writing; 1 is for lines of 22 pixels.
+    """
     present, areas = np.unique(labels[labels != BACKGROUND], return_counts=True)
-    order = present[np.argsort(-areas, kind="stable")][: labels.shape[0] // row]
-    width = 40 + 9 * max((len(names[i]) for i in order), default=4)
-    panel = np.full((labels.shape[0], width, 3), 255, np.uint8)
-    for k, i in enumerate(order):
-        top = k * row
-        cv2.rectangle(panel, (6, top + 5), (22, top + 18), colors[i].tolist(), -1)
-        cv2.putText(panel, names[i], (28, top + 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    order = [int(i) for i in present[np.argsort(-areas, kind="stable")]]
+    fitting = max(1, height // (22 * scale))
+    shown = order if len(order) <= fitting else order[: fitting - 1]
+    lines = [(names[i], colors[i].tolist()) for i in shown]
+    if len(shown) < len(order):
+        lines.append((f"and {len(order) - len(shown)} more", [255, 255, 255]))
+    panel = np.full((height, scale * (40 + 9 * max((len(text) for text, _ in lines), default=4)), 3), 255, np.uint8)
+    for k, (text, color) in enumerate(lines):
+        top = 22 * scale * k
+        cv2.rectangle(panel, (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale), color, -1)
+        place = (28 * scale, top + 17 * scale)
+        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, (0, 0, 0), scale, cv2.LINE_AA)
     return panel
 
 

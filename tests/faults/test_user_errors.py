@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from hyperclip.engine.vocabularies import train_vocabulary
 from hyperclip.predictor import Predictor
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
+
+from ..conftest import ROOT
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 DENSE = "configs/quickstart/dense_clip.yaml"
@@ -143,6 +146,75 @@ def test_demo_never_replaces_a_picture(tmp_path, names):
     done = run("demo/demo.py", "--config-file", DENSE, "--input", *inputs, "--output", tmp_path / "out")
     assert done.returncode == 1 and "would" in done.stderr.splitlines()[-1]
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
+
+
+def demo_module():
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "demo" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("system", "threshold", "limit"),
+    [(DENSE, "nan", 1), (DENSE, "inf", 1), (DENSE, "-inf", 1), (DENSE, "-0.1", 1), (DENSE, "1.5", 1),
+     ("configs/quickstart/cliper.yaml", "2.5", 2), ("configs/quickstart/cliper.yaml", "nan", 2)],
+)  # fmt: skip
+def test_demo_thresholds_out_of_range(system, threshold, limit):
+    with pytest.raises(ValueError, match=f"--threshold: got {float(threshold)}, expected 0 to {limit}"):
+        demo_module().check_threshold(load_config(system), float(threshold))
+
+
+def test_demo_thresholds_in_range():
+    check, cliper = demo_module().check_threshold, "configs/quickstart/cliper.yaml"
+    for system, overrides, threshold in ((DENSE, [], 1.0), (cliper, [], 1.9), (DENSE, [], 0.0)):
+        check(load_config(system, overrides), threshold)
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        check(load_config(cliper, ["MODEL.CLIPER.NORMALIZE", "True"]), 1.9)
+
+
+def test_demo_names_or_takes_what_a_folder_holds(tmp_path, caplog):
+    demo = demo_module()
+    for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.png", "._a.jpg", "movie.mp4", "no_suffix"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "more.png").mkdir()
+    found = demo.find_images([str(tmp_path)])
+    named = caplog.text
+    for path in tmp_path.iterdir():
+        hidden = path.name.startswith(".")
+        assert (path in found) + (path.name in named) == (0 if hidden else 1), path
+    assert [path.name for path in found] == ["a.jpg", "b.PNG"]
+
+
+def test_demo_gives_images_of_one_stem_names_of_their_own(tmp_path):
+    demo = demo_module()
+    images = [tmp_path / name for name in ("a.jpg", "a.png", "a.bmp", "b.jpg", "c.d.png")]
+    names = demo.result_names(images, tmp_path / "out")
+    assert list(names.values()) == ["a.jpg", "a.png", "a.bmp", "b", "c.d"]
+    with pytest.raises(ValueError, match="would both be written to"):
+        demo.result_names([*images, tmp_path / "a.jpg.png"], tmp_path / "out")
+    with pytest.raises(ValueError, match="is an input image and would be replaced"):
+        demo.result_names([*images, tmp_path / "a.png.png"], tmp_path)
+
+
+def test_demo_s_class_list_agrees_with_the_label_maps(tmp_path):
+    demo, file = demo_module(), tmp_path / "classes.json"
+    names = [f"thing {i}" for i in range(200)]
+    classes = demo.ClassList(file, names)
+    labels = np.array([[3, 158, 7], [158, 3, -1]]).repeat(30, 0).repeat(30, 1)
+    plain = np.array([[158, 7]]).repeat(30, 0).repeat(30, 1)
+    for name, values in (("one", labels), ("two", plain)):
+        demo.save_prediction(tmp_path, name, np.zeros((*values.shape, 3), np.uint8), values, names)
+        classes.add(name, values)
+    listed = json.loads(file.read_text())
+    assert [i for i, entry in enumerate(listed) if "recolored" in entry] == [158]
+    for name in ("one", "two"):
+        indices = np.asarray(Image.open(tmp_path / f"{name}_labels.png"))
+        colors = np.asarray(Image.open(tmp_path / f"{name}_labels.png").convert("RGB"))
+        for i in set(np.unique(indices)) - {255}:
+            expected = listed[i].get("recolored", {}).get(name, listed[i]["color"])
+            assert (colors[indices == i] == expected).all()
+    assert listed[3]["color"] == listed[158]["color"] != listed[158]["recolored"]["one"]
 
 
 def test_predictor_states_and_inputs():

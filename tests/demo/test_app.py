@@ -65,7 +65,7 @@ def running(temporary, *arguments):
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         log.close()
 
 

@@ -13,7 +13,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
 from hyperclip.finite import FiniteCheck
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from hyperclip.vocabulary import TextEmbedder, Vocabulary
+from hyperclip.vocabulary.names import tokens_of
 from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,6 +105,8 @@ class CLIPer(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
     def _check(self, output: str) -> None:
+        if self.negatives:  # raises for names that are empty or there twice
+            Vocabulary(tuple((name,) for name in self.negatives), "MODEL.CLIPER.NEGATIVES")
         if output not in ("scores", "labels"):
             raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
         if not 0 < self.size <= self.max_size:
@@ -143,7 +146,7 @@ class CLIPer(nn.Module):
         proxy = build_extractor(cfg) if node.ATTENTION == "proxy" else None
         return {
             "clip": loaded.model,
-            "text": TextEmbedder(loaded.tokenizer, prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS),
+            "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "fusion": FusionOptions(
                 attention=node.ATTENTION,
                 sinkhorn=node.SINKHORN,
@@ -254,9 +257,7 @@ class CLIPer(nn.Module):
         Raises:
             NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See :mod:`hyperclip.finite`.
         """
-        prompts = self.embed_vocabulary(vocabulary)
-        synonyms = self.text.class_of(vocabulary)
-        class_of = None if synonyms is None else torch.tensor(synonyms, device=self.device)
+        prompts, class_of = self.embed_vocabulary(vocabulary), self._class_of(vocabulary)
         coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores, class_of)
         refined = coarse if image.refinement is None else image.refinement(coarse)
         scores = fuse_scores(refined, coarse)
@@ -273,10 +274,16 @@ class CLIPer(nn.Module):
         """Unit embeddings of all prompts (P, C): the classes, then the negatives."""
         names = list(vocabulary.negatives)
         if not names:  # the config's negatives are for any vocabulary, so one that is a class here is no negative
-            taken = {name for synonyms in vocabulary.classes for name in synonyms}
-            names = [name for name in self.negatives if name not in taken]
-        negatives = self.text(self.clip, Vocabulary(tuple((name,) for name in names))) if names else None
-        return with_negatives(self.text(self.clip, vocabulary), negatives, self.mean_negative)
+            taken = {tokens_of(name) for synonyms in vocabulary.classes for name in synonyms}
+            names = [name for name in self.negatives if tokens_of(name) not in taken]
+        negatives = self.text(self.clip, Vocabulary(tuple((name,) for name in names), "negatives")) if names else None
+        classes = self.text(self.clip, vocabulary)
+        return with_negatives(classes, negatives, self.mean_negative, self._class_of(vocabulary))
+
+    def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
+        """The class of each of the vocabulary's embeddings (S,); None for one embedding a class."""
+        classes = self.text.class_of(vocabulary)
+        return None if classes is None else torch.tensor(classes, device=self.device)
 
     def _embed_all(self, images: Sequence[Tensor]) -> list[Embedded]:
         targets = [target_size(image.shape[1], image.shape[2], self.size, self.patch, self.max_size) for image in images]

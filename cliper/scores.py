@@ -95,8 +95,8 @@ def coarse_scores(
     Args:
         text: unit embeddings (P, C), those of the T classes first.
         classes: T.
-        class_of: the class of each of the first embeddings (S,), where classes have several; the best one counts. None for
-            one embedding a class.
+        class_of: the class of each of the first embeddings (S,), where classes have several; the best one counts, and only
+            it has a share of the softmax. None for one embedding a class.
     """
     probabilities = class_probabilities(options.logit_scale * image.features @ text.T, classes, class_of)
     if image.windows is not None:
@@ -121,12 +121,15 @@ def coarse_scores(
 
 
 def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -> Tensor:
-    """Probabilities (M, N, T) of the classes among all prompts, from logits (M, N, P); see :func:`coarse_scores`."""
-    probabilities = logits.softmax(dim=-1)
-    if class_of is None:
-        return probabilities[..., :classes]
-    named = probabilities[..., : len(class_of)]
-    return named.new_zeros(*logits.shape[:-1], classes).scatter_reduce_(-1, class_of.expand_as(named), named, "amax")
+    """Probabilities (M, N, T) of the classes among classes and negatives, from logits (M, N, P); see :func:`coarse_scores`.
+
+    A class of several embeddings has the logit of its best one, so that how many there are does not change its share.
+    """
+    if class_of is not None:
+        named, negatives = logits[..., : len(class_of)], logits[..., len(class_of) :]
+        lowest = named.new_full((*logits.shape[:-1], classes), -torch.inf)
+        logits = torch.cat([lowest.scatter_reduce_(-1, class_of.expand_as(named), named, "amax"), negatives], dim=-1)
+    return logits.softmax(dim=-1)[..., :classes]
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:
@@ -172,9 +175,17 @@ def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]],
     return total / total.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def with_negatives(classes: Tensor, negatives: Tensor | None, mean: bool) -> Tensor:
-    """Embeddings of all prompts (P, C): classes (T, C), negatives, and optionally the classes' normalised mean."""
+def with_negatives(classes: Tensor, negatives: Tensor | None, mean: bool, class_of: Tensor | None = None) -> Tensor:
+    """Embeddings of all prompts (P, C): classes, negatives, and optionally the classes' normalised mean.
+
+    Args:
+        classes: (T, C), or (S, C) with several embeddings a class. class_of: then the class of each (S,); every class has the
+            same weight in the mean.
+    """
     parts = [classes] if negatives is None else [classes, negatives]
     if mean:
+        if class_of is not None:
+            counts = class_of.bincount()[:, None]
+            classes = classes.new_zeros(len(counts), classes.shape[1]).index_add(0, class_of, classes) / counts
         parts.append(F.normalize(classes.mean(dim=0, keepdim=True), dim=-1))
     return torch.cat(parts)

@@ -268,15 +268,19 @@ def _threshold_box(label: str, info: str) -> gr.Number:
 def build_page() -> gr.Blocks:
     """The page. Fonts are the browser's own, so that nothing is fetched."""
     with Page(title="Segment anything you can name", delete_cache=(600, 3600)) as page:
-        gr.Markdown("## Segment anything you can name\n`;` separates classes, `,` synonyms of one class.")
+        gr.Markdown("## Segment anything you can name\n`;` or a new line separates classes, `,` synonyms of one class.")
         with gr.Row():
             with gr.Column():
                 picture = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="picture")
                 # The file as it was uploaded: our own reader turns and converts it, and says what is wrong with it.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
-                classes = gr.Textbox(label="Classes", placeholder="dog, puppy; road; sky", elem_id="classes")
+                # Several lines, since a box of one line joins the lines that are pasted into it to one name.
+                classes = gr.Textbox(label="Classes", lines=2, placeholder="dog, puppy; road; sky", elem_id="classes")
                 background = gr.Textbox(
-                    label="Background words", placeholder="wall; grass (CLIPer only, may be empty)", elem_id="background"
+                    label="Background words",
+                    lines=2,
+                    placeholder="wall; grass (CLIPer only, may be empty)",
+                    elem_id="background",
                 )
                 with gr.Row():
                     score = _threshold_box("Class threshold", "classes below it are left out")

@@ -5,10 +5,11 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
-every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes and their
-colours, which repeat after 155 classes: where two of the same colour meet in an image, one gets another there, and
-classes.json says so under "recolored". Of a folder, whatever is no image is named and left out. Images that cannot be read
-are reported, the others are done, and the exit status is 1.
+every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes with the names
+that were asked and their colours, which repeat after 155 classes: where two of the same colour meet in an image, one gets
+another there, and classes.json says so under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it
+may also be the name of a .txt file of such text or of a .json class file. Of a folder, whatever is no image is named and left
+out. Images that cannot be read are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
@@ -36,7 +38,8 @@ from hyperclip.files import write_atomically
 from hyperclip.memory import keep_freed_memory
 from hyperclip.predictor import Predictor
 from hyperclip.visualization import BACKGROUND, label_image, map_palette, overlay, palette
-from hyperclip.vocabulary import Vocabulary, load_vocabulary
+from hyperclip.vocabulary import TextEmbedder, Vocabulary, load_vocabulary
+from hyperclip.vocabulary.names import split_words
 from PIL import Image
 
 logger = logging.getLogger("hyperclip.demo")
@@ -47,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--vocabulary", help="'name, synonym; name; …'; default: the config's classes")
+    parser.add_argument("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
     parser.add_argument("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     parser.add_argument(
         "--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
@@ -115,7 +118,10 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
         ValueError: no class, a name that is there twice, or negatives without classes.
     """
     if arguments.vocabulary is not None:
-        return Vocabulary.from_text(arguments.vocabulary, arguments.negatives)
+        if Path(arguments.vocabulary).suffix.lower() not in (".txt", ".json"):
+            return Vocabulary.from_text(arguments.vocabulary, arguments.negatives)
+        loaded = load_vocabulary(arguments.vocabulary)
+        return replace(loaded, negatives=split_words(arguments.negatives) or loaded.negatives)
     if arguments.negatives:
         raise ValueError("--negatives: give --vocabulary too; the config's classes bring negatives of their own")
     register_files(cfg.DATASETS.FILES)
@@ -127,13 +133,15 @@ class ClassList:
     """classes.json: what each index of the label maps is, and its colour.
 
     Args:
-        file: where it is written. names: of the classes.
+        file: where it is written. vocabulary: the classes. text: what asks them.
     """
 
-    def __init__(self, file: Path, names: list[str]) -> None:
-        self.file, self.colors = file, palette(len(names))
+    def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder) -> None:
+        self.file, self.colors = file, palette(len(vocabulary))
+        asked, rule = text.asked(vocabulary), text.rule(vocabulary)
         self.classes: list[dict] = [
-            {"index": i, "name": name, "color": self.colors[i].tolist()} for i, name in enumerate(names)
+            {"index": i, "name": name, "color": self.colors[i].tolist(), "asked": asked[i], "synonyms": rule}
+            for i, name in enumerate(vocabulary.names)
         ]
         self.write()
 
@@ -169,7 +177,7 @@ def main() -> int:
     images = find_images(arguments.input)
     names = result_names(images, arguments.output)
     predictor = Predictor.from_config(cfg)
-    classes = ClassList(arguments.output / "classes.json", vocabulary.names)
+    classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
     failed = 0
     for path in images:
         start = time.perf_counter()

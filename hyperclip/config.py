@@ -54,7 +54,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     # Sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80).
     cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
     # Synonyms of a class: "first" uses its first name (as released), "mean" averages the embeddings of all, "max" lets a
-    # class score what its best synonym scores (evaluation only).
+    # class score what its best synonym scores (evaluation only). Of typed vocabularies all are used: "first" is "mean" there.
     cfg.MODEL.SYNONYMS = "first"
     # Normalisation of CLIP's input, RGB, 0..255.
     cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]

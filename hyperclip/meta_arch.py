@@ -20,7 +20,7 @@ from .head import CosineHead, CostVolumeHead, pixel_class_bce
 from .head.loss import choose_classes, in_terms_of, present_classes
 from .inference import SlidingWindow, label_map, make_views, resize, score_maps
 from .memory import items_at_a_time
-from .vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from .vocabulary import TextEmbedder, Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")
 """What MODEL.CHECKPOINT_ACTIVATIONS may hold."""
@@ -114,7 +114,7 @@ class HyperCLIP(nn.Module):
         sliding = cfg.TEST.SLIDING
         return {
             "clip": clip,
-            "text": TextEmbedder(loaded.tokenizer, prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS),
+            "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "head": build_head(cfg, shape),
             "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
             "layers": head.CLIP_LAYERS,

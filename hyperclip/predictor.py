@@ -26,7 +26,7 @@ from .engine import StrictCheckpointer, require_weights
 from .finite import FiniteCheck, require_finite_weights
 from .precision import float32_products, inference_precision
 from .resizing import ResizeShortestEdge
-from .vocabulary import Vocabulary
+from .vocabulary import TextEmbedder, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ class Prediction:
     Attributes:
         labels: int64 (H, W), indices into ``names``; -1 where the model abstains (CLIPer).
         confidence: float32 (H, W), the score of that class: HyperCLIP 0..1, CLIPer 0 to about 2.
-        names: T class names.
+        names: T class names. asked: the names of each class that were prompted. synonyms: what several of them do, "first",
+            "mean" or "max", see MODEL.SYNONYMS.
     """
 
     labels: np.ndarray
     confidence: np.ndarray
     names: list[str]
+    asked: list[list[str]] | None = None
+    synonyms: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Predictor:
         """Segment an encoded image.
 
         Args:
-            vocabulary: classes; text is parsed with ``;`` between classes and ``,`` between synonyms.
+            vocabulary: classes; text is parsed with ``;`` or a line end between classes and ``,`` between synonyms.
             options: passed on to the model's ``segment``; CLIPer takes ``labels``, its thresholds.
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long.
@@ -141,7 +144,10 @@ class Predictor:
             result = self.model.segment(image.encoded, vocabulary, image.size, **options)
         FiniteCheck().add("the confidence", result["sem_seg_confidence"]).require(self.model)
         labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
-        return Prediction(labels, confidence, vocabulary.names)
+        text = getattr(self.model, "text", None)
+        if not isinstance(text, TextEmbedder):
+            return Prediction(labels, confidence, vocabulary.names)
+        return Prediction(labels, confidence, vocabulary.names, text.asked(vocabulary), text.rule(vocabulary))
 
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..vocabulary import Vocabulary, load_vocabulary
+from ..vocabulary.names import split_entries
 from ..vocabulary.vocabulary import LISTS
 from ..yaml_files import load_yaml
 from .catalog import register, unregister
@@ -58,7 +59,7 @@ KEYS: Rules = {
     "root": (_is_text, "a folder", '"../data"'),
     "splits": (lambda v: isinstance(v, Mapping) and all(map(_is_name, v)), f"{NAME}, and folders, for each split",
                '{"val": {images: photos, labels: masks}}'),
-    "classes": (lambda v: isinstance(v, list | str), "a list of names, a JSON file of them, or a built-in list",
+    "classes": (lambda v: isinstance(v, list | str), "a list of names, a JSON or .txt file of them, or a built-in list",
                 "[road, [car, automobile]]"),
     "version": (lambda v: isinstance(v, str | int | float), "a string", '"1"'),
     "label_map": (lambda v: isinstance(v, Mapping | str), "values with classes, or a built-in map", "{1: road, 0: ignore}"),
@@ -168,6 +169,7 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
             f"{where}: classes: got {wrong} (by position, from 0), expected a name or a list of names for each. Put quotes "
             "around names that YAML takes for something else, such as no, on, null and 7"
         )
+    names = split_entries(classes, where)
     twice = sorted(name for name, often in Counter(synonyms[0] for synonyms in names).items() if often > 1)
     if twice:
         raise ValueError(f"{where}: classes: {twice} are there twice. Remove one of each, or put another synonym first")

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from ..data import DatasetSpec
 from ..data.labels import LABEL_MAPS
 from ..evaluation.literature import published_for
+from ..vocabulary import synonym_rule
 from .evaluation import Evaluation
 from .kept import ContentHashes, framework_versions
 from .released import NO_INFLUENCE, changed_settings
@@ -57,7 +58,7 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
         "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
         "precision": found.precision,
         "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
-        "synonyms": cfg.MODEL.SYNONYMS,
+        "synonyms": synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed),
         "images": len(benchmark.records),
         "official_images": spec.images[0] if spec.images else benchmark.total,
         "complete": benchmark.complete,
@@ -84,7 +85,7 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
     released = spec.vocabulary("cliper" if is_cliper else "catseg")
     if spec.background == "fold":
         released = released.with_background_prompts()
-    if cfg.MODEL.SYNONYMS != "first" or found.vocabulary.classes != released.classes:
+    if synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first" or found.vocabulary.classes != released.classes:
         yield "other class names or synonyms than the method's released ones"
     elif is_cliper and found.vocabulary.negatives != released.negatives:
         yield "other negatives than the released ones"

@@ -32,6 +32,7 @@ from ..evaluation import SemSegEvaluator
 from ..files import write_atomically
 from ..precision import float32_products
 from ..randomness import kept_random_state
+from ..vocabulary import synonym_rule
 from .average import WeightAverage
 from .checkpointing import StrictCheckpointer
 from .checks import best_metric, check_model, check_test_sets, check_training
@@ -268,6 +269,7 @@ def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
     content = {
         **describe_run(cfg),
         "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
+        "synonyms": {n: synonym_rule(cfg.MODEL.SYNONYMS, e.vocabulary.typed) for n, e in found.items()},
         "protocol": {n: e.protocol for n, e in found.items()},
         "precision": {n: e.precision for n, e in found.items()},
         "official_images": {n: list(DATASETS[n].images) if n in DATASETS else [] for n in found},

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data import DATASETS, registered_names, vocabulary_of
-from ..vocabulary import Vocabulary, load_vocabulary
+from ..vocabulary import Vocabulary, asked_names, load_vocabulary, synonym_rule
 
 
 def train_vocabulary(cfg: CfgNode) -> Vocabulary:
@@ -26,7 +26,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     own = [vocabulary_of(name) for name in names]
     if any(v.classes != own[0].classes for v in own):
         raise ValueError(f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things")
-    vocabulary = _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0])
+    vocabulary = _distinct(cfg, _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0]))
     if head.NUM_CLASSES != len(vocabulary):
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}")
     for name in names:
@@ -48,7 +48,13 @@ def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
     own = vocabulary_of(dataset_name, cfg.TEST.VOCABULARY)
     fold = dataset_name in DATASETS and DATASETS[dataset_name].background == "fold"
     source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    return _override(source, "TEST_CLASS_JSON", own, dataset_name, fold)
+    return _distinct(cfg, _override(source, "TEST_CLASS_JSON", own, dataset_name, fold))
+
+
+def _distinct(cfg: CfgNode, vocabulary: Vocabulary) -> Vocabulary:
+    """Return the vocabulary; ValueError if two of its classes are asked the same under MODEL.SYNONYMS."""
+    asked_names(vocabulary, synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed))
+    return vocabulary
 
 
 def _override(path: str, key: str, own: Vocabulary, dataset: str, fold: bool = False) -> Vocabulary:

@@ -1,11 +1,31 @@
-"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed text."""
+"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed text.
+
+A name is what the tokenizer gives (see :mod:`hyperclip.vocabulary.names`): no two classes may be asked the same, and typed
+ones have no name in common. The one exception are the lists that ship with the package, which stay as released: ten classes
+of ade847 have the first name of an earlier one, and are never predicted. A file with exactly these classes counts as that
+list.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from .class_files import read_class_file
+from .names import (
+    CLASS_END,
+    both,
+    is_blank,
+    refuse_one_by_accident,
+    shared_names,
+    split_entries,
+    split_synonyms,
+    split_words,
+    tokens_of,
+)
 
 LISTS = Path(__file__).parent / "lists"
 
@@ -19,9 +39,11 @@ class Vocabulary:
         name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
         background: names that are prompted like classes while predictions of them count as background.
+        typed: whether a person wrote the names for this use, so that all synonyms are asked: see
+            :func:`hyperclip.vocabulary.synonym_rule`.
     Raises:
-        ValueError: no class, an empty name, two classes of the same synonyms, or a negative or background word that is
-            also a class.
+        ValueError: no class, an empty name, two classes of the same names, or of typed ones with a name in common, a negative
+            or background word that is also a class, or is there twice. Names with the same tokens are the same.
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -29,28 +51,45 @@ class Vocabulary:
     version: str = ""
     negatives: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
+    typed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
-        seen: dict[tuple[str, ...], int] = {}
         for i, synonyms in enumerate(self.classes):
-            if not synonyms or not all(s.strip() for s in synonyms):
+            if not synonyms or any(map(is_blank, synonyms)):
                 raise ValueError(f"vocabulary {self.name!r}: class {i} has an empty name: {list(synonyms)}")
-            if synonyms in seen:
-                raise ValueError(
-                    f"vocabulary {self.name!r}: classes {seen[synonyms]} and {i} are both {', '.join(synonyms)!r}. "
-                    "Remove one, or make them one class"
-                )
-            seen[synonyms] = i
+        self.check_asked(self.classes)
         for kind in ("negatives", "background"):
-            words = getattr(self, kind)
-            both = [word for word in words if any(word in synonyms for synonyms in self.classes)]
-            if both or not all(word.strip() for word in words):
+            self._check_words(kind, getattr(self, kind))
+
+    def check_asked(self, asked: Sequence[Sequence[str]]) -> None:
+        """Raise ValueError if two classes are asked the same, since the second could never be predicted.
+
+        Args:
+            asked: the names of each class that are prompted. Of a typed vocabulary two classes may not even share one.
+        """
+        clashes = list(shared_names(asked))
+        released = _released_count(self.classes) if clashes else 0
+        for i, one, k, other in clashes:
+            alike = {*map(tokens_of, asked[i])} == {*map(tokens_of, asked[k])}
+            if k >= released and (alike or self.typed):
+                first_only = any(len(names) < len(synonyms) for names, synonyms in zip(asked, self.classes, strict=True))
+                other_way = "put another synonym first, or set MODEL.SYNONYMS to mean" if first_only else "or remove one"
                 raise ValueError(
-                    f"vocabulary {self.name!r}: {kind} {list(words)}: "
-                    + (f"{both[0]!r} is also a class; remove one of the two" if both else "one is empty")
+                    f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, so the second could not be "
+                    f"told from the first. Make them one class, {other_way}"
                 )
+
+    def _check_words(self, kind: str, words: Sequence[str]) -> None:
+        where = f"vocabulary {self.name!r}: {kind} {list(words)}: "
+        if any(map(is_blank, words)):
+            raise ValueError(where + "one is empty")
+        taken = [name for synonyms in self.classes for name in synonyms]
+        for i, one, k, other in shared_names([taken, *((word,) for word in words)]):
+            if i:
+                raise ValueError(f"{where}{both(one, other)} is there twice; remove one")
+            raise ValueError(f"{where}{both(words[k - 1], one)} is also a class; remove one of the two")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -66,19 +105,40 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
-        """One class for each entry; ", " separates synonyms inside an entry, as in CAT-Seg's class files."""
-        return cls(tuple(tuple(entry.split(", ")) for entry in names), name, version)
+        """One class for each entry; a comma separates synonyms inside an entry, as in CAT-Seg's class files."""
+        return cls(tuple(split_synonyms(entry) for entry in names), name, version)
 
     @classmethod
-    def from_text(cls, text: str, negatives: str = "") -> Vocabulary:
-        """Parse what a user types: ``;`` between classes, ``,`` between synonyms ("dog, puppy; road").
+    def from_text(cls, text: str, negatives: str = "", name: str = "custom") -> Vocabulary:
+        """Parse what a user types: ``;`` or a line end between classes, ``,`` between synonyms ("dog, puppy; road").
 
         Args:
-            negatives: names of what is none of the classes, ``;`` or ``,`` between them.
+            negatives: names of what is none of the classes, with any of these between them.
+        Raises:
+            ValueError: see the class; or more than two names with nothing but commas between them, which would be one class.
+                A ``;`` at the end says that they are.
         """
-        entries = [entry for entry in text.split(";") if entry.strip()]
-        classes = tuple(tuple(s.strip() for s in entry.split(",") if s.strip()) for entry in entries)
-        return cls(classes, negatives=tuple(n.strip() for n in negatives.replace(",", ";").split(";") if n.strip()))
+        entries = [entry.strip() for entry in CLASS_END.split(text) if entry.strip()]
+        classes = tuple(split_synonyms(entry) for entry in entries)
+        if len(entries) == 1 and not {";", "\uff1b"} & set(text):
+            refuse_one_by_accident(classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}")
+        return cls(classes, name, negatives=split_words(negatives), typed=True)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Vocabulary:
+        """Read a class file: text as in :meth:`from_text` if its name ends with ``.txt``, else JSON as in :meth:`from_json`.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: text that is not UTF-8, or no class file.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".txt" or not path.is_file():
+            return cls.from_json(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"class file {str(path)!r}: not text in UTF-8 ({error}). Save it as UTF-8") from error
+        return cls.from_text(text, name=path.stem)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
@@ -91,12 +151,12 @@ class Vocabulary:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names; the "
-                f"built-in ones are {sorted(p.stem for p in LISTS.glob('*.json'))}"
+                f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names, or a .txt; "
+                f"the built-in ones are {sorted(p.stem for p in LISTS.glob('*.json'))}"
             )
         content = read_class_file(path)
-        if isinstance(content, list) and all(isinstance(entry, str) for entry in content):
-            return cls.from_names(content, path.stem)
+        if isinstance(content, list) and all(map(_is_entry, content)):
+            return cls(split_entries(content, f"class file {str(path)!r}"), path.stem)
         try:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
@@ -110,11 +170,27 @@ class Vocabulary:
             ) from error
 
 
+def _is_entry(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+@lru_cache(maxsize=1)
+def _released_lists() -> tuple[tuple[tuple[str, ...], ...], ...]:
+    contents = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.json")))
+    return tuple(tuple(map(tuple, content["classes"])) for content in contents)
+
+
+def _released_count(classes: Sequence[Sequence[str]]) -> int:
+    """How many of the classes, from the first on, are those of a list that ships with the package: all of it, or none."""
+    stripped = tuple(tuple(name.strip() for name in synonyms) for synonyms in classes)
+    return max((len(known) for known in _released_lists() if stripped[: len(known)] == known), default=0)
+
+
 def builtin(name: str) -> Vocabulary:
     """A vocabulary that ships with the package, by the stem of its file in ``lists/``."""
     return Vocabulary.from_json(LISTS / f"{name}.json")
 
 
 def load_vocabulary(source: str | Path) -> Vocabulary:
-    """A vocabulary by the name of a built-in list or by the path of a file; see :meth:`Vocabulary.from_json`."""
-    return builtin(str(source)) if (LISTS / f"{source}.json").is_file() else Vocabulary.from_json(source)
+    """A vocabulary by the name of a built-in list or by the path of a file; see :meth:`Vocabulary.from_file`."""
+    return builtin(str(source)) if (LISTS / f"{source}.json").is_file() else Vocabulary.from_file(source)

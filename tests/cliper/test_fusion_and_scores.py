@@ -12,6 +12,7 @@ from cliper.preprocess import resize_for_clip, target_size
 from cliper.scores import (
     Embedded,
     ScoreOptions,
+    Windows,
     class_probabilities,
     coarse_scores,
     merge_affinities,
@@ -236,10 +237,21 @@ def test_wrong_layers(visual, images):
 
 
 def test_the_best_synonym_of_a_class_counts():
-    """Classes of several embeddings take the largest probability among all prompts, negatives included in the softmax."""
+    """A class of several embeddings has its best one's logit, and only that one has a share of the softmax."""
     logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = class_probabilities(logits, 3, torch.tensor([0, 0, 1, 2, 2]))
-    among_all = logits.softmax(-1)
-    expected = torch.stack([among_all[..., :2].amax(-1), among_all[..., 2], among_all[..., 3:5].amax(-1)], -1)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(class_probabilities(logits, 3, None), among_all[..., :3])
+    best = torch.stack([logits[..., :2].amax(-1), logits[..., 2], logits[..., 3:5].amax(-1), *logits[..., 5:].unbind(-1)], -1)
+    torch.testing.assert_close(found, best.softmax(-1)[..., :3])
+    torch.testing.assert_close(class_probabilities(logits, 3, None), logits.softmax(-1)[..., :3])
+
+
+def test_a_second_identical_embedding_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    features = F.normalize(torch.randn(4, 30, 8, generator=generator), dim=-1)
+    classes, negatives = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 2))
+    affinity = torch.rand(30, 30, generator=generator).softmax(-1)
+    windows = Windows(features.transpose(0, 1).unflatten(0, (2, 15)).transpose(1, 2), [(0, 0, 3, 5), (3, 0, 3, 5)], affinity)
+    image, twice = Embedded(features, affinity, (6, 5), windows), torch.tensor([0, 0, 1, 2])
+    plain = coarse_scores(image, with_negatives(classes, negatives, mean=True), 3, ScoreOptions(10.0))
+    text = with_negatives(torch.cat([classes[:1], classes]), negatives, mean=True, class_of=twice)
+    torch.testing.assert_close(coarse_scores(image, text, 3, ScoreOptions(10.0), twice), plain)

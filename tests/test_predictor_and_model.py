@@ -127,6 +127,16 @@ def test_predictor_encodes_once_and_agrees_with_the_model():
         np.testing.assert_allclose(prediction.confidence, want["sem_seg_confidence"], atol=1e-6)
 
 
+def test_predictions_say_what_was_asked():
+    predictor = Predictor(perturb(build()), shortest=96)
+    predictor.set_image(np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8))
+    typed = predictor.predict("red star, star\ncross; circle, disc, Disc")
+    assert typed.synonyms == "mean" and typed.asked == [["red star", "star"], ["cross"], ["circle", "disc"]]
+    listed = predictor.predict(Vocabulary.from_names(["red star, star", "cross", "circle, disc"]))
+    assert listed.synonyms == "first" and listed.asked == [["red star"], ["cross"], ["circle"]]
+    assert typed.names == listed.names and (typed.confidence != listed.confidence).any()
+
+
 def test_pictures():
     image, names = np.zeros((40, 60, 3), np.uint8), ["dog", "road", "sky"]
     labels = np.full((40, 60), BACKGROUND)

@@ -153,6 +153,37 @@ def test_negatives_of_the_vocabulary_replace_those_of_the_config(model):
     assert model.embed_vocabulary(plain).shape[0] == 3 + 1
 
 
+@pytest.mark.parametrize("rule", ["first", "mean", "max"])
+def test_a_second_identical_name_changes_no_score(rule):
+    model = build("MODEL.SYNONYMS", rule, "TEST.OUTPUT", "scores", "MODEL.CLIPER.REFINER.NAME", "none")
+    found = []
+    for name in ("star", "star, star", "star, Star,  star"):
+        model.set_vocabulary(Vocabulary.from_text(f"red plain circle; {name}; green dotted cross", "wall"))
+        found.append(model(pictures((64, 80)))[0]["sem_seg"])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_another_synonym_takes_no_share_from_its_class():
+    """max: a class with a second, worse name scores what it scored before, and with a better one more."""
+    model = build("MODEL.SYNONYMS", "max", "TEST.OUTPUT", "scores", "MODEL.CLIPER.REFINER.NAME", "none",
+                  "MODEL.CLIPER.MEAN_NEGATIVE", False, "MODEL.CLIPER.ATTENTION_THRESHOLD", 0.0)  # fmt: skip
+    found = []
+    for name in ("star", "star, red star", "star, red star, blue star"):
+        model.set_vocabulary(Vocabulary.from_text(f"circle; {name}; cross", "wall"))
+        found.append(model(pictures((64, 80)))[0]["sem_seg"][1])
+    assert (found[1] >= found[0] - 1e-5).all() and (found[2] >= found[1] - 1e-5).all()
+    assert (found[2] - found[0]).max() > 1e-3
+
+
+def test_negatives_of_the_config_are_compared_as_the_tokenizer_reads_them(model):
+    model.negatives = ("Star", "sky")
+    assert model.embed_vocabulary(Vocabulary(WORDS.classes)).shape[0] == 3 + 1 + 1
+    with pytest.raises(ValueError, match="MODEL.CLIPER.NEGATIVES.* are both 'sky' .'Sky' has the same tokens"):
+        build("MODEL.CLIPER.NEGATIVES", "['sky', 'Sky']")
+    with pytest.raises(ValueError, match="MODEL.CLIPER.NEGATIVES.* has an empty name"):
+        build("MODEL.CLIPER.NEGATIVES", "['sky', ' ']")
+
+
 def test_results_record_what_was_run():
     cfg = load_config(QUICK)
     described = describe_run(cfg)

@@ -250,6 +250,28 @@ def test_demo_goes_on_after_a_broken_image(tmp_path):
     assert labels.shape == (60, 90) and set(np.unique(labels)) <= {0, 1}
     classes = json.loads((tmp_path / "out/classes.json").read_text())
     assert [c["name"] for c in classes] == ["red plain star", "blue striped cross"]
+    assert [c["asked"] for c in classes] == [["red plain star", "a red star"], ["blue striped cross"]]
+    assert {c["synonyms"] for c in classes} == {"mean"}
+
+
+def test_demo_reads_names_of_several_lines_and_of_files(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_bytes(b"red plain star, a red star\r\n\r\nblue striped cross\r\n")
+    (tmp_path / "names.json").write_text('["red plain star, a red star", "blue striped cross"]')
+    labels = []
+    for words in ("red plain star, a red star\nblue striped cross", tmp_path / "names.txt", tmp_path / "names.json"):
+        done = run("demo/demo.py", "--config-file", DENSE, "--input", tmp_path / "a.png", "--output", tmp_path / "out",
+                   "--vocabulary", words)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        labels.append(np.asarray(Image.open(tmp_path / "out/a_labels.png")))
+        classes = json.loads((tmp_path / "out/classes.json").read_text())
+        assert [c["name"] for c in classes] == ["red plain star", "blue striped cross"]
+    assert (labels[0] == labels[1]).all() and [c["synonyms"] for c in classes] == ["first", "first"]
+    for words, message in (("Car; road; car", "classes 0 and 2 are both 'Car'"), (tmp_path / "none.txt", "does not exist")):
+        done = run("demo/demo.py", "--config-file", DENSE, "--input", tmp_path / "a.png", "--output", tmp_path / "new",
+                   "--vocabulary", words)  # fmt: skip
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,13 @@ def _add_head_keys(cfg: CfgNode) -> None:
 def _add_adapter_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ADAPTER = CfgNode()
     cfg.MODEL.ADAPTER.ENCODERS = ["vision", "text"]  # which towers are adapted
-    cfg.MODEL.ADAPTER.PROJECTIONS = ["q", "k", "v"]  # which projections are adapted
+    # Which projections are adapted, of "q", "k", "v" and, by relations alone, "out". [] = as released: q and v by attention,
+    # all four by relations, q, k and v by the others.
+    cfg.MODEL.ADAPTER.PROJECTIONS = []
     cfg.MODEL.ADAPTER.BLOCK_SIZE = 128  # side of the diagonal blocks
     cfg.MODEL.ADAPTER.BLOCK_SIZE_TEXT = 0  # the same for the text tower; 0 = BLOCK_SIZE
     cfg.MODEL.ADAPTER.CURVATURE_VISION = 0.01  # curvature magnitude of the ball, image tower (as released)
-    cfg.MODEL.ADAPTER.CURVATURE_TEXT = 1.0  # the same, text tower (as released)
+    cfg.MODEL.ADAPTER.CURVATURE_TEXT = -1.0  # the same, text tower; -1 = as released: 0.01 for relations, else 1.0
     cfg.MODEL.ADAPTER.RANK = 8  # of lora
     cfg.MODEL.ADAPTER.ALPHA = 8.0  # lora's updates are scaled by ALPHA / RANK
     cfg.MODEL.ADAPTER.LITERAL = False  # evaluate the hyperbolic maps instead of the equal block product: slow

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .base import ADAPTER_REGISTRY, ENCODERS, Adapter, AdapterOptions, Site, checked_choices
+from .base import (
+    ADAPTER_REGISTRY,
+    ENCODERS,
+    MATRICES,
+    PROJECTIONS,
+    Adapter,
+    AdapterOptions,
+    Site,
+    checked_choices,
+)
 
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
+RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
+"""What these adapters are on unless the options say so; the others are on q, k and v."""
 WITH_OUTPUT = ("relations",)
-"""Adapters that also adapt the output projection of the attention."""
+"""Adapters that can adapt the output projection of the attention too."""
 
 
 def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
@@ -39,7 +52,8 @@ def prepare_finetuning(
             weight that has an influence) or "none".
         encoders: which towers are adapted, of "vision" and "text".
     Raises:
-        ValueError: an unknown mode, encoder or projection, or options that do not fit the widths.
+        ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or adapters joined in an order
+            in which a later one replaces what an earlier one adapts.
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
     if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
@@ -52,21 +66,73 @@ def prepare_finetuning(
         return
     towers = checked_choices("MODEL.ADAPTER.ENCODERS", encoders, ENCODERS)
     for name in names:
-        _attach(clip, name, towers, options or AdapterOptions())
+        _attach(clip, name, towers, _resolved(name, options or AdapterOptions()))
+    if len(names) > 1:
+        _require_influence(clip, mode, names, towers)
+
+
+def _resolved(name: str, options: AdapterOptions) -> AdapterOptions:
+    """The options with the projections of this adapter."""
+    chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
+    return replace(options, projections=checked_choices(
+        "MODEL.ADAPTER.PROJECTIONS", chosen, MATRICES if name in WITH_OUTPUT else PROJECTIONS))  # fmt: skip
 
 
 def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
     """Register one kind of adapter on the attention weights of the towers."""
     places: list[tuple[nn.Module, Site]] = []
+    projections = set(options.projections)
     for encoder in encoders:
         for layer, block in enumerate(tower(clip, encoder)):
-            places.append((block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight)))
-            if name in WITH_OUTPUT:
+            if projections - {"out"}:
+                places.append((block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight)))
+            if "out" in projections:
                 places.append((block.attn.out_proj, Site(encoder, layer, "out_proj", block.attn.out_proj.weight)))
     built = ADAPTER_REGISTRY.get(name)([site for _, site in places], options)
     for (module, site), adapter in zip(places, built, strict=True):
         weight = "weight" if site.name == "out_proj" else site.name
         parametrize.register_parametrization(module, weight, adapter.to(site.weight.device))
+
+
+def _require_influence(clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]) -> None:
+    """Raise ValueError if a joined adapter's parameters move rows of a weight that a later adapter replaces.
+
+    Looked at is the first block of each tower, since all are adapted alike.
+    """
+    for encoder in encoders:
+        attn = tower(clip, encoder)[0].attn
+        if not parametrize.is_parametrized(attn, "in_proj_weight"):
+            continue
+        chain: Any = attn.parametrizations.in_proj_weight
+        for k, dead in enumerate(_dead_rows(chain.original, list(chain))):
+            if dead:
+                raise ValueError(
+                    f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, where what {names[k]!r} trains for {dead} would have no "
+                    "influence, since a later adapter replaces these weights. Put the one that replaces first, or leave it out"
+                )
+
+
+def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> list[list[str]]:
+    """Which of q, k, v each adapter of a chain moves without an influence on the chain's result."""
+    with torch.enable_grad():
+        inputs, outputs, x = [], [], weight.detach()
+        for adapter in chain:
+            inputs.append(x.detach().requires_grad_())
+            x = adapter(inputs[-1])
+            outputs.append(x)
+        passed = torch.ones_like(weight)  # gradient of the result with respect to what an adapter gives
+        dead: list[list[str]] = []
+        for adapter, start, end in zip(reversed(chain), reversed(inputs), reversed(outputs), strict=True):
+            own = [p for p in adapter.parameters() if p.requires_grad]
+            lost = []
+            for name, rows, gradient in zip(PROJECTIONS, end.chunk(3), passed.chunk(3), strict=True):
+                moved = torch.autograd.grad(rows.sum(), own, retain_graph=True, allow_unused=True) if rows.requires_grad else ()
+                if any(g is not None and g.any() for g in moved) and not gradient.any():
+                    lost.append(name)
+            dead.append(lost)
+            (before,) = torch.autograd.grad(end, start, passed, allow_unused=True)
+            passed = torch.zeros_like(weight) if before is None else before
+    return dead[::-1]
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

@@ -9,6 +9,10 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 PROJECTIONS = ("q", "k", "v")
+MATRICES = (*PROJECTIONS, "out")
+"""What an adapter may be on: the rows of ``attn.in_proj_weight``, and ``attn.out_proj.weight``."""
+AS_RELEASED = -1.0
+"""A text curvature that leaves the choice to the adapter."""
 ENCODERS = ("vision", "text")
 
 ADAPTER_REGISTRY = Registry("ADAPTER")
@@ -53,13 +57,18 @@ class Site:
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config`."""
+    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config`.
 
-    projections: Iterable[str] = PROJECTIONS
+    Attributes:
+        projections: empty for those of the adapter; an adapter's ``Build`` function gets these in its options.
+        curvature_text: ``AS_RELEASED`` for the adapter's.
+    """
+
+    projections: Iterable[str] = ()
     block_size: int = 128
     block_size_text: int = 0
     curvature_vision: float = 0.01
-    curvature_text: float = 1.0
+    curvature_text: float = AS_RELEASED
     literal: bool = False
     rank: int = 8
     alpha: float = 8.0
@@ -68,9 +77,11 @@ class AdapterOptions:
         """Side of the blocks in an encoder."""
         return self.block_size_text or self.block_size if encoder == "text" else self.block_size
 
-    def curvature(self, encoder: str) -> float:
-        """Curvature magnitude in an encoder."""
-        return self.curvature_text if encoder == "text" else self.curvature_vision
+    def curvature(self, encoder: str, released_text: float = 1.0) -> float:
+        """Curvature magnitude in an encoder; ``released_text`` is the text tower's where the options name none."""
+        if encoder == "text":
+            return released_text if self.curvature_text == AS_RELEASED else self.curvature_text
+        return self.curvature_vision
 
 
 Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
@@ -78,12 +89,19 @@ Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
 
 
 def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``values`` as a tuple; ValueError if it is empty or holds anything that is not in ``allowed``."""
-    values = tuple(values)
+    """Return ``values`` as a tuple, each once; ValueError if it is empty or holds anything that is not in ``allowed``."""
+    values = tuple(dict.fromkeys(values))
     wrong = [v for v in values if v not in allowed]
     if wrong or not values:
         raise ValueError(f"{key}: got {list(values)}, expected one or more of {list(allowed)}")
     return values
+
+
+def checked_curvature(c: float) -> float:
+    """Return a curvature magnitude; ValueError unless it is positive."""
+    if not 0 < c < float("inf"):
+        raise ValueError(f"MODEL.ADAPTER.CURVATURE_*: got {c}, expected a positive number")
+    return float(c)
 
 
 def check_blocks(width: int, block_size: int) -> None:

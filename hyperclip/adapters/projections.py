@@ -20,7 +20,7 @@ class TrainedProjections(Adapter):
 
     def __init__(self, weight: Tensor, projections: Iterable[str] = ("q", "v")) -> None:
         super().__init__()
-        self.projections = checked_choices("projections", projections, PROJECTIONS)
+        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
         for name, part in zip(PROJECTIONS, weight.detach().chunk(3), strict=True):
             if name in self.projections:
                 self.register_parameter(name, nn.Parameter(part.clone()))
@@ -65,8 +65,8 @@ class LowRank(Adapter):
 
 @ADAPTER_REGISTRY.register()
 def attention(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
-    """CAT-Seg: the q and v weights train."""
-    return [TrainedProjections(site.weight) for site in sites]
+    """CAT-Seg: the q and v weights train, or those of the options."""
+    return [TrainedProjections(site.weight, options.projections) for site in sites]
 
 
 @ADAPTER_REGISTRY.register()

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from .. import hyperbolic
-from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, Site, block_product, check_blocks, checked_choices
+from .base import (
+    ADAPTER_REGISTRY,
+    PROJECTIONS,
+    Adapter,
+    AdapterOptions,
+    Site,
+    block_product,
+    check_blocks,
+    checked_choices,
+    checked_curvature,
+)
 
 
 class RadiusAdjustment(Adapter):
@@ -41,10 +51,8 @@ class RadiusAdjustment(Adapter):
     ) -> None:
         super().__init__()
         check_blocks(width, block_size)
-        if not curvature > 0:
-            raise ValueError(f"MODEL.ADAPTER.CURVATURE_*: got {curvature}, expected a positive number")
         self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
-        self.curvature, self.literal = float(curvature), literal
+        self.curvature, self.literal = checked_curvature(curvature), literal
         identity = torch.eye(block_size).repeat(width // block_size, 1, 1)
         for name in self.projections:
             self.register_parameter(name, nn.Parameter(identity.clone()))

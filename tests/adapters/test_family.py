@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -22,7 +25,9 @@ from hyperclip.adapters import (
     merge,
     parameter_table,
     prepare_finetuning,
+    tower,
 )
+from hyperclip.adapters.rotation import cayley
 from hyperclip.clip import encode_dense, load_clip
 from hyperclip.clip.text import encode_text, tokenize
 from hyperclip.config import load_config
@@ -150,6 +155,144 @@ def test_low_rank_updates():
     torch.testing.assert_close(update[32:64], 2 * adapter.k_up @ adapter.k_down, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["hyperbolic", "attention", "relations", "rotation", "lora"])
+@pytest.mark.parametrize("projections", [("q",), ("v", "k"), ("q", "k", "v"), ("k", "k")])
+def test_every_adapter_obeys_the_projections(plain, mode, projections):
+    model = adapted(mode, replace(SMALL, projections=projections))
+    disturb(model)
+    for encoder in ("vision", "text"):
+        for ours, theirs in zip(tower(model, encoder), tower(plain.model, encoder), strict=True):
+            rows = zip("qkv", ours.attn.in_proj_weight.chunk(3), theirs.attn.in_proj_weight.chunk(3), strict=True)
+            moved = {name for name, one, other in rows if (one - other).abs().max() > 1e-4}
+            assert moved == set(projections)
+            assert torch.equal(ours.attn.out_proj.weight, theirs.attn.out_proj.weight)
+
+
+def test_relations_of_chosen_matrices(plain):
+    """Those that are not chosen have no slots, so nothing is left without an influence."""
+    for projections, slots in ((("out",), 1), (("q", "out"), 2), ((), 4)):
+        model = adapted("relations", replace(SMALL, projections=projections))
+        shared = next(m for m in model.modules() if isinstance(m, SharedBlocks))
+        assert shared.blocks.shape[0] == slots * 6
+        disturb(model)
+        for ours, theirs in zip(tower(model, "text"), tower(plain.model, "text"), strict=True):
+            moved = (ours.attn.in_proj_weight - theirs.attn.in_proj_weight).abs().amax(1).view(3, -1).amax(1) > 1e-4
+            wanted = projections or ("q", "k", "v", "out")
+            assert moved.tolist() == [name in wanted for name in "qkv"]
+            assert ((ours.attn.out_proj.weight - theirs.attn.out_proj.weight).abs().max() > 1e-4) == ("out" in wanted)
+        dense, text = outputs(model, plain.tokenizer)
+        (dense.square().sum() + text[:, ::2].sum()).backward()
+        assert shared.blocks.grad.flatten(2).abs().sum((1, 2)).gt(0).all()
+
+
+def test_released_curvatures():
+    """HyperCLIP: 1.0 in the text tower, 0.01 in the other; HyperCLIP++: 0.01 in both. What is set counts."""
+    for options, want in (
+        (AdapterOptions(block_size=32), {"hyperbolic": (0.01, 1.0), "relations": (0.01, 0.01)}),
+        (AdapterOptions(block_size=32, curvature_vision=0.3, curvature_text=1.0), dict.fromkeys(MODES[:3:2], (0.3, 1.0))),
+        (AdapterOptions(block_size=32, curvature_text=0.7), dict.fromkeys(MODES[:3:2], (0.01, 0.7))),
+    ):
+        for mode, (vision, text) in want.items():
+            model = adapted(mode, options)
+            found = {("vision" if "visual" in name else "text", a.curvature) for name, a in adapters(model)
+                     if hasattr(a, "curvature")}  # fmt: skip
+            assert found == {("vision", vision), ("text", text)}, mode
+
+
+def test_curvatures_of_a_config():
+    for mode, text in (("hyperbolic", 1.0), ("relations", 0.01)):
+        keys = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode]
+        for more, want in (([], text), (["MODEL.ADAPTER.CURVATURE_TEXT", "0.5"], 0.5)):
+            model = build_model(load_config("configs/quickstart/hyperclip.yaml", [*keys, *more]))
+            found = {a.curvature for name, a in adapters(model) if "visual" not in name and hasattr(a, "curvature")}
+            assert found == {want}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["hyperbolic", "relations"])
+@pytest.mark.parametrize(("vision", "text"), [(0.01, 4.0), (4.0, 0.01)])
+def test_rows_are_capped_by_the_curvature_of_their_tower(plain, mode, vision, text):
+    """artanh(1 - 1e-3) / sqrt(c) after the product, and artanh(1 - 1e-5) / sqrt(c) times the blocks before it."""
+    model = adapted(mode, replace(SMALL, curvature_vision=vision, curvature_text=text))
+    for encoder, c in (("vision", vision), ("text", text)):
+        attn = tower(model, encoder)[0].attn
+        weight = attn.parametrizations.in_proj_weight.original
+        weight *= 8 / weight.norm(dim=1, keepdim=True)
+        bounds = math.atanh(1 - 1e-3) / math.sqrt(c), math.atanh(1 - 1e-5) / math.sqrt(c)
+        torch.testing.assert_close(attn.in_proj_weight.norm(dim=1), torch.full((len(weight),), min(8.0, bounds[0])))
+        blocks = next(a for _, a in adapters(attn))
+        target = blocks.shared.blocks if mode == "relations" else blocks.q
+        target *= 0.25
+        rows = attn.in_proj_weight[: len(weight) // 3]
+        torch.testing.assert_close(rows.norm(dim=1), torch.full((len(rows),), min(0.25 * min(8.0, bounds[1]), bounds[0])))
+        directions = torch.nn.functional.cosine_similarity(rows, weight[: len(rows)])
+        torch.testing.assert_close(directions, torch.ones(len(rows)))
+        if mode == "relations":
+            target /= 0.25  # shared by both towers
+
+
+def test_the_order_of_cayleys_map():
+    """(I - S)^-1 (I + S) with S = (P - P^T) / 2: a plane turns by twice the arc tangent of S's entry."""
+    free = torch.tensor([[[0.3, 0.5], [-0.1, 0.2]]], dtype=torch.float64)
+    angle = 2 * math.atan((0.5 + 0.1) / 2)
+    want = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    torch.testing.assert_close(cayley(free)[0], torch.tensor(want, dtype=torch.float64))
+    free = torch.randn(3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    skew = (free - free.mT) / 2
+    one = torch.eye(8, dtype=torch.float64)
+    torch.testing.assert_close(cayley(free), torch.linalg.inv(one - skew) @ (one + skew))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("hyperbolic+attention", "hyperbolic_radius"),
+        ("lora+attention", "lora"),
+        ("rotation+attention", "rotation"),
+        ("relations+attention", "relations"),
+        ("attention+attention", "attention"),
+        ("attention+hyperbolic+attention", "attention"),
+        ("lora+attention+hyperbolic", "lora"),
+    ],
+)
+def test_joined_adapters_without_influence_are_refused(mode, name):
+    message = re.escape(f"CLIP_FINETUNE: got {mode!r}, where what {name!r} trains for ['q', 'v']")
+    with pytest.raises(ValueError, match=message):
+        adapted(mode)
+
+
+@pytest.mark.parametrize("projections", [(), ("k",), ("q", "v")])
+@pytest.mark.parametrize("mode", ["attention+hyperbolic", "attention+lora", "attention+rotation", "attention+relations"])
+def test_joined_adapters_after_the_one_that_replaces(plain, mode, projections):
+    model = adapted(mode, replace(SMALL, projections=projections))
+    disturb(model)
+    dense, text = outputs(model, plain.tokenizer)
+    (dense.square().sum() + text[:, ::2].sum()).backward()
+    deepest = len(model.visual.transformer.resblocks) - 1  # gives values only, and of the text tower there is no such block
+    last = f"visual.transformer.resblocks.{deepest}."
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    if projections == ("k",):
+        without = [n for n in without if f"across_places.{deepest}." not in n]
+    assert [n for n in without if not (n.startswith(last) and n.rsplit(".", 1)[1][0] in "qk")] == []
+
+
+def test_an_own_adapter_that_ignores_what_it_gets_is_noticed(monkeypatch):
+    class Constant(Adapter):
+        def __init__(self, weight) -> None:
+            super().__init__()
+            self.value = torch.nn.Parameter(weight.detach().chunk(3)[1].clone())
+
+        def forward(self, weight):
+            q, _, v = weight.chunk(3)
+            return torch.cat([q, self.value, v])
+
+    monkeypatch.setitem(ADAPTER_REGISTRY._obj_map, "constant", lambda sites, options: [Constant(s.weight) for s in sites])
+    with pytest.raises(ValueError, match=r"what 'hyperbolic_radius' trains for \['k'\] would have no influence"):
+        adapted("hyperbolic+constant")
+    adapted("constant+hyperbolic")
+    adapted("hyperbolic+constant", replace(SMALL, projections=("q", "v")))
+
+
 def test_what_decay_pulls_back_to_the_identity():
     assert [p.shape for p in RadiusAdjustment(64, 16).starts_at_identity()] == [(4, 16, 16)] * 3
     assert Rotation(64, 16).starts_at_identity() == [] and LowRank(32).starts_at_identity() == []
@@ -160,6 +303,9 @@ def test_what_decay_pulls_back_to_the_identity():
     [
         ("hyperbolc", SMALL, r"got 'hyperbolc', expected one of \['attention', 'hyperbolic', 'lora'"),
         ("hyperbolic+full", SMALL, "adapters can be joined by"),
+        ("relations", AdapterOptions(block_size=32, curvature_vision=0.0), "CURVATURE_.*: got 0.0, expected a positive number"),
+        ("hyperbolic", AdapterOptions(block_size=32, curvature_text=-0.5), "CURVATURE_.*: got -0.5, expected a positive"),
+        ("attention", AdapterOptions(projections=("q", "out")), r"PROJECTIONS: got \['q', 'out'\], expected one or more of"),
         ("lora", AdapterOptions(rank=0), "RANK: got 0, expected 1 to the attention width"),
         ("rotation", AdapterOptions(block_size=48), "BLOCK_SIZE: got 48, expected a divisor"),
         ("relations", AdapterOptions(block_size=32, block_size_text=16), "BLOCK_SIZE_TEXT: got 16"),

@@ -162,7 +162,7 @@ class Vocabulary:
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
             others = {kind: tuple(map(str, content.get(kind, ()))) for kind in ("negatives", "background")}
-            return cls(classes, content["name"], content["version"], **others)
+            return cls(classes, content["name"], content["version"], others["negatives"], others["background"])
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "

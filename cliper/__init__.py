@@ -6,9 +6,9 @@ require_detectron2()
 
 from hyperclip.config import extend_config  # noqa: E402
 
-from .config import add_cliper_config  # noqa: E402
+from .config import CLIPER_RULES, add_cliper_config  # noqa: E402
 
-extend_config(add_cliper_config)
+extend_config(add_cliper_config, CLIPER_RULES)
 
 from .meta_arch import CLIPer  # noqa: E402
 from .refiner import REFINER_REGISTRY  # noqa: E402

@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from hyperclip.config_rules import ANY, POSITIVE, SHARE, KeyRules
+
+CLIPER_RULES = KeyRules(
+    inputs=("MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.FEATURES.WEIGHTS"),
+    outputs=("MODEL.CLIPER.DIFFUSION.CACHE",),
+    bounds={
+        "MODEL.CLIPER.SIZE": POSITIVE,
+        "MODEL.CLIPER.MAX_SIZE": POSITIVE,
+        "MODEL.CLIPER.WINDOW_STRIDE": POSITIVE,
+        "MODEL.CLIPER.SCORE_THRESHOLD": ANY,
+        "MODEL.CLIPER.SINKHORN": (-1, float("inf")),
+        "MODEL.CLIPER.CENTER_SCALE": ANY,
+        "MODEL.CLIPER.RESIDUAL": ANY,
+        "MODEL.CLIPER.SELECT_LAYER": ANY,
+        "MODEL.CLIPER.AVERAGE_WEIGHT": ANY,
+        "MODEL.CLIPER.ATTENTION_THRESHOLD": SHARE,
+        "MODEL.CLIPER.REFINER.THRESHOLD": (-1, 1),
+        "MODEL.CLIPER.DIFFUSION.STEPS": POSITIVE,
+        "MODEL.CLIPER.FEATURES.MAX_SIZE": POSITIVE,
+    },
+    not_negative=True,
+)
+"""What the values of CLIPer's keys may be."""
 
 
 def add_cliper_config(cfg: CfgNode) -> None:

@@ -6,39 +6,37 @@ are those of HyperCLIP with ViT-B/16.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 
 from .compat import require_detectron2
+from .config_files import Layer, command_line_layer, key_faults, read_layers
+from .config_rules import ANY, FRAMEWORK, LEGACY, LEGACY_VALUES, NOT_NEGATIVE, Bounds, KeyRules, unread_advice
+from .config_values import convert, locate, out_of_bounds, shown
+from .files import user_path
 
 require_detectron2()
 
 from detectron2.config import CfgNode, get_cfg  # noqa: E402
 
-LEGACY = {
-    "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
-    "MODEL.PROMPT_ENSEMBLE": "use MODEL.PROMPT_ENSEMBLE_TYPE (single, scene, imagenet_select, imagenet)",
-    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": "train on a dataset that has the labels; remove the key",
-    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": "use MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
-    "MODEL.SEM_SEG_HEAD.PROMPT_DEPTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
-    "MODEL.SEM_SEG_HEAD.PROMPT_LENGTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
-    "SOLVER.BACKBONE_MULTIPLIER": "there is no backbone besides CLIP; use SOLVER.CLIP_MULTIPLIER",
-    "SOLVER.ADAN_BETAS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
-    "SOLVER.ADAN_EPS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
-}
-"""Keys of the released configs that mean nothing here, and what replaces them."""
+__all__ = ["LEGACY", "KeyRules", "add_hyperclip_config", "extend_config", "load_config"]
 
-_EXTENSIONS: list[Callable[[CfgNode], None]] = []
+_EXTENSIONS: dict[Callable[[CfgNode], None], KeyRules] = {}
 
 
-def extend_config(add_keys: Callable[[CfgNode], None]) -> None:
-    """Have :func:`load_config` add another package's keys too: ``add_keys(cfg)`` adds them with their defaults."""
-    if add_keys not in _EXTENSIONS:
-        _EXTENSIONS.append(add_keys)
+def extend_config(add_keys: Callable[[CfgNode], None], rules: KeyRules | None = None) -> None:
+    """Have :func:`load_config` add another package's keys too.
+
+    Args:
+        add_keys: ``add_keys(cfg)`` adds them with their defaults.
+        rules: which keys of Detectron2 the package reads, which of its own are paths, what numbers are allowed.
+    """
+    _EXTENSIONS.setdefault(add_keys, rules or KeyRules())
 
 
 def add_hyperclip_config(cfg: CfgNode) -> None:
@@ -193,50 +191,113 @@ def _add_wandb_keys(cfg: CfgNode) -> None:
     cfg.WANDB.MODE = "online"  # online, or offline: files that "wandb sync" sends later
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read a config file and command-line overrides (KEY VALUE …) on top of the defaults.
 
+    Relative paths of models, weights and class lists in a file are relative to that file, to the working folder, or to the
+    repository: the first that is there counts. ``~`` is the home folder.
+
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a legacy or unknown key (the nearest valid one is named), a value of the wrong type,
-            or an odd number of overrides.
+        FileNotFoundError: no such file, or no such _BASE_.
+        ValueError: all that is wrong at once, in one line: legacy and unknown keys (the nearest valid ones are named), keys
+            that nothing reads, values of the wrong type or out of range; or what :func:`read_layers` raises.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config file: got {str(path)!r}, which does not exist. The shipped ones are in configs/")
-    cfg = get_cfg()
-    add_hyperclip_config(cfg)
-    for add_keys in _EXTENSIONS:
-        add_keys(cfg)
-    known = list(_flat_keys(cfg))
-    try:
-        loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"config {str(path)!r} is not valid YAML: {error}") from error
-    _check_keys(_flat_keys(CfgNode(loaded)), known, str(path))
-    _check_keys(overrides[0::2], known, "command line")
-    if len(overrides) % 2:
-        raise ValueError(f"overrides: got {list(overrides)}, expected pairs KEY VALUE")
-    try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
-        cfg.merge_from_list(list(overrides))
-    except (ValueError, AssertionError) as error:
-        raise ValueError(f"config {str(path)!r} {list(overrides)}: {error}") from error
+    cfg, known = get_cfg(), _Known()
+    foreign = list(_flat_keys(cfg))
+    known.add(add_hyperclip_config, FRAMEWORK, cfg)
+    for add_keys, rules in _EXTENSIONS.items():
+        known.add(add_keys, rules, cfg)
+    layers, missing = read_layers(path)
+    layers.append(command_line_layer(overrides))
+    defaults = dict(_flat_items(cfg))
+    values, faults = _merge(layers, defaults, known)
+    unread = [key for key in foreign if key not in known.reads]
+    for key, (value, where) in values.items():
+        if key in unread and not _same(value, defaults[key]):
+            faults.append(f"config key {key} ({where}) does nothing here: {unread_advice(key)}")
+        if isinstance(value, str) and (key, value) in LEGACY_VALUES:
+            faults.append(f"config key {key} ({where}): got {value!r}, {LEGACY_VALUES[key, value]}")
+        _set(cfg, key, value)
+    if not faults and missing:
+        raise FileNotFoundError(missing[0])
+    faults += missing
+    if faults:
+        raise ValueError(faults[0] if len(faults) == 1 else f"{len(faults)} faults in the config: " + "; ".join(faults))
     return cfg
 
 
-def _flat_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+class _Known:
+    """The rules of all packages together."""
+
+    def __init__(self) -> None:
+        self.reads: set[str] = set()
+        self.inputs: set[str] = set()
+        self.outputs: set[str] = set()
+        self.names: set[str] = set()
+        self.bounds: dict[str, Bounds] = {}
+
+    def add(self, add_keys: Callable[[CfgNode], None], rules: KeyRules, cfg: CfgNode) -> None:
+        """Add a package's keys to a config, and its rules to these."""
+        before = set(_flat_keys(cfg))
+        add_keys(cfg)
+        own = {*rules.reads, *(key for key in _flat_keys(cfg) if key not in before)}
+        self.reads.update(rules.reads)
+        self.inputs.update(rules.inputs)
+        self.outputs.update(rules.outputs)
+        self.names.update(rules.names)
+        self.bounds |= dict.fromkeys(own, NOT_NEGATIVE if rules.not_negative else ANY) | dict(rules.bounds)
+
+
+def _merge(layers: Sequence[Layer], defaults: Mapping[str, Any], known: _Known) -> tuple[dict[str, tuple[Any, str]], list[str]]:
+    """The value of each key that is set, with where, and what is wrong with the others."""
+    values: dict[str, tuple[Any, str]] = {}
+    faults: list[str] = []
+    for layer in layers:
+        meaningless = dict(key_faults(layer, list(defaults)))
+        faults += filter(None, meaningless.values())
+        for key, given in layer.values.items():
+            if key in meaningless:
+                continue
+            try:
+                value = convert(given, defaults[key], key in known.names)
+                expected = out_of_bounds(key, value, known.bounds[key]) if key in known.bounds else ""
+            except ValueError as error:
+                expected = str(error)
+            if expected:
+                faults.append(f"config key {key} ({layer.where}): got {shown(given)}, expected {expected}")
+            else:
+                values[key] = _path(key, value, layer, known), layer.where
+    return values, faults
+
+
+def _path(key: str, value: Any, layer: Layer, known: _Known) -> Any:
+    """A value, made a path if the key holds one."""
+    if key in known.outputs:
+        return str(user_path(value)) if value.startswith("~") else value
+    if key in known.inputs:
+        return [locate(v, layer.folder) for v in value] if isinstance(value, list) else locate(value, layer.folder)
+    return value
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether two values are equal where a tuple and a list, which YAML cannot tell apart, are the same."""
+    return json.dumps(value, default=str) == json.dumps(default, default=str)
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    cfg[name] = copy.deepcopy(value)
+
+
+def _flat_items(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in cfg.items():
         if isinstance(value, CfgNode) and value:
-            yield from _flat_keys(value, f"{prefix}{key}.")
+            yield from _flat_items(value, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield prefix + key, value
 
 
-def _check_keys(keys: Iterator[str] | Sequence[str], known: list[str], where: str) -> None:
-    for key in keys:
-        for legacy, advice in LEGACY.items():
-            if key == legacy or key.startswith(legacy + "."):
-                raise ValueError(f"config key {key} ({where}) has no meaning here: {advice}")
-        if key not in known and key != "_BASE_":
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-            raise ValueError(f"unknown config key {key} ({where}). Nearest valid keys: {near}")
+def _flat_keys(cfg: CfgNode) -> Iterator[str]:
+    return (key for key, _ in _flat_items(cfg))

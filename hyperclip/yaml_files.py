@@ -41,11 +41,11 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return node
 
 
-def load_yaml(path: str | Path, what: str = "YAML file") -> Any:
+def load_yaml(path: str | Path, what: str = "YAML file", loader: type[UniqueKeyLoader] = UniqueKeyLoader) -> Any:
     """Read a YAML file with plain values only, in UTF-8 with or without a byte order mark.
 
     Args:
-        what: what messages call the file.
+        what: what messages call the file. loader: reads it.
     Raises:
         FileNotFoundError: no such file.
         ValueError: not YAML, not UTF-8, or a key twice; one line.
@@ -54,7 +54,7 @@ def load_yaml(path: str | Path, what: str = "YAML file") -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{what}: got {str(path)!r}, which does not exist or is no file")
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), UniqueKeyLoader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), loader)
     except DuplicateKeyError as error:
         raise ValueError(f"{what} {str(path)!r}: {error}") from error
     # Beside YAML's own errors: UnicodeDecodeError, a value that its tag does not fit, nesting without end.

@@ -61,11 +61,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: got {clip.CLIP_TYPE!r}, expected 'full_model'")
+    if solver.NESTEROV and solver.OPTIMIZER == "ADAMW":
+        raise ValueError("SOLVER.NESTEROV: got True with OPTIMIZER ADAMW, which has none. Set OPTIMIZER SGD, or remove the key")
     groups = parameter_groups(model, cfg)
     if solver.OPTIMIZER == "ADAMW":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
     elif solver.OPTIMIZER == "SGD":
-        optimizer = torch.optim.SGD(groups, solver.BASE_LR, momentum=solver.MOMENTUM)
+        if solver.NESTEROV and not solver.MOMENTUM:
+            raise ValueError("SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it")
+        optimizer = torch.optim.SGD(groups, solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, expected 'ADAMW' or 'SGD'")
     if clip.ENABLED:

@@ -48,11 +48,28 @@ def test_full_model_clipping(tiny):
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], "got 'value', expected 'full_model'"),
         (["SOLVER.CLIP_MULTIPLIER", "0.0"], r"CLIP_MULTIPLIER 0.0 give [\d,]+ trainable parameters a learning rate of 0"),
         (["SOLVER.BASE_LR", "0.0"], "BASE_LR 0.0 and CLIP_MULTIPLIER"),
+        (["SOLVER.NESTEROV", "True"], "Set OPTIMIZER SGD"),
+        (["SOLVER.NESTEROV", "True", "SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", "0"], "expected a SOLVER.MOMENTUM above 0"),
     ],
 )
 def test_unknown_choices(tiny, override, message):
     with pytest.raises(ValueError, match=message):
         build_optimizer(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *override]), tiny)
+
+
+def test_nesterov(tiny):
+    """The second step of SGD with momentum m along a constant gradient g is (1 + m + m^2) g with it, else (1 + m) g."""
+    for nesterov, steps in (("False", 1.5), ("True", 1.75)):
+        keys = {"OPTIMIZER": "SGD", "MOMENTUM": 0.5, "NESTEROV": nesterov, "WEIGHT_DECAY": 0, "CLIP_GRADIENTS.ENABLED": "False"}
+        overrides = [text for key, value in keys.items() for text in (f"SOLVER.{key}", str(value))]
+        cfg = load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *overrides])
+        layer = torch.nn.Linear(3, 1, bias=False).double()
+        optimizer = build_optimizer(cfg, layer)
+        layer.weight.grad = torch.ones_like(layer.weight)
+        optimizer.step()
+        before = layer.weight.detach().clone()
+        optimizer.step()
+        torch.testing.assert_close(before - layer.weight, torch.full_like(before, cfg.SOLVER.BASE_LR * steps))
 
 
 @pytest.mark.parametrize("name", ["ADAMW", "SGD"])

@@ -1,0 +1,139 @@
+"""What the keys of a config may hold: which of Detectron2's are read here, which are paths, what numbers are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LEGACY = {
+    "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
+    "MODEL.PROMPT_ENSEMBLE": "use MODEL.PROMPT_ENSEMBLE_TYPE (single, scene, imagenet_select, imagenet)",
+    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": "train on a dataset that has the labels; remove the key",
+    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": "use MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+    "MODEL.SEM_SEG_HEAD.PROMPT_DEPTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
+    "MODEL.SEM_SEG_HEAD.PROMPT_LENGTH": "prompt tuning is not part of HyperCLIP; use CLIP_FINETUNE",
+    "SOLVER.BACKBONE_MULTIPLIER": "there is no backbone besides CLIP; use SOLVER.CLIP_MULTIPLIER",
+    "SOLVER.ADAN_BETAS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
+    "SOLVER.ADAN_EPS": "Adan is not offered; use SOLVER.OPTIMIZER ADAMW",
+}
+"""Keys of the released configs that mean nothing here, and what replaces them."""
+
+LEGACY_VALUES = {
+    ("MODEL.META_ARCHITECTURE", "CATSeg"): "use HyperCLIP, which builds CAT-Seg, too: see configs/vitb_384_catseg.yaml",
+    ("MODEL.SEM_SEG_HEAD.NAME", "CATSegHead"): "expected CostVolumeHead, the same head under META_ARCHITECTURE HyperCLIP",
+}
+"""Values of the released configs that mean nothing here, and what replaces them."""
+
+CLIP_IS_THE_BACKBONE = "the backbone is CLIP; use MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, CLIP_FINETUNE and CLIP_LAYERS"
+OTHER_HEAD = "it belongs to Detectron2's own head; use HIDDEN_DIMS, NUM_LAYERS and DECODER_DIMS"
+DETECTION = "it belongs to Detectron2's detectors; remove it"
+UNREAD = {
+    "MODEL.BACKBONE": CLIP_IS_THE_BACKBONE,
+    "MODEL.RESNETS": CLIP_IS_THE_BACKBONE,
+    "MODEL.FPN": CLIP_IS_THE_BACKBONE,
+    "MODEL.PIXEL_MEAN": "use MODEL.CLIP_PIXEL_MEAN",
+    "MODEL.PIXEL_STD": "use MODEL.CLIP_PIXEL_STD",
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "the loss of the head is the only one; use SOLVER.BASE_LR",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": "use MODEL.SEM_SEG_HEAD.CLIP_LAYERS",
+    "MODEL.SEM_SEG_HEAD": OTHER_HEAD,
+    "INPUT.MASK_FORMAT": "labels are images; remove it",
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "every training image is used; remove the key, or those images from the dataset",
+    "DATALOADER": "samples are drawn evenly; repeat images in the dataset's list instead",
+    "SOLVER.WEIGHT_DECAY_BIAS": "biases have SOLVER.WEIGHT_DECAY (norms WEIGHT_DECAY_NORM, embeddings WEIGHT_DECAY_EMBED)",
+    "SOLVER.BIAS_LR_FACTOR": "biases learn like weights; use SOLVER.BASE_LR and CLIP_MULTIPLIER",
+    "SOLVER.REFERENCE_WORLD_SIZE": "nothing is scaled by the number of processes; set IMS_PER_BATCH, BASE_LR and MAX_ITER",
+    "TEST.AUG": "use TEST.SLIDING_WINDOW True: windows, and a view of the whole image",
+    "TEST.PRECISE_BN": "no part of the model has batch norm; remove it",
+    "VIS_PERIOD": "use tools/visualize.py",
+}
+"""What to use instead of those of Detectron2's keys that nothing reads, by how they begin; the longest that fits counts."""
+
+Bounds = tuple[float, float]
+INFINITE = float("inf")
+POSITIVE, SHARE, ANY = (1, INFINITE), (0, 1), (-INFINITE, INFINITE)
+NOT_NEGATIVE = (0, INFINITE)
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """What is known of some keys.
+
+    Attributes:
+        reads: keys of Detectron2 that are read; the others may not be set, since that would do nothing.
+        inputs: keys that name files or folders to read, or something else that is no path, such as a model's name.
+        outputs: keys that name files or folders to write.
+        names: lists of texts whose default is empty.
+        bounds: smallest and largest allowed number, by key; of lists, that of each entry.
+        not_negative: whether all other numbers have to be 0 or more.
+    """
+
+    reads: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    not_negative: bool = False
+
+
+_HEAD, _TRAINING_INPUT, _SLIDING = "MODEL.SEM_SEG_HEAD.", "INPUT.", "TEST.SLIDING."
+
+FRAMEWORK = KeyRules(
+    reads=(
+        "VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK",
+        "MODEL.DEVICE", "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS",
+        "MODEL.SEM_SEG_HEAD.NAME", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST",
+        "INPUT.MAX_SIZE_TEST", "INPUT.RANDOM_FLIP", "INPUT.CROP.ENABLED", "INPUT.CROP.TYPE", "INPUT.CROP.SIZE", "INPUT.FORMAT",
+        "DATASETS.TRAIN", "DATASETS.TEST",
+        "DATALOADER.NUM_WORKERS", "DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.SAMPLER_TRAIN",
+        "SOLVER.LR_SCHEDULER_NAME", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.MOMENTUM",
+        "SOLVER.NESTEROV", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.GAMMA", "SOLVER.STEPS",
+        "SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD", "SOLVER.RESCALE_INTERVAL",
+        "SOLVER.CHECKPOINT_PERIOD", "SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED",
+        "SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+        "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD",
+    ),
+    inputs=(
+        "MODEL.WEIGHTS", "MODEL.CLIP_WEIGHTS", _HEAD + "CLIP_PRETRAINED", _HEAD + "TRAIN_CLASS_JSON", _HEAD + "TEST_CLASS_JSON",
+        "DATASETS.FILES",
+    ),
+    outputs=("OUTPUT_DIR",),
+    names=("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.FILES", "MODEL.CHECKPOINT_ACTIVATIONS"),
+    bounds={
+        "SEED": ANY,
+        "MODEL.CLIP_PIXEL_MEAN": ANY,
+        "MODEL.CLIP_PIXEL_STD": (1e-6, INFINITE),
+        **{_HEAD + key: POSITIVE for key in (
+            "NUM_CLASSES", "TEXT_GUIDANCE_PROJ_DIM", "APPEARANCE_GUIDANCE_PROJ_DIM", "DECODER_DIMS", "DECODER_GUIDANCE_DIMS",
+            "DECODER_GUIDANCE_PROJ_DIMS", "NUM_LAYERS", "NUM_HEADS", "HIDDEN_DIMS", "POOLING_SIZES", "POOLING_SIZES_TEST",
+            "FEATURE_RESOLUTION", "WINDOW_SIZES",
+        )},
+        "MODEL.ADAPTER.BLOCK_SIZE": POSITIVE,
+        "INPUT.SIZE_DIVISIBILITY": (-1, INFINITE),
+        **{_TRAINING_INPUT + key: POSITIVE for key in ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST")},
+        "INPUT.CROP.SIZE": (1e-6, INFINITE),
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": SHARE,
+        "DATALOADER.MAX_FAULTY_SHARE": SHARE,
+        "SOLVER.IMS_PER_BATCH": POSITIVE,
+        "SOLVER.MICRO_BATCHES": POSITIVE,
+        "SOLVER.LOG_PERIOD": POSITIVE,
+        "SOLVER.MOMENTUM": SHARE,
+        "SOLVER.EMA_DECAY": SHARE,
+        "TEST.BACKGROUND_THRESHOLD": SHARE,
+        "TEST.IMS_PER_BATCH": POSITIVE,
+        _SLIDING + "SIZE": POSITIVE,
+        _SLIDING + "KERNEL": POSITIVE,
+    },
+    not_negative=True,
+)  # fmt: skip
+"""Rules of the framework's own keys, and of Detectron2's that it reads."""
+
+ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
+"""Numbers that may be infinite."""
+
+
+def unread_advice(key: str) -> str:
+    """What to use instead of one of Detectron2's keys that nothing reads."""
+    fitting = [prefix for prefix in UNREAD if key == prefix or key.startswith(f"{prefix}.")]
+    return UNREAD[max(fitting, key=len)] if fitting else DETECTION

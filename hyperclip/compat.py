@@ -1,4 +1,4 @@
-"""What has to be right before anything else is imported: torchvision's operators, and Detectron2.
+"""What differs between machines: torchvision's operators, Detectron2, and what only some systems have.
 
 PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load, and
 torchvision's import then fails while it registers fake kernels for two operators that were never defined.
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -56,3 +58,18 @@ def require_detectron2() -> None:
             f"Detectron2 cannot be imported ({type(error).__name__}: {error}). Install it with `bash tools/setup.sh`, or "
             "from its own repository after torch: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
         ) from error
+
+
+def stop_signals() -> tuple[int, ...]:
+    """The signals that tell a run to stop: SIGTERM and, where the system has it, SIGUSR1, which Slurm can send."""
+    return tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has held so far; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

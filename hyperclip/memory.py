@@ -32,5 +32,8 @@ def keep_freed_memory() -> bool:
     Returns False where that cannot be set. By itself glibc gives such memory back to the system after many a step, and gets it
     again page by page, filled with zeros.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    try:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    except (OSError, TypeError):  # Windows has no such handle
+        return False
     return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30))

@@ -231,7 +231,7 @@ def test_all_that_a_config_of_cat_seg_holds_is_named_at_once(tmp_path):
     message = fault(leaf, ["MODEL.PROMPT_ENSEMBLE", "True"])
     for part in ("use HyperCLIP", "expected CostVolumeHead", "BACKBONE.FREEZE_AT", "BACKBONE.NAME", "SWIN.EMBED_DIM",
                  "SWIN.DEPTHS", "MODEL.PIXEL_MEAN", "IN_FEATURES", "PROMPT_DEPTH", "PROMPT_LENGTH", "BACKBONE_MULTIPLIER",
-                 "ADAN_EPS", "TEST.AUG.ENABLED", "unknown config key MODEL.X", "MODEL.PROMPT_ENSEMBLE (command line)"):  # fmt: skip
+                 "ADAN_EPS", "TEST.AUG.ENABLED", "unknown config key MODEL.X", "PROMPT_ENSEMBLE (command line)"):  # fmt: skip
         assert part in message, part
     assert fault(leaf).startswith("14 faults")
 

@@ -236,5 +236,7 @@ def _as_it_is(sample: Any) -> Any:
 
 def _outlive_signals(_: int) -> None:
     """A signal to the whole group is the main process's affair, which still needs its workers for the step it is in."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    if hasattr(signal, "SIGUSR1"):  # Windows has neither
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

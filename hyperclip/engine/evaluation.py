@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..compat import peak_resident_bytes
 from ..data import DATASETS, SemSegMapper
 from ..data.stream import start_method
 from ..evaluation import SemSegEvaluator
@@ -222,4 +222,4 @@ def _peak_memory(device: torch.device) -> float:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return peak_resident_bytes() / 1e6

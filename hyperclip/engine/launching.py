@@ -18,10 +18,12 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
+from ..compat import stop_signals
+
 logger = logging.getLogger("hyperclip.engine")
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+FORWARDED = stop_signals()
 """Signals that our launcher hands on to the processes it has started."""
 
 Main = Callable[[argparse.Namespace], int | None]

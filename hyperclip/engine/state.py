@@ -21,6 +21,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ..compat import stop_signals
 from ..data.stream import TrainStream
 from ..files import write_atomically
 from ..randomness import random_state, set_random_state
@@ -37,7 +38,7 @@ INTERRUPTED = 85
 GRACE = 15.0
 """Seconds that an evaluation goes on after a signal to stop, since it may be near its end."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = stop_signals()
 
 
 def gather_process_states(stream: TrainStream) -> list[dict[str, Any]]:

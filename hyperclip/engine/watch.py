@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Collection
 from functools import partial
@@ -21,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import hyperbolic
 from ..adapters import adapters
+from ..compat import peak_resident_bytes
 from .loop import choose_precision
 
 logger = logging.getLogger("hyperclip.engine")
@@ -210,8 +209,7 @@ def peak_memory(device: torch.device) -> float:
     """Most memory so far, in MiB: what torch allocated on a CUDA device, else what this process held in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_resident_bytes() / 2**20
 
 
 class EstimatedTime(HookBase):

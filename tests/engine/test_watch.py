@@ -142,7 +142,7 @@ def test_a_real_run_has_a_throughput():
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 2**10), ("darwin", 2**20)])
 def test_peak_memory_of_a_process(monkeypatch, platform, unit):
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(watch.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=300 * unit))
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=300 * unit))
     assert peak_memory(torch.device("cpu")) == 300
 
 

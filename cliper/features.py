@@ -13,6 +13,7 @@ import hyperclip  # noqa: F401  (makes torchvision importable before timm asks f
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.loading import read_state_dict
+from hyperclip.files import local_path
 from hyperclip.weights import require_fit
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ class FeatureExtractor(nn.Module):
                 f"MODEL.CLIPER.FEATURES.MODEL: {name!r} is no plain vision transformer, expected one like {DINO_MODELS}"
             )
         if weights not in ("", "none"):
-            self._load(name, Path(weights))
+            self._load(name, local_path(weights))
         self.model.eval().requires_grad_(False)
         self.longest = longest
         self.patch: int = self.model.patch_embed.patch_size[0]

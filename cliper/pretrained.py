@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hyperclip.files import local_name
 from torch import Tensor, nn
 
 from .parts import UNETS, VAES, load_fully, load_module, load_scheduler, read_json, unreadable
@@ -57,10 +58,11 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
             "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip install -e '.[diffusion]' in the "
             "repository, or set that key to 'none'"
         )
-    if Path(model).is_file():
-        vae, unet, scheduler, prompt = load_single_file(Path(model), dtype)
+    name = local_name(model)
+    if Path(name).is_file():
+        vae, unet, scheduler, prompt = load_single_file(Path(name), dtype)
         return _finish(vae, unet, scheduler, prompt, model)
-    folder, source = locate(model, revision)
+    folder, source = locate(name, revision)
     index = read_json(folder / "model_index.json")
     has_text = any((index.get(part) or [None])[0] for part in TEXT_PARTS)
     missing = [part for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ())) if not (folder / part).is_dir()]

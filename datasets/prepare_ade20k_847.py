@@ -11,7 +11,6 @@ annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of o
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,8 @@ import numpy as np
 from hyperclip.data import dataset_root
 from hyperclip.data import preparation as prep
 from hyperclip.data.image_files import ORIENTATIONS
+from hyperclip.files import user_path
+from hyperclip.program import run_program
 
 IMAGES = 2000
 HELP = "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see datasets/README.md"
@@ -56,15 +57,12 @@ def prepare(root: Path, orientation: str = "") -> prep.Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
-    turned = "pixels that labels belong to where EXIF turns a picture (default: such pictures are reported as faults)"
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    turned = "pixels that labels belong to where EXIF turns an image (default: such images are reported as faults)"
     parser.add_argument("--orientation", choices=ORIENTATIONS, default="", help=turned)
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.orientation).report(IMAGES))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -10,7 +10,6 @@ Smaller instances lie on top of larger ones, crowd regions count, and a picture 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 from hyperclip.data import dataset_root
 from hyperclip.data.preparation import Counts, Job, by_image, coco_object_labels, convert_files, need, read_index
+from hyperclip.files import user_path
+from hyperclip.program import run_program
 
 IMAGES, CLASSES = 5000, 80
 PLACES = ("coco-stuff/annotations/instances_val2017.json", "coco/annotations/instances_val2017.json")
@@ -56,14 +57,11 @@ def prepare(root: Path, instances: Path | None = None) -> Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
     parser.add_argument("--instances", type=Path, metavar="FILE", help="instances_val2017.json, if it is elsewhere")
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.instances).report(IMAGES))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

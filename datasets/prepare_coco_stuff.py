@@ -9,7 +9,6 @@ coco-stuff/annotations/<split>/*.png (0..181, 255) become coco-stuff/annotations
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from hyperclip.data import dataset_root
 from hyperclip.data.labels import read_raw_label
 from hyperclip.data.pairing import Kind, is_hidden
 from hyperclip.data.preparation import Counts, Job, coco_stuff_labels, convert_files, need
+from hyperclip.files import user_path
+from hyperclip.program import run_program
 
 IMAGES = {"val2017": 5000, "train2017": 118287}
 HELP = "It is for the png files of COCO-Stuff's stuffthingmaps_trainval2017.zip, see datasets/README.md"
@@ -40,7 +41,7 @@ def prepare(root: Path, split: str) -> Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
     parser.add_argument("--split", choices=[*IMAGES, "both"], default="both")
     arguments = parser.parse_args()
     for split in IMAGES if arguments.split == "both" else [arguments.split]:
@@ -48,7 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -10,7 +10,6 @@ for the validation pictures of trainval_merged.json; writes VOCdevkit/VOC2010/an
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,8 @@ import scipy.io
 from hyperclip.data import dataset_root
 from hyperclip.data.pairing import read_list
 from hyperclip.data.preparation import Counts, Job, context459_labels, convert_files, need, read_index
+from hyperclip.files import user_path
+from hyperclip.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = "Unpack https://roozbehm.info/pascal-context/trainval.tar.gz there, see datasets/README.md"
@@ -57,12 +58,9 @@ def prepare(root: Path) -> Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
     print(prepare(parser.parse_args().root).report(*IMAGES))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -9,7 +9,6 @@ Reads VOCdevkit/VOC2010/trainval_merged.json, writes VOCdevkit/VOC2010/annotatio
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 from hyperclip.data import dataset_root
 from hyperclip.data.preparation import Counts, Job, by_image, context59_labels, convert_files, decode_mask, need, read_index
+from hyperclip.files import user_path
+from hyperclip.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = (
@@ -55,12 +56,9 @@ def prepare(root: Path) -> Counts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
     print(prepare(parser.parse_args().root).report(*IMAGES))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -9,12 +9,12 @@ at once do not disturb each other.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 from hyperclip.data import dataset_root
 from hyperclip.data.preparation import Job, convert_files
 from hyperclip.data.tinyscenes import SPLITS, render_scene
+from hyperclip.program import run_program
 
 
 def main() -> None:
@@ -29,7 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -20,6 +20,7 @@ import io
 import math
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -43,6 +44,7 @@ from hyperclip.config import load_config  # noqa: E402
 from hyperclip.data import read_image  # noqa: E402
 from hyperclip.memory import keep_freed_memory  # noqa: E402
 from hyperclip.predictor import EncodedImage, Prediction, Predictor  # noqa: E402
+from hyperclip.program import run_program  # noqa: E402
 from hyperclip.visualization import BACKGROUND, label_image, overlay  # noqa: E402
 from hyperclip.vocabulary import Vocabulary  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -294,6 +296,22 @@ def build_page() -> gr.Blocks:
     return page
 
 
+def check_port(port: int) -> None:
+    """Make sure that the page can listen on a port of this machine.
+
+    Raises:
+        ValueError: no number of a port. OSError: it is taken, or not for everybody.
+    """
+    if not 0 < port < 2**16:
+        raise ValueError(f"--port: got {port}, expected 1 to 65535")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"--port: got {port}, where nothing can listen ({error.strerror}). Choose another one") from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -303,6 +321,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args()
+    check_port(arguments.port)
     keep_freed_memory()
     offer_first(arguments.config_file)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed then, too
@@ -316,7 +335,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

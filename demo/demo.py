@@ -18,7 +18,6 @@ import argparse
 import glob
 import json
 import logging
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -34,9 +33,10 @@ from hyperclip.data import read_image, vocabulary_of
 from hyperclip.data.custom import register_files
 from hyperclip.data.image_files import IMAGE_SUFFIXES
 from hyperclip.data.pairing import is_hidden
-from hyperclip.files import write_atomically
+from hyperclip.files import need_output_folder, user_path, write_atomically
 from hyperclip.memory import keep_freed_memory
 from hyperclip.predictor import Predictor
+from hyperclip.program import run_program
 from hyperclip.visualization import BACKGROUND, label_image, map_palette, overlay, palette
 from hyperclip.vocabulary import TextEmbedder, Vocabulary, load_vocabulary
 from hyperclip.vocabulary.names import split_words
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--output", required=True, type=user_path, help="folder of the results")
     parser.add_argument("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
     parser.add_argument("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     parser.add_argument(
@@ -76,8 +76,8 @@ def find_images(inputs: list[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for entry in inputs:
-        path = Path(entry)
-        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(entry))]
+        path = user_path(entry)
+        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
         if path.is_dir():
             shown = sorted(p for p in path.iterdir() if not is_hidden(p.name))
             matches = [p for p in shown if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
@@ -176,6 +176,7 @@ def main() -> int:
     vocabulary = choose_vocabulary(cfg, arguments)
     images = find_images(arguments.input)
     names = result_names(images, arguments.output)
+    need_output_folder(arguments.output, "--output")
     predictor = Predictor.from_config(cfg)
     classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
     failed = 0
@@ -191,18 +192,20 @@ def main() -> int:
             continue
         prediction = predictor.segment(predictor.encode(image), vocabulary)
         labels = np.where(prediction.confidence < arguments.threshold, BACKGROUND, prediction.labels)
-        save_prediction(arguments.output, names[path], image, labels, prediction.names)
+        try:
+            save_prediction(arguments.output, names[path], image, labels, prediction.names)
+        except OSError as error:  # a name that is too long with its ending, say: the others are done
+            logger.error("%s: %s", path, error)
+            failed += 1
+            continue
         classes.add(names[path], labels)
         largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[1:].argsort()[::-1][:3]
         found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
         logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)
     if failed:
-        logger.error("%d of %d images could not be read", failed, len(images))
+        logger.error("%d of %d images could not be read or their results not be written", failed, len(images))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

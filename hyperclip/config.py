@@ -218,6 +218,7 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
         if isinstance(value, str) and (key, value) in LEGACY_VALUES:
             faults.append(f"config key {key} ({where}): got {value!r}, {LEGACY_VALUES[key, value]}")
         _set(cfg, key, value)
+    faults += _together(cfg)
     if not faults and missing:
         raise FileNotFoundError(missing[0])
     faults += missing
@@ -235,6 +236,16 @@ class _Known:
         self.outputs: set[str] = set()
         self.names: set[str] = set()
         self.bounds: dict[str, Bounds] = {}
+        self.choices: dict[str, tuple[str, ...]] = {}
+        self.lengths: dict[str, int] = {}
+
+    def expected(self, key: str, value: Any) -> str:
+        """What is expected of a value of the right type that is not allowed; "" of any other."""
+        if key in self.lengths and len(value) != self.lengths[key]:
+            return f"{self.lengths[key]} entries"
+        if key in self.choices and value not in self.choices[key]:
+            return f"one of {list(self.choices[key])}"
+        return out_of_bounds(key, value, self.bounds[key]) if key in self.bounds else ""
 
     def add(self, add_keys: Callable[[CfgNode], None], rules: KeyRules, cfg: CfgNode) -> None:
         """Add a package's keys to a config, and its rules to these."""
@@ -245,6 +256,8 @@ class _Known:
         self.inputs.update(rules.inputs)
         self.outputs.update(rules.outputs)
         self.names.update(rules.names)
+        self.choices |= rules.choices
+        self.lengths |= rules.lengths
         self.bounds |= dict.fromkeys(own, NOT_NEGATIVE if rules.not_negative else ANY) | dict(rules.bounds)
 
 
@@ -260,7 +273,7 @@ def _merge(layers: Sequence[Layer], defaults: Mapping[str, Any], known: _Known) 
                 continue
             try:
                 value = convert(given, defaults[key], key in known.names)
-                expected = out_of_bounds(key, value, known.bounds[key]) if key in known.bounds else ""
+                expected = known.expected(key, value)
             except ValueError as error:
                 expected = str(error)
             if expected:
@@ -282,6 +295,20 @@ def _path(key: str, value: Any, layer: Layer, known: _Known) -> Any:
 def _same(value: Any, default: Any) -> bool:
     """Whether two values are equal where a tuple and a list, which YAML cannot tell apart, are the same."""
     return json.dumps(value, default=str) == json.dumps(default, default=str)
+
+
+def _together(cfg: CfgNode) -> Iterator[str]:
+    """What is wrong with values that are right by themselves."""
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if not sizes or (sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1])):
+        yield (
+            f"config key INPUT.MIN_SIZE_TRAIN: got {list(sizes)} with MIN_SIZE_TRAIN_SAMPLING {sampling!r}, expected one or "
+            "more sizes for 'choice', and the smallest and the largest for 'range'"
+        )
+    if cfg.INPUT.CROP.TYPE.startswith("relative") and cfg.INPUT.CROP.ENABLED and max(cfg.INPUT.CROP.SIZE) > 1:
+        yield f"config key INPUT.CROP.SIZE: got {list(cfg.INPUT.CROP.SIZE)} with TYPE {cfg.INPUT.CROP.TYPE!r}, expected 0 to 1"
+    if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
+        yield f"config key SOLVER.BASE_LR_END: got {cfg.SOLVER.BASE_LR_END}, expected at most BASE_LR {cfg.SOLVER.BASE_LR}"
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:

@@ -64,6 +64,8 @@ class KeyRules:
         outputs: keys that name files or folders to write.
         names: lists of texts whose default is empty.
         bounds: smallest and largest allowed number, by key; of lists, that of each entry.
+        choices: the values that a key may have, where nothing else checks it.
+        lengths: how many entries a list has.
         not_negative: whether all other numbers have to be 0 or more.
     """
 
@@ -72,6 +74,8 @@ class KeyRules:
     outputs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
     not_negative: bool = False
 
 
@@ -124,6 +128,17 @@ FRAMEWORK = KeyRules(
         "TEST.IMS_PER_BATCH": POSITIVE,
         _SLIDING + "SIZE": POSITIVE,
         _SLIDING + "KERNEL": POSITIVE,
+    },
+    choices={
+        "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+        "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
+        "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+        "WANDB.MODE": ("online", "offline"),
+    },
+    lengths={
+        "MODEL.CLIP_PIXEL_MEAN": 3, "MODEL.CLIP_PIXEL_STD": 3, "INPUT.CROP.SIZE": 2, _HEAD + "FEATURE_RESOLUTION": 2,
+        _HEAD + "POOLING_SIZES": 2, _HEAD + "POOLING_SIZES_TEST": 2,
     },
     not_negative=True,
 )  # fmt: skip

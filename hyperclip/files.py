@@ -33,6 +33,14 @@ def local_path(name: str | Path) -> Path:
     return shipped if _exists(shipped) else path
 
 
+def local_name(name: str) -> str:
+    """A name that may be a path, or something else such as a model's name: :func:`local_path` where that changes it."""
+    if not name or "://" in name:
+        return name
+    path = local_path(name)
+    return str(path) if name.startswith("~") or path.is_absolute() else name
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()

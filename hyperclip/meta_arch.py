@@ -13,7 +13,7 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, activation_of, encode_dense, load_clip
+from .clip import CLIP_MEAN, CLIP_STD, activation_of, check_layers, encode_dense, load_clip
 from .features import DenseFeatures
 from .finite import FiniteCheck
 from .head import CosineHead, CostVolumeHead, pixel_class_bce
@@ -95,6 +95,7 @@ class HyperCLIP(nn.Module):
             head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION
         )
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
+        check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
         options = AdapterOptions(
             projections=adapter.PROJECTIONS,
             block_size=adapter.BLOCK_SIZE,

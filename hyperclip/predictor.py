@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput
-from detectron2.modeling import build_model
 
 from .adapters import merge
+from .building import build_model
 from .config import load_config
 from .engine import StrictCheckpointer, require_weights
 from .finite import FiniteCheck, require_finite_weights

@@ -12,13 +12,13 @@ and compared with their pictures. The exit status is 1 if a named one is not rea
 from __future__ import annotations
 
 import argparse
-import sys
 
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from hyperclip.data import DATASETS
 from hyperclip.data.checking import Report, check_dataset, faults_text
 from hyperclip.data.custom import register_files
 from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
+from hyperclip.program import run_program
 from tabulate import tabulate
 
 
@@ -66,7 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
 from hyperclip.evaluation.report import comparison_table, result_rows
-from hyperclip.files import write_atomically
+from hyperclip.files import user_path, write_atomically
+from hyperclip.program import run_program
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
     parser.add_argument("--metric", default="mIoU", choices=("mIoU", "mIoU_old", "pACC", "mACC"))
-    parser.add_argument("--json", type=Path, help="also write the rows (system, dataset, miou, seed, images, protocol)")
+    parser.add_argument("--json", type=user_path, help="also write the rows (system, dataset, miou, seed, images, protocol)")
     arguments = parser.parse_args()
     pairs = [run.partition("=") for run in arguments.runs]
     if not all(name and folders for name, _, folders in pairs):
@@ -32,7 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -31,16 +30,17 @@ from hyperclip.data import DATASETS
 from hyperclip.data.custom import register_files
 from hyperclip.engine.suite import System, make_plan, run_suite
 from hyperclip.evaluation.report import benchmark_table
+from hyperclip.files import need_output_folder, user_path
 from hyperclip.memory import keep_freed_memory
+from hyperclip.program import run_program
 from tabulate import tabulate
-from torch.multiprocessing import ProcessRaisedException
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
     parser.add_argument("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
+    parser.add_argument("--output", type=user_path, default=Path("output/evaluation"), help="default: %(default)s")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N pictures of each: a smoke run")
     parser.add_argument("--allow-partial", action="store_true", help="evaluate incomplete sets, leave out missing ones")
     parser.add_argument("--list", action="store_true", help="show the benchmarks and leave")
@@ -95,19 +95,19 @@ def main(arguments: argparse.Namespace) -> int:
     return int(any("error" in row for row in rows))
 
 
-if __name__ == "__main__":
-    parsed = parse_arguments()
-    if parsed.list:
+def start() -> int | None:
+    """Read the command line, check the output folder, and evaluate in as many processes as are wanted."""
+    arguments = parse_arguments()
+    if arguments.list:
         print(list_benchmarks())
-        sys.exit()
-    try:
-        if parsed.num_gpus > 1:
-            launch(main, parsed.num_gpus, dist_url="auto", args=(parsed,))
-            rows = json.loads((parsed.output / "results.json").read_text(encoding="utf-8"))
-            sys.exit(int(any("error" in row for row in rows)))  # what main returned stayed in its process
-        else:
-            sys.exit(main(parsed))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except ProcessRaisedException as error:  # one of several processes failed; its last line says why
-        sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")
+        return 0
+    need_output_folder(arguments.output, "--output")
+    if arguments.num_gpus > 1:
+        launch(main, arguments.num_gpus, dist_url="auto", args=(arguments,))
+        rows = json.loads((arguments.output / "results.json").read_text(encoding="utf-8"))
+        return int(any("error" in row for row in rows))  # what main returned stayed in its process
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    run_program(start)

@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from detectron2.engine import default_argument_parser
 from hyperclip.adapters import merge
+from hyperclip.building import check_system
 from hyperclip.config import load_config
 from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
 from hyperclip.engine.checks import check_model, check_test_sets, check_weights
 from hyperclip.engine.launching import launch_processes
-from torch.multiprocessing import ProcessRaisedException
+from hyperclip.files import need_output_folder
+from hyperclip.program import run_program
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,12 +47,14 @@ def main(args: argparse.Namespace) -> None:
     trainer.train()
 
 
-if __name__ == "__main__":
+def start() -> int | None:
+    """Read the command line, check what can be known before a process starts, and start them all."""
     arguments = default_argument_parser().parse_args()
-    try:
-        device = load_config(arguments.config_file, arguments.opts).MODEL.DEVICE
-        launch_processes(main, arguments, device=device)
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except ProcessRaisedException as error:  # one of several processes failed; its last line says why
-        sys.exit(f"{error}\nerror: {str(error).strip().splitlines()[-1]}")
+    cfg = load_config(arguments.config_file, arguments.opts)
+    check_system(cfg)
+    need_output_folder(Path(cfg.OUTPUT_DIR), "OUTPUT_DIR")
+    return launch_processes(main, arguments, device=cfg.MODEL.DEVICE)
+
+
+if __name__ == "__main__":
+    run_program(start)

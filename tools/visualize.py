@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
@@ -22,8 +20,9 @@ from hyperclip.data.mapper import read_pair
 from hyperclip.engine.evaluation import prepare_model
 from hyperclip.engine.vocabularies import test_vocabulary
 from hyperclip.evaluation.protocols import to_dataset_labels
-from hyperclip.files import write_atomically
+from hyperclip.files import need_output_folder, user_path, write_atomically
 from hyperclip.predictor import Predictor
+from hyperclip.program import run_program
 from hyperclip.visualization import BACKGROUND, comparison
 from PIL import Image
 
@@ -32,10 +31,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--dataset", required=True, help="alias or registered name; tools/evaluate.py --list shows them")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the pictures")
+    parser.add_argument("--output", required=True, type=user_path, help="folder of the pictures")
     parser.add_argument("--limit", type=int, default=8, help="how many pictures, from the first one on")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     arguments = parser.parse_args()
+    if arguments.limit < 0:
+        parser.error(f"--limit: got {arguments.limit}, expected 0 or more")
+    need_output_folder(arguments.output, "--output")
     cfg = load_config(arguments.config_file, arguments.opts)
     register_files(cfg.DATASETS.FILES)
     spec = find_dataset(arguments.dataset)
@@ -53,7 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

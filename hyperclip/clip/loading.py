@@ -12,6 +12,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from ..files import local_name
 from ..weights import UnreadableWeightsError, find_state_dict, plain_name, read_weights, require_fit
 from .activation import (
     ACTIVATIONS,
@@ -70,6 +71,7 @@ def load_clip(name: str, weights: str = "", load: bool = True, activation: str =
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"MODEL.CLIP_ACTIVATION: got {activation!r}, expected one of {list(ACTIVATIONS)}")
+    name, weights = local_name(name), local_name(weights)
     architecture, tag = split_name(name)
     file = None
     if weights not in ("", "none"):

@@ -85,6 +85,12 @@ def recomputes(transformer: Transformer) -> bool:
     return bool(transformer.grad_checkpointing and transformer.training)
 
 
+def check_layers(layers: Sequence[int], blocks: int) -> None:
+    """ValueError unless all of these are blocks of an image tower before its last one."""
+    if any(not 0 <= i < blocks - 1 for i in layers):
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(layers)}, expected indices 0 to {blocks - 2}")
+
+
 def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
     """Encode images (B, 3, H, W), normalised, into one embedding for each patch.
 
@@ -99,9 +105,7 @@ def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int
         ValueError: an image size that is no multiple of the patch, or a layer that does not exist.
     """
     blocks = visual.transformer.resblocks
-    wrong = [i for i in layers if not 0 <= i < len(blocks) - 1]
-    if wrong:
-        raise ValueError(f"intermediate layers: got {list(layers)}, expected indices 0 to {len(blocks) - 2}")
+    check_layers(layers, len(blocks))
     grid = [side // patch for side, patch in zip(images.shape[-2:], visual.conv1.kernel_size, strict=True)]
     x = embed_patches(visual, images)
     recompute = recomputes(visual.transformer)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files import local_path, user_path
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_entries
 from ..vocabulary.vocabulary import LISTS
@@ -106,7 +107,7 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         ValueError: not YAML in UTF-8, an unknown or missing key, a value of another type, classes that a label map by names
             cannot tell apart, a class without a label value, a label value of an unknown class, …
     """
-    path = Path(path)
+    path = local_path(path)
     where = f"dataset file {str(path)!r}"
     content = load_yaml(path, "dataset file")
     _check_keys(content, KEYS, ("name", "splits", "classes"), where)
@@ -125,13 +126,14 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     labels = _label_map(content, vocabulary, background, where)
     if isinstance(labels, LabelMap):
         LABEL_MAPS[f"file:{path.resolve()}"], labels = labels, f"file:{path.resolve()}"
-    root = (path.parent / content.get("root", ".")).resolve()
+    root = (path.parent / user_path(content.get("root", "."))).resolve()
     specs = []
     for split, keys in content["splits"].items():
         _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
         image_affix, label_affix = (tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix"))
-        lists = (str((path.parent / keys["list"]).resolve()),) if "list" in keys else ()
-        layout = Layout(keys["images"], keys["labels"], labels, lists, image_affix=image_affix, label_affix=label_affix)
+        lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
+        images, masks = (str(user_path(keys[key])) for key in ("images", "labels"))
+        layout = Layout(images, masks, labels, lists, image_affix=image_affix, label_affix=label_affix)
         name = f"{content['name']}_{split}"
         vocabularies, ignore = {"catseg": vocabulary}, LABEL_MAPS[labels].ignore
         files = {key: content[key] for key in ("orientation", "image_bits", "max_pixels") if key in content}
@@ -160,7 +162,7 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     classes, words = content["classes"], tuple(content.get("background_words", ()))
     if isinstance(classes, str):
         built_in = (LISTS / f"{classes}.json").is_file()
-        loaded = load_vocabulary(classes if built_in else path.parent / classes)
+        loaded = load_vocabulary(classes if built_in else path.parent / user_path(classes))
         return replace(loaded, background=words or loaded.background)
     names = tuple(tuple(_listed(c)) for c in classes)
     wrong = {k: classes[k] for k, synonyms in enumerate(names) if not synonyms or not all(map(_is_text, synonyms))}

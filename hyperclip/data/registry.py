@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import local_path, user_path
 from ..vocabulary import Vocabulary, builtin
 from . import layouts, tinyscenes
 from .labels import IGNORE
@@ -138,8 +139,12 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
 
 
 def dataset_root() -> Path:
-    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or ``datasets``."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or ``datasets``.
+
+    That is a folder of the working folder or, where there is none, of the repository.
+    """
+    given = os.environ.get("DETECTRON2_DATASETS")
+    return user_path(given) if given else local_path("datasets")
 
 
 def find_dataset(name: str) -> DatasetSpec:

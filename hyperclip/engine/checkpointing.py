@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from ..files import write_atomically
+from ..files import local_name, write_atomically
 from ..weights import UnreadableWeightsError as UnreadableCheckpointError
 from ..weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
 from .published import CLIP_PREFIX, convert_published, is_published
@@ -103,6 +104,21 @@ def require_weights(cfg: CfgNode, model: nn.Module) -> None:
         )
 
 
+def fetched(address: str) -> str:
+    """The local copy of a file at an address.
+
+    Raises:
+        FileNotFoundError: it cannot be had.
+    """
+    try:
+        return PathManager.get_local_path(address)
+    except Exception as error:  # every kind of network trouble ends here
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: {str(error)[:200]}). Without a "
+            "network, copy the file to this machine and give its path"
+        ) from error
+
+
 class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with strict loading, the published formats, and atomic writes."""
 
@@ -116,7 +132,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""
-        self.path = path
+        self.path = path = fetched(path) if "://" in path else local_name(path)
         if path and "://" not in path and not os.path.isfile(path):
             read_checkpoint(path)  # raises with advice
         try:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
 from ..adapters import merge
+from ..building import build_model, check_system
 from ..data import DATASETS, DatasetSpec, find_dataset
 from ..data.custom import register_files
 from ..data.records import make_records, pair_files, require_no_faults
@@ -75,6 +75,7 @@ def make_plan(
     for system in systems:
         own = list(system.cfg.DATASETS.TEST)
         wanted.append(choose_datasets([n for name in names for n in (own if name.strip() == "own" else [name])]))
+        check_system(system.cfg)
         for spec in wanted[-1]:
             test_vocabulary(system.cfg, spec.name)
     specs = {spec.name: spec for chosen in wanted for spec in chosen}

@@ -18,7 +18,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from tabulate import tabulate
@@ -26,6 +25,7 @@ from torch import nn
 
 from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
+from ..building import build_model, check_system
 from ..data import DATASETS, SemSegMapper, registered_names
 from ..data.stream import TrainSamples, TrainStream
 from ..evaluation import SemSegEvaluator
@@ -61,6 +61,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
+        check_system(cfg)
         check_batch_size(cfg)
         precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"

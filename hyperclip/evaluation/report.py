@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..files import write_atomically
+from ..files import user_path, write_atomically
 
 Runs = Mapping[str, Sequence[str | Path]]
 """Output folders of evaluated runs by the system's name; several folders are seeds."""
@@ -23,14 +23,25 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: a folder without ``results.json``. ValueError: a file that is not one.
     """
-    path = Path(folder) / "results.json"
+    path = user_path(folder) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: expected the output folder of an evaluated run")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {key: content[key] for key in ("model", "protocol", "results")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is not a results file: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not a results file: no JSON in UTF-8 ({error})") from error
+    if isinstance(content, list):
+        raise ValueError(
+            f"{str(path)!r} holds the rows of tools/evaluate.py, whose own table is results.md beside it. Expected the output "
+            "folder of tools/train_net.py"
+        )
+    keys = ("model", "protocol", "results")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in keys):
+        raise ValueError(f"{str(path)!r} is not a results file: expected {', '.join(keys)}, each with keys of its own")
+    for dataset, scores in content["results"].items():
+        if not isinstance(scores, dict) or "mIoU" not in scores or "images" not in scores or dataset not in content["protocol"]:
+            raise ValueError(f"{str(path)!r} is not a results file: {dataset} lacks mIoU, images or its protocol")
+    return {key: content[key] for key in keys}
 
 
 def result_rows(runs: Runs) -> list[dict[str, Any]]:
@@ -39,7 +50,7 @@ def result_rows(runs: Runs) -> list[dict[str, Any]]:
     for system, folders in runs.items():
         for content in map(read_results, folders):
             for dataset, scores in content["results"].items():
-                row = {"system": system, "dataset": dataset, "miou": scores["mIoU"], "seed": content["model"]["seed"]}
+                row = {"system": system, "dataset": dataset, "miou": scores["mIoU"], "seed": content["model"].get("seed")}
                 rows.append(row | {"images": scores["images"], "protocol": content["protocol"][dataset]})
     return rows
 
@@ -60,7 +71,10 @@ def comparison_table(runs: Runs, metric: str = "mIoU") -> str:
         for dataset in results[0]:
             if any(dataset not in r for r in results):
                 raise ValueError(f"{name}: dataset {dataset} is not in the results of every folder in {list(folders)}")
-            values = [r[dataset][metric] for r in results]
+            values = [r[dataset].get(metric) for r in results]
+            if any(value is None for value in values):
+                row[dataset] = "n/a"
+                continue
             row[dataset] = f"{statistics.mean(values):.1f}"
             if len(values) > 1:
                 row[dataset] += f" +- {statistics.stdev(values):.1f}"

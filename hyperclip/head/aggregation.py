@@ -126,7 +126,7 @@ class SpatialAggregation(nn.Module):
     def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, grid: tuple[int, int]) -> None:
         super().__init__()
         window = min(window, *grid)
-        if grid[0] % window or grid[1] % window:
+        if window < 1 or grid[0] % window or grid[1] % window:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.WINDOW_SIZES: got {window}, expected a divisor of the feature grid {grid}"
             )

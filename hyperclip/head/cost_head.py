@@ -86,7 +86,15 @@ class CostVolumeHead(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if hidden_dim % num_heads:
+        pairs_of_numbers = {
+            "FEATURE_RESOLUTION": grid, "DECODER_DIMS": decoder_dims, "DECODER_GUIDANCE_DIMS": decoder_guidance_dims,
+            "DECODER_GUIDANCE_PROJ_DIMS": decoder_guidance_proj_dims, "POOLING_SIZES": pooling_train,
+            "POOLING_SIZES_TEST": pooling_test,
+        }  # fmt: skip
+        for key, pair in pairs_of_numbers.items():
+            if len(pair) != 2 or min(pair) < 1:
+                raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}: got {list(pair)}, expected two numbers of 1 or more")
+        if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
             raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}")
         for size in (pooling_train, pooling_test):
             if any(side % s for side, s in zip(grid, size, strict=True)):
@@ -119,6 +127,11 @@ class CostVolumeHead(nn.Module):
                     f"MODEL.SEM_SEG_HEAD.{key}: got {head[key]}, expected {input_shape['embed_dim']}, CLIP's embedding "
                     "width (or 0, which takes it from CLIP)"
                 )
+        if len(head.CLIP_LAYERS) != len(head.DECODER_DIMS):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(head.CLIP_LAYERS)}, expected two blocks, one for each stage of "
+                "the decoder, such as [3, 7]"
+            )
         return {
             **input_shape,
             "grid": tuple(head.FEATURE_RESOLUTION),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..files import local_path
 from .class_files import read_class_file
 from .names import (
     CLASS_END,
@@ -148,7 +149,7 @@ class Vocabulary:
         Raises:
             FileNotFoundError: no such file. ValueError: not one of the two forms, an unknown key, or a key twice.
         """
-        path = Path(path)
+        path = local_path(path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names, or a .txt; "

@@ -172,4 +172,4 @@ def _sequence(value: Any, default: Sequence[Any], texts: bool) -> Any:
         items = [_literal(item) if isinstance(item, str) else unwrap(item) for item in value]
     if allowed and any(type(item) not in allowed for item in items):
         raise ValueError(wrong)
-    return type(default)(items)
+    return tuple(items) if isinstance(default, tuple) else items

@@ -17,6 +17,7 @@ from hyperclip.config import load_config
 from hyperclip.engine.checkpointing import fetched
 from hyperclip.evaluation.report import comparison_table, result_rows
 from hyperclip.files import local_name, local_path, need_output_folder, write_atomically
+from hyperclip.predictor import Predictor
 from hyperclip.program import message_of_process, run_program
 from PIL import Image
 
@@ -293,4 +294,5 @@ def test_shipped_names_from_any_folder(tmp_path, monkeypatch):
     assert local_path("~/mine.yaml") == tmp_path / "mine.yaml" and local_path("nowhere/x") == Path("nowhere/x")
     for name in ("", "none", "ViT-B/16", "hf-hub:a/b", "http://a.org//b", "x" * 5000):
         assert local_name(name) == name
+    assert Predictor.from_config(DENSE, ["MODEL.DEVICE", "cpu"]).model.text is not None
     assert local_name("configs/quickstart/tiny_clip") == str(ROOT / "configs/quickstart/tiny_clip")

@@ -88,6 +88,12 @@ def test_values_that_are_no_texts_are_taken_from_python():
         ("TEST.IMS_PER_BATCH", "0", "1 or more"),
         ("SOLVER.IMS_PER_BATCH", "-4", "1 or more"),
         ("SOLVER.WARMUP_ITERS", "-1", "0 or more"),
+        ("SOLVER.MAX_ITER", "0", "1 or more"),
+        ("MODEL.CLIP_PIXEL_MEAN", "[1, 2]", "3 entries"),
+        ("MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[2]", "2 entries"),
+        ("INPUT.CROP.TYPE", "square", "one of ['absolute'"),
+        ("SOLVER.WARMUP_METHOD", "cosine", "one of ['linear'"),
+        ("WANDB.MODE", "off", "one of ['online'"),
         ("SOLVER.EMA_DECAY", "1.5", "0 to 1"),
         ("DATALOADER.NUM_WORKERS", "-1", "0 or more"),
         ("DATALOADER.MAX_FAULTY_SHARE", "2", "0 to 1"),
@@ -101,6 +107,36 @@ def test_values_that_are_no_texts_are_taken_from_python():
 def test_what_is_no_such_value_is_named_with_what_is_expected(key, text, expected):
     message = fault(QUICK, [key, text])
     assert key in message and text.strip("'\"")[:3] in message and f"expected {expected}" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "INPUT.MIN_SIZE_TRAIN"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN"),
+        (["INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[384, 384]"], "INPUT.CROP.SIZE"),
+        (["SOLVER.BASE_LR_END", "1"], "SOLVER.BASE_LR_END"),
+    ],
+)
+def test_values_that_do_not_fit_each_other(overrides, key):
+    assert f"config key {key}: got" in fault(QUICK, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1]"], "expected two blocks"),
+        (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 2, 3]"], "expected two blocks"),
+        (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 7]"], "expected indices 0 to 4"),
+        (["MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32]"], "DECODER_GUIDANCE_DIMS: got .32., expected two numbers"),
+        (["MODEL.SEM_SEG_HEAD.DECODER_DIMS", "[32, 16, 16]"], "expected two numbers"),
+    ],
+)
+def test_lists_of_the_head_are_checked_when_it_is_built(overrides, message):
+    from hyperclip.building import build_model
+
+    with pytest.raises(ValueError, match=message):
+        build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
 
 
 def test_numbers_below_zero_that_mean_something_are_allowed():

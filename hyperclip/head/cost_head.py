@@ -127,7 +127,7 @@ class CostVolumeHead(nn.Module):
                     f"MODEL.SEM_SEG_HEAD.{key}: got {head[key]}, expected {input_shape['embed_dim']}, CLIP's embedding "
                     "width (or 0, which takes it from CLIP)"
                 )
-        if len(head.CLIP_LAYERS) != len(head.DECODER_DIMS):
+        if len(head.CLIP_LAYERS) != 2:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(head.CLIP_LAYERS)}, expected two blocks, one for each stage of "
                 "the decoder, such as [3, 7]"

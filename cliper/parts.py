@@ -74,7 +74,7 @@ def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> n
     """
     import diffusers
 
-    name = read_json(folder / "config.json").get("_class_name")
+    name = str(read_json(folder / "config.json").get("_class_name"))
     if name not in classes:
         raise ValueError(
             f"diffusion model: {str(folder)!r} is a {name}, expected {' or '.join(classes)}"
@@ -117,7 +117,7 @@ def load_scheduler(folder: Path) -> Any:
     import diffusers
 
     name = read_json(folder / "scheduler_config.json").get("_class_name")
-    known = getattr(diffusers, str(name), None)
+    known: Any = getattr(diffusers, str(name), None)
     if not hasattr(known, "add_noise"):
         raise ValueError(
             f"diffusion model: {str(folder)!r} names the scheduler {name!r}, expected one of diffusers "

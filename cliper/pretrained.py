@@ -60,8 +60,7 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
         )
     name = local_name(model)
     if Path(name).is_file():
-        vae, unet, scheduler, prompt = load_single_file(Path(name), dtype)
-        return _finish(vae, unet, scheduler, prompt, model)
+        return _finish(*load_single_file(Path(name), dtype), model)
     folder, source = locate(name, revision)
     index = read_json(folder / "model_index.json")
     has_text = any((index.get(part) or [None])[0] for part in TEXT_PARTS)
@@ -74,7 +73,7 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
     unet: Any = load_module(folder / "unet", UNETS, dtype)
     vae = load_module(folder / "vae", VAES, dtype)
     scheduler = load_scheduler(folder / "scheduler")
-    prompt = None
+    prompt: Tensor | None = None
     if "Condition" in type(unet).__name__:
         prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, unet.config.cross_attention_dim)
     return _finish(vae, unet, scheduler, prompt, source)

@@ -25,7 +25,8 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         tokens: (R,), the token ids of the prompts; embeddings of other tokens have no influence.
     """
     device = clip.token_embedding.weight.device
-    settings, tensors = [_precision(device)], []
+    settings: list[object] = [_precision(device)]
+    tensors: list[Tensor] = []
     for prefix, module in _text_modules(clip):
         plain = [(key, value) for key, value in vars(module).items() if isinstance(value, SETTING)]
         settings.append((prefix, type(module).__qualname__, plain))
@@ -34,7 +35,7 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         tensors += [value.detach()[tokens] if value is clip.token_embedding.weight else value.detach() for _, value in own]
     sums = torch.cat([part for tensor in tensors for part in _bit_sums(tensor)])
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
-    digest.update(sums.cpu().numpy())
+    digest.update(sums.cpu().numpy().tobytes())
     return digest.digest()
 
 

@@ -1,10 +1,16 @@
-"""C7: the whole of CLIPer, from a picture to labels, on the recorded CLIP and diffusion weights."""
+"""C7: the whole of CLIPer, from an image to labels, on the recorded CLIP and diffusion weights.
+
+Two cuts at a share of the largest value lie on the way: of the class probabilities, and of each attention map. An entry at a
+cut falls on one side or the other by the processor's rounding. ``tests/reference/rounding.py`` derives from this very
+computation which results that can change, and by how much; all others agree to 1e-5.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from cliper.affinity import FuseOptions
 from cliper.diffusion import DiffusionAttention, DiffusionOptions
 from cliper.meta_arch import CLIPer
@@ -13,7 +19,28 @@ from cliper.refiner import DiffusionRefiner
 from cliper.scores import ScoreOptions, coarse_scores
 from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
 
+from ..reference import rounding
+from ..reference.cliper import attention_maps
 from .test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
+
+FLIPPED = 0.005
+"""Share of the results that cuts may have moved: the share of pixels whose label may differ (golden/README.md)."""
+
+
+def doubt_of(encoded, coarse, text, attention, image, threshold):
+    """By how much entries at the cuts may have moved each refined score (6, 64, 64)."""
+    embedded, (maps,) = encoded.embedded, attention([image])
+    logits = 100 * embedded.features[-1] @ text.T
+    layers = len(embedded.features)
+    doubt = torch.zeros(logits.shape[0], 6)
+    if embedded.windows is None:  # with windows the selected probabilities are means of two, whose cut C2 checks
+        doubt = rounding.class_score_doubt(logits.softmax(-1)[:, :6], embedded.affinity, layers, threshold)
+    start, scores = (
+        F.interpolate(x[None], maps.grid, mode="bilinear")[0].flatten(1).T
+        for x in (doubt.T.unflatten(1, embedded.grid), coarse)
+    )
+    whole = [attention_maps([q], [k], [s])[0] for q, k, s in zip(maps.queries, maps.keys, maps.scales, strict=True)]
+    return rounding.refinement_doubt(whole, scores, start, threshold).T.unflatten(1, maps.grid)
 
 
 @pytest.mark.parametrize("name", ["norm", "plain"])
@@ -33,11 +60,16 @@ def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # no
     vocabulary = Vocabulary(tuple((n,) for n in info["fg"]), negatives=tuple(info["bg"]))
     image = torch.from_numpy(fake_state.image(480, 640, 0)).permute(2, 0, 1)
     (encoded,) = model.encode([image])
-    coarse = coarse_scores(encoded.embedded, model.embed_vocabulary(vocabulary), 6, model.scores)
+    text = model.embed_vocabulary(vocabulary)
+    coarse = coarse_scores(encoded.embedded, text, 6, model.scores)
     refined = encoded.refinement(coarse)
-    np.testing.assert_allclose(refined[:, ::2, ::2], recorded[f"{name}_pred_mask_every2"], atol=1e-5)
-    np.testing.assert_allclose(fuse_scores(refined, coarse), recorded[f"{name}_final_score"], atol=1e-5)
+    doubt = doubt_of(encoded, coarse, text, attention, image, settings["thr"])
+    difference = np.abs(refined[:, ::2, ::2].numpy() - recorded[f"{name}_pred_mask_every2"])
+    assert (difference <= 1e-5 + doubt[:, ::2, ::2].numpy()).all(), difference.max()
+    assert (difference > 1e-5).mean() <= FLIPPED
+    lowest, highest = (fuse_scores(refined + sign * doubt, coarse).numpy() for sign in (-1, 1))
+    assert (lowest - 1e-5 <= recorded[f"{name}_final_score"]).all() and (recorded[f"{name}_final_score"] <= highest + 1e-5).all()
     model.set_vocabulary(vocabulary)
     (result,) = model([{"image": image, "height": 480, "width": 640}])
     differing = (result["sem_seg_labels"].numpy() + 1 != recorded[f"{name}_label"]).mean()
-    assert differing <= 0.005
+    assert differing <= FLIPPED

@@ -1,0 +1,56 @@
+"""How far results may differ between processors where a number is so close to a cut that rounding decides its side.
+
+Two processors add the same numbers in another order, so that their float32 results differ in the last digits. Behind a cut
+("below a share of the largest: 0") such a difference becomes as large as the cut itself, but only for the few entries that
+lie at it. What such an entry can change follows from the arithmetic, in first order:
+
+* a row of a normalised map is a weighted mean with the weights ``a_j / S``. An entry at the threshold t has the weight t / S,
+  so with it or without it the mean y differs by ``t / S |x_j - y|``;
+* everything behind it is linear with weights that are not negative, so doubts are propagated with the same weights.
+
+Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, K classes, L layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLOSE_PROBABILITIES = 1e-4
+"""Relative distance from the cut within which an attention probability may lie on either side: probabilities up to 0.99 are
+compared to 1e-4 themselves (C6), which is the error of their logits (up to 40) behind a UNet in float32."""
+CLOSE_CLASSES = 1e-3
+"""The same for class probabilities: their logits, of scale 100, are compared to 1e-3 (C2), and exp turns an absolute error of
+a logit into a relative one of the probability."""
+
+
+def at_the_cut(values: Tensor, level: Tensor | float, close: float) -> Tensor:
+    """Which values are within a relative distance of a level."""
+    return (values - level).abs() <= close * torch.as_tensor(level, dtype=values.dtype)
+
+
+def class_score_doubt(chosen: Tensor, affinity: Tensor, layers: int, threshold: float) -> Tensor:
+    """Doubt (N, K) of CLIPer's coarse scores: from the selected layer's probabilities (N, K) before their cut.
+
+    An entry at the cut enters the mean over all layers with 1 / L, and every patch along the columns of the map (N, N).
+    """
+    level = threshold * chosen.amax(dim=0)
+    flip = torch.where(at_the_cut(chosen, level, CLOSE_CLASSES), level, 0.0)
+    return affinity.mT @ flip + flip / layers
+
+
+def refinement_doubt(maps: list[Tensor], scores: Tensor, doubt: Tensor, threshold: float) -> Tensor:
+    """Doubt (N, K) of the product of cut and normalised maps (N, N), the first one outermost, with scores (N, K).
+
+    Args:
+        maps: softmax probabilities. doubt: that of the scores (N, K).
+    """
+    for one in reversed(maps):
+        scaled = one / (one.amax(dim=0) + 1e-5)
+        kept = torch.where(scaled < threshold, 0.0, scaled)
+        sums = kept.sum(dim=1, keepdim=True) + 1e-5
+        result, doubt = kept @ scores / sums, kept @ doubt / sums
+        rows, columns = at_the_cut(scaled, threshold, CLOSE_PROBABILITIES).nonzero(as_tuple=True)
+        doubt = doubt.index_add(0, rows, threshold / sums[rows] * (scores[columns] - result[rows]).abs())
+        scores = result
+    return doubt

@@ -1,0 +1,65 @@
+"""Which labels the loss takes, what it is by its definition, and which classes a training step samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hyperclip.head import pixel_class_bce, sample_classes
+from hyperclip.head.loss import check_labels
+
+
+@pytest.mark.parametrize("ignore", [255, 459, -1])
+@pytest.mark.parametrize(("label", "legal"), [(0, True), (4, True), (5, False), (-2, False), (254, False)])
+def test_labels_are_classes_or_ignored(label, legal, ignore):
+    target = torch.full((1, 2, 2), ignore)
+    target[0, 0, 0] = label
+    logits = torch.zeros(1, 5, 2, 2)
+    calls = (lambda: check_labels(target, 5, ignore), lambda: pixel_class_bce(logits, target, ignore),
+             lambda: sample_classes(target, 5, 3, ignore))  # fmt: skip
+    for call in calls:
+        if legal:
+            call()
+        else:
+            with pytest.raises(ValueError, match=rf"labels: got \[{label}\], expected 0 to 4 or the ignore value {ignore}"):
+                call()
+
+
+def test_the_message_shows_five_labels():
+    with pytest.raises(ValueError, match=r"got \[6, 7, 8, 9, 10\], expected 0 to 4"):
+        check_labels(torch.arange(6, 20), 5, 255)
+
+
+@pytest.mark.parametrize("ignore", [255, 459])
+def test_the_definition(ignore):
+    """Mean over pixels and classes; ignored pixels are negatives of every class."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 6, generator=generator)
+    target = torch.randint(0, 3, (2, 4, 6), generator=generator)
+    target[0, :2] = ignore
+    one_hot = torch.stack([target == k for k in range(3)], 1).float()
+    expected = F.binary_cross_entropy_with_logits(logits, one_hot)
+    torch.testing.assert_close(pixel_class_bce(logits, target, ignore), expected)
+
+
+def test_logits_are_resized_to_the_labels():
+    logits = torch.tensor([[[[0.0, 4.0]]]])
+    target = torch.zeros(1, 1, 4, dtype=torch.long)
+    resized = torch.tensor([0.0, 1.0, 3.0, 4.0])  # bilinear, pixel centres half a pixel inside
+    torch.testing.assert_close(pixel_class_bce(logits, target), F.softplus(-resized).mean())
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 2), (2, 2), (3, 3), (5, 5), (20, 20), (99, 20)])
+def test_how_many_classes_are_sampled(count, size):
+    target = torch.tensor([[[3, 255], [19, 3]]])
+    renamed, chosen = sample_classes(target, 20, count)
+    assert len(chosen) == size and len(set(chosen.tolist())) == size and (chosen.diff() > 0).all()
+    assert torch.equal(chosen[renamed[renamed != 255]], target[target != 255])
+    assert torch.equal(renamed == 255, target == 255)
+
+
+def test_the_others_are_drawn_at_random():
+    target = torch.full((1, 1, 1), 7)
+    drawn = {tuple(sample_classes(target, 30, 3)[1].tolist()) for _ in range(20)}
+    assert len(drawn) > 5 and all(7 in chosen for chosen in drawn)
+    assert {k for chosen in drawn for k in chosen} - set(range(30)) == set()

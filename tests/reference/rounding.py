@@ -13,6 +13,8 @@ Every other entry has to agree to the tolerance of the comparison. Shapes: M map
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ compared to 1e-4 themselves (C6), which is the error of their logits (up to 40) 
 CLOSE_CLASSES = 1e-3
 """The same for class probabilities: their logits, of scale 100, are compared to 1e-3 (C2), and exp turns an absolute error of
 a logit into a relative one of the probability."""
+ROUNDED = 2.0**-24
+"""Relative error of one float32 rounding."""
 
 
 def at_the_cut(values: Tensor, level: Tensor | float, close: float) -> Tensor:
@@ -39,18 +43,29 @@ def class_score_doubt(chosen: Tensor, affinity: Tensor, layers: int, threshold: 
     return affinity.mT @ flip + flip / layers
 
 
-def refinement_doubt(maps: list[Tensor], scores: Tensor, doubt: Tensor, threshold: float) -> Tensor:
+def close_in_float32(largest_logit: float, terms: int) -> float:
+    """Relative distance within which maps ``softmax(q k^T)`` in float32 may differ where they are divided by a column's largest.
+
+    A logit is a sum of so many terms and has an absolute error of up to ``terms`` roundings of the largest one, which exp
+    makes a relative error; the largest entry has the same one, and the division and the row's sum add a few roundings.
+    """
+    return 2 * ROUNDED * (terms * largest_logit + 4)
+
+
+def refinement_doubt(
+    maps: Sequence[Tensor], scores: Tensor, doubt: Tensor, threshold: float, close: float = CLOSE_PROBABILITIES
+) -> Tensor:
     """Doubt (N, K) of the product of cut and normalised maps (N, N), the first one outermost, with scores (N, K).
 
     Args:
-        maps: softmax probabilities. doubt: that of the scores (N, K).
+        maps: softmax probabilities. doubt: that of the scores (N, K). close: relative distance from the cut.
     """
     for one in reversed(maps):
         scaled = one / (one.amax(dim=0) + 1e-5)
         kept = torch.where(scaled < threshold, 0.0, scaled)
         sums = kept.sum(dim=1, keepdim=True) + 1e-5
         result, doubt = kept @ scores / sums, kept @ doubt / sums
-        rows, columns = at_the_cut(scaled, threshold, CLOSE_PROBABILITIES).nonzero(as_tuple=True)
+        rows, columns = at_the_cut(scaled, threshold, close).nonzero(as_tuple=True)
         doubt = doubt.index_add(0, rows, threshold / sums[rows] * (scores[columns] - result[rows]).abs())
         scores = result
     return doubt

@@ -91,6 +91,19 @@ def test_types_and_shapes_stay():
     torch.testing.assert_close(hyperbolic.logmap0(hyperbolic.expmap0(tiny, 1.0), 1.0), tiny, rtol=1e-5, atol=0)
 
 
+@CURVATURES
+def test_float32_is_float64_rounded(c):
+    """All is computed in float64, whatever the input is: artanh of a small float32 number cancels."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(50, 4, generator=generator) / 10 / c**0.5 for _ in range(2))
+    m = torch.randn(4, 4, generator=generator)
+    pairs = [(f(x, c), f(x.double(), c)) for f in (hyperbolic.expmap0, hyperbolic.logmap0)]
+    pairs.append((hyperbolic.mobius_matvec(m, x, c), hyperbolic.mobius_matvec(m.double(), x.double(), c)))
+    pairs.append((hyperbolic.distance(x, y, c), hyperbolic.distance(x.double(), y.double(), c)))
+    for single, double in pairs:
+        assert torch.equal(single, double.float())
+
+
 @pytest.mark.parametrize("c", [0.0, -1.0, float("nan")])
 def test_a_curvature_magnitude_is_positive(c):
     with pytest.raises(ValueError, match="curvature magnitude: got .*, expected a positive number"):

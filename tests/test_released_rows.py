@@ -61,6 +61,7 @@ def check_what_all_rows_share(cfg):
     assert cfg.MODEL.META_ARCHITECTURE == "CLIPer" and cfg.MODEL.SYNONYMS == "first"
     assert (node.ATTENTION, node.SINKHORN, node.CENTER, node.CENTER_SCALE, node.RESIDUAL) == ("fused", -1, "mean", 1.0, 0.0)
     assert (node.AVERAGE, node.AVERAGE_WEIGHT, node.PROPAGATION, node.WINDOW_STRIDE) == ("all", 1.0, "columns", 112)
+    assert node.HALF and not node.HALF_POSITIONS
     assert node.NEGATIVES == ["background"] and node.MEAN_NEGATIVE and node.PROTOCOL == "abstain" and node.MAX_SIZE == 2560
     assert (node.REFINER.NAME, node.REFINER.FUSION, node.REFINER.THRESHOLD, node.REFINER.INDEX) == ("diffusion", "SFSA", -1.0, 1)
     diffusion = node.DIFFUSION
@@ -134,6 +135,7 @@ def test_rows_that_are_trained(name):
     assert list(cfg.DATASETS.TEST) == ["coco_2017_test_stuff_all_sem_seg"]
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROMPT_ENSEMBLE_TYPE, cfg.MODEL.SYNONYMS) == ("HyperCLIP", "single", "first")
     sections = ((head, HEAD), (cfg.SOLVER, SOLVER), (cfg.INPUT, INPUT), (cfg.TEST, TEST))
+    assert (cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY, cfg.DATALOADER.NUM_WORKERS) == ("", 0, 16)
     for node, expected in sections:
         assert {key: value_of(node, key) for key in expected} == expected
 

@@ -262,3 +262,16 @@ def test_each_split_has_its_folders_and_affixes(tmp_path):
     assert [s.name for s in (train, val)] == [f"{tmp_path.name}-rules_train", f"{tmp_path.name}-rules_val"]
     assert train.vocabulary().version == "3" and not train.benchmark and train.background == "none"
     assert train.name not in DATASETS  # reading registers nothing
+
+
+def test_the_message_lists_the_built_in_label_maps_alone(tmp_path):
+    read_dataset_file(describe(tmp_path))  # whose own map is known from now on
+    with pytest.raises(ValueError, match="label_map 'mine': expected one for 2 classes, of") as error:
+        read_dataset_file(describe(tmp_path, label_map="mine"))
+    assert "'cityscapes'" in str(error.value) and "file:" not in str(error.value)
+
+
+@pytest.mark.parametrize("splits", [{"val": {"images": "a", "labels": "b"}, "a/b": {"images": "a", "labels": "b"}}])
+def test_one_wrong_name_among_the_splits(tmp_path, splits):
+    with pytest.raises(ValueError, match="splits: got "):
+        read_dataset_file(describe(tmp_path, splits=splits))

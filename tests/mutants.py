@@ -114,8 +114,20 @@ def import_libraries() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.define_missing_torchvision_operators()
-    for name in ("pytest", "timm", "open_clip", "geoopt", "diffusers", "transformers", "torchvision.transforms", "detectron2.engine",
-                 "detectron2.projects.deeplab", "detectron2.projects.point_rend", "detectron2.evaluation", "PIL.Image"):  # fmt: skip
+    for name in (
+        "pytest",
+        "timm",
+        "open_clip",
+        "geoopt",
+        "diffusers",
+        "transformers",
+        "torchvision.transforms",
+        "detectron2.engine",
+        "detectron2.projects.deeplab",
+        "detectron2.projects.point_rend",
+        "detectron2.evaluation",
+        "PIL.Image",
+    ):
         __import__(name)
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel, UNet2DModel  # noqa: F401  (imported when named)
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
@@ -187,7 +199,9 @@ def run_entry(
     """Plant the bugs of an entry of the table one after the other."""
     tests = list(entry["tests"])
     sys.dont_write_bytecode = False  # pytest keeps its compiled tests
+    start = time.monotonic()
     broken = noticed_by(copy, tests, 10 * limit)
+    limit = max(limit, 5 * (time.monotonic() - start))  # a busy machine is no endless loop
     sys.dont_write_bytecode = True  # or a bug could be read from the file of another one
     if broken:
         log = (copy.parent / "report.log").read_text()[-2000:]

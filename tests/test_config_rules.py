@@ -24,24 +24,36 @@ def test_keys_of_the_released_configs_that_mean_nothing_name_what_replaces_them(
 
 
 def test_legacy_keys_in_files(tmp_path):
-    with pytest.raises(ValueError, match=r"MODEL.SWIN.EMBED_DIM .*the vision backbone is CLIP itself"):
+    with pytest.raises(
+        ValueError, match=r"MODEL.SWIN.EMBED_DIM .*the vision backbone is CLIP itself"
+    ):
         load_config(written(tmp_path, "MODEL: {SWIN: {EMBED_DIM: 96}}"))
 
 
 def test_a_key_that_only_begins_like_a_legacy_one_is_known():
-    cfg = load_config(CONFIG, ["MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet"])  # MODEL.PROMPT_ENSEMBLE is a legacy key
+    cfg = load_config(
+        CONFIG, ["MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet"]
+    )  # MODEL.PROMPT_ENSEMBLE is a legacy key
     assert cfg.MODEL.PROMPT_ENSEMBLE_TYPE == "imagenet"
 
 
 @pytest.mark.parametrize(
-    ("key", "near"), [("SOLVER.BASE_LRR", "SOLVER.BASE_LR"), ("MODEL.CLIPER.SIZES", "MODEL.CLIPER.SIZE"), ("TEST.SLIDING_WINDOWS", "TEST.SLIDING_WINDOW")]
+    ("key", "near"),
+    [
+        ("SOLVER.BASE_LRR", "SOLVER.BASE_LR"),
+        ("MODEL.CLIPER.SIZES", "MODEL.CLIPER.SIZE"),
+        ("TEST.SLIDING_WINDOWS", "TEST.SLIDING_WINDOW"),
+    ],
 )
 def test_unknown_keys_name_the_nearest(tmp_path, key, near):
     with pytest.raises(ValueError, match=key) as error:
         load_config(CONFIG, [key, "1"])
     assert f"'{near}'" in str(error.value)
     *sections, name = key.split(".")
-    text = "".join(f"{'  ' * k}{section}:\n" for k, section in enumerate(sections)) + f"{'  ' * len(sections)}{name}: 1"
+    text = (
+        "".join(f"{'  ' * k}{section}:\n" for k, section in enumerate(sections))
+        + f"{'  ' * len(sections)}{name}: 1"
+    )
     with pytest.raises(ValueError, match=key):
         load_config(written(tmp_path, text))
 

@@ -1,4 +1,4 @@
-"""The rules of the Poincare ball's maps, against their formulas: where points are held back, and what the numbers are."""
+"""The maps of the Poincare ball against their formulas, and where they hold points back."""
 
 from __future__ import annotations
 
@@ -30,13 +30,25 @@ def test_the_largest_norms_that_come_back(c):
 def test_projection_moves_only_what_is_outside(c):
     limit = 0.999 / math.sqrt(c)
     inside, outside = along(0.998 / math.sqrt(c), 1, -2), along(1.5 / math.sqrt(c), 1, -2)
-    points = hyperbolic.project(torch.stack([inside, outside, torch.zeros(2, dtype=torch.float64)]), c)
-    torch.testing.assert_close(points, torch.stack([inside, along(limit, 1, -2), torch.zeros(2, dtype=torch.float64)]))
-    torch.testing.assert_close(hyperbolic.project(outside, c, 0.25), along(0.75 / math.sqrt(c), 1, -2))
+    points = hyperbolic.project(
+        torch.stack([inside, outside, torch.zeros(2, dtype=torch.float64)]), c
+    )
+    torch.testing.assert_close(
+        points, torch.stack([inside, along(limit, 1, -2), torch.zeros(2, dtype=torch.float64)])
+    )
+    torch.testing.assert_close(
+        hyperbolic.project(outside, c, 0.25), along(0.75 / math.sqrt(c), 1, -2)
+    )
 
 
 @CURVATURES
 def test_exponential_map(c):
+    far = along(
+        8.0 / math.sqrt(c), 2, 1
+    )  # not held back: tanh(8) is closer to the boundary than 1e-5
+    torch.testing.assert_close(
+        hyperbolic.expmap0(far, c), along(math.tanh(8.0) / math.sqrt(c), 2, 1), rtol=1e-9, atol=0
+    )
     for norm in (0.1, 1.0, 3.0):
         expected = along(math.tanh(math.sqrt(c) * norm) / math.sqrt(c), 2, 1)
         torch.testing.assert_close(hyperbolic.expmap0(along(norm, 2, 1), c), expected)
@@ -60,13 +72,17 @@ def test_product_of_points_on_and_outside_the_boundary(c, beyond):
     """They count as points at 1 - 1e-5 of the radius: artanh of 1 and more is no number."""
     shrink = 0.1 * torch.eye(2, dtype=torch.float64)
     size = math.tanh(0.1 * math.atanh(1 - 1e-5)) / math.sqrt(c)
-    torch.testing.assert_close(hyperbolic.mobius_matvec(shrink, along(beyond / math.sqrt(c), 5, 12), c), along(size, 5, 12))
+    torch.testing.assert_close(
+        hyperbolic.mobius_matvec(shrink, along(beyond / math.sqrt(c), 5, 12), c), along(size, 5, 12)
+    )
 
 
 @CURVATURES
 def test_the_product_is_held_back_further_than_its_input(c):
     """At 1 - 1e-3 of the radius, not at 1 - 1e-5."""
-    result = hyperbolic.mobius_matvec(3 * torch.eye(2, dtype=torch.float64), along(0.99 / math.sqrt(c), 1, 1), c)
+    result = hyperbolic.mobius_matvec(
+        3 * torch.eye(2, dtype=torch.float64), along(0.99 / math.sqrt(c), 1, 1), c
+    )
     torch.testing.assert_close(result, along(0.999 / math.sqrt(c), 1, 1))
 
 
@@ -78,17 +94,28 @@ def test_radius_and_distance(c):
     assert hyperbolic.radius(u).item() == pytest.approx(1.4)
     torch.testing.assert_close(hyperbolic.distance(zero, x, c), hyperbolic.radius(u))
     # arcosh form of the distance, scaled to curvature -c (Ganea et al., section 2.1)
-    ratio = 2 * c * (x - y).square().sum() / ((1 - c * x.square().sum()) * (1 - c * y.square().sum()))
+    ratio = (
+        2 * c * (x - y).square().sum() / ((1 - c * x.square().sum()) * (1 - c * y.square().sum()))
+    )
     torch.testing.assert_close(hyperbolic.distance(x, y, c), torch.acosh(1 + ratio) / math.sqrt(c))
 
 
 def test_types_and_shapes_stay():
     x = torch.rand(3, 5, 4) / 10
-    for y in (hyperbolic.expmap0(x, 0.5), hyperbolic.logmap0(x, 0.5), hyperbolic.mobius_matvec(torch.eye(4), x, 0.5)):
+    for y in (
+        hyperbolic.expmap0(x, 0.5),
+        hyperbolic.logmap0(x, 0.5),
+        hyperbolic.mobius_matvec(torch.eye(4), x, 0.5),
+    ):
         assert (y.dtype, y.shape) == (torch.float32, x.shape)
-    assert hyperbolic.distance(x, x, 0.5).shape == (3, 5) and hyperbolic.distance(x, x, 0.5).dtype == torch.float32
+    assert (
+        hyperbolic.distance(x, x, 0.5).shape == (3, 5)
+        and hyperbolic.distance(x, x, 0.5).dtype == torch.float32
+    )
     tiny = torch.tensor([1e-7, 0.0])  # cancels in float32, does not in float64
-    torch.testing.assert_close(hyperbolic.logmap0(hyperbolic.expmap0(tiny, 1.0), 1.0), tiny, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        hyperbolic.logmap0(hyperbolic.expmap0(tiny, 1.0), 1.0), tiny, rtol=1e-5, atol=0
+    )
 
 
 @CURVATURES
@@ -98,7 +125,9 @@ def test_float32_is_float64_rounded(c):
     x, y = (torch.randn(50, 4, generator=generator) / 10 / c**0.5 for _ in range(2))
     m = torch.randn(4, 4, generator=generator)
     pairs = [(f(x, c), f(x.double(), c)) for f in (hyperbolic.expmap0, hyperbolic.logmap0)]
-    pairs.append((hyperbolic.mobius_matvec(m, x, c), hyperbolic.mobius_matvec(m.double(), x.double(), c)))
+    pairs.append(
+        (hyperbolic.mobius_matvec(m, x, c), hyperbolic.mobius_matvec(m.double(), x.double(), c))
+    )
     pairs.append((hyperbolic.distance(x, y, c), hyperbolic.distance(x.double(), y.double(), c)))
     for single, double in pairs:
         assert torch.equal(single, double.float())

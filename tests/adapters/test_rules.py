@@ -29,7 +29,12 @@ INPUT_CAP, OUTPUT_CAP = math.atanh(1 - 1e-5), math.atanh(1 - 1e-3)
 
 def rows_of(norms, width=8):
     """A weight (3 width, width) whose rows have these norms, in turn, and directions without zeros."""
-    weight = torch.rand(3 * width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    weight = (
+        torch.rand(
+            3 * width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        + 0.5
+    )
     sizes = torch.tensor(norms, dtype=torch.float64).repeat(3 * width)[: 3 * width]
     return weight / weight.norm(dim=1, keepdim=True) * sizes[:, None]
 
@@ -61,7 +66,9 @@ def test_related_blocks_have_the_same_caps(c):
     adapter = RelatedRadius(SharedBlocks(1, (2, 2), 4).double(), "text", 0, ("q", "k", "v"), c)
     for factor in (0.25, 2.0):
         with torch.no_grad():
-            adapter.shared.blocks.copy_(factor * torch.eye(4, dtype=torch.float64).expand_as(adapter.shared.blocks))
+            adapter.shared.blocks.copy_(
+                factor * torch.eye(4, dtype=torch.float64).expand_as(adapter.shared.blocks)
+            )
         weight = rows_of([0.5, 3.0, 3.9, 5.9, 6.5, 30.0, 1000.0]) / c**0.5
         torch.testing.assert_close(adapter(weight), capped(weight, factor, c), rtol=1e-6, atol=1e-9)
 
@@ -74,10 +81,12 @@ def test_rows_are_multiplied_by_the_transposed_blocks():
         for p in adapter.parameters():
             p.copy_(torch.randn(p.shape, generator=generator))
     weight = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-    expected = torch.cat([
-        torch.stack([torch.block_diag(*getattr(adapter, name)) @ row for row in part])
-        for name, part in zip("qkv", weight.chunk(3), strict=True)
-    ])  # fmt: skip
+    expected = torch.cat(
+        [
+            torch.stack([torch.block_diag(*getattr(adapter, name)) @ row for row in part])
+            for name, part in zip("qkv", weight.chunk(3), strict=True)
+        ]
+    )
     torch.testing.assert_close(adapter(weight), expected)
     with torch.no_grad():
         torch.testing.assert_close(adapter(weight), expected)
@@ -87,14 +96,21 @@ def test_rows_are_multiplied_by_the_transposed_blocks():
 @pytest.mark.parametrize("kind", [RadiusAdjustment, Rotation, LowRank, TrainedProjections])
 def test_only_the_chosen_projections_change(kind, chosen):
     weight = rows_of([1.0])
-    start = {RadiusAdjustment: (8, 4, 1e-6), Rotation: (8, 4), LowRank: (8, 2), TrainedProjections: (weight,)}[kind]
+    start = {
+        RadiusAdjustment: (8, 4, 1e-6),
+        Rotation: (8, 4),
+        LowRank: (8, 2),
+        TrainedProjections: (weight,),
+    }[kind]
     adapter = kind(*start, projections=chosen).double()
     torch.testing.assert_close(adapter(weight), weight)
     with torch.no_grad():
         for p in adapter.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     changed = (adapter(weight) - weight).unflatten(0, (3, -1)).abs().amax((1, 2))
-    assert [name for name, size in zip("qkv", changed.tolist(), strict=True) if size > 1e-3] == sorted(chosen, key="qkv".index)
+    assert [
+        name for name, size in zip("qkv", changed.tolist(), strict=True) if size > 1e-3
+    ] == sorted(chosen, key="qkv".index)
 
 
 @pytest.mark.parametrize("mode", ["hyperbolic", "relations"])
@@ -110,15 +126,26 @@ def test_each_tower_has_its_curvature(mode):
     for encoder, c in (("vision", 0.04), ("text", 0.25)):
         for block in tower(clip, encoder):
             norms = block.attn.in_proj_weight.norm(dim=1)
-            torch.testing.assert_close(norms, torch.full_like(norms, OUTPUT_CAP / c**0.5), rtol=1e-4, atol=0)
+            torch.testing.assert_close(
+                norms, torch.full_like(norms, OUTPUT_CAP / c**0.5), rtol=1e-4, atol=0
+            )
 
 
 @pytest.mark.parametrize(("text", "expected"), [(0, (32, 32)), (64, (32, 64))])
 def test_each_tower_has_its_block_size(text, expected):
     clip = load_clip(TINY).model
-    prepare_finetuning(clip, "hyperbolic", options=AdapterOptions(block_size=32, block_size_text=text))
-    sides = [{p.shape[-1] for n, a in adapters(clip) for p in a.parameters() if ("visual" in n) == vision}
-             for vision in (True, False)]  # fmt: skip
+    prepare_finetuning(
+        clip, "hyperbolic", options=AdapterOptions(block_size=32, block_size_text=text)
+    )
+    sides = [
+        {
+            p.shape[-1]
+            for n, a in adapters(clip)
+            for p in a.parameters()
+            if ("visual" in n) == vision
+        }
+        for vision in (True, False)
+    ]
     assert sides == [{expected[0]}, {expected[1]}]
 
 
@@ -129,7 +156,9 @@ def test_only_the_chosen_towers_are_adapted(mode, encoders):
     prepare_finetuning(clip, mode, encoders=encoders, options=AdapterOptions(block_size=32, rank=2))
     each = 2 if mode == "relations" else 1
     for encoder in ("vision", "text"):
-        found = [m for b in tower(clip, encoder) for m in b.modules() if hasattr(m, "parametrizations")]
+        found = [
+            m for b in tower(clip, encoder) for m in b.modules() if hasattr(m, "parametrizations")
+        ]
         assert len(found) == (each * len(tower(clip, encoder)) if encoder in encoders else 0)
 
 
@@ -159,7 +188,10 @@ def test_the_scale_of_low_rank_updates(rank, alpha):
         for name in "qkv":
             getattr(adapter, f"{name}_up").fill_(1.0)
             getattr(adapter, f"{name}_down").fill_(0.5)
-    torch.testing.assert_close(adapter(weight) - weight, torch.full((24, 8), alpha / rank * rank * 0.5, dtype=torch.float64))
+    torch.testing.assert_close(
+        adapter(weight) - weight,
+        torch.full((24, 8), alpha / rank * rank * 0.5, dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 9])
@@ -178,14 +210,39 @@ def test_low_rank_factors_start_at_random_downwards_alone():
 @pytest.mark.parametrize("value", [[], ["x"], ["q", "o"]])
 def test_projections_that_do_not_exist(value):
     for make in (RadiusAdjustment, Rotation):
-        with pytest.raises(ValueError, match=r"PROJECTIONS: got .*, expected one or more of \['q', 'k', 'v'\]"):
+        with pytest.raises(
+            ValueError, match=r"PROJECTIONS: got .*, expected one or more of \['q', 'k', 'v'\]"
+        ):
             make(8, 4, projections=value)
 
 
 @pytest.mark.parametrize("block_size", [0, 3, 16])
 def test_blocks_that_do_not_fill_the_width(block_size):
-    with pytest.raises(ValueError, match=f"BLOCK_SIZE: got {block_size}, expected a divisor of the attention width 8"):
+    with pytest.raises(
+        ValueError,
+        match=f"BLOCK_SIZE: got {block_size}, expected a divisor of the attention width 8",
+    ):
         RadiusAdjustment(8, block_size)
+    assert RadiusAdjustment(8, 1).q.shape == (8, 1, 1) and RadiusAdjustment(8, 8).q.shape == (
+        1,
+        8,
+        8,
+    )
+
+
+def test_options_without_a_config_are_those_of_the_released_code():
+    options = AdapterOptions()
+    assert (options.block_size, options.block_size_text, options.rank, options.alpha) == (
+        128,
+        0,
+        8,
+        8.0,
+    )
+    assert tuple(options.projections) == ("q", "k", "v") and not options.literal
+    assert (LowRank(64).q_down.shape[0], LowRank(64).scale) == (8, 1.0)
+    assert RadiusAdjustment(256).q.shape == Rotation(256).q.shape == (2, 128, 128)
+    assert RadiusAdjustment(256).curvature == 0.01 and not RadiusAdjustment(256).literal
+    assert TrainedProjections(torch.zeros(6, 2)).projections == ("q", "v")
 
 
 @pytest.mark.parametrize("c", [0.0, -1.0, float("nan")])
@@ -215,6 +272,8 @@ def test_the_table_counts_both_towers_and_the_sum():
     assert rows["CLIP vision adapters"] == (3 * 32 * width * layers,) * 2
     assert rows["CLIP text adapters"] == (3 * 32 * text * text_layers,) * 2
     assert rows["sem_seg_head"] == (8, 8) and rows["CLIP vision"][0] == rows["CLIP text"][0] == 0
-    assert rows["total"] == (sum(p.numel() for p in model.parameters() if p.requires_grad),
-                             sum(p.numel() for p in model.parameters()))  # fmt: skip
+    assert rows["total"] == (
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sum(p.numel() for p in model.parameters()),
+    )
     assert list(rows)[-1] == "total" and merge(model) == layers + text_layers

@@ -43,12 +43,20 @@ def test_the_activation_that_a_name_was_trained_with(name, weights, expected):
 
 @pytest.mark.parametrize(
     ("name", "width", "layers", "patch", "size"),
-    [("ViT-B/32", 768, 12, 32, 224), ("ViT-B/16", 768, 12, 16, 224), ("ViT-L/14", 1024, 24, 14, 224), ("ViT-L/14@336px", 1024, 24, 14, 336)],
+    [
+        ("ViT-B/32", 768, 12, 32, 224),
+        ("ViT-B/16", 768, 12, 16, 224),
+        ("ViT-L/14", 1024, 24, 14, 224),
+        ("ViT-L/14@336px", 1024, 24, 14, 336),
+    ],
 )
 def test_what_openais_names_stand_for(name, width, layers, patch, size):
     with torch.device("meta"):
         visual = load_clip(name, "none").model.visual
-    assert visual.conv1.weight.shape == (width, 3, patch, patch) and len(visual.transformer.resblocks) == layers
+    assert (
+        visual.conv1.weight.shape == (width, 3, patch, patch)
+        and len(visual.transformer.resblocks) == layers
+    )
     assert len(visual.positional_embedding) == (size // patch) ** 2 + 1
 
 
@@ -76,12 +84,21 @@ def test_tags_are_loaded_with_their_activation(monkeypatch):
         raise RuntimeError("no network here")
 
     monkeypatch.setattr(open_clip, "create_model", create)
-    for name, weights in (("ViT-B/16", ""), ("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-B-32:metaclip_400m", ""), ("hf-hub:a/b", "")):
-        with pytest.raises(FileNotFoundError, match="not in the local cache, and the download failed"):
+    for name, weights in (
+        ("ViT-B/16", ""),
+        ("ViT-B-32", "laion2b_s34b_b79k"),
+        ("ViT-B-32:metaclip_400m", ""),
+        ("hf-hub:a/b", ""),
+    ):
+        with pytest.raises(
+            FileNotFoundError, match="not in the local cache, and the download failed"
+        ):
             load_clip(name, weights)
     assert [(a, p, bool(o.get("force_quick_gelu"))) for a, p, o in asked[:3]] == [
-        ("ViT-B-16", "openai", True), ("ViT-B-32", "laion2b_s34b_b79k", False), ("ViT-B-32", "metaclip_400m", True)
-    ]  # fmt: skip
+        ("ViT-B-16", "openai", True),
+        ("ViT-B-32", "laion2b_s34b_b79k", False),
+        ("ViT-B-32", "metaclip_400m", True),
+    ]
     assert asked[3][:2] == ("hf-hub:a/b", None)
 
 
@@ -122,11 +139,17 @@ def test_files_that_do_not_fit_say_what_is_wrong(tmp_path):
     missing = {k: v for k, v in state.items() if k != "ln_final.bias"}
     wrong = {**missing, "odd": torch.ones(1), "text_projection": torch.ones(2, 2)}
     save_file(wrong, tmp_path / "wrong.safetensors")
-    with pytest.raises(ValueError, match=r"1 keys missing \['ln_final.bias'\], 1 unexpected \['odd'\], 1 of another shape "
-                                         r"\['text_projection: file \(2, 2\), model") as error:  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"1 keys missing \['ln_final.bias'\], 1 unexpected \['odd'\], 1 of another shape "
+        r"\['text_projection: file \(2, 2\), model",
+    ) as error:
         load_clip(TINY, str(tmp_path / "wrong.safetensors"))
     assert "\n" not in str(error.value)
-    for part, message in ((missing, "1 keys missing"), ({**state, "odd": torch.ones(1)}, "0 keys missing .*1 unexpected")):
+    for part, message in (
+        (missing, "1 keys missing"),
+        ({**state, "odd": torch.ones(1)}, "0 keys missing .*1 unexpected"),
+    ):
         save_file(part, tmp_path / "part.safetensors")
         with pytest.raises(ValueError, match=message):
             load_clip(TINY, str(tmp_path / "part.safetensors"))
@@ -136,8 +159,12 @@ def test_files_win_over_the_weights_of_the_name(tmp_path):
     state = {k: v + 1 for k, v in load_file(f"{TINY}/open_clip_model.safetensors").items()}
     save_file(state, tmp_path / "mine.safetensors")
     loaded = load_clip(TINY, str(tmp_path / "mine.safetensors"))
-    assert torch.equal(loaded.model.text_projection, state["text_projection"]) and loaded.source.endswith("mine.safetensors")
-    assert not torch.equal(load_clip(TINY, "none").model.text_projection, state["text_projection"] - 1)
+    assert torch.equal(
+        loaded.model.text_projection, state["text_projection"]
+    ) and loaded.source.endswith("mine.safetensors")
+    assert not torch.equal(
+        load_clip(TINY, "none").model.text_projection, state["text_projection"] - 1
+    )
 
 
 def test_the_tokenizer_has_the_models_context():

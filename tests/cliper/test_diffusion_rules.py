@@ -22,18 +22,25 @@ def parts():
 def build(parts, unet=None, prompt=True, **options):
     options = DiffusionOptions(**{"layers": LAYERS, **options})
     unet = unet or parts.unet
-    return DiffusionAttention(parts.vae, unet, parts.scheduler, parts.prompt if prompt else None, options)
+    return DiffusionAttention(
+        parts.vae, unet, parts.scheduler, parts.prompt if prompt else None, options
+    )
 
 
 @pytest.fixture
 def image():
-    return torch.randint(0, 256, (3, 70, 130), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (3, 70, 130), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
 
 
 def seen(model, image):
     """What the autoencoder and the UNet were given."""
     kept = []
-    handles = [m.register_forward_pre_hook(lambda _, x: kept.append(x[0])) for m in (model.vae.encoder, model.unet)]
+    handles = [
+        m.register_forward_pre_hook(lambda _, x: kept.append(x[0]))
+        for m in (model.vae.encoder, model.unet)
+    ]
     try:
         with torch.no_grad():
             (maps,) = model([image])
@@ -48,7 +55,9 @@ def seen(model, image):
 def test_the_square_that_the_model_sees(parts, image, resize):
     """Of -1 to 1; nearest as released, or bilinear with anti-aliasing."""
     square, _, _ = seen(build(parts, resize=resize), image)
-    options = {"mode": "nearest"} if resize == "nearest" else {"mode": "bilinear", "antialias": True}
+    options = (
+        {"mode": "nearest"} if resize == "nearest" else {"mode": "bilinear", "antialias": True}
+    )
     expected = 2 * F.interpolate(image[None].float() / 255, size=(96, 96), **options) - 1
     torch.testing.assert_close(square, expected)
 
@@ -87,10 +96,22 @@ def test_models_that_are_higher_or_wider(parts, image):
     """Sizes are (height, width): of the image that is seen, of the latents and of the grid of tokens."""
     for sample, size in (((16, 24), (32, 48)), ((24, 16), (48, 32))):
         unet = UNet2DModel(
-            sample_size=sample, in_channels=4, out_channels=4, block_out_channels=(16, 32), norm_num_groups=8, attention_head_dim=8,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1,
-        ).eval()  # fmt: skip
-        model = build(parts, unet, prompt=False, layers=("up_blocks.0.attentions.1", "up_blocks.0.attentions.0"))
+            sample_size=sample,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(16, 32),
+            norm_num_groups=8,
+            attention_head_dim=8,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+        ).eval()
+        model = build(
+            parts,
+            unet,
+            prompt=False,
+            layers=("up_blocks.0.attentions.1", "up_blocks.0.attentions.0"),
+        )
         square, noisy, maps = seen(model, image)
         factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         assert square.shape[2:] == (factor * sample[0], factor * sample[1]) == tuple(model.size)
@@ -99,7 +120,9 @@ def test_models_that_are_higher_or_wider(parts, image):
 
 
 def test_heads_of_the_layer_named_first_come_first(parts, image):
-    forward, backward = (seen(build(parts, layers=names), image)[2] for names in (LAYERS, LAYERS[::-1]))
+    forward, backward = (
+        seen(build(parts, layers=names), image)[2] for names in (LAYERS, LAYERS[::-1])
+    )
     half = forward.count // 2
     for kind in ("queries", "keys"):
         a, b = getattr(forward, kind), getattr(backward, kind)
@@ -114,7 +137,10 @@ def test_queries_and_keys_are_the_layers_own(parts, image):
     """Heads are consecutive channels of the projections' outputs."""
     model, kept = build(parts, layers=LAYERS[:1]), {}
     (attention,) = find_layers(parts.unet, LAYERS[:1]).values()
-    handles = [getattr(attention, n).register_forward_hook(lambda m, i, o, n=n: kept.__setitem__(n, o)) for n in ("to_q", "to_k")]
+    handles = [
+        getattr(attention, n).register_forward_hook(lambda m, i, o, n=n: kept.__setitem__(n, o))
+        for n in ("to_q", "to_k")
+    ]
     with torch.no_grad():
         (maps,) = model([image])
     for handle in handles:
@@ -129,17 +155,32 @@ class Blocks(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.attentions = torch.nn.ModuleDict({
-            "1": torch.nn.ModuleDict({"attn1": Attention(8, heads=2), "attn2": Attention(8, cross_attention_dim=4, heads=2)}),
-            "10": torch.nn.ModuleDict({"attn1": Attention(8, heads=2)}),
-        })  # fmt: skip
+        self.attentions = torch.nn.ModuleDict(
+            {
+                "1": torch.nn.ModuleDict(
+                    {
+                        "attn1": Attention(8, heads=2),
+                        "attn2": Attention(8, cross_attention_dim=4, heads=2),
+                    }
+                ),
+                "10": torch.nn.ModuleDict({"attn1": Attention(8, heads=2)}),
+            }
+        )
 
 
 def test_beginnings_of_names_end_at_a_dot():
     blocks = Blocks()
     assert list(find_layers(blocks, ["attentions.1"])) == ["attentions.1.attn1"]
-    assert list(find_layers(blocks, ["attentions.10", "attentions.1.attn1"])) == ["attentions.10.attn1", "attentions.1.attn1"]
-    for wrong, count in (("attentions", 2), ("attentions.1.attn2", 0), ("attentions.2", 0), ("tentions.1", 0)):
+    assert list(find_layers(blocks, ["attentions.10", "attentions.1.attn1"])) == [
+        "attentions.10.attn1",
+        "attentions.1.attn1",
+    ]
+    for wrong, count in (
+        ("attentions", 2),
+        ("attentions.1.attn2", 0),
+        ("attentions.2", 0),
+        ("tentions.1", 0),
+    ):
         with pytest.raises(ValueError, match=f"'{wrong}' fits {count} self-attention layers"):
             find_layers(blocks, [wrong])
     with pytest.raises(ValueError, match="expected one or more different layers"):
@@ -162,7 +203,12 @@ def test_a_run_is_stopped_once_all_outputs_are_there():
 
 
 def test_images_of_a_batch_have_maps_of_their_own(parts):
-    images = [torch.randint(0, 256, (3, 40 + k, 60), generator=torch.Generator().manual_seed(k), dtype=torch.uint8) for k in range(3)]
+    images = [
+        torch.randint(
+            0, 256, (3, 40 + k, 60), generator=torch.Generator().manual_seed(k), dtype=torch.uint8
+        )
+        for k in range(3)
+    ]
     model = build(parts)
     together = model(images)
     for image, maps in zip(images, together, strict=True):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
-from cliper.features import FeatureExtractor, FeatureMaps
 from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity, with_class_token
 from cliper.postprocess import LabelOptions, filter_maps, full_size_maps, fuse_scores, label_map
 from cliper.preprocess import resize_for_clip, target_size
@@ -37,7 +35,9 @@ def test_a_threshold_of_zero_cuts_nothing_and_of_one_almost_everything():
     kept = GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=0.0))
     scaled = maps[0] / (maps[0].amax(0) + 1e-5)
     torch.testing.assert_close(kept, scaled / (scaled.sum(1, keepdim=True) + 1e-5))
-    assert not GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=1.0)).any()  # 1 / (1 + 1e-5) is below 1
+    assert (
+        not GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=1.0)).any()
+    )  # 1 / (1 + 1e-5) is below 1
 
 
 def test_every_map_has_its_scale():
@@ -47,7 +47,9 @@ def test_every_map_has_its_scale():
     streamed = StreamedMaps(queries, keys, scales, (2, 3), tile=12)
     for index in range(3):
         rows = torch.cat([tile for _, tile in streamed.tiles(index)])
-        torch.testing.assert_close(rows, (scales[index] * queries[index] @ keys[index].T).softmax(dim=1))
+        torch.testing.assert_close(
+            rows, (scales[index] * queries[index] @ keys[index].T).softmax(dim=1)
+        )
 
 
 def test_which_map_is_selected_and_what_mean_is():
@@ -62,7 +64,9 @@ def test_which_map_is_selected_and_what_mean_is():
             given.apply(scores, FuseOptions("selection", index))
 
 
-@pytest.mark.parametrize(("threshold", "legal"), [(0.0, True), (1.0, True), (-0.01, False), (1.01, False)])
+@pytest.mark.parametrize(
+    ("threshold", "legal"), [(0.0, True), (1.0, True), (-0.01, False), (1.01, False)]
+)
 def test_thresholds_are_shares(threshold, legal):
     if legal:
         assert FuseOptions(threshold=threshold).threshold == threshold
@@ -76,8 +80,19 @@ def test_thresholds_are_shares(threshold, legal):
 
 @pytest.mark.parametrize(("own", "expected"), [(-1.0, 0.35), (0.0, 0.0), (0.1, 0.1)])
 def test_a_negative_threshold_stands_for_that_of_the_classes(own, expected):
-    cfg = load_config(CONFIG, ["MODEL.CLIPER.ATTENTION_THRESHOLD", "0.35", "MODEL.CLIPER.REFINER.THRESHOLD", str(own),
-                               "MODEL.CLIPER.REFINER.FUSION", "mean", "MODEL.CLIPER.REFINER.INDEX", "3"])  # fmt: skip
+    cfg = load_config(
+        CONFIG,
+        [
+            "MODEL.CLIPER.ATTENTION_THRESHOLD",
+            "0.35",
+            "MODEL.CLIPER.REFINER.THRESHOLD",
+            str(own),
+            "MODEL.CLIPER.REFINER.FUSION",
+            "mean",
+            "MODEL.CLIPER.REFINER.INDEX",
+            "3",
+        ],
+    )
     assert fuse_options(cfg) == FuseOptions("mean", 3, expected)
 
 
@@ -99,12 +114,16 @@ def test_no_refiner_and_a_grid():
 # --- early-layer fusion
 
 
-@pytest.mark.parametrize(("center", "scale"), [("mean", 1.0), ("mean", 0.5), ("max", 0.2), ("max", 1.0)])
+@pytest.mark.parametrize(
+    ("center", "scale"), [("mean", 1.0), ("mean", 0.5), ("max", 0.2), ("max", 1.0)]
+)
 def test_what_is_subtracted_from_each_column(center, scale):
     total = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (fused,) = fused_maps(total.clone(), [0], FusionOptions(center=center, center_scale=scale))
     symmetric = (total + total.mT) / 2
-    level = symmetric.mean(-2, keepdim=True) if center == "mean" else symmetric.amax(-2, keepdim=True)
+    level = (
+        symmetric.mean(-2, keepdim=True) if center == "mean" else symmetric.amax(-2, keepdim=True)
+    )
     cut = (symmetric - scale * level).clamp(min=0)
     torch.testing.assert_close(fused, torch.nan_to_num(cut / cut.sum(-1, keepdim=True)))
 
@@ -116,7 +135,9 @@ def visual():
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(
+        2, 3, 40, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("residual", [0.0, -1.0, 0.5])
@@ -130,29 +151,39 @@ def test_the_residual_is_the_layers_embedding_itself(visual, images, residual):
     side = int((len(positions) - 1) ** 0.5)
     square = positions[1:].T.reshape(1, -1, side, side)
     resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)[0].flatten(1).T
-    x = torch.cat([visual.class_embedding.expand(2, 1, -1), x], 1) + torch.cat([positions[:1], resized])
+    x = torch.cat([visual.class_embedding.expand(2, 1, -1), x], 1) + torch.cat(
+        [positions[:1], resized]
+    )
     x, entering = visual.ln_pre(x), []
     for block in visual.transformer.resblocks[:-1]:
         entering.append(block.ln_1(x))
         x = block(x)
     d = x.shape[-1]
     for found, e in zip(got, (entering[1], x), strict=True):
-        v = F.linear(last.ln_1(e), last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
+        v = F.linear(
+            last.ln_1(e), last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :]
+        )
         out = visual.ln_post(last.attn.out_proj(v) + residual * e) @ visual.proj
-        torch.testing.assert_close(found, F.normalize(out[:, 1:].float(), dim=-1), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            found, F.normalize(out[:, 1:].float(), dim=-1), atol=1e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "q-q", "k-k", "v-v"])
 def test_the_last_blocks_own_attentions(visual, images, kind):
     """The map of the last layer, averaged over heads, the class token's row and column cut off."""
     _, affinity = encode_layers(visual, images, FusionOptions(kind), [5])
-    x, kept = None, {}
-    handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(lambda m, i, o: kept.setdefault("u", o))
+    kept = {}
+    handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(
+        lambda m, i, o: kept.setdefault("u", o)
+    )
     encode_layers(visual, images, FusionOptions(kind), [5])
     handle.remove()
     attn, u = visual.transformer.resblocks[-1].attn, kept["u"]
-    q, k, v = (x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
-               for x in F.linear(u, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1))  # fmt: skip
+    q, k, v = (
+        x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+        for x in F.linear(u, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    )
     a, b = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}[kind]
     expected = (a.float() @ b.float().mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)[:, 1:, 1:]
     torch.testing.assert_close(affinity, expected, atol=1e-5, rtol=1e-4)
@@ -165,7 +196,9 @@ def test_proxy_affinities_are_centred_by_the_mean_of_all_pairs():
         unit = F.normalize(features[b].flatten(1).T, dim=-1)
         similarity = unit @ unit.T
         similarity = similarity - similarity.mean()
-        torch.testing.assert_close(got[b], similarity.masked_fill(similarity < 0, float("-inf")).softmax(1))
+        torch.testing.assert_close(
+            got[b], similarity.masked_fill(similarity < 0, float("-inf")).softmax(1)
+        )
     resized = F.interpolate(features, size=(2, 2), mode="bilinear", align_corners=False)
     torch.testing.assert_close(proxy_affinity(features, (2, 2)), proxy_affinity(resized, (2, 2)))
 
@@ -180,7 +213,17 @@ def test_the_class_token_of_a_proxy_is_alone():
 
 @pytest.mark.parametrize(
     ("shortest", "patch", "expected"),
-    [(40, 16, 48), (56, 16, 64), (39, 16, 32), (41, 16, 48), (21, 14, 28), (35, 14, 42), (49, 14, 56), (3, 16, 16), (8, 16, 16)],
+    [
+        (40, 16, 48),
+        (56, 16, 64),
+        (39, 16, 32),
+        (41, 16, 48),
+        (21, 14, 28),
+        (35, 14, 42),
+        (49, 14, 56),
+        (3, 16, 16),
+        (8, 16, 16),
+    ],
 )
 def test_sizes_round_half_up(shortest, patch, expected):
     """A tie goes up every time: 2.5 patches become 3, and 3.5 become 4."""
@@ -188,8 +231,12 @@ def test_sizes_round_half_up(shortest, patch, expected):
 
 
 def test_sides_are_scaled_together_and_the_longest_is_bounded():
-    assert target_size(100, 200, 64, 16, 9999) == (64, 128) and target_size(200, 100, 64, 16, 9999) == (128, 64)
-    assert target_size(100, 1000, 64, 16, 320) == (32, 320) and target_size(1000, 100, 64, 16, 320) == (320, 32)
+    assert target_size(100, 200, 64, 16, 9999) == (64, 128) and target_size(
+        200, 100, 64, 16, 9999
+    ) == (128, 64)
+    assert target_size(100, 1000, 64, 16, 320) == (32, 320) and target_size(
+        1000, 100, 64, 16, 320
+    ) == (320, 32)
 
 
 def test_resizing_is_pillows_bicubic_filter():
@@ -206,14 +253,18 @@ def test_a_class_at_the_score_threshold_is_left_out_and_a_pixel_at_the_backgroun
     maps, scores = torch.tensor([[[0.5, 0.25]], [[0.5, 0.25]]]), torch.tensor([0.5, 0.75])
     kept = filter_maps(maps, scores, LabelOptions("abstain", 0.5, 0.25))
     assert kept.tolist() == [[[0.0, 0.0]], [[0.5, 0.25]]]
-    assert filter_maps(maps, scores, LabelOptions("abstain", 0.5, 0.2500001))[1].tolist() == [[0.5, 0.0]]
+    assert filter_maps(maps, scores, LabelOptions("abstain", 0.5, 0.2500001))[1].tolist() == [
+        [0.5, 0.0]
+    ]
     assert torch.equal(filter_maps(maps, scores, LabelOptions("argmax", 9.0, 9.0)), maps)
 
 
 def test_maps_are_normalised_each_by_its_own_range():
     maps = torch.tensor([[[1.0, 3.0, 2.0]], [[0.0, 0.1, 0.2]]])
     scaled = filter_maps(maps, torch.ones(2), LabelOptions(normalize=True))
-    torch.testing.assert_close(scaled, torch.tensor([[[0.0, 1.0, 0.5]], [[0.0, 0.5, 1.0]]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scaled, torch.tensor([[[0.0, 1.0, 0.5]], [[0.0, 0.5, 1.0]]]), atol=1e-5, rtol=0
+    )
 
 
 def labels_of(maps, scores, **options):
@@ -248,58 +299,17 @@ def test_each_map_is_scaled_to_its_classs_score(monkeypatch):
     for pixels, sizes in ((2**26, [3]), (2 * 56, [2, 1]), (1, [1, 1, 1])):
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", pixels)
         parts = list(full_size_maps(refined, scores, (8, 7), LabelOptions("argmax")))
-        assert [len(part) for _, part in parts] == sizes and [start for start, _ in parts] == [sum(sizes[:k]) for k in range(len(sizes))]
+        assert [len(part) for _, part in parts] == sizes and [start for start, _ in parts] == [
+            sum(sizes[:k]) for k in range(len(sizes))
+        ]
         torch.testing.assert_close(torch.cat([part for _, part in parts]), expected)
     labels, best = label_map(refined, scores, (8, 7), LabelOptions("argmax"))
     assert torch.equal(labels, expected.argmax(0)) and torch.equal(best, expected.amax(0))
 
 
 def test_scores_are_half_refined_and_half_coarse():
-    refined, coarse = torch.tensor([[[0.2, 0.8]], [[0.1, 0.0]]]), torch.tensor([[[1.0], [0.4]], [[0.5], [0.7]]])
+    refined, coarse = (
+        torch.tensor([[[0.2, 0.8]], [[0.1, 0.0]]]),
+        torch.tensor([[[1.0], [0.4]], [[0.5], [0.7]]]),
+    )
     torch.testing.assert_close(fuse_scores(refined, coarse), torch.tensor([0.9, 0.4]))
-
-
-# --- self-supervised features
-
-
-def features_of(name, image, **options):
-    torch.manual_seed(0)
-    extractor = FeatureExtractor(name, "none", **options)
-    return extractor, extractor(image)
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
-def test_features_are_those_of_the_patches_alone(name):
-    """Neither the class token nor register tokens are patches."""
-    image = torch.randint(0, 256, (3, 70, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    extractor, got = features_of(name, image)
-    patch = extractor.patch
-    size = (70 // patch * patch, 90 // patch * patch)
-    x = F.interpolate(image[None].float() / 255, size=size, mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    with torch.no_grad():
-        (expected,) = extractor.model.get_intermediate_layers((x - mean) / std, n=1, reshape=True, norm=True)
-    assert got.shape[1:] == (size[0] // patch, size[1] // patch)
-    torch.testing.assert_close(got, expected[0])
-    prefix = timm.create_model(name, pretrained=False).num_prefix_tokens
-    assert extractor.model.num_prefix_tokens == prefix == (5 if "reg4" in name else 1)
-
-
-@pytest.mark.parametrize(
-    ("size", "longest", "grid"), [((70, 90), 1024, (4, 5)), ((100, 200), 100, (3, 6)), ((200, 100), 100, (6, 3)), ((5, 40), 1024, (1, 2))]
-)
-def test_grids_of_features(size, longest, grid):
-    extractor, got = features_of("vit_tiny_patch16_224", torch.zeros(3, *size), longest=longest)
-    assert got.shape[1:] == grid
-    (maps,) = extractor.maps([torch.zeros(3, *size)])
-    assert maps.grid == grid
-
-
-def test_feature_maps_have_the_published_constants():
-    features, scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) + 0.5, torch.eye(5)
-    unit = F.normalize(features, dim=-1)
-    for beta, gamma in ((1.2, 3.0), (0.5, 1.0)):
-        similarity = (unit @ unit.T - beta * (unit @ unit.T).mean()) * gamma
-        expected = similarity.masked_fill(similarity < 0, float("-inf")).softmax(1)
-        torch.testing.assert_close(FeatureMaps(features, (1, 5), beta, gamma).apply(scores), expected)
-    torch.testing.assert_close(FeatureMaps(features, (1, 5)).apply(scores), FeatureMaps(features, (1, 5), 1.2, 3.0).apply(scores))

@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import yaml
 from hyperclip.config import load_config
-from hyperclip.data import DATASETS, SemSegMapper
-from hyperclip.data.custom import read_dataset_file
-from hyperclip.data.labels import LABEL_MAPS, LabelMap, from_one, indices, read_label, read_record_label, take_half
+from hyperclip.data import SemSegMapper
+from hyperclip.data.labels import (
+    LABEL_MAPS,
+    LabelMap,
+    from_one,
+    indices,
+    read_label,
+    read_record_label,
+    take_half,
+)
 from hyperclip.data.mapper import read_image, read_record_image
 from hyperclip.vocabulary import builtin
 from PIL import Image
@@ -17,24 +23,51 @@ from PIL import Image
 # --- label maps
 
 CITYSCAPES = {  # of cityscapesScripts' labels.py: the ids of the classes that are evaluated
-    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19, "traffic sign": 20,
-    "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
-    "motorcycle": 32, "bicycle": 33,
-}  # fmt: skip
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
 
 
 def test_every_id_of_cityscapes_is_the_class_of_its_name():
     names, table = builtin("cityscapes").names, LABEL_MAPS["cityscapes"].table
-    assert {name: int(table[raw]) for name, raw in CITYSCAPES.items()} == {name: k for k, name in enumerate(names)}
+    assert {name: int(table[raw]) for name, raw in CITYSCAPES.items()} == {
+        name: k for k, name in enumerate(names)
+    }
     others = set(range(34)) - set(CITYSCAPES.values())
     assert {int(table[raw]) for raw in others} == {255} == {int(table[255])}
     assert {int(x) for x in table[34:255]} == {-1}
 
 
 COCO_STUFF_UNUSED = {  # of cocostuff's labels.txt, less one: ids that no image has, and "other" of things-only labels
-    "street sign": 11, "hat": 25, "shoe": 28, "eye glasses": 29, "plate": 44, "mirror": 65, "window": 67, "desk": 68, "door": 70,
-    "blender": 82, "hair brush": 90,
-}  # fmt: skip
+    "street sign": 11,
+    "hat": 25,
+    "shoe": 28,
+    "eye glasses": 29,
+    "plate": 44,
+    "mirror": 65,
+    "window": 67,
+    "desk": 68,
+    "door": 70,
+    "blender": 82,
+    "hair brush": 90,
+}
 
 
 def test_the_ids_of_coco_stuff_skip_those_that_no_image_has():
@@ -43,7 +76,12 @@ def test_the_ids_of_coco_stuff_skip_those_that_no_image_has():
     assert [int(table[raw]) for raw in used] == list(range(171))
     assert {int(table[raw]) for raw in (*COCO_STUFF_UNUSED.values(), 182, 255)} == {255}
     names = builtin("coco_stuff").names
-    assert {raw: names[table[raw]] for raw in (0, 12, 17, 91)} == {0: "person", 12: "stop sign", 17: "dog", 91: "banner"}
+    assert {raw: names[table[raw]] for raw in (0, 12, 17, 91)} == {
+        0: "person",
+        12: "stop sign",
+        17: "dog",
+        91: "banner",
+    }
 
 
 @pytest.mark.parametrize("classes", [19, 20, 21, 30, 59, 60, 150, 171])
@@ -63,19 +101,35 @@ def test_maps_that_count_from_one(classes):
 
 
 def test_pascal_context_with_the_classes_of_voc_first():
-    table, names, voc = LABEL_MAPS["context_voc_first"].table, builtin("context59").names, builtin("voc20").names
-    assert [names[table[k + 1]] for k in range(20)] == voc and sorted(table[1:60].tolist()) == list(range(59))
+    table, names, voc = (
+        LABEL_MAPS["context_voc_first"].table,
+        builtin("context59").names,
+        builtin("voc20").names,
+    )
+    assert [names[table[k + 1]] for k in range(20)] == voc and sorted(table[1:60].tolist()) == list(
+        range(59)
+    )
     with_background = LABEL_MAPS["context_voc_first_background"].table
-    assert table[0] == 255 and with_background[0] == 59 and np.array_equal(table[1:], with_background[1:])
+    assert (
+        table[0] == 255
+        and with_background[0] == 59
+        and np.array_equal(table[1:], with_background[1:])
+    )
 
 
 def test_maps_made_of_numbers():
-    assert dict(indices(2, 7, ignore=9).classes) == {0: 0, 1: 1, 7: 9, 9: 9} and indices(2, ignore=9).ignore == 9
+    assert (
+        dict(indices(2, 7, ignore=9).classes) == {0: 0, 1: 1, 7: 9, 9: 9}
+        and indices(2, ignore=9).ignore == 9
+    )
     assert dict(from_one(2).classes) == {0: 255, 1: 0, 2: 1, 255: 255}
     assert dict(from_one(2, background=2).classes) == {0: 2, 1: 0, 2: 1, 255: 255}
     assert len(LabelMap({3: 0}).table) == 256 and len(LabelMap({300: 0}).table) == 301
     assert LabelMap({300: 4}).table[300] == 4 and LabelMap({3: 0}).table[2] == -1
-    assert LABEL_MAPS["context459_indices"].ignore == 459 and LABEL_MAPS["ade847_indices"].ignore == 65535
+    assert (
+        LABEL_MAPS["context459_indices"].ignore == 459
+        and LABEL_MAPS["ade847_indices"].ignore == 65535
+    )
 
 
 def test_values_below_zero_have_no_meaning(tmp_path):
@@ -91,13 +145,18 @@ def test_values_above_the_table_have_no_meaning(tmp_path):
     with pytest.raises(ValueError, match=r"got values \[256, 65535\] that label map 'indices_19'"):
         read_label(tmp_path / "a.png", "indices_19")
     assert read_label(tmp_path / "a.png", "ade847_indices").tolist() == [[0, 256, 65535]]
-    assert read_label(tmp_path / "a.png").tolist() == [[0, 256, 65535]] and read_label(tmp_path / "a.png").dtype == np.int32
+    assert (
+        read_label(tmp_path / "a.png").tolist() == [[0, 256, 65535]]
+        and read_label(tmp_path / "a.png").dtype == np.int32
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3)])
 def test_halves(shape):
     array = np.arange(np.prod(shape)).reshape(shape)
-    assert np.array_equal(take_half(array, "left", "x"), array[:, :2]) and np.array_equal(take_half(array, "right", "x"), array[:, 2:])
+    assert np.array_equal(take_half(array, "left", "x"), array[:, :2]) and np.array_equal(
+        take_half(array, "right", "x"), array[:, 2:]
+    )
     for wrong in (array[:, :3], array.swapaxes(0, 1)):
         with pytest.raises(ValueError, match="expected exactly 2:1"):
             take_half(wrong, "left", "x")
@@ -120,8 +179,16 @@ def record(tmp_path):
 def test_what_is_padded_counts_for_nothing(record, ignore):
     mapped = SemSegMapper(True, augmentations=[], ignore=ignore, size=16)(record)
     label, image = mapped["sem_seg"], mapped["image"]
-    assert label.shape == (16, 16) and image.shape == (3, 16, 16) and (label.dtype, image.dtype) == (torch.int64, torch.uint8)
-    assert (label[6:] == ignore).all() and (label[:, 10:] == ignore).all() and label[:6, :10].eq(torch.arange(10)).all()
+    assert (
+        label.shape == (16, 16)
+        and image.shape == (3, 16, 16)
+        and (label.dtype, image.dtype) == (torch.int64, torch.uint8)
+    )
+    assert (
+        (label[6:] == ignore).all()
+        and (label[:, 10:] == ignore).all()
+        and label[:6, :10].eq(torch.arange(10)).all()
+    )
     assert (image[:, 6:] == 128).all() and (image[:, :, 10:] == 128).all()
     assert image[:, 0, 7].tolist() == [10, 20, 30] and image[:, 0, 2].tolist() == [0, 0, 0]
     cut = SemSegMapper(True, augmentations=[], ignore=ignore, size=4)(record)
@@ -144,17 +211,47 @@ def test_a_test_image_has_no_label_and_its_own_size(record):
 
 
 def test_training_pads_with_the_configs_ignore_value(record):
-    keys = ["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "459", "INPUT.SIZE_DIVISIBILITY", "32", "INPUT.MIN_SIZE_TRAIN", "(6,)",
-            "INPUT.CROP.SIZE", "[6, 6]", "INPUT.RANDOM_FLIP", "none", "INPUT.COLOR_AUG_SSD", "False"]  # fmt: skip
-    mapped = SemSegMapper(load_config("configs/vitb_384_hyperbolic.yaml", keys), is_train=True)(record)
-    assert mapped["sem_seg"].shape == (32, 32) and (mapped["sem_seg"][6:] == 459).all() and (mapped["sem_seg"][:, 6:] == 459).all()
+    keys = [
+        "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
+        "459",
+        "INPUT.SIZE_DIVISIBILITY",
+        "32",
+        "INPUT.MIN_SIZE_TRAIN",
+        "(6,)",
+        "INPUT.CROP.SIZE",
+        "[6, 6]",
+        "INPUT.RANDOM_FLIP",
+        "none",
+        "INPUT.COLOR_AUG_SSD",
+        "False",
+    ]
+    mapped = SemSegMapper(load_config("configs/vitb_384_hyperbolic.yaml", keys), is_train=True)(
+        record
+    )
+    assert (
+        mapped["sem_seg"].shape == (32, 32)
+        and (mapped["sem_seg"][6:] == 459).all()
+        and (mapped["sem_seg"][:, 6:] == 459).all()
+    )
     assert (mapped["sem_seg"][:6, :6].diff(dim=1) == 1).all()  # a crop of six columns, as they are
 
 
-@pytest.mark.parametrize(("flip", "expected"), [("none", {0}), ("horizontal", {0, 9}), ("vertical", {0})])
+@pytest.mark.parametrize(
+    ("flip", "expected"), [("none", {0}), ("horizontal", {0, 9}), ("vertical", {0})]
+)
 def test_flips(record, flip, expected):
-    keys = ["INPUT.SIZE_DIVISIBILITY", "-1", "INPUT.MIN_SIZE_TRAIN", "(6,)", "INPUT.CROP.ENABLED", "False", "INPUT.RANDOM_FLIP", flip,
-            "INPUT.COLOR_AUG_SSD", "False"]  # fmt: skip
+    keys = [
+        "INPUT.SIZE_DIVISIBILITY",
+        "-1",
+        "INPUT.MIN_SIZE_TRAIN",
+        "(6,)",
+        "INPUT.CROP.ENABLED",
+        "False",
+        "INPUT.RANDOM_FLIP",
+        flip,
+        "INPUT.COLOR_AUG_SSD",
+        "False",
+    ]
     mapper = SemSegMapper(load_config("configs/vitb_384_hyperbolic.yaml", keys), is_train=True)
     found = [mapper(record) for _ in range(16)]
     assert {int(m["sem_seg"][0, 0]) for m in found} == expected
@@ -165,9 +262,17 @@ def test_flips(record, flip, expected):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("INPUT.DATASET_MAPPER_NAME", "other", "DATASET_MAPPER_NAME: got 'other', expected 'mask_former_semantic'"),
+        (
+            "INPUT.DATASET_MAPPER_NAME",
+            "other",
+            "DATASET_MAPPER_NAME: got 'other', expected 'mask_former_semantic'",
+        ),
         ("INPUT.FORMAT", "BGR", "INPUT.FORMAT: got 'BGR', expected 'RGB'"),
-        ("INPUT.RANDOM_FLIP", "both", "RANDOM_FLIP: got 'both', expected 'none', 'horizontal' or 'vertical'"),
+        (
+            "INPUT.RANDOM_FLIP",
+            "both",
+            "RANDOM_FLIP: got 'both', expected 'none', 'horizontal' or 'vertical'",
+        ),
     ],
 )
 def test_settings_of_the_mapper_that_are_none(key, value, message):
@@ -177,10 +282,24 @@ def test_settings_of_the_mapper_that_are_none(key, value, message):
 
 def test_colours_are_jittered_only_in_training(record):
     for is_train, changes in ((True, True), (False, False)):
-        keys = ["INPUT.SIZE_DIVISIBILITY", "-1", "INPUT.MIN_SIZE_TRAIN", "(6,)", "INPUT.MIN_SIZE_TEST", "6", "INPUT.CROP.ENABLED", "False",
-                "INPUT.RANDOM_FLIP", "none"]  # fmt: skip
-        mapper = SemSegMapper(load_config("configs/vitb_384_hyperbolic.yaml", keys), is_train=is_train)
-        assert (len({tuple(mapper(record)["image"].flatten().tolist()) for _ in range(8)}) > 1) == changes
+        keys = [
+            "INPUT.SIZE_DIVISIBILITY",
+            "-1",
+            "INPUT.MIN_SIZE_TRAIN",
+            "(6,)",
+            "INPUT.MIN_SIZE_TEST",
+            "6",
+            "INPUT.CROP.ENABLED",
+            "False",
+            "INPUT.RANDOM_FLIP",
+            "none",
+        ]
+        mapper = SemSegMapper(
+            load_config("configs/vitb_384_hyperbolic.yaml", keys), is_train=is_train
+        )
+        assert (
+            len({tuple(mapper(record)["image"].flatten().tolist()) for _ in range(8)}) > 1
+        ) == changes
 
 
 def test_halves_of_records(tmp_path):
@@ -188,7 +307,11 @@ def test_halves_of_records(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "b.png")
     for half, part in (("left", slice(0, 2)), ("right", slice(2, 4))):
-        record = {"file_name": str(tmp_path / "a.png"), "sem_seg_file_name": str(tmp_path / "b.png"), "half": half}
+        record = {
+            "file_name": str(tmp_path / "a.png"),
+            "sem_seg_file_name": str(tmp_path / "b.png"),
+            "half": half,
+        }
         assert np.array_equal(read_record_image(record), pixels[:, part])
         assert np.array_equal(read_record_label(record), pixels[:, part, 0])
 
@@ -197,81 +320,14 @@ def test_sixteen_bits_are_scaled_to_eight_with_rounding(tmp_path):
     """65535 / 255 = 257 steps each: half a step more rounds up."""
     values = np.array([[0, 128, 129, 257, 385, 386, 65406, 65407, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    assert read_image(str(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 254, 255, 255]
-
-
-# --- datasets of one's own
-
-
-def describe(folder, **keys):
-    content = {"name": f"{folder.name}-rules", "classes": ["road", "car"], "splits": {"val": {"images": "photos", "labels": "masks"}}, **keys}
-    path = folder / "set.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def test_lists_and_roots_are_relative_to_the_file(tmp_path, monkeypatch):
-    """Not to the working folder; and a list is not below the root, since it comes with the file."""
-    described, elsewhere = tmp_path / "described", tmp_path / "elsewhere"
-    described.mkdir()
-    elsewhere.mkdir()
-    (described / "val.txt").write_text("0\n")
-    monkeypatch.chdir(elsewhere)
-    splits = {"val": {"images": "photos", "labels": "masks", "list": "val.txt"}}
-    (spec,) = read_dataset_file(describe(described, root="../data", splits=splits))
-    assert spec.root == (tmp_path / "data").resolve()
-    assert list(spec.layouts[0].lists) == [str((described / "val.txt").resolve())]
-    (spec,) = read_dataset_file(describe(described))
-    assert spec.root == described.resolve() and not spec.layouts[0].lists
-    (described / "names.json").write_text('["a", "b"]')
-    (spec,) = read_dataset_file(describe(described, classes="names.json"))
-    assert spec.vocabulary().names == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("count", "background", "ignore"),
-    [(2, "none", 255), (254, "none", 255), (255, "none", 65535), (256, "none", 65535), (253, "threshold", 255), (254, "threshold", 65535)],
-)
-def test_the_ignore_value_is_never_a_class(tmp_path, count, background, ignore):
-    """255 as long as all indices, the background's included, are below 254; from 255 labels on the largest of 16 bits."""
-    (spec,) = read_dataset_file(describe(tmp_path, classes=[f"c{k}" for k in range(count)], background=background))
-    assert spec.ignore == ignore
-    table = LABEL_MAPS[spec.layouts[0].label_map].table
-    labels = count + (background != "none")
-    assert table[:labels].tolist() == list(range(labels)) and table[ignore] == ignore
-    assert set(table[labels:ignore].tolist()) <= {-1}
-
-
-def test_values_by_name_and_ignored_ones(tmp_path):
-    keys = {"label_map": {3: "road", 7: "car", 9: "car", 4: "ignore"}, "ignore": [200, 250]}
-    (spec,) = read_dataset_file(describe(tmp_path, **keys))
-    assert dict(LABEL_MAPS[spec.layouts[0].label_map].classes) == {3: 0, 7: 1, 9: 1, 4: 255, 200: 255, 250: 255}
-    (spec,) = read_dataset_file(describe(tmp_path, ignore=200))
-    assert dict(LABEL_MAPS[spec.layouts[0].label_map].classes) == {0: 0, 1: 1, 200: 255}
-
-
-def test_each_split_has_its_folders_and_affixes(tmp_path):
-    splits = {
-        "train": {"images": "a", "labels": "b", "image_affix": ["x_", "_y"]},
-        "val": {"images": "c", "labels": "d", "label_affix": ["", "_mask"]},
-    }
-    train, val = read_dataset_file(describe(tmp_path, splits=splits, version=3))
-    assert (train.layouts[0].images, train.layouts[0].labels) == ("a", "b") and (val.layouts[0].images, val.layouts[0].labels) == ("c", "d")
-    assert (train.layouts[0].image_affix, train.layouts[0].label_affix) == (("x_", "_y"), ("", ""))
-    assert (val.layouts[0].image_affix, val.layouts[0].label_affix) == (("", ""), ("", "_mask"))
-    assert [s.name for s in (train, val)] == [f"{tmp_path.name}-rules_train", f"{tmp_path.name}-rules_val"]
-    assert train.vocabulary().version == "3" and not train.benchmark and train.background == "none"
-    assert train.name not in DATASETS  # reading registers nothing
-
-
-def test_the_message_lists_the_built_in_label_maps_alone(tmp_path):
-    read_dataset_file(describe(tmp_path))  # whose own map is known from now on
-    with pytest.raises(ValueError, match="label_map 'mine': expected one for 2 classes, of") as error:
-        read_dataset_file(describe(tmp_path, label_map="mine"))
-    assert "'cityscapes'" in str(error.value) and "file:" not in str(error.value)
-
-
-@pytest.mark.parametrize("splits", [{"val": {"images": "a", "labels": "b"}, "a/b": {"images": "a", "labels": "b"}}])
-def test_one_wrong_name_among_the_splits(tmp_path, splits):
-    with pytest.raises(ValueError, match="splits: got "):
-        read_dataset_file(describe(tmp_path, splits=splits))
+    assert read_image(str(tmp_path / "a.png"))[0, :, 0].tolist() == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        254,
+        255,
+        255,
+    ]

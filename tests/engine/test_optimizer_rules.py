@@ -16,22 +16,34 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.clip = nn.ModuleDict({"embedding": nn.Embedding(2, 2), "norm": nn.LayerNorm(2), "linear": nn.Linear(2, 2)})
+        self.clip = nn.ModuleDict(
+            {"embedding": nn.Embedding(2, 2), "norm": nn.LayerNorm(2), "linear": nn.Linear(2, 2)}
+        )
         self.clipped = nn.Linear(2, 2, bias=False)  # its name begins like CLIP's
-        self.head = nn.ModuleDict({"embedding": nn.Embedding(2, 2), "norm": nn.GroupNorm(1, 2), "linear": nn.Linear(2, 2)})
+        self.head = nn.ModuleDict(
+            {"embedding": nn.Embedding(2, 2), "norm": nn.GroupNorm(1, 2), "linear": nn.Linear(2, 2)}
+        )
         self.tied = nn.Linear(2, 2, bias=False)
         self.tied.weight = self.head["linear"].weight
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
 
 def config(**keys):
-    pairs = [str(x) for key, value in keys.items() for x in (f"SOLVER.{key.replace('__', '.')}", value)]
+    pairs = [
+        str(x) for key, value in keys.items() for x in (f"SOLVER.{key.replace('__', '.')}", value)
+    ]
     return load_config(CONFIG, ["MODEL.DEVICE", "cpu", *pairs])
 
 
 def test_groups_by_kind_and_place():
     model = Small()
-    cfg = config(BASE_LR=0.5, CLIP_MULTIPLIER=0.1, WEIGHT_DECAY=0.01, WEIGHT_DECAY_NORM=0.02, WEIGHT_DECAY_EMBED=0.03)
+    cfg = config(
+        BASE_LR=0.5,
+        CLIP_MULTIPLIER=0.1,
+        WEIGHT_DECAY=0.01,
+        WEIGHT_DECAY_NORM=0.02,
+        WEIGHT_DECAY_EMBED=0.03,
+    )
     names = {id(p): n for n, p in model.named_parameters()}
     groups = parameter_groups(model, cfg)
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
@@ -58,9 +70,13 @@ def loaded(gradients, **keys):
     return step
 
 
-@pytest.mark.parametrize(("kind", "norm"), [(2.0, 13.0), (1.0, 19.0), (3.0, (27 + 64 + 1728) ** (1 / 3))])
+@pytest.mark.parametrize(
+    ("kind", "norm"), [(2.0, 13.0), (1.0, 19.0), (3.0, (27 + 64 + 1728) ** (1 / 3))]
+)
 def test_one_norm_of_the_wanted_kind_over_all_parameters(kind, norm):
-    step = loaded([[3.0, 4.0], [12.0]], CLIP_GRADIENTS__CLIP_VALUE=1.0, CLIP_GRADIENTS__NORM_TYPE=kind)
+    step = loaded(
+        [[3.0, 4.0], [12.0]], CLIP_GRADIENTS__CLIP_VALUE=1.0, CLIP_GRADIENTS__NORM_TYPE=kind
+    )
     (first, second), _ = step()
     assert [*first, *second] == pytest.approx([3 / norm, 4 / norm, 12 / norm], rel=1e-4)
 
@@ -68,12 +84,21 @@ def test_one_norm_of_the_wanted_kind_over_all_parameters(kind, norm):
 def test_a_norm_below_the_limit_stays():
     step = loaded([[3.0, 4.0]], CLIP_GRADIENTS__CLIP_VALUE=5.5)
     assert step()[0] == [[3.0, 4.0]]
-    assert loaded([[3.0, 4.0]], CLIP_GRADIENTS__CLIP_VALUE=0.1, CLIP_GRADIENTS__ENABLED=False)()[0] == [[3.0, 4.0]]
+    assert loaded([[3.0, 4.0]], CLIP_GRADIENTS__CLIP_VALUE=0.1, CLIP_GRADIENTS__ENABLED=False)()[
+        0
+    ] == [[3.0, 4.0]]
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_sgd_has_the_configs_momentum(momentum):
-    step = loaded([[1.0]], OPTIMIZER="SGD", BASE_LR=0.1, MOMENTUM=momentum, WEIGHT_DECAY=0.0, CLIP_GRADIENTS__ENABLED=False)
+    step = loaded(
+        [[1.0]],
+        OPTIMIZER="SGD",
+        BASE_LR=0.1,
+        MOMENTUM=momentum,
+        WEIGHT_DECAY=0.0,
+        CLIP_GRADIENTS__ENABLED=False,
+    )
     assert step()[1] == [[pytest.approx(-0.1)]]
     assert step()[1] == [[pytest.approx(-0.1 - 0.1 * (1 + momentum))]]
 
@@ -81,13 +106,19 @@ def test_sgd_has_the_configs_momentum(momentum):
 def test_adamw_is_the_default_with_decay_outside_of_the_gradient():
     model = nn.Module()
     model.register_parameter("p", nn.Parameter(torch.ones(1)))
-    optimizer = build_optimizer(config(BASE_LR=0.1, WEIGHT_DECAY=0.5, CLIP_GRADIENTS__CLIP_VALUE=9.0), model)
+    optimizer = build_optimizer(
+        config(BASE_LR=0.1, WEIGHT_DECAY=0.5, CLIP_GRADIENTS__CLIP_VALUE=9.0), model
+    )
     model.p.grad = torch.tensor([1.0])
     optimizer.step()
     assert isinstance(optimizer, torch.optim.AdamW)
-    assert model.p.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1, rel=1e-5)  # decay, then a step of the learning rate
+    assert model.p.item() == pytest.approx(
+        1 - 0.1 * 0.5 - 0.1, rel=1e-5
+    )  # decay, then a step of the learning rate
 
 
 def test_a_learning_rate_of_zero_is_counted():
-    with pytest.raises(ValueError, match="CLIP_MULTIPLIER 0.0 give 14 trainable parameters a learning rate of 0"):
+    with pytest.raises(
+        ValueError, match="CLIP_MULTIPLIER 0.0 give 14 trainable parameters a learning rate of 0"
+    ):
         parameter_groups(Small(), config(CLIP_MULTIPLIER=0.0))

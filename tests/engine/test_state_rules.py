@@ -15,15 +15,21 @@ from hyperclip.engine.state import BestCheckpoint, gather_process_states, restor
 from .test_state import checkpoints_of, model_of
 
 
-@pytest.mark.parametrize(("keep", "expected"), [(1, [9]), (2, [8, 9]), (4, [6, 7, 8, 9]), (0, range(10))])
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(1, [9]), (2, [8, 9]), (4, [6, 7, 8, 9]), (0, range(10))]
+)
 def test_exactly_so_many_numbered_files_are_kept(tmp_path, keep, expected):
     hook = checkpoints_of(tmp_path, max_iter=100)
     hook.keep, hook.period = keep, 1
     for iteration in range(10):
         hook.trainer.iter = iteration
         hook.after_step()
-        assert (tmp_path / f"model_{iteration:07d}.pth").is_file()  # the one just written is never removed
-    assert sorted(p.name for p in tmp_path.glob("model_*.pth")) == [f"model_{k:07d}.pth" for k in expected]
+        assert (
+            tmp_path / f"model_{iteration:07d}.pth"
+        ).is_file()  # the one just written is never removed
+    assert sorted(p.name for p in tmp_path.glob("model_*.pth")) == [
+        f"model_{k:07d}.pth" for k in expected
+    ]
 
 
 @pytest.mark.parametrize(("period", "expected"), [(0, []), (3, [2, 5, 8]), (4, [3, 7])])
@@ -40,7 +46,9 @@ def test_when_checkpoints_are_written(tmp_path, period, expected):
 def best_of(folder, values, start=0):
     """The iterations at which ``model_best.pth`` was written while evaluations gave these values."""
     hook = BestCheckpoint(StrictCheckpointer(model_of(0), str(folder)), "mIoU")
-    hook.trainer = SimpleNamespace(start_iter=start, iter=0, evaluated_weights=contextlib.nullcontext)
+    hook.trainer = SimpleNamespace(
+        start_iter=start, iter=0, evaluated_weights=contextlib.nullcontext
+    )
     written, save = [], hook.checkpointer.save
 
     def noted(name, **arguments):
@@ -71,7 +79,10 @@ def test_only_a_higher_number_is_better(tmp_path, values, expected):
         record = json.loads((tmp_path / "model_best.json").read_text())
         assert (record["value"], record["iteration"]) == (values[expected[-1]], expected[-1])
     else:
-        assert not (tmp_path / "model_best.json").exists() and not (tmp_path / "model_best.pth").exists()
+        assert (
+            not (tmp_path / "model_best.json").exists()
+            and not (tmp_path / "model_best.pth").exists()
+        )
 
 
 class Stream:
@@ -116,5 +127,7 @@ def test_another_number_of_processes_gives_each_numbers_of_its_own(monkeypatch, 
     assert numbers_after(monkeypatch, states, 1, 3, 7) == drawn[1]  # and the same ones again
     assert numbers_after(monkeypatch, states, 1, 3, 1007) != drawn[1]  # by the run's seed,
     later = [{**states[0], "stream": {"position": 1040}}]
-    assert numbers_after(monkeypatch, later, 1, 3, 7)[1] != drawn[1][1]  # and by the place in the data
+    assert (
+        numbers_after(monkeypatch, later, 1, 3, 7)[1] != drawn[1][1]
+    )  # and by the place in the data
     assert "had 1 processes and goes on with 3" in caplog.text

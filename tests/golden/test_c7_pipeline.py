@@ -30,20 +30,13 @@ DIFFERING = 0.005
 """Share of the pixels whose label may differ (golden/README.md)."""
 
 
-def doubt_of(encoded, coarse, text, attention, image, threshold):
+def doubt_of(encoded, coarse, text, attention, image, options):
     """By how much entries at the cuts may have moved each refined score (6, 64, 64)."""
-    embedded, (maps,) = encoded.embedded, attention([image])
-    logits = 100 * embedded.features[-1] @ text.T
-    layers = len(embedded.features)
-    doubt = torch.zeros(logits.shape[0], 6)
-    if embedded.windows is None:  # with windows the selected probabilities are means of two, whose cut C2 checks
-        doubt = rounding.class_score_doubt(logits.softmax(-1)[:, :6], embedded.affinity, layers, threshold)
-    start, scores = (
-        F.interpolate(x[None], maps.grid, mode="bilinear")[0].flatten(1).T
-        for x in (doubt.T.unflatten(1, embedded.grid), coarse)
-    )
+    (maps,) = attention([image])
+    low, high = rounding.coarse_bounds(encoded.embedded, text, 6, options)
+    doubt, scores = (F.interpolate(x[None], maps.grid, mode="bilinear")[0].flatten(1).T for x in (high - low, coarse))
     whole = [attention_maps([q], [k], [s])[0] for q, k, s in zip(maps.queries, maps.keys, maps.scales, strict=True)]
-    return rounding.refinement_doubt(whole, scores, start, threshold).T.unflatten(1, maps.grid)
+    return rounding.refinement_doubt(whole, scores, doubt, options.threshold).T.unflatten(1, maps.grid)
 
 
 @pytest.mark.parametrize("name", ["norm", "plain"])
@@ -66,12 +59,13 @@ def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # no
     text = model.embed_vocabulary(vocabulary)
     coarse = coarse_scores(encoded.embedded, text, 6, model.scores)
     refined = encoded.refinement(coarse)
-    doubt = doubt_of(encoded, coarse, text, attention, image, settings["thr"])
+    doubt = doubt_of(encoded, coarse, text, attention, image, model.scores)
     difference = np.abs(refined[:, ::2, ::2].numpy() - recorded[f"{name}_pred_mask_every2"])
     assert (difference <= 1e-5 + doubt[:, ::2, ::2].numpy()).all(), difference.max()
     assert (doubt > 1e-5).float().mean() <= IN_DOUBT
     lowest, highest = (fuse_scores(refined + sign * doubt, coarse).numpy() for sign in (-1, 1))
-    assert (lowest - 1e-5 <= recorded[f"{name}_final_score"]).all() and (recorded[f"{name}_final_score"] <= highest + 1e-5).all()
+    final = recorded[f"{name}_final_score"]
+    assert ((lowest - 1e-5 <= final) & (final <= highest + 1e-5)).all()
     model.set_vocabulary(vocabulary)
     (result,) = model([{"image": image, "height": 480, "width": 640}])
     differing = (result["sem_seg_labels"].numpy() + 1 != recorded[f"{name}_label"]).mean()

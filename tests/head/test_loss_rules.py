@@ -10,18 +10,26 @@ from hyperclip.head.loss import check_labels
 
 
 @pytest.mark.parametrize("ignore", [255, 459, -1])
-@pytest.mark.parametrize(("label", "legal"), [(0, True), (4, True), (5, False), (-2, False), (254, False)])
+@pytest.mark.parametrize(
+    ("label", "legal"), [(0, True), (4, True), (5, False), (-2, False), (254, False)]
+)
 def test_labels_are_classes_or_ignored(label, legal, ignore):
     target = torch.full((1, 2, 2), ignore)
     target[0, 0, 0] = label
     logits = torch.zeros(1, 5, 2, 2)
-    calls = (lambda: check_labels(target, 5, ignore), lambda: pixel_class_bce(logits, target, ignore),
-             lambda: sample_classes(target, 5, 3, ignore))  # fmt: skip
+    calls = (
+        lambda: check_labels(target, 5, ignore),
+        lambda: pixel_class_bce(logits, target, ignore),
+        lambda: sample_classes(target, 5, 3, ignore),
+    )
     for call in calls:
         if legal:
             call()
         else:
-            with pytest.raises(ValueError, match=rf"labels: got \[{label}\], expected 0 to 4 or the ignore value {ignore}"):
+            with pytest.raises(
+                ValueError,
+                match=rf"labels: got \[{label}\], expected 0 to 4 or the ignore value {ignore}",
+            ):
                 call()
 
 

@@ -8,14 +8,16 @@ lie at it. What such an entry can change follows from the arithmetic, in first o
   so with it or without it the mean y differs by ``t / S |x_j - y|``;
 * everything behind it is linear with weights that are not negative, so doubts are propagated with the same weights.
 
-Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, K classes, L layers.
+Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from cliper.scores import Embedded, ScoreOptions, coarse_scores
 from torch import Tensor
 
 CLOSE_PROBABILITIES = 1e-4
@@ -33,18 +35,23 @@ def at_the_cut(values: Tensor, level: Tensor | float, close: float) -> Tensor:
     return (values - level).abs() <= close * torch.as_tensor(level, dtype=values.dtype)
 
 
-def class_score_doubt(chosen: Tensor, affinity: Tensor, layers: int, threshold: float) -> Tensor:
-    """Doubt (N, K) of CLIPer's coarse scores: from the selected layer's probabilities (N, K) before their cut.
+def coarse_bounds(
+    image: Embedded, text: Tensor, classes: int, options: ScoreOptions
+) -> tuple[Tensor, Tensor]:
+    """Between which two numbers each of CLIPer's coarse scores (K, h, w) lies, wherever entries at the cut fall.
 
-    An entry at the cut enters the mean over all layers with 1 / L, and every patch along the columns of the map (N, N).
+    All that follows the cut has weights that are not negative, so more entries kept give larger scores: one bound has all
+    entries in doubt cut, the other one none.
     """
-    level = threshold * chosen.amax(dim=0)
-    flip = torch.where(at_the_cut(chosen, level, CLOSE_CLASSES), level, 0.0)
-    return affinity.mT @ flip + flip / layers
+    levels = (options.threshold * (1 + CLOSE_CLASSES), options.threshold * (1 - CLOSE_CLASSES))
+    low, high = (
+        coarse_scores(image, text, classes, replace(options, threshold=level)) for level in levels
+    )
+    return low, high
 
 
 def close_in_float32(largest_logit: float, terms: int) -> float:
-    """Relative distance within which maps ``softmax(q k^T)`` in float32 may differ where they are divided by a column's largest.
+    """Relative distance within which float32 maps ``softmax(q k^T)``, divided by their columns' largest, may differ.
 
     A logit is a sum of so many terms and has an absolute error of up to ``terms`` roundings of the largest one, which exp
     makes a relative error; the largest entry has the same one, and the division and the row's sum add a few roundings.
@@ -53,7 +60,11 @@ def close_in_float32(largest_logit: float, terms: int) -> float:
 
 
 def refinement_doubt(
-    maps: Sequence[Tensor], scores: Tensor, doubt: Tensor, threshold: float, close: float = CLOSE_PROBABILITIES
+    maps: Sequence[Tensor],
+    scores: Tensor,
+    doubt: Tensor,
+    threshold: float,
+    close: float = CLOSE_PROBABILITIES,
 ) -> Tensor:
     """Doubt (N, K) of the product of cut and normalised maps (N, N), the first one outermost, with scores (N, K).
 
@@ -66,6 +77,8 @@ def refinement_doubt(
         sums = kept.sum(dim=1, keepdim=True) + 1e-5
         result, doubt = kept @ scores / sums, kept @ doubt / sums
         rows, columns = at_the_cut(scaled, threshold, close).nonzero(as_tuple=True)
-        doubt = doubt.index_add(0, rows, threshold / sums[rows] * (scores[columns] - result[rows]).abs())
+        doubt = doubt.index_add(
+            0, rows, threshold / sums[rows] * (scores[columns] - result[rows]).abs()
+        )
         scores = result
     return doubt

@@ -7,7 +7,10 @@ import torch
 from hyperclip.clip import load_clip
 from hyperclip.vocabulary import TextEmbedder, Vocabulary, text_cache
 
-WORDS = [Vocabulary.from_text(text) for text in ("star; cross", "star; circle", "square; cross", "ring; dot")]
+WORDS = [
+    Vocabulary.from_text(text)
+    for text in ("star; cross", "star; circle", "square; cross", "ring; dot")
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +54,20 @@ def test_every_weight_of_the_text_tower_counts(loaded):
     """Whatever changes a weight that the embedding depends on gives the embedding of the new weights."""
     model = load_clip("configs/quickstart/tiny_clip").model
     embed, before = embedder(loaded), None
-    names = [n for n, _ in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
-    assert {"text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight"} <= set(names)
+    names = [
+        n for n, _ in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"
+    ]
+    assert {
+        "text_projection",
+        "positional_embedding",
+        "token_embedding.weight",
+        "ln_final.weight",
+    } <= set(names)
     for name in [n for n in names if ".resblocks." not in n or ".resblocks.0." in n]:
         before = embed(model, WORDS[0]).clone()
-        model.get_parameter(name).mul_(1.5).add_(0.05 * torch.randn(model.get_parameter(name).shape))
+        model.get_parameter(name).mul_(1.5).add_(
+            0.05 * torch.randn(model.get_parameter(name).shape)
+        )
         after = embed(model, WORDS[0])
         torch.testing.assert_close(after, embedder(loaded)(model, WORDS[0]), msg=name)
         assert name.endswith("in_proj_bias") or (after - before).abs().max() > 1e-6, name
@@ -112,8 +124,16 @@ def test_prompts_and_their_owners(loaded):
     templates = ("a {}", "the {}")
     expected = {
         "first": (["a star", "the star", "a cross", "the cross"], [0, 0, 1, 1], None),
-        "mean": (["a star", "the star", "a sun", "the sun", "a cross", "the cross"], [0, 0, 0, 0, 1, 1], None),
-        "max": (["a star", "the star", "a sun", "the sun", "a cross", "the cross"], [0, 0, 1, 1, 2, 2], [0, 0, 1]),
+        "mean": (
+            ["a star", "the star", "a sun", "the sun", "a cross", "the cross"],
+            [0, 0, 0, 0, 1, 1],
+            None,
+        ),
+        "max": (
+            ["a star", "the star", "a sun", "the sun", "a cross", "the cross"],
+            [0, 0, 1, 1, 2, 2],
+            [0, 0, 1],
+        ),
     }
     for rule, (prompts, owners, classes) in expected.items():
         embed = TextEmbedder(loaded.tokenizer, templates, rule)
@@ -126,7 +146,9 @@ def test_the_best_synonym_is_for_evaluation_only(loaded):
     words = Vocabulary.from_text("star, sun; cross")
     with torch.no_grad():
         assert embed(loaded.model, words).shape[0] == 3
-        with pytest.raises(ValueError, match="has 3 synonyms of 2 classes, which is for evaluation only"):
+        with pytest.raises(
+            ValueError, match="has 3 synonyms of 2 classes, which is for evaluation only"
+        ):
             embed(loaded.model, words, torch.tensor([0]))
     with pytest.raises(ValueError, match="Train with 'first' or 'mean'"):
         embed(loaded.model, words)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from cliper.diffusion import DiffusionAttention, DiffusionOptions, find_layers, run_until
 from cliper.pretrained import load_diffusion
+from cliper.refiner import build_refiner
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
+from hyperclip.config import load_config
 
 TINY = "configs/quickstart/tiny_diffusion"
 LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")
@@ -215,3 +219,16 @@ def test_images_of_a_batch_have_maps_of_their_own(parts):
         (alone,) = model([image])
         for a, b in zip(maps.queries + maps.keys, alone.queries + alone.keys, strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_the_refiner_that_a_config_describes(tmp_path):
+    """Half precision is for GPUs; every value of the section reaches the model."""
+    values = {"STEPS": 20, "TIME_STEP": 7, "NOISE": "none", "SEED": 3, "RESIZE": "bilinear"}
+    keys = [str(x) for key, v in values.items() for x in (f"MODEL.CLIPER.DIFFUSION.{key}", v)]
+    for cache in ("", str(tmp_path / "latents")):
+        overrides = ["MODEL.DEVICE", "cpu", "MODEL.CLIPER.DIFFUSION.CACHE", cache, *keys]
+        refiner = build_refiner(load_config("configs/quickstart/cliper.yaml", overrides))
+        assert {p.dtype for p in refiner.parameters()} == {torch.float32}
+        assert refiner.attention.cache == (Path(cache) if cache else None)
+        options = refiner.attention.options
+        assert {key: getattr(options, key.lower()) for key in values} == values

@@ -1,10 +1,10 @@
 """CLIPer: training-free open-vocabulary segmentation (ICCV 2025). Importing it registers its keys and its model."""
 
-from hyperclip.compat import require_detectron2
+from hyperclip.runtime.compat import require_detectron2
 
 require_detectron2()
 
-from hyperclip.config import extend_config  # noqa: E402
+from hyperclip.config.keys import extend_config  # noqa: E402
 
 from .config import CLIPER_RULES, add_cliper_config  # noqa: E402
 

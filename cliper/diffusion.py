@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hyperclip.finite import FiniteCheck
+from hyperclip.runtime.finite import FiniteCheck
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps

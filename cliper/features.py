@@ -13,8 +13,8 @@ import hyperclip  # noqa: F401  (makes torchvision importable before timm asks f
 import torch
 import torch.nn.functional as F
 from hyperclip.clip.loading import read_state_dict
-from hyperclip.files import local_path
-from hyperclip.weights import require_fit
+from hyperclip.runtime.files import local_path
+from hyperclip.runtime.weights import require_fit
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
+from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from hyperclip.files import write_atomically
+from hyperclip.runtime.files import write_atomically
 from torch import Tensor
 
 logger = logging.getLogger("hyperclip.cliper")

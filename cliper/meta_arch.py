@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
-from hyperclip.finite import FiniteCheck
-from hyperclip.vocabulary import TextEmbedder, Vocabulary
+from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder, load_clip
+from hyperclip.runtime.finite import FiniteCheck
+from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
 from open_clip import CLIP
 from torch import Tensor, nn
@@ -255,7 +255,7 @@ class CLIPer(nn.Module):
             "sem_seg_labels" int64 (H, W), -1 where no class is, "sem_seg_confidence" (H, W), that class's score, 0 to
             about 2; with output "scores" also "sem_seg" (T, H, W).
         Raises:
-            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See :mod:`hyperclip.finite`.
+            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See :mod:`hyperclip.runtime.finite`.
         """
         prompts, class_of = self.embed_vocabulary(vocabulary), self._class_of(vocabulary)
         coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores, class_of)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hyperclip.files import local_name
+from hyperclip.runtime.files import local_name
 from torch import Tensor, nn
 
 from .parts import UNETS, VAES, load_fully, load_module, load_scheduler, read_json, unreadable

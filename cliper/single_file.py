@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hyperclip.weights import find_state_dict, read_weights, require_fit
+from hyperclip.runtime.weights import find_state_dict, read_weights, require_fit
 from torch import Tensor, nn
 
 from .parts import load_scheduler, read_json

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from hyperclip.data import conversion as prep
 from hyperclip.data import dataset_root
-from hyperclip.data import preparation as prep
 from hyperclip.data.image_files import ORIENTATIONS
-from hyperclip.files import user_path
-from hyperclip.program import run_program
+from hyperclip.runtime.files import user_path
+from hyperclip.runtime.program import run_program
 
 IMAGES = 2000
 HELP = "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see datasets/README.md"
@@ -39,7 +39,7 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(root: Path, orientation: str = "") -> prep.Counts:
-    """Convert the validation pictures; ``orientation`` is that of :func:`hyperclip.data.preparation.read_pixels`.
+    """Convert the validation pictures; ``orientation`` is that of :func:`hyperclip.data.conversion.read_pixels`.
 
     Raises:
         FileNotFoundError, ValueError: these say what is missing or damaged.

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from hyperclip.data import dataset_root
-from hyperclip.data.preparation import Counts, Job, by_image, coco_object_labels, convert_files, need, read_index
-from hyperclip.files import user_path
-from hyperclip.program import run_program
+from hyperclip.data.conversion import Counts, Job, by_image, coco_object_labels, convert_files, need, read_index
+from hyperclip.runtime.files import user_path
+from hyperclip.runtime.program import run_program
 
 IMAGES, CLASSES = 5000, 80
 PLACES = ("coco-stuff/annotations/instances_val2017.json", "coco/annotations/instances_val2017.json")

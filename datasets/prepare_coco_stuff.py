@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from hyperclip.data import dataset_root
-from hyperclip.data.labels import read_raw_label
+from hyperclip.data.conversion import Counts, Job, coco_stuff_labels, convert_files, need
+from hyperclip.data.label_maps import read_raw_label
 from hyperclip.data.pairing import Kind, is_hidden
-from hyperclip.data.preparation import Counts, Job, coco_stuff_labels, convert_files, need
-from hyperclip.files import user_path
-from hyperclip.program import run_program
+from hyperclip.runtime.files import user_path
+from hyperclip.runtime.program import run_program
 
 IMAGES = {"val2017": 5000, "train2017": 118287}
 HELP = "It is for the png files of COCO-Stuff's stuffthingmaps_trainval2017.zip, see datasets/README.md"

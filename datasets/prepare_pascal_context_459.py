@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from hyperclip.data import dataset_root
+from hyperclip.data.conversion import Counts, Job, context459_labels, convert_files, need, read_index
 from hyperclip.data.pairing import read_list
-from hyperclip.data.preparation import Counts, Job, context459_labels, convert_files, need, read_index
-from hyperclip.files import user_path
-from hyperclip.program import run_program
+from hyperclip.runtime.files import user_path
+from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = "Unpack https://roozbehm.info/pascal-context/trainval.tar.gz there, see datasets/README.md"

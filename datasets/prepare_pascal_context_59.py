@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from hyperclip.data import dataset_root
-from hyperclip.data.preparation import Counts, Job, by_image, context59_labels, convert_files, decode_mask, need, read_index
-from hyperclip.files import user_path
-from hyperclip.program import run_program
+from hyperclip.data.conversion import Counts, Job, by_image, context59_labels, convert_files, decode_mask, need, read_index
+from hyperclip.runtime.files import user_path
+from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = (

@@ -12,9 +12,9 @@ from __future__ import annotations
 from functools import partial
 
 from hyperclip.data import dataset_root
-from hyperclip.data.preparation import Job, convert_files
-from hyperclip.data.tinyscenes import SPLITS, render_scene
-from hyperclip.program import run_program
+from hyperclip.data.conversion import Job, convert_files
+from hyperclip.runtime.program import run_program
+from hyperclip.tinyscenes.drawing import SPLITS, render_scene
 
 
 def main() -> None:

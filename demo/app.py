@@ -40,11 +40,11 @@ import numpy as np  # noqa: E402
 from cliper.postprocess import LabelOptions  # noqa: E402
 from detectron2.config import CfgNode  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
-from hyperclip.config import load_config  # noqa: E402
+from hyperclip.config.keys import load_config  # noqa: E402
 from hyperclip.data import read_image  # noqa: E402
-from hyperclip.memory import keep_freed_memory  # noqa: E402
 from hyperclip.predictor import EncodedImage, Prediction, Predictor  # noqa: E402
-from hyperclip.program import run_program  # noqa: E402
+from hyperclip.runtime.memory import keep_freed_memory  # noqa: E402
+from hyperclip.runtime.program import run_program  # noqa: E402
 from hyperclip.visualization import BACKGROUND, label_image, overlay  # noqa: E402
 from hyperclip.vocabulary import Vocabulary  # noqa: E402
 from PIL import Image  # noqa: E402

@@ -28,17 +28,18 @@ import hyperclip.data  # noqa: F401  (checks the installation before anything el
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
-from hyperclip.config import load_config
+from hyperclip.clip import TextEmbedder
+from hyperclip.config.keys import load_config
 from hyperclip.data import read_image, vocabulary_of
-from hyperclip.data.custom import register_files
+from hyperclip.data.dataset_file import register_files
 from hyperclip.data.image_files import IMAGE_SUFFIXES
 from hyperclip.data.pairing import is_hidden
-from hyperclip.files import need_output_folder, user_path, write_atomically
-from hyperclip.memory import keep_freed_memory
 from hyperclip.predictor import Predictor
-from hyperclip.program import run_program
+from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
+from hyperclip.runtime.memory import keep_freed_memory
+from hyperclip.runtime.program import run_program
 from hyperclip.visualization import BACKGROUND, label_image, map_palette, overlay, palette
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, load_vocabulary
+from hyperclip.vocabulary import Vocabulary, load_vocabulary
 from hyperclip.vocabulary.names import split_words
 from PIL import Image
 

@@ -1,6 +1,6 @@
 """HyperCLIP: open-vocabulary semantic segmentation by hyperbolic radius adjustment of CLIP."""
 
-from .compat import define_missing_torchvision_operators
+from .runtime.compat import define_missing_torchvision_operators
 
 define_missing_torchvision_operators()
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .head.logits import PartOfView, ViewLogits
-from .memory import items_at_a_time
+from .runtime.memory import items_at_a_time
 
 
 @dataclass(frozen=True)

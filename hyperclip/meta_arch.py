@@ -13,14 +13,14 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, activation_of, check_layers, encode_dense, load_clip
-from .features import DenseFeatures
-from .finite import FiniteCheck
+from .clip import CLIP_MEAN, CLIP_STD, TextEmbedder, activation_of, check_layers, encode_dense, load_clip
+from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce
 from .head.loss import choose_classes, in_terms_of, present_classes
 from .inference import SlidingWindow, label_map, make_views, resize, score_maps
-from .memory import items_at_a_time
-from .vocabulary import TextEmbedder, Vocabulary
+from .runtime.finite import FiniteCheck
+from .runtime.memory import items_at_a_time
+from .vocabulary import Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")
 """What MODEL.CHECKPOINT_ACTIVATIONS may hold."""
@@ -204,7 +204,7 @@ class HyperCLIP(nn.Module):
             0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence". Where a background
             exists, the labels are there in both cases.
         Raises:
-            NotFiniteError: in inference, NaN or infinity on the way; see :mod:`hyperclip.finite`.
+            NotFiniteError: in inference, NaN or infinity on the way; see :mod:`hyperclip.runtime.finite`.
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.training:

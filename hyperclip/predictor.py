@@ -20,13 +20,14 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput
 
 from .adapters import merge
-from .building import build_model
+from .checkpoints import StrictCheckpointer, require_weights
+from .clip import TextEmbedder
 from .config import load_config
-from .engine import StrictCheckpointer, require_weights
-from .finite import FiniteCheck, require_finite_weights
-from .precision import float32_products, inference_precision
-from .resizing import ResizeShortestEdge
-from .vocabulary import TextEmbedder, Vocabulary
+from .data.resizing import ResizeShortestEdge
+from .load import build_model
+from .runtime.finite import FiniteCheck, require_finite_weights
+from .runtime.precision import float32_products, inference_precision
+from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Predictor:
         """Build the model of a config file (with KEY VALUE overrides) or of a config, and load its weights.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`hyperclip.config.load_config` and the checkpoint loader.
+            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and the checkpoint loader.
         """
         if isinstance(config, CfgNode) and overrides:
             raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")

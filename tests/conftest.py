@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from hyperclip.checkpoints.checkpointer import load_strictly
 from hyperclip.clip.loading import LoadedClip, load_clip
-from hyperclip.config import load_config
-from hyperclip.engine.checkpointing import load_strictly
+from hyperclip.config.keys import load_config
 
 from tests.golden import fake_state as formula_made
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from hyperclip.data.preparation import CONTEXT59_IDS, Counts, ade847_ids
+from hyperclip.data.conversion import CONTEXT59_IDS, Counts, ade847_ids
 from PIL import Image
 from pycocotools import mask as coco_masks
 

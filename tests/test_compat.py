@@ -26,11 +26,11 @@ assert len(names) > 70, names
 
 USE = """
 import torch
-import hyperclip.memory as memory
-from hyperclip.compat import peak_resident_bytes, stop_signals
-from hyperclip.data.stream import _outlive_signals
-from hyperclip.engine.evaluation import _peak_memory, _reset_peak_memory
-from hyperclip.engine.watch import peak_memory
+import hyperclip.runtime.memory as memory
+from hyperclip.runtime.compat import peak_resident_bytes, stop_signals
+from hyperclip.data.batches import _outlive_signals
+from hyperclip.evaluation.running import _peak_memory, _reset_peak_memory
+from hyperclip.training.monitors import peak_memory
 
 assert stop_signals() == (signal.SIGTERM,) and peak_resident_bytes() == 0
 assert peak_memory(torch.device("cpu")) == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
-from hyperclip.engine.vocabularies import train_vocabulary
+from hyperclip.config.keys import load_config
+from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.vocabulary import Vocabulary
 
 DEVICE = "cuda"

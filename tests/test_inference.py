@@ -8,7 +8,7 @@ from hyperclip import inference
 from hyperclip.head import ViewLogits
 from hyperclip.inference import SlidingWindow, label_map, make_views, resize, score_maps
 
-from .reference.inference import merge_views
+from reference.inference import merge_views
 
 
 def test_released_window_geometry():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.adapters import adapters, merge, parameter_table
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import vocabulary_of
 from hyperclip.predictor import Predictor
 from hyperclip.visualization import BACKGROUND, comparison, label_image, overlay, palette

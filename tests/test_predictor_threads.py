@@ -11,7 +11,7 @@ import pytest
 import torch
 from cliper.diffusion import run_until
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.predictor import Predictor
 from hyperclip.vocabulary import Vocabulary
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cliper  # noqa: F401  (registers its keys)
 import pytest
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 
 CAR, OPENAI = "scene", "imagenet"
 B, L, H = "ViT-B/16", "ViT-L/14", "ViT-H-14:laion2b_s32b_b79k"

@@ -6,17 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hyperclip.visualization import (
-    BACKGROUND,
-    COLORS,
-    label_image,
-    legend,
-    line_width,
-    map_palette,
-    overlay,
-    paint,
-    palette,
-)
+from hyperclip.visualization import BACKGROUND, COLORS, label_image, legend, line_width, map_palette, overlay, paint, palette
 from PIL import Image
 
 ALL = [20, 150, 171, 254, 459, 847, 3000]

@@ -13,7 +13,7 @@ step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic maps, guidance 
 one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the released code's chain of
 products. cliper: a picture at 336 pixels, refined by a diffusion model of Stable Diffusion 2.1's shape, against the same chain
 and the whole UNet; the networks' passes alone are the floor. evaluate: pictures from files, against whole score maps; the
-networks alone are the floor. The obvious ways are in tests/reference.
+networks alone are the floor. The obvious ways are in reference/.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cliper  # noqa: E402, F401  (registers CLIPer and its keys)
 import torch  # noqa: E402
-from hyperclip.files import write_atomically  # noqa: E402
-from hyperclip.memory import keep_freed_memory  # noqa: E402
+from hyperclip.runtime.files import write_atomically  # noqa: E402
+from hyperclip.runtime.memory import keep_freed_memory  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from tools.benchmarks.adapters import adapter_maps  # noqa: E402

@@ -16,9 +16,9 @@ import argparse
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from hyperclip.data import DATASETS
 from hyperclip.data.checking import Report, check_dataset, faults_text
-from hyperclip.data.custom import register_files
+from hyperclip.data.dataset_file import register_files
 from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
-from hyperclip.program import run_program
+from hyperclip.runtime.program import run_program
 from tabulate import tabulate
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from hyperclip.evaluation.report import comparison_table, result_rows
-from hyperclip.files import user_path, write_atomically
-from hyperclip.program import run_program
+from hyperclip.evaluation.tables import comparison_table, result_rows
+from hyperclip.runtime.files import user_path, write_atomically
+from hyperclip.runtime.program import run_program
 
 
 def main() -> None:

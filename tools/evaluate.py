@@ -25,14 +25,14 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS
-from hyperclip.data.custom import register_files
-from hyperclip.engine.suite import System, make_plan, run_suite
-from hyperclip.evaluation.report import benchmark_table
-from hyperclip.files import need_output_folder, user_path
-from hyperclip.memory import keep_freed_memory
-from hyperclip.program import run_program
+from hyperclip.data.dataset_file import register_files
+from hyperclip.evaluation.suite import System, make_plan, run_suite
+from hyperclip.evaluation.tables import benchmark_table
+from hyperclip.runtime.files import need_output_folder, user_path
+from hyperclip.runtime.memory import keep_freed_memory
+from hyperclip.runtime.program import run_program
 from tabulate import tabulate
 
 

@@ -27,10 +27,10 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
-from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
-from hyperclip.data.tinyscenes import class_names, render_captioned
-from hyperclip.files import write_atomically
+from hyperclip.runtime.files import write_atomically
+from hyperclip.tinyscenes.drawing import class_names, render_captioned
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from hyperclip.data.tinyscenes import SCENE_SIZE, SPLITS, render_scene
-from hyperclip.files import write_atomically
+from hyperclip.runtime.files import write_atomically
+from hyperclip.tinyscenes.drawing import SCENE_SIZE, SPLITS, render_scene
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

@@ -14,13 +14,14 @@ import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from detectron2.engine import default_argument_parser
 from hyperclip.adapters import merge
-from hyperclip.building import check_system
-from hyperclip.config import load_config
-from hyperclip.engine import StrictCheckpointer, Trainer, require_weights, setup_run
-from hyperclip.engine.checks import check_model, check_test_sets, check_weights
-from hyperclip.engine.launching import launch_processes
-from hyperclip.files import need_output_folder
-from hyperclip.program import run_program
+from hyperclip.checkpoints import StrictCheckpointer, require_weights
+from hyperclip.config.keys import load_config
+from hyperclip.load import check_system
+from hyperclip.runtime.files import need_output_folder
+from hyperclip.runtime.program import run_program
+from hyperclip.training import Trainer, setup_run
+from hyperclip.training.checks import check_model, check_test_sets, check_weights
+from hyperclip.training.launch import launch_processes
 
 
 def main(args: argparse.Namespace) -> None:

@@ -13,16 +13,16 @@ import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 import numpy as np
 import torch
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset, load_records
-from hyperclip.data.custom import register_files
+from hyperclip.data.class_lists import test_vocabulary
+from hyperclip.data.dataset_file import register_files
 from hyperclip.data.mapper import read_pair
-from hyperclip.engine.evaluation import prepare_model
-from hyperclip.engine.vocabularies import test_vocabulary
 from hyperclip.evaluation.protocols import to_dataset_labels
-from hyperclip.files import need_output_folder, user_path, write_atomically
+from hyperclip.evaluation.running import prepare_model
 from hyperclip.predictor import Predictor
-from hyperclip.program import run_program
+from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
+from hyperclip.runtime.program import run_program
 from hyperclip.visualization import BACKGROUND, comparison
 from PIL import Image
 

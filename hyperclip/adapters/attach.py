@@ -12,16 +12,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .base import (
-    ADAPTER_REGISTRY,
-    ENCODERS,
-    MATRICES,
-    PROJECTIONS,
-    Adapter,
-    AdapterOptions,
-    Site,
-    checked_choices,
-)
+from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, Adapter, AdapterOptions, Site, checked_choices
 
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}

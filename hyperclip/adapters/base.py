@@ -57,7 +57,7 @@ class Site:
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config`.
+    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`.
 
     Attributes:
         projections: empty for those of the adapter; an adapter's ``Build`` function gets these in its options.

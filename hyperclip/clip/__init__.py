@@ -1,19 +1,23 @@
 """CLIP: loading, the dense image tower, the text tower."""
 
 from .activation import activation_of
+from .embedder import TextEmbedder, asked_names, synonym_rule
+from .image_tower import check_layers, encode_dense
 from .loading import LoadedClip, load_clip
 from .normalization import CLIP_MEAN, CLIP_STD
-from .text import encode_text, tokenize
-from .visual import check_layers, encode_dense
+from .text_tower import encode_text, tokenize
 
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "LoadedClip",
+    "TextEmbedder",
     "activation_of",
+    "asked_names",
     "check_layers",
     "encode_dense",
     "encode_text",
     "load_clip",
+    "synonym_rule",
     "tokenize",
 ]

@@ -12,19 +12,11 @@ import open_clip
 import torch
 from torch import Tensor
 
-from ..files import local_name
-from ..weights import UnreadableWeightsError, find_state_dict, plain_name, read_weights, require_fit
-from .activation import (
-    ACTIVATIONS,
-    GELU,
-    OPENAI_EXTRAS,
-    QUICK_GELU,
-    activation_of,
-    activation_of_file,
-    activation_of_tag,
-)
+from ..runtime.files import local_name
+from ..runtime.weights import UnreadableWeightsError, find_state_dict, plain_name, read_weights, require_fit
+from .activation import ACTIVATIONS, GELU, OPENAI_EXTRAS, QUICK_GELU, activation_of, activation_of_file, activation_of_tag
 from .folders import folder_weights, is_model_folder, read_folder_config
-from .text import Tokenizer
+from .text_tower import Tokenizer
 
 OPENAI_ARCHITECTURES = {
     "ViT-B/32": "ViT-B-32",

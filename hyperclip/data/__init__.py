@@ -1,6 +1,6 @@
 """Datasets: the registry, label reading, the mapper and the procedural world. Importing it registers them."""
 
-from ..compat import require_detectron2
+from ..runtime.compat import require_detectron2
 
 require_detectron2()
 

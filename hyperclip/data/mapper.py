@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..resizing import ResizeShortestEdge
 from .image_files import ImageFile, decode, exif_orientation
-from .labels import read_record_label, take_half
+from .label_maps import read_record_label, take_half
+from .resizing import ResizeShortestEdge
 
 logger = logging.getLogger("hyperclip.data")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .image_files import IMAGE_SUFFIXES
-from .labels import HALVES
+from .label_maps import HALVES
 from .layouts import Layout
 from .pairing import ListReader, find_files, find_path, kinds_of, left_out, read_list, walk
 from .registry import DatasetSpec, dataset_root

@@ -13,11 +13,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.labels import read_record_label
+from ..data.label_maps import read_record_label
 from ..data.mapper import exif_hint
 from ..data.registry import DATASETS
-from ..files import write_atomically
-from ..finite import FiniteCheck
+from ..runtime.files import write_atomically
+from ..runtime.finite import FiniteCheck
 from .boundary import BoundaryCounts
 from .confusion import ConfusionMatrix, SegmentationScores
 from .protocols import answered_labels, to_dataset_labels

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import chain, run
-from ..threads import in_pieces
+from ..runtime.recompute import chain, run
+from ..runtime.threads import in_pieces
 
 
 class GuidedProjections(nn.Module):

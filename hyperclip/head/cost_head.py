@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..features import DenseFeatures
-from ..memory import items_at_a_time
-from ..threads import in_pieces
+from ..dense_features import DenseFeatures
+from ..runtime.memory import items_at_a_time
+from ..runtime.threads import in_pieces
 from .aggregation import AggregationLayer
 from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder, Prepared
@@ -219,7 +219,7 @@ class CostVolumeHead(nn.Module):
 
         Args:
             images: of ``prepare``. text: unit embeddings (T, embed_dim).
-            chunk: class maps handled at a time, 0 for as many as :func:`hyperclip.memory.items_at_a_time` says. In memory
+            chunk: class maps handled at a time, 0 for as many as :func:`hyperclip.runtime.memory.items_at_a_time` says. In memory
                 there are always the embeddings of all class maps of one image, and those of more images within ``chunk``.
         """
         costs, text_guidance, kept = self.select(images.embeddings, text)

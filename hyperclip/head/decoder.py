@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..recompute import run
+from ..runtime.recompute import run
 
 
 class Prepared(NamedTuple):

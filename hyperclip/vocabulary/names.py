@@ -10,8 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-
-from open_clip.tokenizer import SimpleTokenizer
+from typing import Any
 
 logger = logging.getLogger("hyperclip.vocabulary")
 
@@ -22,7 +21,9 @@ COMMA = re.compile("[,\uff0c\u3001]")
 
 
 @lru_cache(maxsize=1)
-def _tokenizer() -> SimpleTokenizer:
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer  # here, since it brings torch with it
+
     return SimpleTokenizer()
 
 

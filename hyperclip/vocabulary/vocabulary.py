@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..files import local_path
+from ..runtime.files import local_path
 from .class_files import read_class_file
 from .names import (
     CLASS_END,

@@ -29,8 +29,8 @@ from hyperclip.adapters import (
 )
 from hyperclip.adapters.rotation import cayley
 from hyperclip.clip import encode_dense, load_clip
-from hyperclip.clip.text import encode_text, tokenize
-from hyperclip.config import load_config
+from hyperclip.clip.text_tower import encode_text, tokenize
+from hyperclip.config.keys import load_config
 
 TINY = "configs/quickstart/tiny_clip"
 MODES = ["hyperbolic", "attention", "relations", "rotation", "lora", "hyperbolic+rotation", "lora+relations"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hyperclip.adapters import AdapterOptions, RadiusAdjustment, prepare_finetuning
 from hyperclip.clip import encode_dense, encode_text, load_clip, loading, tokenize
-from hyperclip.clip.visual import residual_block, value_only_block
+from hyperclip.clip.image_tower import residual_block, value_only_block
 
-from ..reference import clip as obvious
+from reference import clip as obvious
 
 TINY = "configs/quickstart/tiny_clip"
 

@@ -7,8 +7,8 @@ import torch
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
 from cliper.features import FeatureMaps
 
-from ..reference import cliper as oracle
-from ..reference import rounding
+from reference import cliper as oracle
+from reference import rounding
 
 
 def draw(seed, maps=4, side=12, width=8):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS
-from hyperclip.engine.vocabularies import test_vocabulary as evaluated_vocabulary
+from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 
 LEAVES = sorted(Path("configs/cliper").glob("vit-*/ovs_*.yaml"))
 SETS = ["ade150", "city", "coco5k", "context", "context59", "stuff164", "voc20", "voc21"]

@@ -14,11 +14,12 @@ from cliper.meta_arch import CLIPer
 from cliper.pretrained import KNOWN, load_diffusion, locate
 from cliper.refiner import DiffusionRefiner
 from diffusers import UNet2DModel
+from hyperclip.clip import TextEmbedder
 from hyperclip.data import read_image
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from hyperclip.vocabulary import Vocabulary, prompt_templates
 
-from ..conftest import SHARED
-from ..diffusion_folders import write_stable_diffusion
+from tests.conftest import SHARED
+from tests.diffusion_folders import write_stable_diffusion
 
 TINY = "configs/quickstart/tiny_diffusion"
 TINY_LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")

@@ -12,7 +12,7 @@ from cliper.pretrained import load_diffusion
 from cliper.refiner import build_refiner
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 
 TINY = "configs/quickstart/tiny_diffusion"
 LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")

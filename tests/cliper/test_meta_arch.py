@@ -9,10 +9,10 @@ import torch
 from cliper import REFINER_REGISTRY, CLIPer
 from cliper.postprocess import LabelOptions
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
-from hyperclip.engine import require_weights
-from hyperclip.engine.trainer import Trainer, describe_run
+from hyperclip.checkpoints import require_weights
+from hyperclip.config.keys import load_config
 from hyperclip.predictor import Predictor
+from hyperclip.training.trainer import Trainer, describe_run
 from hyperclip.vocabulary import Vocabulary
 from safetensors.torch import save_file
 

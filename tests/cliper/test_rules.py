@@ -12,7 +12,7 @@ from cliper.postprocess import LabelOptions, filter_maps, full_size_maps, fuse_s
 from cliper.preprocess import resize_for_clip, target_size
 from cliper.refiner import GridRefinement, build_refiner, fuse_options
 from hyperclip.clip import load_clip
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from PIL import Image
 
 CONFIG = "configs/quickstart/cliper.yaml"

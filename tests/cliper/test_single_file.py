@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..diffusion_folders import write_stable_diffusion
-from ..single_file import original_state
+from tests.diffusion_folders import write_stable_diffusion
+from tests.single_file import original_state
 
 
 @pytest.fixture(scope="module", params=["2.1", "1.5"])

@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import SemSegMapper
-from hyperclip.data.labels import (
-    LABEL_MAPS,
-    LabelMap,
-    from_one,
-    indices,
-    read_label,
-    read_record_label,
-    take_half,
-)
+from hyperclip.data.label_maps import LABEL_MAPS, LabelMap, from_one, indices, read_label, read_record_label, take_half
 from hyperclip.data.mapper import read_image, read_record_image
 from hyperclip.vocabulary import builtin
 from PIL import Image

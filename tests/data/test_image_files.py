@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import SemSegMapper, find_dataset, read_image
-from hyperclip.data import preparation as prep
+from hyperclip.data import conversion as prep
 from hyperclip.data.checking import check_dataset
-from hyperclip.data.custom import register_files
+from hyperclip.data.dataset_file import register_files
 from hyperclip.data.image_files import exif_orientation
-from hyperclip.data.labels import LABEL_MAPS, LabelMap, read_label, read_raw_label, read_record_label
+from hyperclip.data.label_maps import LABEL_MAPS, LabelMap, read_label, read_raw_label, read_record_label
 from hyperclip.data.mapper import read_pair, read_record_image
 from hyperclip.evaluation import SemSegEvaluator
 from PIL import Image
 
-from ..conftest import SHARED
-from ..fake_trees import cityscapes
-from ..raw_images import write_png, write_tiff
+from tests.conftest import SHARED
+from tests.fake_trees import cityscapes
+from tests.raw_images import write_png, write_tiff
 
 CASES = SHARED / "cases"
 TURNS = {1: np.array, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),

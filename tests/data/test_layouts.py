@@ -11,12 +11,12 @@ import pytest
 from detectron2.data import DatasetCatalog
 from hyperclip.data import DATASETS, SemSegMapper, find_dataset, load_records
 from hyperclip.data.checking import check_dataset, faults_text
-from hyperclip.data.labels import read_record_label
+from hyperclip.data.label_maps import read_record_label
 from hyperclip.data.layouts import Layout
 from hyperclip.data.records import read_list
 from PIL import Image
 
-from .. import fake_trees
+from tests import fake_trees
 
 BENCHMARKS = [spec for spec in DATASETS.values() if spec.benchmark]
 

@@ -11,13 +11,13 @@ import pytest
 from detectron2.data import DatasetCatalog
 from hyperclip.data import find_dataset
 from hyperclip.data.checking import check_dataset, spread
-from hyperclip.data.custom import register_files
-from hyperclip.data.labels import read_label, read_record_label
+from hyperclip.data.dataset_file import register_files
+from hyperclip.data.label_maps import read_label, read_record_label
 from hyperclip.data.pairing import is_hidden, read_list
 from PIL import Image
 
-from .. import fake_trees
-from ..conftest import ROOT, SHARED
+from tests import fake_trees
+from tests.conftest import ROOT, SHARED
 
 CASES = SHARED / "cases"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS, SemSegMapper, read_image, vocabulary_of
-from hyperclip.data.labels import read_label
+from hyperclip.data.label_maps import read_label
 from PIL import Image
 
 COCO = "coco_2017_train_stuff_all_sem_seg"

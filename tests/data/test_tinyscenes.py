@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hyperclip.data.tinyscenes import COLORS, IGNORE, SHAPES, SPLITS, TEXTURES, class_names, render_object, render_scene
+from hyperclip.tinyscenes.drawing import COLORS, IGNORE, SHAPES, SPLITS, TEXTURES, class_names, render_object, render_scene
 
 
 def test_the_parts_share_attributes_but_no_phrase():

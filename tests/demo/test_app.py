@@ -27,15 +27,15 @@ import pytest
 import torch
 from cliper.postprocess import LabelOptions
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
-from hyperclip.data.tinyscenes import render_scene
+from hyperclip.config.keys import load_config
 from hyperclip.predictor import Predictor
+from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 CONFIG = "configs/quickstart/cliper.yaml"
 CLASSES, BACKGROUND = "red plain circle; blue striped star; green dotted cross, cross", "grey ground"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from hyperclip.evaluation import ConfusionMatrix, SemSegEvaluator
-from hyperclip.evaluation.report import comparison_table, result_rows
+from hyperclip.evaluation.tables import comparison_table, result_rows
 from PIL import Image
 
 

@@ -19,7 +19,7 @@ from hyperclip.evaluation.protocols import to_dataset_labels
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from ..reference import evaluation as reference
+from reference import evaluation as reference
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hyperclip.building import check_device, check_system
-from hyperclip.config import load_config
-from hyperclip.engine.checkpointing import fetched
-from hyperclip.evaluation.report import comparison_table, result_rows
-from hyperclip.files import local_name, local_path, need_output_folder, write_atomically
+from hyperclip.checkpoints.checkpointer import fetched
+from hyperclip.config.keys import load_config
+from hyperclip.evaluation.tables import comparison_table, result_rows
+from hyperclip.load import check_device, check_system
 from hyperclip.predictor import Predictor
-from hyperclip.program import message_of_process, run_program
+from hyperclip.runtime.files import local_name, local_path, need_output_folder, write_atomically
+from hyperclip.runtime.program import message_of_process, run_program
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -274,7 +274,7 @@ Traceback (most recent call last):
     [
         ("ValueError: MODEL.X: got 1, expected 2", "MODEL.X: got 1, expected 2"),
         ("ValueError: two lines:\n  here\nand there", "two lines: here and there"),
-        ("hyperclip.engine.checkpointing.UnreadableCheckpointError: cut short", "cut short"),
+        ("hyperclip.checkpoints.checkpointer.UnreadableCheckpointError: cut short", "cut short"),
         ("torch.distributed.DistNetworkError: port in use", "port in use"),
         ("MemoryError", "MemoryError"),
         ("KeyError: 'x'", ""),

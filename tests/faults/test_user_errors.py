@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from hyperclip.config import load_config
-from hyperclip.engine.setup import check_output_folder, clear_run
-from hyperclip.engine.vocabularies import train_vocabulary
+from hyperclip.config.keys import load_config
+from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.predictor import Predictor
+from hyperclip.training.run_folder import check_output_folder, clear_run
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 DENSE = "configs/quickstart/dense_clip.yaml"
@@ -291,7 +291,7 @@ def test_errors_are_one_line_and_not_a_traceback(arguments, message, tmp_path):
 
 
 def test_detectron2_missing_is_one_clear_error():
-    code = "import sys; sys.modules['detectron2'] = None\nimport hyperclip.config"
+    code = "import sys; sys.modules['detectron2'] = None\nimport hyperclip.config.keys"
     done = run("-c", code)
     assert done.returncode == 1
     assert "tools/setup.sh" in done.stderr.splitlines()[-1]

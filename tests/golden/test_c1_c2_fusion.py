@@ -10,10 +10,10 @@ import torch
 from cliper.fusion import FusionOptions, encode_layers
 from cliper.preprocess import resize_for_clip, target_size
 from cliper.scores import Embedded, ScoreOptions, Windows, coarse_scores, merge_affinities, window_boxes, with_negatives
-from hyperclip.clip import CLIP_MEAN, CLIP_STD
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder
+from hyperclip.vocabulary import Vocabulary, prompt_templates
 
-from ..reference.rounding import coarse_bounds
+from reference.rounding import coarse_bounds
 
 LONGEST = 2560
 MODELS = {"b16": ("ViT-B/16", 16), "l14": ("ViT-L/14", 14)}

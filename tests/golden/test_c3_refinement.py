@@ -1,7 +1,7 @@
 """C3: refinement with whole maps (the oracle), with given maps row by row, and streamed from queries and keys.
 
 Results agree to 2e-6 wherever no entry lies at the cut; the few that do may fall on either side by the processor's rounding,
-and ``tests/reference/rounding.py`` derives what that can change.
+and ``reference/rounding.py`` derives what that can change.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
 
-from ..reference import cliper as oracle
-from ..reference import rounding
+from reference import cliper as oracle
+from reference import rounding
 
 SETTINGS = [(fusion, t) for fusion in ("SFSA", "mean", "selection") for t in (0.1, 0.2, 0.35)]
 

@@ -12,7 +12,7 @@ from cliper.affinity import FuseOptions, GivenMaps
 from cliper.postprocess import LabelOptions, filter_maps, fuse_scores, label_map
 from cliper.refiner import GridRefinement
 
-from .test_c3_refinement import make_logits
+from tests.golden.test_c3_refinement import make_logits
 
 RULES = [(b, c, n) for b in ("0", "0.001", "0.3", "0.6") for c in ("0.0", "0.3", "0.7") for n in (0, 1)]
 SCRIPTS = ["bkg0.3_cls0.3_norm0_ign255", "bkg0.6_cls0.5_norm1_ign255", "bkg0.001_cls0.0_norm0_ign0-255",

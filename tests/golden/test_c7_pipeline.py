@@ -1,7 +1,7 @@
 """C7: the whole of CLIPer, from an image to labels, on the recorded CLIP and diffusion weights.
 
 Two cuts at a share of the largest value lie on the way: of the class probabilities, and of each attention map. An entry at a
-cut falls on one side or the other by the processor's rounding. ``tests/reference/rounding.py`` derives from this very
+cut falls on one side or the other by the processor's rounding. ``reference/rounding.py`` derives from this very
 computation which results that can change, and by how much; all others agree to 1e-5.
 """
 
@@ -17,11 +17,12 @@ from cliper.meta_arch import CLIPer
 from cliper.postprocess import LabelOptions, fuse_scores
 from cliper.refiner import DiffusionRefiner
 from cliper.scores import ScoreOptions, coarse_scores
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, prompt_templates
+from hyperclip.clip import TextEmbedder
+from hyperclip.vocabulary import Vocabulary, prompt_templates
 
-from ..reference import rounding
-from ..reference.cliper import attention_maps
-from .test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
+from reference import rounding
+from reference.cliper import attention_maps
+from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
 
 IN_DOUBT = 0.1
 """At most this share of the results may be within reach of an entry at a cut: more, and the comparison would say too little.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hyperclip.adapters import adapters, tower
 from hyperclip.clip import encode_dense, encode_text, tokenize
-from hyperclip.clip.visual import embed_patches, residual_block, resize_positions
+from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 
 

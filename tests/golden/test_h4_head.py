@@ -231,7 +231,7 @@ def test_gradients(golden, fake_state, published_state, training_model, arrays, 
 
 def by_published_name(model, names):
     """Gradients under the published names, found by converting a state dict of indices."""
-    from hyperclip.engine.published import convert_published
+    from hyperclip.checkpoints.conversion import convert_published
 
     parameters = dict(model.named_parameters())
     found = {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.data import SemSegMapper
 from hyperclip.inference import SlidingWindow
 from hyperclip.vocabulary import Vocabulary

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hyperclip.features import DenseFeatures
+from hyperclip.dense_features import DenseFeatures
 from hyperclip.head import CostVolumeHead, pixel_class_bce, sample_classes
 from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
 from hyperclip.head.cost_volume import cost_volume, top_classes
 from hyperclip.head.decoder import Decoder
 
-from ..reference import head as obvious
+from reference import head as obvious
 
 PRECISION = {torch.float64: 1e-10, torch.float32: 1e-5}
 both = pytest.mark.parametrize("dtype", PRECISION)

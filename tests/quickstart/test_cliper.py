@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .test_quickstart import root, run  # noqa: F401  (root is a fixture)
+from tests.quickstart.test_quickstart import root, run  # noqa: F401  (root is a fixture)
 
 CONFIGS = ["clip_last_layer", "cliper_fusion", "cliper"]
 

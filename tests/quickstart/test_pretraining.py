@@ -8,9 +8,9 @@ import pytest
 import torch
 from cliper.pretrained import load_diffusion
 from hyperclip.clip import load_clip
-from hyperclip.data.tinyscenes import render_scene
+from hyperclip.tinyscenes.drawing import render_scene
 
-from .test_quickstart import run
+from tests.quickstart.test_quickstart import run
 
 
 @torch.no_grad()

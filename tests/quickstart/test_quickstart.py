@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from cliper.pretrained import load_diffusion
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
-from hyperclip.data.tinyscenes import SPLITS, class_names, render_captioned, render_scene
+from hyperclip.tinyscenes.drawing import SPLITS, class_names, render_captioned, render_scene
 from PIL import Image
 
 CONFIG = "configs/quickstart/hyperclip.yaml"

@@ -9,12 +9,12 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from hyperclip.clip import encode_text, load_clip, tokenize
-from hyperclip.config import load_config
-from hyperclip.data.custom import read_dataset_file
-from hyperclip.engine.vocabularies import test_vocabulary as evaluated_vocabulary
-from hyperclip.engine.vocabularies import train_vocabulary
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, builtin, load_vocabulary, prompt_templates
+from hyperclip.clip import TextEmbedder, encode_text, load_clip, tokenize
+from hyperclip.config.keys import load_config
+from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
+from hyperclip.data.class_lists import train_vocabulary
+from hyperclip.data.dataset_file import read_dataset_file
+from hyperclip.vocabulary import Vocabulary, builtin, load_vocabulary, prompt_templates
 from hyperclip.vocabulary.names import distinct, shared_names, tokens_of
 from hyperclip.vocabulary.vocabulary import LISTS
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hyperclip.adapters import AdapterOptions, prepare_finetuning
-from hyperclip.clip import encode_text, load_clip, tokenize
-from hyperclip.vocabulary import TextEmbedder, Vocabulary, builtin, prompt_templates
+from hyperclip.clip import TextEmbedder, encode_text, load_clip, tokenize
+from hyperclip.vocabulary import Vocabulary, builtin, prompt_templates
 from hyperclip.vocabulary.vocabulary import LISTS
 
 TINY = "configs/quickstart/tiny_clip"

@@ -6,10 +6,9 @@ import torch
 from hyperclip.adapters import adapters
 from torch import Tensor
 
-from tests.reference.training import literal_adapters
-
-from .measuring import Row, Settings, compare
-from .models import build_hyperclip
+from reference.training import literal_adapters
+from tools.benchmarks.measuring import Row, Settings, compare
+from tools.benchmarks.models import build_hyperclip
 
 
 @torch.no_grad()

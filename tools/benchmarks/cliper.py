@@ -14,14 +14,13 @@ from cliper.preprocess import resize_for_clip, target_size
 from cliper.refiner import DiffusionRefiner, GridRefinement
 from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from hyperclip.clip.visual import embed_patches, resize_positions
-from hyperclip.config import load_config
+from hyperclip.clip.image_tower import embed_patches, resize_positions
+from hyperclip.config.keys import load_config
 from hyperclip.vocabulary import builtin
 from torch import Tensor, nn
 
-from tests.reference import cliper as literal
-
-from .measuring import Row, Settings, Stopwatch, compare
+from reference import cliper as literal
+from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
 
 THRESHOLD = 0.2
 TRUE = {"channels": (320, 640, 1280, 1280), "heads": [5, 10, 20, 20], "text": 1024, "vae": (128, 256, 512, 512), "side": 64,

@@ -12,15 +12,15 @@ import yaml
 from detectron2.data import DatasetCatalog
 from hyperclip.adapters import merge
 from hyperclip.data import SemSegMapper
-from hyperclip.data.custom import register_files
-from hyperclip.data.labels import read_record_label
-from hyperclip.engine.evaluation import evaluate_dataset
+from hyperclip.data.dataset_file import register_files
+from hyperclip.data.label_maps import read_record_label
+from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.vocabulary import builtin
 from PIL import Image
 from torch import Tensor
 
-from .measuring import Row, Settings, Stopwatch, compare
-from .models import build_hyperclip
+from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
+from tools.benchmarks.models import build_hyperclip
 
 SIZE = (512, 683)
 """Height and width of the pictures, the median of ADE20K's."""

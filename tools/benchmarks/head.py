@@ -12,12 +12,11 @@ from hyperclip.head import ViewLogits
 from hyperclip.inference import label_map, make_views, resize
 from torch import Tensor
 
-from tests.reference import head as parts
-from tests.reference import inference as literal
-from tests.reference.training import embed_image, head_logits
-
-from .measuring import Row, Settings, compare
-from .models import build_hyperclip
+from reference import head as parts
+from reference import inference as literal
+from reference.training import embed_image, head_logits
+from tools.benchmarks.measuring import Row, Settings, compare
+from tools.benchmarks.models import build_hyperclip
 
 MAPS = 14
 """Class maps that the decoder is measured with."""

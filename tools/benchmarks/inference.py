@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from hyperclip.adapters import merge
+from hyperclip.clip import TextEmbedder
 from hyperclip.meta_arch import HyperCLIP
-from hyperclip.vocabulary import TextEmbedder, builtin
+from hyperclip.vocabulary import builtin
 from torch import Tensor
 
-from tests.reference import inference as literal
-
-from .measuring import Row, Settings, compare
-from .models import build_hyperclip
+from reference import inference as literal
+from tools.benchmarks.measuring import Row, Settings, compare
+from tools.benchmarks.models import build_hyperclip
 
 LISTS = {"voc20": (640, 640), "ade150": (640, 640), "ade847": (1024, 1024)}
 """Class lists, and the size of the picture."""

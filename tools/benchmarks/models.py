@@ -6,10 +6,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from hyperclip.adapters import adapters
-from hyperclip.config import load_config
+from hyperclip.config.keys import load_config
 from hyperclip.meta_arch import HyperCLIP
 
-from .measuring import Settings
+from tools.benchmarks.measuring import Settings
 
 
 def build_hyperclip(settings: Settings, *keys: str) -> tuple[CfgNode, HyperCLIP]:

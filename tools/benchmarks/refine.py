@@ -9,9 +9,8 @@ import torch
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
 from torch import Tensor
 
-from tests.reference import cliper as literal
-
-from .measuring import Row, Settings, compare
+from reference import cliper as literal
+from tools.benchmarks.measuring import Row, Settings, compare
 
 TOKENS, MAPS, HEAD_DIM, THRESHOLD = 4096, 10, 64, 0.2
 

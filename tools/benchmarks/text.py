@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from hyperclip.clip.text import encode_text, tokenize
+from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.vocabulary import builtin
 
-from tests.reference import clip as literal
-
-from .measuring import Row, Settings, compare
-from .models import build_hyperclip
+from reference import clip as literal
+from tools.benchmarks.measuring import Row, Settings, compare
+from tools.benchmarks.models import build_hyperclip
 
 
 @torch.no_grad()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from hyperclip.engine.optimizer import build_optimizer
-from hyperclip.engine.vocabularies import train_vocabulary
+from hyperclip.data.class_lists import train_vocabulary
+from hyperclip.training.optimizer import build_optimizer
 from torch import Tensor
 
-from tests.reference import training
-
-from .measuring import Row, Settings, compare
-from .models import build_hyperclip
+from reference import training
+from tools.benchmarks.measuring import Row, Settings, compare
+from tools.benchmarks.models import build_hyperclip
 
 
 def train(settings: Settings) -> list[Row]:

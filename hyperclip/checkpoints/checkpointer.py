@@ -1,0 +1,210 @@
+"""Checkpoints: strict loading of ours and the published ones, atomic saving."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from ..runtime.files import local_name, write_atomically
+from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
+from ..runtime.weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
+from .conversion import CLIP_PREFIX, convert_published, is_published
+
+logger = logging.getLogger(__name__)
+
+NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
+"""Checkpoints that were written while training, by iteration."""
+
+OPENAI_WIDTH = 1024
+"""Width of OpenAI's largest image tower, ViT-L/14."""
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict, ours or a published one, in place; every key of both sides has to be accounted for.
+
+    Raises:
+        ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
+    """
+    own = model.state_dict()
+    state = rename_for(state, own, f"checkpoint {source}")
+    if is_published(state):
+        logger.info("%s has the published key names: converting", source)
+        state = convert_published(state)
+    require_fit(
+        own,
+        state,
+        f"checkpoint {source} does not fit the model of this config",
+        "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for HyperCLIP's checkpoints, "
+        "attention for CAT-Seg's)",
+    )
+    model.load_state_dict(state)
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """What a model's function depends on besides its parameters; it has ``checkpoint_settings`` if there is anything."""
+    describe: Any = getattr(model, "checkpoint_settings", dict)
+    return describe()
+
+
+def check_settings(model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str) -> None:
+    """Compare what a checkpoint was trained with and what a model has.
+
+    Args:
+        saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an early one of ours.
+    Raises:
+        ValueError: they differ; the keys are named.
+    """
+    own = settings_of(model)
+    if saved is None and _is_of_openai(state):
+        saved = {"MODEL.CLIP_ACTIVATION": "quick_gelu"}
+    differing = [f"{key} is {value!r} there and {own[key]!r} here" for key, value in (saved or {}).items()
+                 if key in own and own[key] != value]  # fmt: skip
+    if differing:
+        raise ValueError(
+            f"checkpoint {source} was trained with other settings than this config's: {'; '.join(differing)}. Set them to what "
+            "they were in training"
+        )
+
+
+def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is a published one over OpenAI's CLIP; CAT-Seg's largest models have open_clip's instead."""
+    state = {plain_name(name): value for name, value in state.items()}
+    first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
+    return first is not None and len(first) <= OPENAI_WIDTH
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state dict, …}``.
+
+    Raises:
+        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or without a state dict.
+    """
+    content = read_weights(path, "MODEL.WEIGHTS")
+    state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
+    if isinstance(content.get("model"), Mapping):
+        return {**content, "model": state}
+    return {"model": state}
+
+
+def require_weights(cfg: CfgNode, model: nn.Module) -> None:
+    """ValueError if the head has parameters and MODEL.WEIGHTS names no checkpoint to fill them from."""
+    head: Any = getattr(model, "sem_seg_head", None)  # a system without one, such as CLIPer, needs no checkpoint
+    if head is not None and not cfg.MODEL.WEIGHTS and any(True for _ in head.parameters()):
+        raise ValueError(
+            "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: --opts MODEL.WEIGHTS FILE"
+        )
+
+
+def fetched(address: str) -> str:
+    """The local copy of a file at an address.
+
+    Raises:
+        FileNotFoundError: it cannot be had.
+    """
+    try:
+        return PathManager.get_local_path(address)
+    except Exception as error:  # every kind of network trouble ends here
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: {str(error)[:200]}). Without a "
+            "network, copy the file to this machine and give its path"
+        ) from error
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with strict loading, the published formats, and atomic writes."""
+
+    def _load_file(self, filename: str) -> dict:
+        return read_checkpoint(filename)
+
+    def _load_model(self, checkpoint: dict) -> None:
+        state, source = checkpoint.pop("model"), self.path or "file"
+        check_settings(self.model, state, checkpoint.pop("settings", None), source)
+        load_strictly(self.model, state, source)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
+        """Load a checkpoint; "" loads nothing."""
+        self.path = path = fetched(path) if "://" in path else local_name(path)
+        if path and "://" not in path and not os.path.isfile(path):
+            read_checkpoint(path)  # raises with advice
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a file cannot be read
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return bool(self.resumable_files())
+
+    def resumable_files(self) -> list[Path]:
+        """See :func:`resumable_files`."""
+        return resumable_files(self.save_dir) if self.save_dir else []
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Resume from the last checkpoint, or from the one before where that cannot be read; without any load ``path``.
+
+        Raises:
+            UnreadableCheckpointError: no checkpoint of the folder can be read. ValueError: one that does not fit.
+        """
+        candidates = self.resumable_files() if resume else []
+        if not candidates:
+            return self.load(path, checkpointables=[])
+        for candidate in candidates:
+            try:
+                return self.load(str(candidate))
+            except UnreadableCheckpointError as error:
+                logger.warning("%s\nTrying the checkpoint before it", error)
+        raise UnreadableCheckpointError(
+            f"--resume: none of {[p.name for p in candidates]} in {self.save_dir!r} can be read. Start without --resume in "
+            "another OUTPUT_DIR"
+        )
+
+    def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` in full or not at all.
+
+        Args:
+            tag: make it the one to resume from, which needs the state of ``checkpointables``; else only the model is written.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), "settings": settings_of(self.model)}
+        if tag:
+            data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data |= kwargs
+        target = Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", target)
+        write_atomically(target, lambda temporary: torch.save(data, temporary))
+        if tag:
+            self.tag_last_checkpoint(target.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which file is to be resumed from."""
+        write_atomically(Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename))
+
+    def keep_last(self, count: int) -> None:
+        """Remove all numbered checkpoints but the ``count`` that were written last; 0 keeps them all."""
+        if count and self.save_to_disk:
+            numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
+            for path in numbered[count:]:
+                path.unlink()
+
+
+def resumable_files(folder: str | Path) -> list[Path]:
+    """Checkpoints of a folder that a run can go on from: first the one that was written last, then those before it.
+
+    That is the file that ``last_checkpoint`` names, if it is there. Names do not count, since a folder may hold those of
+    an earlier run.
+    """
+    folder = Path(folder)
+    note = folder / "last_checkpoint"
+    noted = folder / note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else folder
+    numbered = sorted(folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    return [*([noted] if noted.is_file() else []), *(path for path in numbered if path != noted)]

@@ -1,0 +1,176 @@
+"""Class embeddings from the text tower, cached under everything that they depend on."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from open_clip import CLIP
+from torch import Tensor
+
+from ..runtime.memory import items_at_a_time
+from ..vocabulary.names import distinct
+from ..vocabulary.templates import prompt_templates
+from ..vocabulary.vocabulary import Vocabulary
+from .text_state import text_state
+from .text_tower import Tokenizer, encode_text, tokenize
+
+SYNONYM_RULES = ("first", "mean", "max")
+
+logger = logging.getLogger("hyperclip.vocabulary")
+
+
+def synonym_rule(setting: str, typed: bool) -> str:
+    """What a class's synonyms do, "first", "mean" or "max", with this value of MODEL.SYNONYMS.
+
+    Its "first" is for class lists; of names that a person typed none is dropped, so there it means "mean".
+    """
+    return "mean" if setting == "first" and typed else setting
+
+
+def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
+    """The names of each class that are prompted under a rule for synonyms.
+
+    Raises:
+        ValueError: two classes that are asked the same.
+    """
+    asked = [list(synonyms[:1]) if rule == "first" else distinct(synonyms) for synonyms in vocabulary.classes]
+    vocabulary.check_asked(asked)
+    return asked
+
+
+class TextEmbedder:
+    """Unit embeddings of a vocabulary's classes.
+
+    A class's embedding is the normalised mean of the normalised embeddings of its prompts: every template with the
+    first synonym ("first", as released) or with every synonym ("mean"). With "max" every synonym has an embedding of its
+    own, and a class scores what its best synonym scores: see :meth:`class_of`. Synonyms with the same tokens count once.
+
+    Without gradients results are cached under the prompts, the contents of the text tower and the precision that it runs in,
+    so that nothing that changes them leaves an old result; see :mod:`hyperclip.clip.text_state`.
+
+    Args:
+        templates: sentences with one ``{}``.
+        synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no difference; models that are
+            built from a config have :func:`synonym_rule`'s.
+        capacity: vocabularies kept; the oldest is dropped.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        templates: tuple[str, ...],
+        synonyms: str = "first",
+        capacity: int = 8,
+        typed: str | None = None,
+    ) -> None:
+        for rule in (synonyms, typed or synonyms):
+            if rule not in SYNONYM_RULES:
+                raise ValueError(f"MODEL.SYNONYMS: got {rule!r}, expected one of {list(SYNONYM_RULES)}")
+        self.typed = typed or synonyms
+        self.tokenizer, self.templates, self.synonyms, self.capacity = tokenizer, templates, synonyms, capacity
+        self._tokens: OrderedDict[tuple, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
+        self._embeddings: OrderedDict[tuple, Tensor] = OrderedDict()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, tokenizer: Tokenizer) -> TextEmbedder:
+        """The embedder of a config: its templates, and what its MODEL.SYNONYMS means for lists and for typed names."""
+        templates, setting = prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS
+        return cls(tokenizer, templates, setting, typed=synonym_rule(setting, typed=True))
+
+    def rule(self, vocabulary: Vocabulary) -> str:
+        """What the synonyms of this vocabulary do: "first", "mean" or "max"."""
+        return self.typed if vocabulary.typed else self.synonyms
+
+    def asked(self, vocabulary: Vocabulary) -> list[list[str]]:
+        """The names of each class that are prompted."""
+        return asked_names(vocabulary, self.rule(vocabulary))
+
+    def prompts(self, vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
+        """All prompts of a vocabulary and the embedding that each belongs to."""
+        prompts, owners, rows, apart = [], [], 0, self.rule(vocabulary) == "max"
+        for names in self.asked(vocabulary):
+            for i, name in enumerate(names):
+                rows += i == 0 or apart
+                prompts += [template.format(name) for template in self.templates]
+                owners += [rows - 1] * len(self.templates)
+        return prompts, owners
+
+    def class_of(self, vocabulary: Vocabulary) -> list[int] | None:
+        """The class of each embedding, ascending; None where there is one for each class."""
+        asked = self.asked(vocabulary)
+        if self.rule(vocabulary) != "max" or all(len(names) == 1 for names in asked):
+            return None
+        return [k for k, names in enumerate(asked) for _ in names]
+
+    def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
+        """Unit embeddings (T, C) of the classes, or of their synonyms, with gradient where gradients are enabled.
+
+        Args:
+            only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t, C).
+        Raises:
+            ValueError: a name that does not fit into the text context, two classes with the same tokens, or "max" in training
+                with a class of two synonyms.
+        """
+        tokens, owners, used = self._tokenized(clip, vocabulary)
+        rows = int(owners[-1]) + 1
+        if rows > len(vocabulary) and (only is not None or torch.is_grad_enabled()):
+            raise ValueError(
+                f"MODEL.SYNONYMS 'max': vocabulary {vocabulary.name!r} has {rows} synonyms of {len(vocabulary)} classes, which "
+                "is for evaluation only. Train with 'first' or 'mean'"
+            )
+        if torch.is_grad_enabled() and any(p.requires_grad for n, p in clip.named_parameters() if not n.startswith("visual.")):
+            if only is None:
+                return self._embed(clip, tokens, owners, rows)
+            wanted = torch.isin(owners, only)
+            return self._embed(clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only))
+        # What is kept may be handed to training later, which cannot use tensors that were made in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            key = (self._asked_key(clip, vocabulary), text_state(clip, used))
+            found = self._embeddings.get(key)
+            if found is None:
+                found = _remember(self._embeddings, key, self._embed(clip, tokens, owners, rows), self.capacity)
+        return found if only is None else found[only]
+
+    def _asked_key(self, clip: CLIP, vocabulary: Vocabulary) -> tuple:
+        """All that the tokens depend on."""
+        device = clip.token_embedding.weight.device
+        return vocabulary.classes, self.rule(vocabulary), self.templates, self.tokenizer, clip.context_length, str(device)
+
+    def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (P, S) of the prompts, the embedding that each belongs to (P,), and all ids once (R,)."""
+        key = self._asked_key(clip, vocabulary)
+        found = self._tokens.get(key)
+        if found is None:
+            left_out = sum(len(synonyms) - 1 for synonyms in vocabulary.classes) if self.rule(vocabulary) == "first" else 0
+            if left_out:
+                logger.info("vocabulary %r: first names only (MODEL.SYNONYMS first), %d synonyms are not asked",
+                            vocabulary.name, left_out)  # fmt: skip
+            prompts, owners = self.prompts(vocabulary)
+            device = clip.token_embedding.weight.device
+            with torch.inference_mode(False):
+                tokens = tokenize(self.tokenizer, prompts, clip.context_length).to(device)
+                kept = (tokens, torch.tensor(owners, device=device), tokens.unique())
+            found = _remember(self._tokens, key, kept, self.capacity)
+        return found
+
+    def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
+        longest = int(tokens.argmax(dim=-1).max()) + 1
+        step = items_at_a_time(longest * 4 * clip.token_embedding.embedding_dim, tokens.device)
+        parts = [tokens] if torch.is_grad_enabled() else tokens.split(step)
+        embeddings = torch.cat([F.normalize(encode_text(clip, part), dim=-1) for part in parts])
+        if len(owners) == rows:
+            return embeddings
+        total = embeddings.new_zeros(rows, embeddings.shape[1]).index_add(0, owners, embeddings)
+        return F.normalize(total, dim=-1)
+
+
+def _remember(store: OrderedDict, key: tuple, value: Any, capacity: int) -> Any:
+    store[key] = value
+    if len(store) > capacity:
+        store.popitem(last=False)
+    return value

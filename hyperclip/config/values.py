@@ -1,0 +1,175 @@
+"""Values of a config: what was written, and what it means where a number, a text or a list is wanted."""
+
+from __future__ import annotations
+
+import math
+import os
+from ast import literal_eval
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..runtime.files import user_path
+from ..runtime.yaml_files import UniqueKeyLoader
+from .rules import ENDLESS, Bounds
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A value without quotes: as it was written, and what YAML takes it for. 007 is a name where a name is wanted."""
+
+    text: str
+    value: Any
+
+
+class ConfigLoader(UniqueKeyLoader):
+    """Keeps how numbers, dates and words like "no" were written."""
+
+
+def _keep_text(kind: str) -> None:
+    construct: Any = yaml.SafeLoader.yaml_constructors[kind]
+    ConfigLoader.add_constructor(kind, lambda loader, node: Plain(node.value, construct(loader, node)))
+
+
+for _kind in ("int", "float", "bool", "null", "timestamp"):
+    _keep_text(f"tag:yaml.org,2002:{_kind}")
+
+
+def from_command_line(value: Any) -> Any:
+    """A value of KEY VALUE; quotes inside of it are taken off. Only a list in YAML's style is read as YAML."""
+    if not isinstance(value, str):
+        return value
+    read = _literal(value)
+    if isinstance(read, str) and read.startswith("["):
+        try:
+            return yaml.load(read, ConfigLoader)
+        except (yaml.YAMLError, ValueError):
+            return read
+    return read if isinstance(read, str) else Plain(value, read)
+
+
+def convert(value: Any, default: Any, texts: bool = False) -> Any:
+    """A value as the type of a key's default.
+
+    Args:
+        value: from YAML or the command line. texts: the default is an empty list of texts.
+    Raises:
+        ValueError: another type; the message says only what is expected.
+    """
+    if default is None:
+        return unwrap(value)
+    if isinstance(default, str):
+        return _text(value)
+    value = _literal(value) if isinstance(value, str) else value
+    if isinstance(default, list | tuple):
+        return _sequence(value.value if isinstance(value, Plain) else value, default, texts)
+    value = unwrap(value)
+    if isinstance(default, bool):
+        return _flag(value)
+    if isinstance(default, int | float):
+        return _number(value, default)
+    raise ValueError("a section of keys")
+
+
+def unwrap(value: Any) -> Any:
+    """A value without its text, through all lists."""
+    if isinstance(value, list | tuple):
+        return type(value)(unwrap(item) for item in value)
+    return value.value if isinstance(value, Plain) else value
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: as it was written."""
+    value = [v.text if isinstance(v, Plain) else v for v in value] if isinstance(value, list) else value
+    if isinstance(value, Plain):
+        return "nothing (null)" if value.value is None else value.text
+    return repr(value)
+
+
+def out_of_bounds(key: str, value: Any, bounds: Bounds) -> str:
+    """What is expected of a number, or of the numbers of a list, that is outside its bounds; "" if it is inside."""
+    low, high = bounds
+    numbers = [v for v in (value if isinstance(value, list | tuple) else [value]) if type(v) in (int, float)]
+    if any(not math.isfinite(v) for v in numbers) and key not in ENDLESS:
+        return "a finite number"
+    if all(low <= v <= high for v in numbers):
+        return ""
+    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+
+
+def locate(value: str, folder: Path | None) -> str:
+    """A name that may be a path: with ``~`` as the home folder, and relative to the folder of the file that it stands in.
+
+    Left as it is: what is not there, what the working folder leads to as well, an address.
+
+    Args:
+        folder: of the YAML file; None on the command line.
+    """
+    if value in ("", "none") or "://" in value:
+        return value
+    path = user_path(value)
+    if folder is not None and not path.is_absolute():
+        beside = folder / path
+        if _holds_a_model(beside) and not (path.exists() and path.samefile(beside)):
+            return os.path.abspath(beside)
+    return str(path) if value.startswith("~") else value
+
+
+def _holds_a_model(path: Path) -> bool:
+    try:
+        return path.is_file() or any(path.glob("*.json"))
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
+def _literal(text: str) -> Any:
+    """A text as Python reads it, (384,) or 1e-4 say; the text itself if Python does not."""
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Plain) and value.value is not None:
+        return value.text
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if type(value) in (int, float):
+        return str(value)
+    raise ValueError('a text ("" for none)')
+
+
+def _flag(value: Any) -> bool:
+    read = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if isinstance(read, bool):
+        return read
+    raise ValueError("True or False")
+
+
+def _number(value: Any, default: int | float) -> int | float:
+    if type(value) is int:
+        return value if isinstance(default, int) else float(value)
+    if type(value) is float and isinstance(default, float):
+        return value
+    raise ValueError("a whole number" if isinstance(default, int) else "a number")
+
+
+def _sequence(value: Any, default: Sequence[Any], texts: bool) -> Any:
+    kind = str if texts else type(default[0]) if default else object
+    of, allowed = {
+        str: ("texts", (str,)), int: ("whole numbers", (int,)), float: ("numbers", (int, float)),
+    }.get(kind, ("values", ()))  # fmt: skip
+    wrong = f"a list of {of}, such as {list(default) or ['name']}"
+    if not isinstance(value, list | tuple):
+        raise ValueError(wrong)
+    if kind is str:
+        items = [_text(item) for item in value]
+    else:
+        items = [_literal(item) if isinstance(item, str) else unwrap(item) for item in value]
+    if allowed and any(type(item) not in allowed for item in items):
+        raise ValueError(wrong)
+    return tuple(items) if isinstance(default, tuple) else items

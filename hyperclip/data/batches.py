@@ -1,0 +1,242 @@
+"""The stream of training batches: which picture comes when, and how it is augmented, depends on seed and position alone.
+
+So a run goes on exactly where it was, whatever the number of workers, and several processes see the batches of one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from ..runtime.randomness import seeded
+
+logger = logging.getLogger("hyperclip.data")
+
+ATTEMPTS = 10
+"""Pictures that are tried for one position."""
+
+GRACE = 60
+"""Seconds that a worker goes on after SIGTERM."""
+
+EXIF_ORIENTATION = 0x0112
+"""Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
+
+FEW = 100
+"""The share of faulty pictures is taken of at least so many, so that one of the first does not end a run."""
+
+
+class TrainSamples(Dataset):
+    """Samples by their position in an endless stream. Each epoch has its own order.
+
+    A picture that cannot be read gives way to another one, drawn by chance; "faults" of the sample says so.
+
+    Args:
+        records: Detectron2's. mapper: makes a sample of a record. seed: of the order and the augmentation.
+    """
+
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
+        self.records, self.mapper, self.seed = DatasetFromList(records, copy=False), mapper, seed
+        self._wide: dict[int, bool] = {}
+
+    def index(self, position: int) -> int:
+        """Which record comes at a position."""
+        epoch, offset = divmod(position, len(self.records))
+        return int(order_of_epoch(self.seed, epoch, len(self.records))[offset])
+
+    def is_wide(self, position: int) -> bool:
+        """Whether the record at a position is wider than high; nothing but the head of its file is read, and once."""
+        index = self.index(position)
+        if index not in self._wide:
+            self._wide[index] = is_wide(self.records[index])
+        return self._wide[index]
+
+    def __getitem__(self, position: int) -> dict:
+        """The sample, with "position" and "faults", a message for each picture that could not be read.
+
+        Raises:
+            ValueError: none of several pictures can be read.
+        """
+        faults: list[str] = []
+        with seeded(self.seed, position):
+            index = self.index(position)
+            for _ in range(ATTEMPTS):
+                try:
+                    sample = self.mapper(self.records[index])
+                except (OSError, ValueError) as error:
+                    faults.append(str(error))
+                    index = int(np.random.randint(len(self.records)))
+                    continue
+                return sample | {"position": position, "faults": faults}
+        listed = "\n  ".join(faults)
+        raise ValueError(f"{ATTEMPTS} training pictures, drawn one after another, could not be read:\n  {listed}")
+
+
+@functools.lru_cache(maxsize=2)
+def order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
+    """A permutation of 0..size-1."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def is_wide(record: Mapping[str, Any]) -> bool:
+    """Whether an image is wider than high, by its record or by the head of its file; False if that cannot be read."""
+    if "width" in record and "height" in record:
+        return record["width"] > record["height"]
+    try:
+        with Image.open(record["file_name"]) as file:
+            width, height = file.size
+            turned = record.get("orientation") != "stored" and file.getexif().get(EXIF_ORIENTATION, 1) > 4
+    except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # whoever reads all of it says what is wrong
+    return height > width if turned else width > height
+
+
+class Batch(NamedTuple):
+    """A batch of all processes together.
+
+    Attributes:
+        positions: of its samples. position: the next one after all that were looked at. waiting: positions that were looked
+            at and are in no batch yet.
+    """
+
+    positions: list[int]
+    position: int
+    waiting: list[int]
+
+
+class TrainStream:
+    """Endless batches of one of several processes.
+
+    Batch k of all processes together are the positions k B to (k + 1) B - 1, each process has a slice. When grouped, a batch
+    is of images that are all wide or all high, and takes the positions in the order in which its group fills. Every process
+    finds all batches for itself, so that their number does not change what a batch holds.
+
+    Args:
+        samples: by position. batch: B, of all processes, a multiple of their number.
+        rank, processes: this process. workers: processes that read; 0 reads in this one.
+        grouped: make batches of one orientation, which pays where pictures of a batch are padded to the largest.
+        max_faulty: share of pictures that may be unreadable.
+    """
+
+    def __init__(
+        self,
+        samples: TrainSamples,
+        batch: int,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        grouped: bool = False,
+        max_faulty: float = 0.01,
+    ) -> None:
+        self.samples, self.batch, self.rank, self.processes = samples, batch, rank, processes
+        self.workers, self.grouped, self.max_faulty = workers, grouped, max_faulty
+        self.position, self.seen, self.faulty = 0, 0, 0
+        self.waiting: list[int] = []
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """Go on at the present position.
+
+        Raises:
+            ValueError: too many pictures are unreadable.
+        """
+        loader = DataLoader(
+            self.samples,
+            batch_size=None,
+            sampler=self._positions(),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context=start_method(self.workers),
+            worker_init_fn=_outlive_signals,
+            generator=torch.Generator(),  # else it would take a random number from torch's own
+        )
+        samples = iter(loader)
+        for batch in self._batches():
+            ready = [next(samples) for _ in self._share(batch)]
+            for sample in ready:
+                self._count(sample.pop("faults"))
+            self.position, self.waiting = batch.position, batch.waiting
+            yield ready
+
+    def _positions(self) -> Iterator[int]:
+        for batch in self._batches():
+            yield from self._share(batch)
+
+    def _share(self, batch: Batch) -> list[int]:
+        size = self.batch // self.processes
+        return batch.positions[self.rank * size : (self.rank + 1) * size]
+
+    def _batches(self) -> Iterator[Batch]:
+        position, waiting = self.position, list(self.waiting)
+        groups: dict[bool, list[int]] = {False: [], True: []}
+        for known in waiting:
+            groups[self._group(known)].append(known)
+        while True:
+            group = groups[self._group(position)]
+            group.append(position)
+            position += 1
+            if len(group) == self.batch:
+                ready = group[:]
+                group.clear()
+                yield Batch(ready, position, sorted(groups[False] + groups[True]))
+
+    def _group(self, position: int) -> bool:
+        return self.grouped and self.samples.is_wide(position)
+
+    def _count(self, faults: list[str]) -> None:
+        self.seen += 1
+        self.faulty += len(faults)
+        for fault in faults:
+            logger.warning("skipped picture %d of %d: %s", self.faulty, self.seen + self.faulty, fault)
+        if faults and self.faulty > self.max_faulty * max(self.seen + self.faulty, FEW):
+            raise ValueError(
+                f"{self.faulty} of {self.seen + self.faulty} training pictures could not be read, more than "
+                f"DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The last: {faults[-1]}. "
+                "tools/check_datasets.py --samples 0 lists them all"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process is."""
+        return {
+            "seed": self.samples.seed, "batch": self.batch, "position": self.position, "waiting": list(self.waiting),
+            "seen": self.seen, "faulty": self.faulty,
+        }  # fmt: skip
+
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on where all processes of a run were, even if their number was another one.
+
+        Raises:
+            ValueError: another batch.
+        """
+        state = states[self.rank] if len(states) == self.processes else states[0]
+        if state["batch"] != self.batch:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH: got {self.batch}, the run had {state['batch']}; expected the same")
+        self.samples.seed = state["seed"]
+        self.position, self.waiting = state["position"], list(state["waiting"])
+        self.seen, self.faulty = state["seen"], state["faulty"]
+
+
+def start_method(workers: int) -> str | None:
+    """How to start a loader's workers: forked on Linux, where processes of Detectron2's launcher would spawn them."""
+    return "fork" if workers and sys.platform == "linux" else None
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
+
+
+def _outlive_signals(_: int) -> None:
+    """A signal to the whole group is the main process's affair, which still needs its workers for the step it is in."""
+    if hasattr(signal, "SIGUSR1"):  # Windows has neither
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -1,0 +1,189 @@
+"""Reading label maps: class indices from the files as they are published, remapped while reading.
+
+A label map says which raw value of a file means which class. Classes are 0..T-1; what counts for nothing has the
+data set's ignore value; every other raw value is an error, since it means that files and classes do not belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..vocabulary import builtin
+from .image_files import decode, stored_values
+
+IGNORE = 255
+ILLEGAL = -1
+LARGEST = 65535
+"""Largest raw value that a label map may name: what 16 bits hold."""
+
+COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182)
+"""Values of the stuffthingmaps (category id - 1) that are none of the 171 classes; the last is "other"."""
+
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Cityscapes' label ids of its 19 classes, in the order of their train ids; the other ids up to 33 do not count."""
+
+HALVES = ("right", "left")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What the raw values of a label file mean.
+
+    Attributes:
+        classes: raw value -> class index, or ``ignore`` for values that do not count.
+        ignore: label of pixels that do not count.
+    Raises:
+        ValueError: a raw value below 0 or above 65535.
+    """
+
+    classes: Mapping[int, int]
+    ignore: int = IGNORE
+
+    def __post_init__(self) -> None:
+        outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
+        if outside:
+            raise ValueError(f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to {LARGEST}")
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no meaning."""
+        table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
+        table[list(self.classes)] = list(self.classes.values())
+        return table
+
+    def look_up(self, raw: np.ndarray) -> np.ndarray:
+        """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and others without a meaning."""
+        if raw.dtype == np.uint8:  # the table holds them all
+            return self.table[raw]
+        inside = (raw >= 0) & (raw < len(self.table))
+        return np.where(inside, self.table[np.where(inside, raw, 0)], ILLEGAL)
+
+
+def indices(classes: int, *ignored: int, ignore: int = IGNORE) -> LabelMap:
+    """Files that hold class indices 0..T-1 already; the values ``ignored`` and ``ignore`` do not count."""
+    return LabelMap({**{k: k for k in range(classes)}, **dict.fromkeys((*ignored, ignore), ignore)}, ignore)
+
+
+def from_one(classes: int, background: int = IGNORE) -> LabelMap:
+    """Files that count classes from 1, with 0 for the rest, which becomes ``background``; 255 does not count."""
+    return LabelMap({0: background, **{k + 1: k for k in range(classes)}, IGNORE: IGNORE})
+
+
+def _coco_stuff() -> LabelMap:
+    used = [i for i in range(182) if i not in COCO_STUFF_GAPS]
+    return LabelMap({**dict.fromkeys((*COCO_STUFF_GAPS, IGNORE), IGNORE), **{raw: k for k, raw in enumerate(used)}})
+
+
+def _cityscapes() -> LabelMap:
+    return LabelMap({**dict.fromkeys((*range(34), IGNORE), IGNORE), **{raw: k for k, raw in enumerate(CITYSCAPES_IDS)}})
+
+
+def _context_voc_first(background: int) -> LabelMap:
+    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other 39."""
+    voc_first, names = builtin("voc20b"), builtin("context59").names
+    order = [*voc_first.names, *voc_first.background]
+    return LabelMap({0: background, **{i + 1: names.index(n) for i, n in enumerate(order)}, IGNORE: IGNORE})
+
+
+LABEL_MAPS: dict[str, LabelMap] = {
+    "coco_stuff": _coco_stuff(),
+    "cityscapes": _cityscapes(),
+    "context_voc_first": _context_voc_first(IGNORE),
+    "context_voc_first_background": _context_voc_first(59),
+    "context459_indices": indices(459, 65535, ignore=459),
+    "ade847_indices": indices(847, ignore=65535),
+    **{f"indices_{k}": indices(k) for k in (19, 20, 21, 30, 59, 60, 150, 171)},
+    "indices_59_background": LabelMap({**{k: k for k in range(59)}, IGNORE: 59}),
+    **{f"from_one_{k}": from_one(k) for k in (20, 59, 150)},
+    **{f"from_one_{k}_background": from_one(k, background=k) for k in (20, 59, 80)},
+}
+"""Label maps by name. A file of names adds its own, see :mod:`hyperclip.data.dataset_file`."""
+
+
+def find_label_map(name: str) -> LabelMap:
+    """One of ``LABEL_MAPS``; that of a dataset file is read again where it is not known, as in a worker that was spawned.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name.startswith("file:") and name not in LABEL_MAPS:
+        from .dataset_file import read_dataset_file
+
+        read_dataset_file(name.removeprefix("file:"))
+    if name not in LABEL_MAPS:
+        raise ValueError(f"label map: got {name!r}, expected one of {sorted(LABEL_MAPS)}")
+    return LABEL_MAPS[name]
+
+
+def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
+    """The values (H, W) of a label file as they are stored: grey samples of 1 to 32 bits, or the indices of a palette image.
+
+    Args:
+        orientation: "stored" or "applied", which matters to a file that EXIF turns; "" refuses such a file.
+        max_pixels: more pixels are refused; 0 for Pillow's limit.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF turns.
+    """
+    return stored_values(decode(path, "label file", max_pixels), orientation)
+
+
+def read_label(
+    path: str | Path, label_map: str | None = None, half: str | None = None, orientation: str = "", max_pixels: int = 0
+) -> np.ndarray:
+    """Read a label map of class indices, int32 (H, W).
+
+    Args:
+        path, orientation, max_pixels: see :func:`read_raw_label`.
+        label_map: one of ``LABEL_MAPS``, or None if the file's values are to be taken as they are.
+        half: "left" or "right" for one square half of a 2:1 picture.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unreadable file, an unknown label map, or values that it gives no meaning to.
+    """
+    label = read_raw_label(path, orientation, max_pixels)
+    if half is not None:
+        label = take_half(label, half, path)
+    if label_map is None:
+        return label.astype(np.int32)
+    known = find_label_map(label_map)
+    mapped = known.look_up(label)
+    illegal = mapped == ILLEGAL
+    if illegal.any():
+        values = np.unique(label[illegal])
+        legal = sorted(known.classes)
+        raise ValueError(
+            f"label file {str(path)!r}: got values {values[:10].tolist()} that label map {label_map!r} does not know; it takes "
+            f"{legal if len(legal) < 12 else f'{legal[:3]} … {legal[-3:]}'}. Do the labels belong to this data set?"
+        )
+    return mapped
+
+
+def read_record_label(record: Mapping) -> np.ndarray:
+    """The label map of one of Detectron2's records; see :func:`read_label`."""
+    return read_label(
+        record["sem_seg_file_name"],
+        record.get("label_map"),
+        record.get("half"),
+        record.get("orientation", ""),
+        record.get("max_pixels", 0),
+    )
+
+
+def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:
+    """The left or right square half of a 2:1 picture (H, 2 H, …).
+
+    Raises:
+        ValueError: another aspect ratio, or another half.
+    """
+    height, width = array.shape[:2]
+    if width != 2 * height:
+        raise ValueError(f"{str(path)!r}: got {width} x {height} pixels, expected exactly 2:1 to cut it into two halves")
+    if half not in HALVES:
+        raise ValueError(f"half: got {half!r}, expected one of {list(HALVES)}")
+    return array[:, height:] if half == "right" else array[:, :height]

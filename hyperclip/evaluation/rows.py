@@ -1,0 +1,140 @@
+"""What a row of the benchmarks' table says: the number, all that it depends on, and why it may differ from a paper's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..clip import synonym_rule
+from ..data import DatasetSpec
+from ..data.class_lists import test_vocabulary
+from ..data.label_maps import LABEL_MAPS
+from ..training.run_folder import flat_config
+from .kept_rows import ContentHashes, framework_versions
+from .papers import published_for
+from .released import NO_INFLUENCE, changed_settings
+from .running import Evaluation
+
+FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")
+"""How the names of keys end whose value may be a file or a folder."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A dataset that is ready to be evaluated.
+
+    Attributes:
+        spec: the dataset. records: what is evaluated. total: how many there are of them without a limit.
+        faults: files that have no counterpart, or are there twice.
+    """
+
+    spec: DatasetSpec
+    records: list[dict]
+    total: int
+    faults: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pictures of the official set are evaluated."""
+        official = not self.spec.images or self.total in self.spec.images
+        return len(self.records) == self.total and official and not self.faults
+
+
+def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
+    """Everything that says what a number is."""
+    spec, vocabulary = benchmark.spec, found.vocabulary
+    papers = published_for(cfg, spec.alias)
+    scores = {key: None if math.isnan(value) else value for key, value in found.scores.items()}
+    return {
+        "protocol": found.protocol,
+        "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
+        "precision": found.precision,
+        "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
+        "synonyms": synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed),
+        "images": len(benchmark.records),
+        "official_images": spec.images[0] if spec.images else benchmark.total,
+        "complete": benchmark.complete,
+        "labels": found.labels,
+        **{key: value for key, value in scores.items() if not key.startswith("IoU-") and key != "images"},
+        "seconds_per_image": found.seconds,
+        "peak_memory_mb": found.peak_memory,
+        "published": [{"miou": p.miou[spec.alias], "backbone": p.backbone, "source": p.source} for p in papers],
+        "notes": list(notes(cfg, benchmark, found)),
+        "IoU": {name: scores.get(f"IoU-{name}") for name in spec.label_names},
+    }
+
+
+def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str]:
+    """Why a number is not to be compared with a published one as it stands."""
+    spec, is_cliper = benchmark.spec, cfg.MODEL.META_ARCHITECTURE == "CLIPer"
+    papers = published_for(cfg, spec.alias)
+    if not benchmark.complete:
+        yield "not the whole set"
+    if benchmark.faults:
+        yield f"{benchmark.faults} files without a counterpart left out"
+    if spec.note:
+        yield spec.note
+    released = spec.vocabulary("cliper" if is_cliper else "catseg")
+    if spec.background == "fold":
+        released = released.with_background_prompts()
+    if synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first" or found.vocabulary.classes != released.classes:
+        yield "other class names or synonyms than the method's released ones"
+    elif is_cliper and found.vocabulary.negatives != released.negatives:
+        yield "other negatives than the released ones"
+    if is_cliper and found.protocol == "argmax":
+        yield "every pixel gets a class; the paper leaves pixels below tuned thresholds out"
+    if is_cliper and papers and not {spec.name, spec.alias} & set(cfg.DATASETS.TEST):
+        yield "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
+    if papers and all(p.backbone != cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED for p in papers):
+        yield "another backbone than the paper's"
+    elif papers:
+        yield from (p.note for p in papers if p.note)
+        changed = changed_settings(cfg, spec, papers)
+        if changed is None:
+            yield "no released settings for this row are here to be compared with"
+        elif changed:
+            yield f"other settings than the released ones: {', '.join(changed)}"
+    if not is_cliper and found.protocol == "threshold":
+        yield f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports for this model"
+
+
+def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None = None) -> str:
+    """Changes when the config, a file or folder that it names, the vocabulary, the data, the meaning of its labels or the
+    framework do. Files count by their content.
+
+    Args:
+        hashes: of this run; None reads every file anew.
+    Raises:
+        OSError: a file that cannot be read.
+    """
+    hashes = hashes or ContentHashes()
+    keys = {k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)}
+    named = {k: Path(str(v)).expanduser() for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
+    files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
+    vocabulary, spec, records = test_vocabulary(cfg, benchmark.spec.name), benchmark.spec, benchmark.records
+    asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
+    maps = [sorted(LABEL_MAPS[name].classes.items()) for name in sorted({r["label_map"] for r in records})]
+    names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"], r["label_map"]) for r in records]
+    data = [hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])]
+    protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
+    content = [keys, files, asked, maps, names, data, protocol, framework_versions()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def last_line(error: Exception) -> str:
+    """What an error says, without the trace that a loader's worker puts before it."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        lines = [line for line in text.splitlines() if line.strip()]
+        start = max(k for k, line in enumerate(lines) if line.startswith("  ")) + 1  # the trace is indented, the message not
+        text = "\n".join(lines[min(start, len(lines) - 1) :])
+    return text or type(error).__name__
+

@@ -1,0 +1,225 @@
+"""Evaluating a model on one registered dataset: its vocabulary, its background rule, its scores, what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from detectron2.utils.logger import log_every_n_seconds
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data import DATASETS, SemSegMapper
+from ..data.batches import start_method
+from ..data.class_lists import test_vocabulary
+from ..runtime.compat import peak_resident_bytes
+from ..runtime.finite import require_finite_weights
+from ..runtime.precision import float32_products, inference_precision
+from ..vocabulary import Vocabulary
+from . import SemSegEvaluator
+from .protocols import protocol_name
+
+LOOK_EVERY = 10
+"""Batches between two looks of several processes at whether their evaluation is to end."""
+
+
+class EvaluationStoppedError(Exception):
+    """An evaluation was told to end before it was through."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        scores: in percent, and "images"; see :class:`SemSegEvaluator`.
+        vocabulary: what the model was asked.
+        protocol: "argmax", "abstain", "threshold" or "fold".
+        labels: name of the label map that the truth was read with.
+        seconds: wall time per image of all processes together, reading included.
+        peak_memory: MB, of the GPU, or of the main process.
+        precision: "float32", "tf32", "float16" or "bfloat16".
+    """
+
+    scores: dict[str, float]
+    vocabulary: Vocabulary
+    protocol: str
+    labels: str | None
+    seconds: float
+    peak_memory: float
+    precision: str = "float32"
+
+
+def evaluate_dataset(
+    cfg: CfgNode,
+    model: nn.Module,
+    name: str,
+    *,
+    records: list[dict] | None = None,
+    evaluator: SemSegEvaluator | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Evaluation:
+    """Evaluate a model on a registered dataset, on all processes.
+
+    Args:
+        model: anything that takes Detectron2's batches and has ``set_vocabulary``; with ``set_background`` where the dataset
+            has a background by threshold.
+        records: evaluate these instead of the whole set.
+        evaluator: instead of the one that the config asks for.
+        stop: says, to all processes the same, whether to end early; it is asked by all of them together.
+    Returns:
+        the same on all processes, but for the scores, which only the main process has (else empty).
+    Raises:
+        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit; NaN in a result.
+        RuntimeError: for example too little memory. With several processes all of them raise what one of them met first.
+        EvaluationStoppedError: ``stop`` said so.
+    """
+    bare: Any = getattr(model, "module", model)
+    with failing_together():
+        require_finite_weights(bare)
+        vocabulary = test_vocabulary(cfg, name)
+        background = prepare_model(bare, vocabulary, name)
+        records = DatasetCatalog.get(name) if records is None else records
+        evaluator = evaluator or build_evaluator(cfg, name)
+        start = time.perf_counter()
+        _reset_peak_memory(bare.pixel_mean.device)
+        precision = inference_precision(cfg.TEST.PRECISION, bare)
+        with float32_products(precision == "tf32"):
+            _run(cfg, model, records, evaluator, stop)
+    with failing_together():
+        result = evaluator.evaluate()
+    return Evaluation(
+        dict(result["sem_seg"]) if result else {},
+        vocabulary,
+        protocol_name(background, getattr(bare, "abstains", False)),
+        records[0].get("label_map"),
+        (time.perf_counter() - start) / len(records),
+        _peak_memory(bare.pixel_mean.device),
+        precision,
+    )
+
+
+def prepare_model(model: Any, vocabulary: Vocabulary, dataset: str) -> str:
+    """Tell a model what it will be asked; returns the dataset's background rule.
+
+    Raises:
+        ValueError: a background by threshold, and a model that always answers with a class.
+    """
+    background = DATASETS[dataset].background if dataset in DATASETS else "none"
+    model.set_vocabulary(vocabulary)
+    if hasattr(model, "set_background"):
+        model.set_background(background == "threshold")
+    elif background == "threshold":
+        raise ValueError(
+            f"dataset {dataset} needs a model that can leave pixels without a class; {type(model).__name__} has no "
+            "set_background(exists)"
+        )
+    return background
+
+
+def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
+    """The evaluator of a dataset with what the config asks for."""
+    return SemSegEvaluator(name, cfg.TEST.BOUNDARY_IOU, per_image_file(cfg, name))
+
+
+def per_image_file(cfg: CfgNode, name: str) -> Path | None:
+    """Where the scores of each image of a dataset go, None if the config does not ask for them."""
+    return Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
+
+
+def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
+    """Batches of records, each of them once over all processes."""
+    return DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), SemSegMapper(cfg, is_train=False)),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(records)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        multiprocessing_context=start_method(cfg.DATALOADER.NUM_WORKERS),
+    )
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """What one process raises inside, all raise, so that none waits for ever for one that has left.
+
+    What waits for other processes inside, all have to reach or none. An error of another process comes as a ``RuntimeError``
+    with its words, one of the input (``OSError``, ``ValueError``) as a ``ValueError``.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if comm.get_world_size() > 1:
+        said = None if error is None else (isinstance(error, OSError | ValueError), f"{type(error).__name__}: {error}")
+        everywhere = comm.all_gather(said)
+        if error is None:
+            for rank, other in enumerate(everywhere):
+                if other is not None:
+                    kind = ValueError if other[0] else RuntimeError
+                    raise kind(f"process {rank} of {len(everywhere)}: {other[1]}")
+    if error is not None:
+        raise error
+
+
+def _run(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: list[dict],
+    evaluator: SemSegEvaluator,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    loader = build_test_loader(cfg, records)
+    every = 1 if comm.get_world_size() == 1 else LOOK_EVERY
+    shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)  # batches that every process has
+    evaluator.reset()
+    bare: Any = getattr(model, "module", model)
+    training, output = model.training, getattr(bare, "output", None)
+    model.eval()
+    if output is not None:
+        bare.output = "labels"  # the same answer without a score map for each class
+    try:
+        with torch.inference_mode():
+            for i, batch in enumerate(loader):
+                if stop is not None and i < shared and i % every == 0 and stop():
+                    raise EvaluationStoppedError
+                evaluator.process(batch, model(batch))
+                progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
+                log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.training")
+    finally:
+        model.train(training)
+        if output is not None:
+            bare.output = output
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:  # the high-water mark of this process; Linux lets a process clear its own
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return peak_resident_bytes() / 1e6

@@ -1,0 +1,215 @@
+"""Many systems on many benchmarks in one process: each model is loaded once, each number is kept as soon as it is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from ..adapters import merge
+from ..checkpoints.checkpointer import StrictCheckpointer, require_weights
+from ..data import DATASETS, DatasetSpec, find_dataset
+from ..data.class_lists import test_vocabulary
+from ..data.dataset_file import register_files
+from ..data.records import make_records, pair_files, require_no_faults
+from ..load import build_model, check_system
+from .kept_rows import ContentHashes, read_row, write_row
+from .rows import Benchmark, describe_evaluation, fingerprint, last_line
+from .running import evaluate_dataset, failing_together, per_image_file
+from .tables import save_benchmark_tables, save_class_table
+
+logger = logging.getLogger("hyperclip.training")
+
+
+@dataclass(frozen=True)
+class System:
+    """A config with a name for the table."""
+
+    name: str
+    cfg: CfgNode
+
+
+def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
+    """Datasets by alias, by name, by YAML file (its splits but "train"); "all" are the papers' benchmarks.
+
+    Raises:
+        ValueError, FileNotFoundError: nothing of that name, or no name at all.
+    """
+    chosen: dict[str, DatasetSpec] = {}
+    for name in filter(None, map(str.strip, names)):
+        if name == "all":
+            found = all_benchmarks()
+        elif name.endswith((".yaml", ".yml")):
+            found = [spec for spec in register_files([name]) if not spec.name.endswith("_train")]
+            if not found:
+                raise ValueError(f"{name}: got no split but 'train', expected another one to evaluate on")
+        else:
+            found = [find_dataset(name)]
+        chosen |= {spec.name: spec for spec in found}
+    if not chosen:
+        raise ValueError(f"benchmarks: got {list(names)}, expected names; \"all\" are {[s.alias for s in all_benchmarks()]}")
+    return list(chosen.values())
+
+
+def all_benchmarks() -> list[DatasetSpec]:
+    """The test sets of the papers."""
+    return [spec for spec in DATASETS.values() if spec.benchmark]
+
+
+def make_plan(
+    systems: Sequence[System], names: Sequence[str], limit: int = 0, partial: bool = False
+) -> list[tuple[System, list[Benchmark]]]:
+    """Which system is evaluated on what; "own" among the names stands for a config's DATASETS.TEST.
+
+    Raises:
+        ValueError, FileNotFoundError: see :func:`choose_datasets` and :func:`load_benchmarks`; a class list that does not fit.
+    """
+    wanted = []
+    for system in systems:
+        own = list(system.cfg.DATASETS.TEST)
+        wanted.append(choose_datasets([n for name in names for n in (own if name.strip() == "own" else [name])]))
+        check_system(system.cfg)
+        for spec in wanted[-1]:
+            test_vocabulary(system.cfg, spec.name)
+    specs = {spec.name: spec for chosen in wanted for spec in chosen}
+    ready = {b.spec.name: b for b in load_benchmarks(list(specs.values()), limit, partial)}
+    return [(system, [ready[s.name] for s in specs if s.name in ready]) for system, specs in zip(systems, wanted, strict=True)]
+
+
+def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False) -> list[Benchmark]:
+    """Find the files of datasets before anything is computed.
+
+    Args:
+        limit: evaluate this many pictures of each, from the first one on; 0 for all.
+        partial: also take sets that are incomplete, and leave out those that are missing.
+    Raises:
+        ValueError: sets that are missing or incomplete, all of them at once, or none that is there.
+    """
+    benchmarks, faults = [], []
+    for spec in specs:
+        try:
+            found = pair_files(spec)
+            if not (partial and found.pairs):
+                require_no_faults(spec, found)
+        except (OSError, ValueError) as error:
+            faults.append(f"{spec.alias}: {error}")
+            continue
+        records = make_records(spec, found)
+        benchmark = Benchmark(spec, records[:limit] if limit else records, len(records), len(found.faults))
+        if spec.images and len(records) not in spec.images and not partial:
+            faults.append(f"{spec.alias}: incomplete, {len(records)} of {spec.images[0]} pictures")
+        if found.faults:
+            logger.warning("%s: %d faults, the first: %s", spec.alias, len(found.faults), found.faults[0])
+        benchmarks.append(benchmark)
+    if faults and (not partial or not benchmarks):
+        advice = "" if partial else "\nTo evaluate what is there, pass --allow-partial; tools/check_datasets.py says more"
+        raise ValueError(f"{len(faults)} of {len(specs)} benchmarks are not ready:\n" + "\n".join(faults) + advice)
+    for fault in faults:
+        logger.warning("left out: %s", fault)
+    return benchmarks
+
+
+def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) -> list[dict[str, Any]]:
+    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights, data and framework are kept.
+
+    Each row stands alone: whatever one of them meets, on any process, is its "error", and the others are evaluated.
+
+    Args:
+        plan: each system with its benchmarks.
+    Returns:
+        a row for each pair, with "error" where it could not be evaluated; written as results.json, .csv and .md after each.
+    """
+    rows: list[dict[str, Any]] = []
+    hashes = ContentHashes()
+    for system, benchmarks in plan:
+        loader = _Loader(system.cfg)
+        for benchmark in benchmarks:
+            rows.append(_row(system, benchmark, loader, output, hashes))
+            if comm.is_main_process():
+                save_benchmark_tables(rows, output)
+            comm.synchronize()
+    return rows
+
+
+class _Loader:
+    """Loads a config's model when it is first asked for, and once; what it met is met again by every later call."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg, self.failure = cfg, ""
+        self.model: nn.Module | None = None
+
+    def __call__(self) -> nn.Module:
+        if self.failure:
+            raise ValueError(self.failure)
+        if self.model is None:
+            try:
+                with failing_together():
+                    self.model = load_model(self.cfg)
+            except Exception as error:  # its words alone: the error itself would keep what was loaded so far
+                self.failure = _describe(error)
+                raise ValueError(self.failure) from None
+        return self.model
+
+
+def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, hashes: ContentHashes) -> dict[str, Any]:
+    """A row that was kept, or a new one, which is kept unless it failed."""
+    alias = benchmark.spec.alias
+    path = output / "rows" / system.name / f"{alias}.json"
+    start = {"system": system.name, "benchmark": alias, "dataset": benchmark.spec.name}
+    try:
+        mark, row = _kept(system, benchmark, path, hashes)
+        kept = row is not None
+        if row is None:
+            found = evaluate_dataset(system.cfg, loader(), benchmark.spec.name, records=benchmark.records)
+            row = {**start, **describe_evaluation(system.cfg, benchmark, found), "fingerprint": mark}
+        else:
+            logger.info("%s on %s: kept from %s", system.name, alias, path)
+        with failing_together():
+            if comm.is_main_process():
+                if not kept:
+                    write_row(path, row)
+                save_class_table(row, path.with_name(f"{alias}_classes.csv"))
+    except Exception as error:
+        row = {**start, "error": _describe(error)}
+        expected = isinstance(error, OSError | ValueError)
+        logger.error("%s on %s: %s", system.name, alias, row["error"], exc_info=None if expected else error)
+    if "error" in row and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what did not fit is in nobody's way any more
+    return row
+
+
+def _kept(
+    system: System, benchmark: Benchmark, path: Path, hashes: ContentHashes
+) -> tuple[str, dict[str, Any] | None]:
+    """The fingerprint, and the row of it that is whole. The main process decides for all: they have to do the same."""
+    found: tuple[str, dict[str, Any] | None] = "", None
+    with failing_together():
+        if comm.is_main_process():
+            mark = fingerprint(system.cfg, benchmark, hashes)
+            found = mark, read_row(path, mark)
+            per_image = per_image_file(system.cfg, benchmark.spec.name)
+            if per_image is not None and not per_image.is_file():
+                found = mark, None
+    return comm.all_gather(found)[0]
+
+
+def _describe(error: Exception) -> str:
+    """What a row says of an error; of one that nobody expected, its kind as well."""
+    known = isinstance(error, OSError | ValueError)
+    return last_line(error) if known else f"{type(error).__name__}: {last_line(error)}"
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """Build a config's model, load its weights and merge its adapters."""
+    model = build_model(cfg)
+    require_weights(cfg, model)
+    StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    merge(model.eval())
+    return model

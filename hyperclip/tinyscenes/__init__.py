@@ -1,0 +1,1 @@
+"""The embedded world of the quickstart: drawn scenes and their captions."""

@@ -1,0 +1,6 @@
+"""Training: the trainer, its step, optimiser, hooks, writers, launcher and run folder."""
+
+from .run_folder import setup_run
+from .trainer import Trainer
+
+__all__ = ["Trainer", "setup_run"]

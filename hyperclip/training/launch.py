@@ -1,0 +1,122 @@
+"""Start the processes of a run: Detectron2's launcher, or those that torchrun or Slurm have started already."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
+
+from ..runtime.compat import stop_signals
+
+logger = logging.getLogger("hyperclip.training")
+
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FORWARDED = stop_signals()
+"""Signals that our launcher hands on to the processes it has started."""
+
+Main = Callable[[argparse.Namespace], int | None]
+
+
+def launch_processes(
+    main: Main, arguments: argparse.Namespace, *, device: str = "cuda", timeout: timedelta = DEFAULT_TIMEOUT
+) -> int | None:
+    """Call ``main(arguments)`` in every process of the run.
+
+    Under torchrun, or with its variables set (``tools/slurm.sh``), this process is one of them. Otherwise Detectron2's launcher
+    starts ``--num-gpus`` processes on this machine; one process is this one. The group talks over NCCL on GPUs, else gloo.
+
+    Args:
+        arguments: of Detectron2's ``default_argument_parser``.
+        device: MODEL.DEVICE of the run.
+        timeout: the longest that a process waits for the others in one operation.
+
+    Returns:
+        what main returned, or None if it ran in processes that were started here.
+
+    Raises:
+        ValueError: an environment that lacks a variable, is combined with --num-gpus or --num-machines, or hides the GPU.
+        SystemExit: a process that was started here left with a code other than 0; it is passed on, 128 + N for signal N.
+        torch.multiprocessing.ProcessRaisedException: main raised in such a process.
+    """
+    if started_by_environment():
+        return _join_environment(main, arguments, torch.device(device).type == "cuda" and torch.cuda.is_available(), timeout)
+    if arguments.num_gpus * arguments.num_machines <= 1:
+        return main(arguments)
+    if torch.device(device).type != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
+    before = {number: signal.signal(number, _forward) for number in FORWARDED}
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+            timeout=timeout,
+        )
+    except ProcessExitedException as error:
+        logger.error("%s", error)
+        raise SystemExit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return None
+
+
+def started_by_environment() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
+    return dist.is_torchelastic_launched() or all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+
+
+def _join_environment(main: Main, arguments: argparse.Namespace, on_cuda: bool, timeout: timedelta) -> int | None:
+    if arguments.num_gpus > 1 or arguments.num_machines > 1:
+        raise ValueError(
+            f"--num-gpus and --num-machines: got {arguments.num_gpus} and {arguments.num_machines} in a process that torchrun "
+            "or Slurm has started, expected 1 and 1. Leave them out: torchrun's --nproc-per-node and --nnodes say how many"
+        )
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"environment: got no {', '.join(missing)}, expected {', '.join(ENVIRONMENT)}. Start with torchrun or "
+            "tools/slurm.sh, or unset RANK to use --num-gpus"
+        )
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if on_cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK: got {local_rank} where {torch.cuda.device_count()} GPUs are visible, expected a smaller number. "
+                "Start one process for each GPU, and let each see all GPUs of its machine (Slurm: no --gpus-per-task)"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
+    try:
+        result = main(arguments)
+    except SystemExit:  # an interrupted training: all processes leave together
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()  # not after an error: the others may be waiting, and leaving ends their wait
+    return result
+
+
+def _forward(number: int, frame: FrameType | None) -> None:
+    processes = multiprocessing.active_children()
+    if not processes:
+        raise SystemExit(128 + number)
+    for process in processes:
+        if process.pid is not None:
+            os.kill(process.pid, number)

@@ -1,0 +1,139 @@
+"""One training step: precision, accumulated gradients, and no step with a gradient that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ..runtime.files import write_atomically
+from .whole_batch import decide_for_all
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def choose_precision(wanted: str, device: str | torch.device) -> str:
+    """"auto" is bfloat16 on GPUs that compute in it (from NVIDIA's Ampere on), else float32.
+
+    Raises:
+        ValueError: an unknown precision, or float16 without CUDA.
+    """
+    if wanted not in PRECISIONS:
+        raise ValueError(f"SOLVER.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
+    on_cuda = torch.device(device).type == "cuda"
+    if wanted == "float16" and not on_cuda:
+        raise ValueError("SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to cuda")
+    if wanted == "auto":
+        # Before Ampere torch emulates bfloat16, which is slower than float32.
+        return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return wanted
+
+
+class TrainLoop(SimpleTrainer):
+    """Detectron2's simple trainer with mixed precision, gradient accumulation and a check of every gradient.
+
+    Weights and optimiser state stay in float32; float16 scales the loss.
+
+    Args:
+        model: gives a dict of losses. optimizer: its own hooks may clip the gradients, which are unscaled by then.
+        micro_batches: a batch is run in this many parts, whose gradients add up to those of the whole.
+        precision: "float32", "bfloat16" or "float16".
+        faults: folder that gets the file names of a batch whose gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        micro_batches: int = 1,
+        precision: str = "float32",
+        faults: Path = Path("output"),
+    ) -> None:
+        super().__init__(model, loader, optimizer)
+        self.micro_batches, self.precision, self.faults = micro_batches, precision, faults
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+
+    def run_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            FloatingPointError: the gradient is not finite. Nothing was changed then, and the batch's files are written down.
+        """
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        losses = self._backward(batch)
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.model)
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step and scales less
+            self._report(batch, losses)
+        self._write_metrics(losses, data_time)
+        get_event_storage().put_scalar("gradient_norm", norm.item(), smoothing_hint=False)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _backward(self, batch: list[dict]) -> dict[str, Tensor]:
+        """Losses of the whole batch, detached; their gradients are added to the parameters'."""
+        total: dict[str, Tensor] = {}
+        batch = decide_for_all(batch, self.model)
+        size = -(-len(batch) // self.micro_batches)
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        mixed = torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            wait = contextlib.nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync()
+            with wait:
+                with mixed:
+                    losses = self.model(part)
+                share = len(part) / len(batch)
+                self.scaler.scale(share * sum(losses.values())).backward()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + share * loss.detach()
+        return total
+
+    def _report(self, batch: list[dict], losses: dict[str, Tensor]) -> None:
+        names = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        path = self.faults / f"nonfinite_iteration_{self.iter}_process_{comm.get_rank()}.json"
+        content = {
+            "iteration": self.iter,
+            "losses": {name: str(loss.item()) for name, loss in losses.items()},
+            "parameters": names,
+            "files": [{key: x[key] for key in ("file_name", "sem_seg_file_name") if key in x} for x in batch],
+        }
+        write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+        raise FloatingPointError(
+            f"iteration {self.iter}: the gradients of {len(names)} parameters are not finite ({', '.join(names[:3])} …), the "
+            f"loss is {content['losses']}. No step was made; the batch's files are listed in {path}. Look at these pictures "
+            "and labels, lower SOLVER.BASE_LR, or set SOLVER.PRECISION to float32"
+        )
+
+    def close_loader(self) -> None:
+        """End the loader's workers."""
+        self._data_loader_iter_obj = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("scaler"):
+            self.scaler.load_state_dict(state_dict["scaler"])
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Norm of the gradients of all parameters together, a scalar; 0 without any."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())

@@ -1,0 +1,292 @@
+"""The trainer: Detectron2's engine with our mapper, optimiser, strict checkpoints and per-dataset vocabularies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from tabulate import tabulate
+from torch import nn
+
+from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
+from ..adapters import parameter_table
+from ..checkpoints.checkpointer import StrictCheckpointer
+from ..clip import synonym_rule
+from ..data import DATASETS, SemSegMapper, registered_names
+from ..data.batches import TrainSamples, TrainStream
+from ..data.class_lists import train_vocabulary
+from ..evaluation import SemSegEvaluator
+from ..evaluation.running import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
+from ..load import build_model, check_system
+from ..runtime.files import write_atomically
+from ..runtime.precision import float32_products
+from ..runtime.randomness import kept_random_state
+from .checkpoint_hooks import GRACE, INTERRUPTED, BestCheckpoint, Checkpoints, Evaluations, StopSignals, restore_process_state
+from .checks import best_metric, check_model, check_test_sets, check_training
+from .ema import WeightAverage
+from .monitors import AdapterDistance, EmbeddingRadius, EstimatedTime, FirstGradients, LossWatch, Throughput, describe_training
+from .optimizer import build_optimizer, build_schedule
+from .run_folder import check_output_folder, clear_run
+from .step import TrainLoop, choose_precision
+from .writers import build_writers, drop_lines_after
+
+logger = logging.getLogger("hyperclip.training")
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer for open-vocabulary segmentation, on CPU and CUDA, one or many processes."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        check_system(cfg)
+        check_batch_size(cfg)
+        precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
+        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        model = self.build_model(cfg)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has nothing to train. Evaluate it "
+                "with --eval-only"
+            )
+        check_training(cfg)
+        model.train_vocabulary = train_vocabulary(cfg)
+        check_model(cfg, model)
+        self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        optimizer = self.build_optimizer(cfg, model)
+        self.stream = self.build_train_loader(cfg)
+        ddp = {} if on_cuda else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp)
+        self._trainer = TrainLoop(
+            model,
+            self.stream,
+            optimizer,
+            micro_batches=cfg.SOLVER.MICRO_BATCHES,
+            precision=precision,
+            faults=Path(cfg.OUTPUT_DIR),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.signals, self.resumed, self.test_names = StopSignals(), False, registered_names(cfg.DATASETS.TEST)
+        self.register_hooks(self.build_hooks())
+        counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
+        logger.info("Training:\n%s", describe_training(cfg, *counts))
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> Any:
+        """Build the model and log what trains."""
+        model = build_model(cfg)
+        rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
+        logger.info("Parameters:\n%s", tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")))
+        return model
+
+    def build_hooks(self) -> list[HookBase]:
+        """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each of them relies on."""
+        solver, test = self.cfg.SOLVER, self.cfg.TEST
+        checkpoints = Checkpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, self.signals)
+        built: list[HookBase] = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            *([self.average] if self.average else []),
+            FirstGradients(),
+            LossWatch(solver.WATCH_PERIOD),
+            AdapterDistance(solver.LOG_PERIOD),
+            EmbeddingRadius(solver.LOG_PERIOD),
+            Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
+            EstimatedTime(),
+            checkpoints,
+            Evaluations(test.EVAL_PERIOD, self._evaluate, checkpoints, Path(self.cfg.OUTPUT_DIR) / "metrics.json"),
+        ]
+        metric = best_metric(self.cfg)
+        if test.EVAL_PERIOD and metric:
+            built.append(BestCheckpoint(self.checkpointer, metric))
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=solver.LOG_PERIOD))
+        return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Log, metrics.json, TensorBoard, and Weights & Biases if asked for."""
+        return build_writers(self.cfg, self.max_iter)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Start from MODEL.WEIGHTS, or go on from the last checkpoint of OUTPUT_DIR as if the run had not been interrupted.
+
+        Raises:
+            ValueError: a checkpoint that does not fit, or that no file of the folder can be read.
+        """
+        self.resumed = resume
+        found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        goes_on = resume and self.checkpointer.has_checkpoint()
+        self.start_iter = self.iter + 1 if goes_on else 0
+        if resume and comm.is_main_process():  # without a checkpoint it begins anew, and so do its metrics
+            drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+        if goes_on and "processes" in found:
+            restore_process_state(found["processes"], self.stream, max(self.cfg.SEED, 0))
+
+    def train(self) -> OrderedDict | None:
+        """Train to the end, and evaluate; see Detectron2's.
+
+        Raises:
+            SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved.
+            FloatingPointError: a gradient that is not finite, before its step.
+            ValueError: OUTPUT_DIR holds another training; see :func:`check_output_folder`.
+        """
+        if comm.is_main_process() and not self.resumed:
+            check_output_folder(self.cfg)
+            clear_run(self.cfg)
+        comm.synchronize()
+        with self.signals:
+            try:
+                results = super().train()
+            finally:
+                self._trainer.close_loader()
+            if self.signals.any_told():
+                raise SystemExit(INTERRUPTED)
+        return results
+
+    def run_step(self) -> None:
+        on_cuda = torch.device(self.cfg.MODEL.DEVICE).type == "cuda"
+        with float32_products(self.cfg.SOLVER.TF32 and on_cuda):
+            super().run_step()
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated: their average if there is one."""
+        return self.average.applied() if self.average else contextlib.nullcontext()
+
+    def _evaluate(self) -> OrderedDict:
+        with kept_random_state(), self.evaluated_weights():
+            self._last_eval_results = self.test(self.cfg, self.model, stop=lambda: self.signals.any_told(GRACE))
+        return self._last_eval_results
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_schedule(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
+        """This process's share of the training batches.
+
+        Raises:
+            ValueError: a sampler of Detectron2 that this stream has no equal of.
+        """
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            raise ValueError(f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected 'TrainingSampler'")
+        records = [record for name in registered_names(cfg.DATASETS.TRAIN) for record in DatasetCatalog.get(name)]
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        return TrainStream(
+            TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
+            cfg.SOLVER.IMS_PER_BATCH,
+            rank=comm.get_rank(),
+            processes=comm.get_world_size(),
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.INPUT.SIZE_DIVISIBILITY <= 0,
+            max_faulty=cfg.DATALOADER.MAX_FAULTY_SHARE,
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        return build_test_loader(cfg, DatasetCatalog.get(dataset_name))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SemSegEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Sequence[SemSegEvaluator] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> OrderedDict:
+        """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write ``results.json``.
+
+        Args:
+            stop: says whether to end early, see :func:`evaluate_dataset`.
+        Returns:
+            scores by dataset, in percent (on the main process).
+        Raises:
+            FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets` finds.
+        """
+        check_test_sets(cfg)
+        found: dict[str, Evaluation] = {}
+        for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
+            evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+            found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator, stop=stop)
+        if not comm.is_main_process():
+            return OrderedDict()
+        results = OrderedDict((name, evaluation.scores) for name, evaluation in found.items())
+        logger.info("Results (percent):\n%s", results_table(results))
+        save_results(cfg, found)
+        return results
+
+
+def check_batch_size(cfg: CfgNode) -> None:
+    """ValueError unless the batch divides evenly among the processes and their micro-batches."""
+    processes, parts, batch = comm.get_world_size(), cfg.SOLVER.MICRO_BATCHES, cfg.SOLVER.IMS_PER_BATCH
+    if parts < 1 or batch % (processes * parts):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES {parts}, expected a multiple of "
+            "their product"
+        )
+
+
+def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Text table of the summary scores, a row for each dataset."""
+    columns = ["mIoU", "mIoU_old", "pACC", "mACC", "images"]
+    rows = [[name, *(scores[c] for c in columns)] for name, scores in results.items()]
+    return tabulate(rows, ["dataset", *columns], floatfmt=".2f")
+
+
+def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
+    """Write ``OUTPUT_DIR/results.json``: scores by dataset, and what produced them."""
+    content = {
+        **describe_run(cfg),
+        "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
+        "synonyms": {n: synonym_rule(cfg.MODEL.SYNONYMS, e.vocabulary.typed) for n, e in found.items()},
+        "protocol": {n: e.protocol for n, e in found.items()},
+        "precision": {n: e.precision for n, e in found.items()},
+        "official_images": {n: list(DATASETS[n].images) if n in DATASETS else [] for n in found},
+        "results": {n: {k: None if math.isnan(v) else v for k, v in e.scores.items()} for n, e in found.items()},
+    }
+    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+    return path
+
+
+def describe_run(cfg: CfgNode) -> dict[str, Any]:
+    """What produced a result: the model, its weights, how it was run, and how labels were made and counted."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    model = {"architecture": cfg.MODEL.META_ARCHITECTURE, "clip": head.CLIP_PRETRAINED, "seed": cfg.SEED}
+    inference: dict[str, Any] = {"prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE, "synonyms": cfg.MODEL.SYNONYMS}
+    if cfg.MODEL.META_ARCHITECTURE == "HyperCLIP":
+        model |= {"head": head.NAME, "finetune": head.CLIP_FINETUNE}
+        inference["views"] = "windows" if cfg.TEST.SLIDING_WINDOW else "whole image"
+        inference |= {"pooling": list(head.POOLING_SIZES_TEST), "max_classes": head.MAX_CLASSES}
+    elif "CLIPER" in cfg.MODEL:
+        inference["cliper"] = yaml.safe_load(cfg.MODEL.CLIPER.dump())
+    return {
+        "model": model,
+        "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
+        "metric": "mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
+        "inference": inference,
+    }

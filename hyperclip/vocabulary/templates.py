@@ -1,0 +1,41 @@
+"""Prompt templates: how a class name becomes sentences for the text tower."""
+
+from __future__ import annotations
+
+
+SINGLE = ("A photo of a {} in the scene",)
+SCENE = (
+    "a clean origami {}.",
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    *(f"a photo of a {size} {{}}." for size in ("small", "medium", "large")),
+    *(f"This is a photo of a {size} {{}}." for size in ("small", "medium", "large")),
+    *(f"There is a {size} {{}} in the scene." for size in ("small", "medium", "large")),
+)
+
+
+TEMPLATES = ("single", "scene", "imagenet_select", "imagenet")
+"""Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and the one of CLIP-ES), 8 and 80 sentences
+(the last two are OpenAI's)."""
+
+
+def prompt_templates(kind: str) -> tuple[str, ...]:
+    """Templates of one kind, each a sentence with ``{}`` for the name.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in TEMPLATES:
+        raise ValueError(
+            f"MODEL.PROMPT_ENSEMBLE_TYPE: got {kind!r}, expected one of {list(TEMPLATES)}"
+        )
+    if kind in ("single", "scene"):
+        return SINGLE if kind == "single" else SCENE
+    import open_clip  # here, since it brings torch with it
+
+    if kind == "imagenet":
+        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    return (*(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES), *SINGLE)

@@ -1,16 +1,14 @@
 """CLIPer: training-free open-vocabulary segmentation (ICCV 2025). Importing it registers its keys and its model."""
 
-from hyperclip.runtime.compat import require_detectron2
+from hyperclip.runtime import detectron2  # noqa: F401  (first, see there)
 
-require_detectron2()
+# isort: split
+from hyperclip.config.keys import extend_config
 
-from hyperclip.config.keys import extend_config  # noqa: E402
-
-from .config import CLIPER_RULES, add_cliper_config  # noqa: E402
+from .config import CLIPER_RULES, add_cliper_config
+from .meta_arch import CLIPer
+from .refiner import REFINER_REGISTRY
 
 extend_config(add_cliper_config, CLIPER_RULES)
-
-from .meta_arch import CLIPer  # noqa: E402
-from .refiner import REFINER_REGISTRY  # noqa: E402
 
 __all__ = ["REFINER_REGISTRY", "CLIPer", "add_cliper_config"]

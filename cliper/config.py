@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from hyperclip.config.keys.rules import ANY, POSITIVE, SHARE, KeyRules
+from hyperclip.config.rules import ANY, POSITIVE, SHARE, KeyRules
 
 CLIPER_RULES = KeyRules(
     inputs=("MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.FEATURES.WEIGHTS"),

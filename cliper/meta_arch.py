@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,21 +13,25 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder, load_clip
 from hyperclip.runtime.finite import FiniteCheck
+from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
 from open_clip import CLIP
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .features import FeatureExtractor
 from .fusion import FusionOptions, encode_layers, proxy_affinity
 from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
-from .refiner import Refinement, Refiner, build_extractor, build_refiner
+from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
 from .scores import Embedded, ScoreOptions, Windows, coarse_scores, merge_affinities, window_boxes, with_negatives
 from .streams import side_by_side
 
 logger = logging.getLogger("hyperclip.cliper")
+
+LEAST = 1e-6
+"""A pixel threshold that leaves out nothing: 0 stands for the rule of a background score, see :class:`LabelOptions`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class EncodedImage:
 
 
 @META_ARCH_REGISTRY.register()
-class CLIPer(nn.Module):
+class CLIPer(Segmenter):
     """Training-free open-vocabulary segmentation.
 
     Args:
@@ -52,21 +56,19 @@ class CLIPer(nn.Module):
         text: embeds vocabularies.
         fusion, scores, labels: see the options of the same name; None for their defaults.
         refiner: see :mod:`cliper.refiner`; None for none.
-        vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
         negatives: names of what is no class, for vocabularies without negatives of their own.
         mean_negative: add the mean of the classes' embeddings to the negatives.
         size, max_size: shorter and longest side of what CLIP sees, in pixels.
         window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch, the stride at most the
             window.
         proxy: gives the map of ``fusion.attention`` "proxy".
-        output: "labels", or "scores" for class maps as well.
+        backbone, tuned_for: what :meth:`describe` says of CLIP, and the datasets that the thresholds are tuned for.
         half: on a GPU, run CLIP under float16 autocast.
     Raises:
         ValueError: a size that is no number of patches, a layer that CLIP does not have, a proxy that is missing.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    text: TextEmbedder
 
     @configurable
     def __init__(
@@ -78,7 +80,6 @@ class CLIPer(nn.Module):
         scores: ScoreOptions | None = None,
         labels: LabelOptions | None = None,
         refiner: Refiner | None = None,
-        vocabulary: Vocabulary | None = None,
         negatives: Sequence[str] = (),
         mean_negative: bool = True,
         size: int = 336,
@@ -86,29 +87,26 @@ class CLIPer(nn.Module):
         window: int = 0,
         window_stride: int = 112,
         proxy: FeatureExtractor | None = None,
-        output: str = "labels",
+        backbone: str = "",
+        tuned_for: Sequence[str] = (),
         half: bool = True,
         pixel_mean: Sequence[float] = CLIP_MEAN,
         pixel_std: Sequence[float] = CLIP_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.clip, self.text, self.refiner, self.proxy = clip.eval().requires_grad_(False), text, refiner, proxy
         self.fusion, self.labels, scores = fusion or FusionOptions(), labels or LabelOptions(), scores or ScoreOptions()
         self.scores = scores if scores.logit_scale else replace(scores, logit_scale=clip.logit_scale.exp().item())
-        self.output, self.half_precision, self.background = output, half, False
-        self.vocabulary, self.negatives, self.mean_negative = vocabulary, tuple(negatives), mean_negative
+        self.negatives, self.mean_negative, self.half_precision = tuple(negatives), mean_negative, half
         self.size, self.max_size, self.window, self.window_stride = size, max_size, window, window_stride
+        self.backbone, self.tuned_for = backbone, tuple(tuned_for)
         self.patch = clip.visual.conv1.kernel_size[0]
         self.layers = scores.layers(len(clip.visual.transformer.resblocks))
-        self._check(output)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self._check()
 
-    def _check(self, output: str) -> None:
+    def _check(self) -> None:
         if self.negatives:  # raises for names that are empty or there twice
             Vocabulary(tuple((name,) for name in self.negatives), "MODEL.CLIPER.NEGATIVES")
-        if output not in ("scores", "labels"):
-            raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
         if not 0 < self.size <= self.max_size:
             raise ValueError(f"MODEL.CLIPER.SIZE: got {self.size}, expected 1 to MAX_SIZE {self.max_size}")
         steps = (self.window, self.window_stride)
@@ -172,52 +170,17 @@ class CLIPer(nn.Module):
             "window": node.WINDOW,
             "window_stride": node.WINDOW_STRIDE,
             "proxy": proxy,
-            "output": cfg.TEST.OUTPUT,
+            "backbone": cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED,
+            "tuned_for": cfg.DATASETS.TEST,
             "half": node.HALF,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
         }
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.pixel_mean.device
-
-    @property
     def _half(self) -> bool:
         """Whether float16 is used in places."""
         return self.half_precision and self.device.type == "cuda"
-
-    @property
-    def abstains(self) -> bool:
-        """Whether pixels may be left without a class where no background exists."""
-        return self.labels.protocol == "abstain"
-
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Choose the classes of inference. Embeddings are computed on first use and cached."""
-        self.vocabulary = vocabulary
-
-    def set_background(self, exists: bool) -> None:
-        """Choose whether a background exists. Then pixels below the thresholds get no class, whatever the protocol says."""
-        self.background = exists
-
-    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """Detectron2's interface.
-
-        Args:
-            batched_inputs: dicts with "image" uint8 (3, H, W) RGB, optionally "height" and "width" of the output.
-        Returns:
-            a dict for each image, see :meth:`segment`.
-        Raises:
-            ValueError: in training mode, or without a vocabulary.
-        """
-        if self.training:
-            raise ValueError("CLIPer is training-free: evaluate it with tools/train_net.py --eval-only")
-        if self.vocabulary is None:
-            raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
-        encoded = self.encode([x["image"] for x in batched_inputs])
-        sizes = [(x.get("height", e.size[0]), x.get("width", e.size[1])) for x, e in zip(batched_inputs, encoded, strict=True)]
-        return [self.segment(e, self.vocabulary, size) for e, size in zip(encoded, sizes, strict=True)]
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:
@@ -244,31 +207,66 @@ class CLIPer(nn.Module):
         check.require(self, self._half)
 
     @torch.no_grad()
-    def segment(
-        self, image: EncodedImage, vocabulary: Vocabulary, size: tuple[int, int], labels: LabelOptions | None = None
-    ) -> dict[str, Tensor]:
-        """Label an encoded image.
+    def segment(self, encoded: EncodedImage, question: Question, size: tuple[int, int]) -> Segmentation:
+        """Scores reach from 0 to about 2; see :class:`Segmenter`.
 
-        Args:
-            size: (H, W) of the output. labels: thresholds and protocol; None for the model's own.
-        Returns:
-            "sem_seg_labels" int64 (H, W), -1 where no class is, "sem_seg_confidence" (H, W), that class's score, 0 to
-            about 2; with output "scores" also "sem_seg" (T, H, W).
+        Where a background exists, pixels below the thresholds get no class, whatever the protocol says; thresholds of the
+        question take the place of the system's own.
+
         Raises:
             NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See :mod:`hyperclip.runtime.finite`.
         """
+        vocabulary = question.vocabulary
         prompts, class_of = self.embed_vocabulary(vocabulary), self._class_of(vocabulary)
-        coarse = coarse_scores(image.embedded, prompts, len(vocabulary), self.scores, class_of)
-        refined = coarse if image.refinement is None else image.refinement(coarse)
+        coarse = coarse_scores(encoded.embedded, prompts, len(vocabulary), self.scores, class_of)
+        refined = coarse if encoded.refinement is None else encoded.refinement(coarse)
         scores = fuse_scores(refined, coarse)
         check = FiniteCheck().add("the embeddings of the class names", prompts).add("the scores", coarse, scores)
         check.add("the refined scores", refined).require(self, self._half)
-        options = labels or (replace(self.labels, protocol="abstain") if self.background else self.labels)
+        options = self._label_options(question)
         best, confidence = label_map(refined, scores, size, options)
-        result = {"sem_seg_labels": best, "sem_seg_confidence": confidence}
-        if self.output == "scores":
-            result["sem_seg"] = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)])
-        return result
+        maps = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)]) if question.scores else None
+        return Segmentation(best, confidence, maps)
+
+    def _label_options(self, question: Question) -> LabelOptions:
+        own = replace(self.labels, protocol="abstain") if question.background else self.labels
+        classes, pixels = question.class_threshold, question.pixel_threshold
+        if classes is None and pixels is None:
+            return own
+        if own.protocol == "argmax":  # it has no thresholds
+            own = LabelOptions("abstain", 0.0, LEAST, own.normalize)
+        return replace(
+            own,
+            score_threshold=own.score_threshold if classes is None else classes,
+            background_threshold=own.background_threshold if pixels is None else max(pixels, LEAST),
+        )
+
+    def describe(self, dataset: Collection[str] = ()) -> Description:
+        """See :class:`Segmenter`; a row of the paper's is the fused map, with the diffusion model or without a refiner."""
+        published = self.fusion.attention == "fused" and isinstance(self.refiner, DiffusionRefiner | None)
+        variants = (["windows"] if self.window else []) + (["no refiner"] if self.refiner is None else [])
+        notes = []
+        if self.labels.protocol == "argmax":
+            notes.append("every pixel gets a class; the paper leaves pixels below tuned thresholds out")
+        if not set(dataset) & set(self.tuned_for):
+            notes.append("one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)")
+        settings: dict[str, Any] = {"fusion": asdict(self.fusion), "scores": asdict(self.scores), "labels": asdict(self.labels)}
+        settings |= {"size": self.size, "window": self.window, "negatives": list(self.negatives), "synonyms": self.text.synonyms}
+        return Description(
+            "CLIPer",
+            self.backbone,
+            "CLIPer" if published else "",
+            ", ".join(variants),
+            class_lists="cliper",
+            abstains=self.labels.protocol == "abstain",
+            settings=settings,
+            notes=tuple(notes),
+            variant_settings={"MODEL.CLIPER.WINDOW": 0, "MODEL.CLIPER.REFINER.NAME": "none" if self.refiner is None else "diffusion"},
+        )
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """See :class:`hyperclip.segmenter.Segmenter`."""
+        self.text.check(self.clip, vocabulary)
 
     def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
         """Unit embeddings of all prompts (P, C): the classes, then the negatives."""

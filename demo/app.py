@@ -26,18 +26,15 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import cliper  # noqa: E402
+import cliper  # noqa: E402, F401  (registers CLIPer and its keys)
 import gradio as gr  # noqa: E402
 import hyperclip.data  # noqa: E402, F401  (checks the installation)
-import numpy as np  # noqa: E402
-from cliper.postprocess import LabelOptions  # noqa: E402
 from detectron2.config import CfgNode  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from hyperclip.config.keys import load_config  # noqa: E402
@@ -45,7 +42,7 @@ from hyperclip.data import read_image  # noqa: E402
 from hyperclip.predictor import EncodedImage, Prediction, Predictor  # noqa: E402
 from hyperclip.runtime.memory import keep_freed_memory  # noqa: E402
 from hyperclip.runtime.program import run_program  # noqa: E402
-from hyperclip.visualization import BACKGROUND, label_image, overlay  # noqa: E402
+from hyperclip.visualization import label_image, overlay  # noqa: E402
 from hyperclip.vocabulary import Vocabulary  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -70,8 +67,6 @@ TRAINED = {
     "HyperCLIP (quickstart, trained by run_train_test.sh)": ROOT / "output/quickstart/hyperclip/model_final.pth",
 }
 """Checkpoints of systems, as soon as they are there."""
-LEAST = 1e-6
-"""A pixel threshold that leaves out nothing. CLIPer takes 0 for its rule of a background score, see its config."""
 
 
 def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
@@ -169,22 +164,7 @@ def predict(
 
     A threshold of None leaves that of the config; one of 0 leaves nothing out.
     """
-    if score is None and pixel is None:
-        return predictor.segment(image, vocabulary)
-    if isinstance(predictor.model, cliper.CLIPer):
-        own: LabelOptions = predictor.model.labels
-        if own.protocol == "argmax":  # has no thresholds
-            own = replace(own, protocol="abstain", score_threshold=0.0, background_threshold=LEAST)
-        options = replace(
-            own,
-            score_threshold=own.score_threshold if score is None else score,
-            background_threshold=own.background_threshold if pixel is None else max(pixel, LEAST),
-        )
-        return predictor.segment(image, vocabulary, labels=options)
-    found = predictor.segment(image, vocabulary)
-    best = [found.confidence[found.labels == i].max(initial=0) for i in range(len(vocabulary))]
-    nothing = (found.confidence < (pixel or 0)) | (np.array(best) < (score or 0))[found.labels]
-    return Prediction(np.where(nothing, BACKGROUND, found.labels), found.confidence, found.names)
+    return predictor.segment(image, vocabulary, class_threshold=score, pixel_threshold=pixel)
 
 
 def segment(

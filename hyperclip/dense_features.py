@@ -29,3 +29,8 @@ class DenseFeatures:
         maps = zip(*(part.intermediates for part in parts), strict=True)
         tokens = torch.cat([part.class_token for part in parts])
         return DenseFeatures(torch.cat([part.embeddings for part in parts]), [torch.cat(m) for m in maps], tokens)
+
+    def __getitem__(self, images: slice) -> DenseFeatures:
+        """Features of some of the images."""
+        maps = [m[images] for m in self.intermediates]
+        return DenseFeatures(self.embeddings[images], maps, self.class_token[images])

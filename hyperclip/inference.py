@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .head.logits import PartOfView, ViewLogits
+from .labels import NO_CLASS
 from .runtime.memory import items_at_a_time
 
 
@@ -133,8 +134,8 @@ def full_size_scores(
 
 def score_maps(
     views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Scores of one image, ``{"sem_seg": (T, H, W)}``; a class that no view kept scores 0.
+) -> Tensor:
+    """Scores of one image (T, H, W); a class that no view kept scores 0.
 
     Args:
         views: logits of its views. sliding: how they were cut. size: (H, W).
@@ -148,13 +149,13 @@ def score_maps(
             scores[prompts] = maps
         else:
             scores.scatter_reduce_(0, class_of[prompts][:, None, None].expand_as(maps), maps, "amax")
-    return {"sem_seg": scores}
+    return scores
 
 
-def label_map(
+def best_classes(
     views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Best class of one image and its score: ``{"sem_seg_labels": int64 (H, W), "sem_seg_confidence": (H, W)}``.
+) -> tuple[Tensor, Tensor]:
+    """Best class of each pixel of one image, int64 (H, W), and its score (H, W).
 
     A running maximum over chunks of classes. Ties go to the lower class, as ``argmax`` over :func:`score_maps` would have it.
     Arguments are those of :func:`score_maps`.
@@ -165,4 +166,21 @@ def label_map(
         for prompt, scores in zip(prompts.tolist(), maps, strict=True):
             labels.masked_fill_(scores > best, prompt)
             torch.maximum(best, scores, out=best)
-    return {"sem_seg_labels": labels if class_of is None else class_of[labels], "sem_seg_confidence": best}
+    return labels if class_of is None else class_of[labels], best
+
+
+def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float) -> Tensor:
+    """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached.
+
+    Args:
+        labels, confidence: (H, W), the best class and its score.
+        classes: a class none of whose pixels reaches it is left out. pixels: of each pixel.
+    """
+    if pixels > 0:
+        labels = labels.masked_fill(confidence < pixels, NO_CLASS)
+    if classes > 0 and (labels != NO_CLASS).any():
+        best = confidence.new_zeros(int(labels.max()) + 1)
+        found = labels != NO_CLASS
+        best.scatter_reduce_(0, labels[found], confidence[found], "amax")
+        labels = labels.masked_fill(found & (best[labels.clamp_min(0)] < classes), NO_CLASS)
+    return labels

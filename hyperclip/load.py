@@ -1,35 +1,58 @@
-"""From a config to its model, on its device, after a check that both exist."""
+"""From a config to a model with weights: what the predictor, the suite, the tools and the page call."""
 
 from __future__ import annotations
 
+from .runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import difflib
-from typing import Any
 
 import torch
-from detectron2 import modeling
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+
+from .adapters import merge
+from .checkpoints import StrictCheckpointer, require_weights
+from .segmenter import Segmenter
 
 
-def build_model(cfg: CfgNode) -> Any:
-    """Detectron2's ``build_model``.
+def build_system(cfg: CfgNode) -> Segmenter:
+    """The system that a config names, on its device, without a checkpoint.
 
     Raises:
         ValueError: a system or a device that is not there; what the system's own ``from_config`` raises.
     """
     check_system(cfg)
-    return modeling.build_model(cfg)
+    return build_model(cfg)
+
+
+def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
+    """The system of a config in evaluation mode, with its weights.
+
+    Args:
+        merged: merge the adapters into the weights, which makes it faster and nothing else; False keeps them
+            apart, to be trained on.
+    Raises:
+        FileNotFoundError, ValueError: see :func:`build_system` and the checkpoint loader.
+    """
+    model = build_system(cfg)
+    require_weights(cfg, model)
+    StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    model.eval()
+    if merged:
+        merge(model)
+    return model
 
 
 def check_system(cfg: CfgNode) -> None:
-    """ValueError unless a model of MODEL.META_ARCHITECTURE is registered and this machine has MODEL.DEVICE."""
+    """ValueError unless a system of MODEL.META_ARCHITECTURE is registered and this machine has MODEL.DEVICE."""
     name = cfg.MODEL.META_ARCHITECTURE
-    if name not in META_ARCH_REGISTRY:
-        systems = sorted(key for key, _ in META_ARCH_REGISTRY)
-        near = difflib.get_close_matches(name, systems, n=1) or ["HyperCLIP", "CLIPer"]
+    systems = sorted(key for key, system in META_ARCH_REGISTRY if _is_segmenter(system))
+    if name not in systems:
+        near = difflib.get_close_matches(name, systems, n=1) or systems
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE: got {name!r}, expected HyperCLIP, CLIPer, or a model registered in META_ARCH_REGISTRY. "
-            f"Did you mean {' or '.join(near)}?"
+            f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}, did you mean {' or '.join(near)}? "
+            "A system of another package is there once that package is imported: IMPORTS names its module"
         )
     check_device(cfg.MODEL.DEVICE)
 
@@ -50,3 +73,7 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=device).item()
     except Exception as error:  # torch without that device raises errors of many kinds
         raise ValueError(f"MODEL.DEVICE: got {name!r}, which this machine or this torch does not have, {wanted}") from error
+
+
+def _is_segmenter(system: object) -> bool:
+    return isinstance(system, type) and issubclass(system, Segmenter)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from .runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +20,10 @@ from .clip import CLIP_MEAN, CLIP_STD, TextEmbedder, activation_of, check_layers
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce
 from .head.loss import choose_classes, in_terms_of, present_classes
-from .inference import SlidingWindow, label_map, make_views, resize, score_maps
+from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
+from .segmenter import Description, Question, Segmentation, Segmenter
 from .vocabulary import Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")
@@ -30,28 +34,26 @@ SEM_SEG_HEADS_REGISTRY.register(CosineHead)
 
 
 @META_ARCH_REGISTRY.register()
-class HyperCLIP(nn.Module):
+class HyperCLIP(Segmenter):
     """Open-vocabulary segmentation: dense CLIP, text embeddings of a vocabulary, and a head over their similarity.
 
     Args:
         clip: an open_clip model, fine-tuning already prepared.
         text: embeds vocabularies.
-        head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare`` and ``infer``.
+        head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and ``describe``.
         resolution: (height, width) that CLIP sees.
         layers: blocks whose outputs the head gets.
         train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
-        vocabulary: classes of inference; change it with :meth:`set_vocabulary`.
         sliding: windows of inference, None for the whole image.
-        output: "scores" or "labels", see :meth:`forward`.
+        backbone, finetune: what :meth:`describe` says of CLIP and of what trains in it.
         background_threshold: where a background exists, pixels whose best score is below it are none of the classes, 0..1.
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
         settings: of the head, by config key, that its parameters do not tell; see :meth:`checkpoint_settings`.
     """
 
     clip: CLIP
+    text: TextEmbedder
     sem_seg_head: Any
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -63,9 +65,9 @@ class HyperCLIP(nn.Module):
         resolution: tuple[int, int],
         layers: Sequence[int],
         train_vocabulary: Vocabulary | None = None,
-        vocabulary: Vocabulary | None = None,
         sliding: SlidingWindow | None = None,
-        output: str = "scores",
+        backbone: str = "",
+        finetune: str = "",
         background_threshold: float = 0.5,
         divisor: int = 0,
         ignore: int = 255,
@@ -75,17 +77,13 @@ class HyperCLIP(nn.Module):
         pixel_std: Sequence[float] = CLIP_STD,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        if output not in ("scores", "labels"):
-            raise ValueError(f"TEST.OUTPUT: got {output!r}, expected 'scores' or 'labels'")
+        super().__init__(pixel_mean, pixel_std)
         self.clip, self.text, self.sem_seg_head = clip, text, head
         self.resolution, self.layers, self.settings = resolution, list(layers), dict(settings or {})
-        self.train_vocabulary, self.vocabulary = train_vocabulary, vocabulary
-        self.sliding, self.output, self.divisor = sliding, output, divisor
-        self.background_threshold, self.background = background_threshold, False
+        self.train_vocabulary, self.sliding, self.divisor = train_vocabulary, sliding, divisor
+        self.background_threshold = background_threshold
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.backbone, self.finetune = backbone, finetune
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -122,7 +120,8 @@ class HyperCLIP(nn.Module):
             "sliding": SlidingWindow(sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW)
             if cfg.TEST.SLIDING_WINDOW
             else None,
-            "output": cfg.TEST.OUTPUT,
+            "backbone": head.CLIP_PRETRAINED,
+            "finetune": head.CLIP_FINETUNE,
             "background_threshold": cfg.TEST.BACKGROUND_THRESHOLD,
             "divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "ignore": head.IGNORE_VALUE,
@@ -134,9 +133,13 @@ class HyperCLIP(nn.Module):
         }
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.pixel_mean.device
+    def needs_checkpoint(self) -> bool:
+        """Whether the head has parameters, which only a checkpoint fills."""
+        return any(True for _ in self.sem_seg_head.parameters())
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """See :class:`Segmenter`."""
+        self.text.check(self.clip, vocabulary)
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """What the parameters were trained for and do not tell: a checkpoint keeps it, and fits no model with other values."""
@@ -154,34 +157,48 @@ class HyperCLIP(nn.Module):
                     settings[f"MODEL.ADAPTER ({type(adapter).__name__}, {tower}) {key}"] = float(getattr(adapter, key))
         return settings
 
-    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Choose the classes of inference. Embeddings are computed on first use and cached."""
-        self.vocabulary = vocabulary
-
-    def set_background(self, exists: bool) -> None:
-        """Choose whether pixels may belong to none of the classes: then their label is -1, see ``background_threshold``."""
-        self.background = exists
-
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Any]:
-        """Everything about images (3, H, W), RGB 0..255, that does not depend on the vocabulary: what ``segment`` takes."""
+        """The head's part of each image's views; see :class:`Segmenter`."""
         views = [make_views(self.normalise(image), self.resolution, self.sliding, self.divisor) for image in images]
-        check = FiniteCheck()
-        encoded = [self._prepare(v, check) for v in views]
+        features, count = self.encode_views(torch.cat(views)), len(views[0])
+        check = FiniteCheck().add("CLIP's features of the image", features.embeddings, *features.intermediates)
         check.require(self)
-        return encoded
+        return [self.sem_seg_head.prepare(features[i : i + count]) for i in range(0, count * len(views), count)]
 
     @torch.no_grad()
-    def segment(self, encoded: Any, vocabulary: Vocabulary, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Label an encoded image: "sem_seg_labels" int64 (H, W) and "sem_seg_confidence" (H, W) in 0..1, of this size.
+    def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
+        """Scores are in 0..1; see :class:`Segmenter`. Where a background exists, pixels below its threshold belong to it.
 
         Raises:
             NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
         """
+        vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
         logits = self.sem_seg_head.infer(encoded, text, self.class_chunk)
         FiniteCheck().add("the embeddings of the class names", text).add("the head's logits", logits.logits).require(self)
-        return self._with_background(label_map(logits, self.sliding, size, self._class_of(vocabulary)))
+        class_of = self._class_of(vocabulary)
+        scores = score_maps(logits, self.sliding, size, class_of) if question.scores else None
+        if scores is None:
+            labels, confidence = best_classes(logits, self.sliding, size, class_of)
+        else:
+            confidence, labels = scores.max(dim=0)
+        background = self.background_threshold if question.background else 0.0
+        pixels = background if question.pixel_threshold is None else question.pixel_threshold
+        return Segmentation(leave_out(labels, confidence, question.class_threshold or 0.0, pixels), confidence, scores)
+
+    def describe(self, dataset: Collection[str] = ()) -> Description:
+        """See :class:`Segmenter`. Only the cost-volume head with the adapters of the papers is a row of theirs."""
+        papers = {"hyperbolic": "HyperCLIP", "attention": "CAT-Seg"}
+        method = papers.get(self.finetune, "") if isinstance(self.sem_seg_head, CostVolumeHead) else ""
+        settings = {
+            "head": type(self.sem_seg_head).__name__,
+            "finetune": self.finetune,
+            "views": "whole image" if self.sliding is None else "windows",
+            "synonyms": self.text.synonyms,
+            **self.sem_seg_head.describe(),
+        }
+        return Description("HyperCLIP", self.backbone, method, settings=settings)
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
         """Image tower over normalised views (V, 3, r, r); without gradients as many at a time as is fastest."""
@@ -192,79 +209,34 @@ class HyperCLIP(nn.Module):
         step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
         return DenseFeatures.join([encode_dense(visual, part, self.layers) for part in views.split(step)])
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Detectron2's interface.
+    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`.
 
-        Args:
-            batched_inputs: dicts with "image" (3, H, W) RGB 0..255, in training "sem_seg" (H, W) class indices,
-                in inference optionally "height" and "width" of the output. Where they are a part of a batch, they have in
-                training what was decided for all of it: "padded_size" (height, width), and "sampled_classes" (t,).
-        Returns:
-            in training ``{"loss_sem_seg": scalar}``; else a dict for each image: "sem_seg" (T, height, width), scores in
-            0..1, or with output "labels": "sem_seg_labels" (height, width) and "sem_seg_confidence". Where a background
-            exists, the labels are there in both cases.
-        Raises:
-            NotFiniteError: in inference, NaN or infinity on the way; see :mod:`hyperclip.runtime.finite`.
+        Where the inputs are a part of a batch, they have what was decided for all of it: "padded_size" (height, width), and
+        "sampled_classes" (t,).
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
-        if self.training:
-            return {"loss_sem_seg": self._loss(images, batched_inputs)}
-        with torch.no_grad():
-            return self._segment(images, batched_inputs)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """Image (3, H, W), RGB 0..255, to what CLIP expects, on the model's device."""
-        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
-
-    def _loss(self, images: list[Tensor], records: list[dict]) -> Tensor:
         if self.train_vocabulary is None:
             raise ValueError("training needs class names: set model.train_vocabulary (the trainer does, from DATASETS.TRAIN)")
         largest = tuple(max(image.shape[i] for image in images) for i in (1, 2))
-        height, width = records[0].get("padded_size", largest)
+        height, width = batched_inputs[0].get("padded_size", largest)
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
-        targets = [x["sem_seg"].to(self.device) for x in records]
+        targets = [x["sem_seg"].to(self.device) for x in batched_inputs]
         target = torch.stack([F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)])
-        only, classes = records[0].get("sampled_classes"), len(self.train_vocabulary)
+        only, classes = batched_inputs[0].get("sampled_classes"), len(self.train_vocabulary)
         if only is None and 0 < self.sampled_classes < classes:
             only = choose_classes(present_classes(target, classes, self.ignore), self.sampled_classes)
         if only is not None:
             target = in_terms_of(target, only, self.ignore)
         text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
-        return pixel_class_bce(logits, target, self.ignore)
+        return {"loss_sem_seg": pixel_class_bce(logits, target, self.ignore)}
 
-    def _segment(self, images: list[Tensor], records: list[dict]) -> list[dict[str, Tensor]]:
-        if self.vocabulary is None:
-            raise ValueError("inference needs class names: call set_vocabulary (the trainer does, from DATASETS.TEST)")
-        text = self.text(self.clip, self.vocabulary)
-        views = [make_views(image, self.resolution, self.sliding, self.divisor) for image in images]
-        check = FiniteCheck()
-        logits = self.sem_seg_head.infer(self._prepare(torch.cat(views), check), text, self.class_chunk)
-        check.add("the embeddings of the class names", text).add("the head's logits", logits.logits).require(self)
-        sizes = [(x.get("height", i.shape[1]), x.get("width", i.shape[2])) for i, x in zip(images, records, strict=True)]
-        finish, class_of = score_maps if self.output == "scores" else label_map, self._class_of(self.vocabulary)
-        parts = zip(logits.split(len(views[0])), sizes, strict=True)
-        return [self._with_background(finish(part, self.sliding, size, class_of)) for part, size in parts]
-
-    def _prepare(self, views: Tensor, check: FiniteCheck) -> Any:
-        """What the head makes of views (V, 3, r, r) without knowing the classes."""
-        features = self.encode_views(views)
-        check.add("CLIP's features of the image", features.embeddings, *features.intermediates)
-        return self.sem_seg_head.prepare(features)
 
     def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
         classes = self.text.class_of(vocabulary)
         return None if classes is None else torch.tensor(classes, device=self.device)
-
-    def _with_background(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not self.background:
-            return result
-        if "sem_seg_labels" not in result:
-            best, labels = result["sem_seg"].max(dim=0)
-            result = {**result, "sem_seg_labels": labels, "sem_seg_confidence": best}
-        nothing = result["sem_seg_confidence"] < self.background_threshold
-        return {**result, "sem_seg_labels": result["sem_seg_labels"].masked_fill(nothing, -1)}
 
 
 def checked_parts(names: Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+from .runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +22,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput
 
-from .adapters import merge
-from .checkpoints import StrictCheckpointer, require_weights
-from .clip import TextEmbedder
 from .config import load_config
 from .data.resizing import ResizeShortestEdge
-from .load import build_model
+from .load import load_model
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import float32_products, inference_precision
+from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
 
 
@@ -61,20 +62,21 @@ class EncodedImage:
 
 
 class Predictor:
-    """Segments images with a model in evaluation mode; adapters are merged.
+    """Segments images with a system in evaluation mode.
 
     Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image` sets the image of the
     calling thread alone. Where a thread's work moves on to another one (thread pools, asyncio), hand the image on with
     :meth:`encode` and :meth:`segment`, which keep nothing.
 
     Args:
-        model: a :class:`HyperCLIP`, or anything else with its ``encode`` and ``segment``, such as CLIPer.
+        model: the system, used as it is: adapters of one that is still trained are not merged.
         shortest, longest: the image is resized to this shortest side (0: not at all) unless its longest would exceed the other.
         precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may take float16).
     """
 
-    def __init__(self, model: Any, shortest: int = 640, longest: int = 2560, precision: str = "float32") -> None:
-        merge(model.eval())
+    def __init__(
+        self, model: Segmenter, shortest: int = 640, longest: int = 2560, precision: str = "float32"
+    ) -> None:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
@@ -91,10 +93,7 @@ class Predictor:
         if isinstance(config, CfgNode) and overrides:
             raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
-        model = build_model(cfg)
-        require_weights(cfg, model)
-        StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        return cls(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION)
+        return cls(load_model(cfg), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION)
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image for the calls of :meth:`predict` from the same thread; see :meth:`encode`."""
@@ -129,24 +128,33 @@ class Predictor:
             (encoded,) = self.model.encode([tensor])
         return EncodedImage(encoded, (image.shape[0], image.shape[1]))
 
-    def segment(self, image: EncodedImage, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
+    def segment(
+        self,
+        image: EncodedImage,
+        vocabulary: str | Vocabulary,
+        *,
+        background: bool = False,
+        class_threshold: float | None = None,
+        pixel_threshold: float | None = None,
+    ) -> Prediction:
         """Segment an encoded image.
 
         Args:
             vocabulary: classes; text is parsed with ``;`` or a line end between classes and ``,`` between synonyms.
-            options: passed on to the model's ``segment``; CLIPer takes ``labels``, its thresholds.
+            background, class_threshold, pixel_threshold: see :class:`Question`.
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long.
             NotFiniteError: NaN or infinity on the way.
         """
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
+        question = Question(vocabulary, background, class_threshold, pixel_threshold)
         with self._lock, float32_products(self.precision == "tf32"):
-            result = self.model.segment(image.encoded, vocabulary, image.size, **options)
-        FiniteCheck().add("the confidence", result["sem_seg_confidence"]).require(self.model)
-        labels, confidence = (result[key].cpu().numpy() for key in ("sem_seg_labels", "sem_seg_confidence"))
-        text = getattr(self.model, "text", None)
-        if not isinstance(text, TextEmbedder):
+            answer = self.model.segment(image.encoded, question, image.size)
+        FiniteCheck().add("the confidence", answer.confidence).require(self.model)
+        labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
+        text = self.model.text
+        if text is None:
             return Prediction(labels, confidence, vocabulary.names)
         return Prediction(labels, confidence, vocabulary.names, text.asked(vocabulary), text.rule(vocabulary))
 

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from hyperclip.evaluation.tables import comparison_table, result_rows
-from hyperclip.runtime.files import user_path, write_atomically
+from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.tables import comparison_table
+from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 
@@ -18,16 +18,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
     parser.add_argument("--metric", default="mIoU", choices=("mIoU", "mIoU_old", "pACC", "mACC"))
-    parser.add_argument("--json", type=user_path, help="also write the rows (system, dataset, miou, seed, images, protocol)")
+    parser.add_argument("--json", type=user_path, help="also write the rows of all runs to this file, each with its name as system")
     arguments = parser.parse_args()
     pairs = [run.partition("=") for run in arguments.runs]
     if not all(name and folders for name, _, folders in pairs):
         parser.error(f"expected NAME=FOLDER[,FOLDER…], got {arguments.runs}")
-    runs = {name: folders.split(",") for name, _, folders in pairs}
+    runs = {name: [read_results(folder) for folder in folders.split(",")] for name, _, folders in pairs}
     print(comparison_table(runs, arguments.metric))
     if arguments.json:
-        text = json.dumps(result_rows(runs), indent=2) + "\n"
-        write_atomically(arguments.json, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json([row | {"system": name} for name, seeds in runs.items() for rows in seeds for row in rows], arguments.json)
 
 
 if __name__ == "__main__":

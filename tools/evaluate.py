@@ -15,7 +15,6 @@ run goes on: a file for each row, and its classes. The exit status is 1 if a row
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from detectron2.utils.logger import setup_logger
 from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS
 from hyperclip.data.dataset_file import register_files
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.suite import System, make_plan, run_suite
 from hyperclip.evaluation.tables import benchmark_table
 from hyperclip.runtime.files import need_output_folder, user_path
@@ -104,8 +104,7 @@ def start() -> int | None:
     need_output_folder(arguments.output, "--output")
     if arguments.num_gpus > 1:
         launch(main, arguments.num_gpus, dist_url="auto", args=(arguments,))
-        rows = json.loads((arguments.output / "results.json").read_text(encoding="utf-8"))
-        return int(any("error" in row for row in rows))  # what main returned stayed in its process
+        return int(any("error" in row for row in read_results(arguments.output)))  # what main returned stayed in its process
     return main(arguments)
 
 

@@ -19,7 +19,7 @@ from hyperclip.data.class_lists import test_vocabulary
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.mapper import read_pair
 from hyperclip.evaluation.protocols import to_dataset_labels
-from hyperclip.evaluation.running import prepare_model
+from hyperclip.evaluation.running import background_rule
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
 from hyperclip.runtime.program import run_program
@@ -43,11 +43,11 @@ def main() -> None:
     spec = find_dataset(arguments.dataset)
     vocabulary, records = test_vocabulary(cfg, spec.name), load_records(spec)
     predictor = Predictor.from_config(cfg)
-    background = prepare_model(predictor.model, vocabulary, spec.name)
+    background = background_rule(spec.name)
     for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
-        answer = torch.from_numpy(predictor.predict(vocabulary).labels)
+        answer = torch.from_numpy(predictor.predict(vocabulary, background=background == "threshold").labels)
         labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()
         picture = comparison(image, np.where(truth == spec.ignore, BACKGROUND, truth), labels, spec.label_names)
         target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..runtime.files import local_name, write_atomically
 from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
 from ..runtime.weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
+from ..segmenter import Segmenter
 from .conversion import CLIP_PREFIX, convert_published, is_published
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def settings_of(model: nn.Module) -> dict[str, Any]:
-    """What a model's function depends on besides its parameters; it has ``checkpoint_settings`` if there is anything."""
-    describe: Any = getattr(model, "checkpoint_settings", dict)
-    return describe()
+    """What a system's function depends on besides its parameters; nothing of another module is known."""
+    return model.checkpoint_settings() if isinstance(model, Segmenter) else {}
 
 
 def check_settings(model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str) -> None:
@@ -95,10 +95,9 @@ def read_checkpoint(path: str | Path) -> dict:
     return {"model": state}
 
 
-def require_weights(cfg: CfgNode, model: nn.Module) -> None:
-    """ValueError if the head has parameters and MODEL.WEIGHTS names no checkpoint to fill them from."""
-    head: Any = getattr(model, "sem_seg_head", None)  # a system without one, such as CLIPer, needs no checkpoint
-    if head is not None and not cfg.MODEL.WEIGHTS and any(True for _ in head.parameters()):
+def require_weights(cfg: CfgNode, model: Segmenter) -> None:
+    """ValueError if the model needs a checkpoint and MODEL.WEIGHTS names none."""
+    if model.needs_checkpoint and not cfg.MODEL.WEIGHTS:
         raise ValueError(
             "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: --opts MODEL.WEIGHTS FILE"
         )

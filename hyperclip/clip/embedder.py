@@ -100,6 +100,17 @@ class TextEmbedder:
                 owners += [rows - 1] * len(self.templates)
         return prompts, owners
 
+    def check(self, clip: CLIP, vocabulary: Vocabulary) -> None:
+        """Raise what embedding these classes would raise, without the text tower.
+
+        Raises:
+            ValueError: a name that does not fit into the text context.
+        """
+        prompts, _ = self.prompts(vocabulary)
+        long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]  # a token has a byte or more
+        if long:
+            tokenize(self.tokenizer, long, clip.context_length)
+
     def class_of(self, vocabulary: Vocabulary) -> list[int] | None:
         """The class of each embedding, ascending; None where there is one for each class."""
         asked = self.asked(vocabulary)

@@ -6,25 +6,29 @@ are those of HyperCLIP with ViT-B/16.
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import copy
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode, get_cfg
 
-from ..runtime.compat import require_detectron2
 from ..runtime.files import user_path
 from .files import Layer, command_line_layer, key_faults, read_layers
 from .rules import ANY, FRAMEWORK, LEGACY, LEGACY_VALUES, NOT_NEGATIVE, Bounds, KeyRules, unread_advice
 from .values import convert, locate, out_of_bounds, shown
 
-require_detectron2()
-
-from detectron2.config import CfgNode, get_cfg  # noqa: E402
-
 __all__ = ["LEGACY", "KeyRules", "add_hyperclip_config", "extend_config", "load_config"]
+
+REGISTERING = ("hyperclip.adapters", "hyperclip.meta_arch", "hyperclip.data.catalog")
+"""Modules that register what a config can name, each on a floor above this one: they are imported
+by name when a config is made, as plug-ins are."""
 
 _EXTENSIONS: dict[Callable[[CfgNode], None], KeyRules] = {}
 
@@ -40,7 +44,11 @@ def extend_config(add_keys: Callable[[CfgNode], None], rules: KeyRules | None = 
 
 
 def add_hyperclip_config(cfg: CfgNode) -> None:
-    """Add the framework's keys to a Detectron2 config, in place."""
+    """Add the framework's keys to a Detectron2 config, in place, and register what they can name:
+    HyperCLIP, its heads and adapters, the datasets.
+    """
+    for module in REGISTERING:
+        importlib.import_module(module)
     # Start a training anew in an OUTPUT_DIR that holds one, whose files are removed when the first iteration begins.
     cfg.OVERWRITE = False
     cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
@@ -145,10 +153,9 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.SLIDING.KERNEL = 384  # side of a window in that square
     cfg.TEST.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     cfg.TEST.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
-    # Of every evaluation and of the predictor: float32, or tf32, which is faster on GPUs that have it and less exact. CLIPer's
-    # float16 is MODEL.CLIPER.HALF. Results name it.
+    # Of every evaluation and of the predictor: float32, or tf32, which is faster on GPUs that have it and less exact. A
+    # system may have a key of its own for float16. Results name it.
     cfg.TEST.PRECISION = "float32"
-    cfg.TEST.OUTPUT = "scores"  # "scores": sem_seg (T, H, W); "labels": sem_seg_labels (H, W), far less memory
     cfg.TEST.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what the caches of a CPU's cores or a GPU's free memory take
     cfg.TEST.IMS_PER_BATCH = 1  # images of one evaluation step and process
 
@@ -328,3 +335,17 @@ def _flat_items(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _flat_keys(cfg: CfgNode) -> Iterator[str]:
     return (key for key, _ in _flat_items(cfg))
+
+
+def flat_config(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys with dots, and values, of a config as plain dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat_config(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def output_keys() -> tuple[str, ...]:
+    """Keys of all packages that name files or folders to write: they change no result."""
+    return (*FRAMEWORK.outputs, *(key for rules in _EXTENSIONS.values() for key in rules.outputs))

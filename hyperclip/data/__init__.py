@@ -1,23 +1,31 @@
-"""Datasets: the registry, label reading, the mapper and the procedural world. Importing it registers them."""
+"""Datasets: the registry, layouts, label maps, records, the mapper. What is exported is loaded when it is first used.
 
-from ..runtime.compat import require_detectron2
+:mod:`hyperclip.data.catalog` registers the datasets with Detectron2; making a config imports it.
+"""
 
-require_detectron2()
+from __future__ import annotations
 
-from .catalog import register, registered_names, vocabulary_of  # noqa: E402
-from .mapper import SemSegMapper, read_image  # noqa: E402
-from .records import load_records  # noqa: E402
-from .registry import DATASETS, DatasetSpec, dataset_root, find_dataset  # noqa: E402
+import importlib
+from typing import Any
 
-__all__ = [
-    "DATASETS",
-    "DatasetSpec",
-    "SemSegMapper",
-    "dataset_root",
-    "find_dataset",
-    "load_records",
-    "read_image",
-    "register",
-    "registered_names",
-    "vocabulary_of",
-]
+_EXPORTS = {
+    "DATASETS": "registry",
+    "DatasetSpec": "registry",
+    "SemSegMapper": "mapper",
+    "dataset_root": "registry",
+    "find_dataset": "registry",
+    "load_records": "records",
+    "read_image": "mapper",
+    "register": "catalog",
+    "registered_names": "catalog",
+    "vocabulary_of": "catalog",
+}
+"""The module of each exported name."""
+
+__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -36,6 +39,15 @@ def registered_names(names: Iterable[str]) -> list[str]:
     """
     known = set(DatasetCatalog.list())
     return list(dict.fromkeys(name if name in known else find_dataset(name).name for name in names))
+
+
+def spec_of(dataset: str) -> DatasetSpec:
+    """The description of a registered dataset; of one that Detectron2 alone knows, what its metadata says."""
+    if dataset in DATASETS or dataset not in DatasetCatalog.list():
+        return find_dataset(dataset)
+    meta = MetadataCatalog.get(dataset)
+    vocabularies = {"catseg": vocabulary_of(dataset)}
+    return DatasetSpec(dataset, dataset, (), "none", (), vocabularies, "", ignore=meta.ignore_label, benchmark=False)
 
 
 def register(spec: DatasetSpec) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import copy
 import logging
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+from ..segmenter import Description
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,12 @@ def published_rows() -> tuple[Published, ...]:
     return tuple(Published(**row) for row in content)
 
 
-def method_of(cfg: CfgNode) -> tuple[str, str, str]:
-    """Method, backbone and variant of a config, as papers name them; an empty method if none published it."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    if cfg.MODEL.META_ARCHITECTURE == "CLIPer":
-        if cfg.MODEL.CLIPER.REFINER.NAME not in ("none", "diffusion") or cfg.MODEL.CLIPER.ATTENTION != "fused":
-            return "", head.CLIP_PRETRAINED, ""
-        windows = ["windows"] if cfg.MODEL.CLIPER.WINDOW else []
-        refiner = ["no refiner"] if cfg.MODEL.CLIPER.REFINER.NAME == "none" else []
-        return "CLIPer", head.CLIP_PRETRAINED, ", ".join(windows + refiner)
-    trained = {"hyperbolic": "HyperCLIP", "attention": "CAT-Seg"}
-    known = cfg.MODEL.META_ARCHITECTURE == "HyperCLIP" and head.NAME == "CostVolumeHead"
-    return trained.get(head.CLIP_FINETUNE, "") if known else "", head.CLIP_PRETRAINED, ""
-
-
-def published_for(cfg: CfgNode, benchmark: str) -> list[Published]:
-    """What papers report for a config's method on a benchmark: for its own backbone, or if there is none for all of them.
+def published_for(description: Description, benchmark: str) -> list[Published]:
+    """What papers report for a method on a benchmark: for its own backbone, or if there is none for all of them.
 
     Args:
-        benchmark: alias of a registered dataset.
+        description: of the system. benchmark: alias of a registered dataset.
     """
-    method, backbone, variant = method_of(cfg)
-    rows = [r for r in published_rows() if r.method == method and r.variant == variant and benchmark in r.miou]
-    return [r for r in rows if r.backbone == backbone] or rows
+    wanted = description.method, description.variant
+    rows = [r for r in published_rows() if (r.method, r.variant) == wanted and benchmark in r.miou]
+    return [r for r in rows if r.backbone == description.backbone] or rows

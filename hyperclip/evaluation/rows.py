@@ -14,10 +14,10 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..clip import synonym_rule
+from ..config import flat_config
 from ..data import DatasetSpec
 from ..data.class_lists import test_vocabulary
 from ..data.label_maps import LABEL_MAPS
-from ..training.run_folder import flat_config
 from .kept_rows import ContentHashes, framework_versions
 from .papers import published_for
 from .released import NO_INFLUENCE, changed_settings
@@ -51,9 +51,12 @@ class Benchmark:
 def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
     """Everything that says what a number is."""
     spec, vocabulary = benchmark.spec, found.vocabulary
-    papers = published_for(cfg, spec.alias)
+    papers = published_for(found.description, spec.alias)
     scores = {key: None if math.isnan(value) else value for key, value in found.scores.items()}
     return {
+        "seed": cfg.SEED,
+        "weights": cfg.MODEL.WEIGHTS,
+        "backbone": found.description.backbone,
         "protocol": found.protocol,
         "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
         "precision": found.precision,
@@ -68,41 +71,39 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
         "peak_memory_mb": found.peak_memory,
         "published": [{"miou": p.miou[spec.alias], "backbone": p.backbone, "source": p.source} for p in papers],
         "notes": list(notes(cfg, benchmark, found)),
+        "settings": dict(found.description.settings),
         "IoU": {name: scores.get(f"IoU-{name}") for name in spec.label_names},
     }
 
 
 def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str]:
     """Why a number is not to be compared with a published one as it stands."""
-    spec, is_cliper = benchmark.spec, cfg.MODEL.META_ARCHITECTURE == "CLIPer"
-    papers = published_for(cfg, spec.alias)
+    spec, system = benchmark.spec, found.description
+    papers = published_for(system, spec.alias)
     if not benchmark.complete:
         yield "not the whole set"
     if benchmark.faults:
         yield f"{benchmark.faults} files without a counterpart left out"
     if spec.note:
         yield spec.note
-    released = spec.vocabulary("cliper" if is_cliper else "catseg")
+    released = spec.vocabulary(system.class_lists)
     if spec.background == "fold":
         released = released.with_background_prompts()
     if synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first" or found.vocabulary.classes != released.classes:
         yield "other class names or synonyms than the method's released ones"
-    elif is_cliper and found.vocabulary.negatives != released.negatives:
+    elif found.vocabulary.negatives != released.negatives:
         yield "other negatives than the released ones"
-    if is_cliper and found.protocol == "argmax":
-        yield "every pixel gets a class; the paper leaves pixels below tuned thresholds out"
-    if is_cliper and papers and not {spec.name, spec.alias} & set(cfg.DATASETS.TEST):
-        yield "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
-    if papers and all(p.backbone != cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED for p in papers):
+    yield from system.notes
+    if papers and all(p.backbone != system.backbone for p in papers):
         yield "another backbone than the paper's"
     elif papers:
         yield from (p.note for p in papers if p.note)
-        changed = changed_settings(cfg, spec, papers)
+        changed = changed_settings(cfg, spec, papers, system.variant_settings)
         if changed is None:
             yield "no released settings for this row are here to be compared with"
         elif changed:
             yield f"other settings than the released ones: {', '.join(changed)}"
-    if not is_cliper and found.protocol == "threshold":
+    if system.class_lists == "catseg" and found.protocol == "threshold":
         yield f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports for this model"
 
 

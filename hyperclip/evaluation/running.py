@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -26,6 +25,7 @@ from ..data.class_lists import test_vocabulary
 from ..runtime.compat import peak_resident_bytes
 from ..runtime.finite import require_finite_weights
 from ..runtime.precision import float32_products, inference_precision
+from ..segmenter import Description, Question, bare
 from ..vocabulary import Vocabulary
 from . import SemSegEvaluator
 from .protocols import protocol_name
@@ -46,6 +46,7 @@ class Evaluation:
         scores: in percent, and "images"; see :class:`SemSegEvaluator`.
         vocabulary: what the model was asked.
         protocol: "argmax", "abstain", "threshold" or "fold".
+        description: what the system says about itself.
         labels: name of the label map that the truth was read with.
         seconds: wall time per image of all processes together, reading included.
         peak_memory: MB, of the GPU, or of the main process.
@@ -55,6 +56,7 @@ class Evaluation:
     scores: dict[str, float]
     vocabulary: Vocabulary
     protocol: str
+    description: Description
     labels: str | None
     seconds: float
     peak_memory: float
@@ -73,8 +75,7 @@ def evaluate_dataset(
     """Evaluate a model on a registered dataset, on all processes.
 
     Args:
-        model: anything that takes Detectron2's batches and has ``set_vocabulary``; with ``set_background`` where the dataset
-            has a background by threshold.
+        model: a :class:`Segmenter`, or what distributes its training.
         records: evaluate these instead of the whole set.
         evaluator: instead of the one that the config asks for.
         stop: says, to all processes the same, whether to end early; it is asked by all of them together.
@@ -85,47 +86,49 @@ def evaluate_dataset(
         RuntimeError: for example too little memory. With several processes all of them raise what one of them met first.
         EvaluationStoppedError: ``stop`` said so.
     """
-    bare: Any = getattr(model, "module", model)
+    system = bare(model)
     with failing_together():
-        require_finite_weights(bare)
-        vocabulary = test_vocabulary(cfg, name)
-        background = prepare_model(bare, vocabulary, name)
+        require_finite_weights(system)
+        question = dataset_question(cfg, name)
         records = DatasetCatalog.get(name) if records is None else records
         evaluator = evaluator or build_evaluator(cfg, name)
         start = time.perf_counter()
-        _reset_peak_memory(bare.pixel_mean.device)
-        precision = inference_precision(cfg.TEST.PRECISION, bare)
+        _reset_peak_memory(system.device)
+        precision = inference_precision(cfg.TEST.PRECISION, system)
         with float32_products(precision == "tf32"):
-            _run(cfg, model, records, evaluator, stop)
+            _run(cfg, model, question, records, evaluator, stop)
     with failing_together():
         result = evaluator.evaluate()
+    description = system.describe(names_of(name))
     return Evaluation(
         dict(result["sem_seg"]) if result else {},
-        vocabulary,
-        protocol_name(background, getattr(bare, "abstains", False)),
+        question.vocabulary,
+        protocol_name(background_rule(name), description.abstains),
+        description,
         records[0].get("label_map"),
         (time.perf_counter() - start) / len(records),
-        _peak_memory(bare.pixel_mean.device),
+        _peak_memory(system.device),
         precision,
     )
 
 
-def prepare_model(model: Any, vocabulary: Vocabulary, dataset: str) -> str:
-    """Tell a model what it will be asked; returns the dataset's background rule.
+def background_rule(dataset: str) -> str:
+    """The background rule of a registered dataset; "none" for one that Detectron2 alone knows."""
+    return DATASETS[dataset].background if dataset in DATASETS else "none"
+
+
+def dataset_question(cfg: CfgNode, dataset: str) -> Question:
+    """What is asked of the images of a dataset.
 
     Raises:
-        ValueError: a background by threshold, and a model that always answers with a class.
+        ValueError: a class list that does not fit, see :func:`test_vocabulary`.
     """
-    background = DATASETS[dataset].background if dataset in DATASETS else "none"
-    model.set_vocabulary(vocabulary)
-    if hasattr(model, "set_background"):
-        model.set_background(background == "threshold")
-    elif background == "threshold":
-        raise ValueError(
-            f"dataset {dataset} needs a model that can leave pixels without a class; {type(model).__name__} has no "
-            "set_background(exists)"
-        )
-    return background
+    return Question(test_vocabulary(cfg, dataset), background=background_rule(dataset) == "threshold")
+
+
+def names_of(dataset: str) -> tuple[str, ...]:
+    """The names of a registered dataset, its alias among them."""
+    return (dataset, DATASETS[dataset].alias) if dataset in DATASETS else (dataset,)
 
 
 def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
@@ -177,6 +180,7 @@ def failing_together() -> Iterator[None]:
 def _run(
     cfg: CfgNode,
     model: nn.Module,
+    question: Question,
     records: list[dict],
     evaluator: SemSegEvaluator,
     stop: Callable[[], bool] | None = None,
@@ -185,23 +189,18 @@ def _run(
     every = 1 if comm.get_world_size() == 1 else LOOK_EVERY
     shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)  # batches that every process has
     evaluator.reset()
-    bare: Any = getattr(model, "module", model)
-    training, output = model.training, getattr(bare, "output", None)
+    training = model.training
     model.eval()
-    if output is not None:
-        bare.output = "labels"  # the same answer without a score map for each class
     try:
         with torch.inference_mode():
             for i, batch in enumerate(loader):
                 if stop is not None and i < shared and i % every == 0 and stop():
                     raise EvaluationStoppedError
-                evaluator.process(batch, model(batch))
+                evaluator.process(batch, model([{**record, "question": question} for record in batch]))
                 progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
-                log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.training")
+                log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.evaluation")
     finally:
         model.train(training)
-        if output is not None:
-            bare.output = output
 
 
 def _reset_peak_memory(device: torch.device) -> None:

@@ -13,17 +13,15 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from ..adapters import merge
-from ..checkpoints.checkpointer import StrictCheckpointer, require_weights
 from ..data import DATASETS, DatasetSpec, find_dataset
 from ..data.class_lists import test_vocabulary
 from ..data.dataset_file import register_files
 from ..data.records import make_records, pair_files, require_no_faults
-from ..load import build_model, check_system
+from ..load import check_system, load_model
 from .kept_rows import ContentHashes, read_row, write_row
+from .results import write_class_table, write_results
 from .rows import Benchmark, describe_evaluation, fingerprint, last_line
 from .running import evaluate_dataset, failing_together, per_image_file
-from .tables import save_benchmark_tables, save_class_table
 
 logger = logging.getLogger("hyperclip.training")
 
@@ -133,7 +131,7 @@ def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) 
         for benchmark in benchmarks:
             rows.append(_row(system, benchmark, loader, output, hashes))
             if comm.is_main_process():
-                save_benchmark_tables(rows, output)
+                write_results(rows, output)
             comm.synchronize()
     return rows
 
@@ -175,7 +173,7 @@ def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, ha
             if comm.is_main_process():
                 if not kept:
                     write_row(path, row)
-                save_class_table(row, path.with_name(f"{alias}_classes.csv"))
+                write_class_table(row, path.with_name(f"{alias}_classes.csv"))
     except Exception as error:
         row = {**start, "error": _describe(error)}
         expected = isinstance(error, OSError | ValueError)
@@ -206,10 +204,3 @@ def _describe(error: Exception) -> str:
     return last_line(error) if known else f"{type(error).__name__}: {last_line(error)}"
 
 
-def load_model(cfg: CfgNode) -> nn.Module:
-    """Build a config's model, load its weights and merge its adapters."""
-    model = build_model(cfg)
-    require_weights(cfg, model)
-    StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    merge(model.eval())
-    return model

@@ -1,5 +1,8 @@
 """The cost-volume head: cost volume, aggregation, decoder, loss."""
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 from .cost_head import CosineHead, CostVolumeHead
 from .logits import REJECTED, ViewLogits
 from .loss import pixel_class_bce, sample_classes

@@ -152,6 +152,10 @@ class CostVolumeHead(nn.Module):
             "recompute": "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS,
         }
 
+    def describe(self) -> dict[str, Any]:
+        """What decides its numbers in inference, in plain values."""
+        return {"pooling": list(self.pooling_test), "max_classes": self.max_classes}
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls for some class maps at a time."""
         super().compile(*args, **kwargs)
@@ -252,6 +256,10 @@ class CosineHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
         """Nothing to translate."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing of it can be chosen."""
         return {}
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:

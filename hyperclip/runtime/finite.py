@@ -91,7 +91,7 @@ def likely_cause(model: nn.Module | None, half: bool) -> str:
     kinds = set() if model is None else {p.dtype for p in model.parameters()}
     if half or kinds & set(HALF):
         return (
-            "half precision, whose largest number is 65504 in float16. Compute in float32: set MODEL.CLIPER.HALF False, or "
+            "half precision, whose largest number is 65504 in float16. Compute in float32: set the system's HALF key False, or "
             "leave autocast out"
         )
     return (
@@ -104,5 +104,5 @@ def _broken_weights(names: list[str]) -> str:
     more, verb = (f" and {len(names) - 1} more", "hold") if len(names) > 1 else ("", "holds")
     return (
         f"broken weights: {names[0]}{more} {verb} NaN or infinity. Get the file anew, or take a checkpoint from "
-        "before training diverged (MODEL.WEIGHTS, MODEL.CLIP_WEIGHTS, MODEL.CLIPER.DIFFUSION.MODEL)"
+        "before training diverged (MODEL.WEIGHTS, MODEL.CLIP_WEIGHTS, a refiner's model)"
     )

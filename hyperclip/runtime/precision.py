@@ -24,18 +24,18 @@ def inference_precision(wanted: str, model: Any) -> str:
 
     Args:
         wanted: TEST.PRECISION; TF32 exists on GPUs only.
-        model: with ``pixel_mean`` where it is, and ``half_precision`` if it takes float16 on GPUs by itself.
+        model: a system, with its ``device`` and ``half_precision``.
     Raises:
         ValueError: none of ``PRECISIONS``.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"TEST.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
-    kind = model.pixel_mean.device.type
+    kind = model.device.type
     if torch.is_autocast_enabled(kind):
         return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
     if kind != "cuda":
         return "float32"
-    return "float16" if getattr(model, "half_precision", False) else wanted
+    return "float16" if model.half_precision else wanted
 
 
 @contextlib.contextmanager

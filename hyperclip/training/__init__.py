@@ -1,5 +1,8 @@
 """Training: the trainer, its step, optimiser, hooks, writers, launcher and run folder."""
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 from .run_folder import setup_run
 from .trainer import Trainer
 

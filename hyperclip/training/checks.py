@@ -10,11 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ..checkpoints.checkpointer import read_checkpoint
-from ..clip import TextEmbedder
-from ..clip.text_tower import tokenize
 from ..data import DATASETS, registered_names
 from ..data.class_lists import test_vocabulary, train_vocabulary
 from ..evaluation.running import build_test_loader
+from ..segmenter import bare
 from .checkpoint_hooks import metric_of, split_metric
 
 SCORES = ("mIoU", "mIoU_old", "pACC", "mACC", "images")
@@ -63,19 +62,10 @@ def check_model(cfg: CfgNode, model: nn.Module) -> None:
     """Check that a model can be asked what the datasets of DATASETS.TEST ask.
 
     Raises:
-        ValueError: a background that the model cannot leave out, a class name that its text tower cannot take.
+        ValueError: a class name that its text tower cannot take.
     """
-    text, clip = getattr(model, "text", None), getattr(model, "clip", None)
     for name in registered_names(cfg.DATASETS.TEST):
-        background = DATASETS[name].background if name in DATASETS else "none"
-        if background == "threshold" and not hasattr(model, "set_background"):
-            raise ValueError(f"DATASETS.TEST: {name} needs a model that can leave pixels without a class; "
-                             f"{type(model).__name__} has no set_background(exists)")  # fmt: skip
-        if isinstance(text, TextEmbedder) and clip is not None:
-            prompts = text.prompts(test_vocabulary(cfg, name))[0]
-            long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]  # a token has a byte or more
-            if long:
-                tokenize(text.tokenizer, long, clip.context_length)
+        bare(model).check(test_vocabulary(cfg, name))
 
 
 def best_metric(cfg: CfgNode) -> str:

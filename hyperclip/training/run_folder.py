@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoints.checkpointer import NUMBERED, resumable_files
+from ..config import flat_config
 from ..data.dataset_file import register_files
 from ..runtime.files import write_atomically
 from ..runtime.memory import keep_freed_memory
@@ -160,12 +160,3 @@ def _of_another_config(differing: dict[str, str]) -> str:
         return ""
     changes = "; ".join(f"{key}: {change}" for key, change in list(differing.items())[:10])
     return f" of another config ({len(differing)} keys differ: {changes})"
-
-
-def flat_config(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Keys with dots, and values, of a config as plain dicts."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat_config(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

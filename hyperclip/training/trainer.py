@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
@@ -23,17 +20,17 @@ from detectron2.utils.events import EventWriter
 from tabulate import tabulate
 from torch import nn
 
-from .. import meta_arch  # noqa: F401  (registers the meta-architecture and the heads)
 from ..adapters import parameter_table
 from ..checkpoints.checkpointer import StrictCheckpointer
-from ..clip import synonym_rule
-from ..data import DATASETS, SemSegMapper, registered_names
+from ..data import SemSegMapper, registered_names
 from ..data.batches import TrainSamples, TrainStream
+from ..data.catalog import spec_of
 from ..data.class_lists import train_vocabulary
 from ..evaluation import SemSegEvaluator
-from ..evaluation.running import Evaluation, build_evaluator, build_test_loader, evaluate_dataset
-from ..load import build_model, check_system
-from ..runtime.files import write_atomically
+from ..evaluation.results import write_results
+from ..evaluation.rows import Benchmark, describe_evaluation
+from ..evaluation.running import build_evaluator, build_test_loader, evaluate_dataset
+from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
 from .checkpoint_hooks import GRACE, INTERRUPTED, BestCheckpoint, Checkpoints, Evaluations, StopSignals, restore_process_state
@@ -90,7 +87,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
         """Build the model and log what trains."""
-        model = build_model(cfg)
+        model = build_system(cfg)
         rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
         logger.info("Parameters:\n%s", tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")))
         return model
@@ -228,15 +225,20 @@ class Trainer(DefaultTrainer):
             FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets` finds.
         """
         check_test_sets(cfg)
-        found: dict[str, Evaluation] = {}
+        rows: list[dict[str, Any]] = []
+        results: OrderedDict[str, dict[str, float]] = OrderedDict()
         for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
-            found[name] = evaluate_dataset(cfg, model, name, evaluator=evaluator, stop=stop)
-        if not comm.is_main_process():
-            return OrderedDict()
-        results = OrderedDict((name, evaluation.scores) for name, evaluation in found.items())
-        logger.info("Results (percent):\n%s", results_table(results))
-        save_results(cfg, found)
+            records = DatasetCatalog.get(name)
+            found = evaluate_dataset(cfg, model, name, records=records, evaluator=evaluator, stop=stop)
+            if comm.is_main_process():
+                results[name] = found.scores
+                benchmark = Benchmark(spec_of(name), records, len(records))
+                start = {"system": found.description.system, "benchmark": benchmark.spec.alias, "dataset": name}
+                rows.append(start | describe_evaluation(cfg, benchmark, found))
+        if comm.is_main_process():
+            logger.info("Results (percent):\n%s", results_table(results))
+            write_results(rows, Path(cfg.OUTPUT_DIR))
         return results
 
 
@@ -255,38 +257,3 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     columns = ["mIoU", "mIoU_old", "pACC", "mACC", "images"]
     rows = [[name, *(scores[c] for c in columns)] for name, scores in results.items()]
     return tabulate(rows, ["dataset", *columns], floatfmt=".2f")
-
-
-def save_results(cfg: CfgNode, found: Mapping[str, Evaluation]) -> Path:
-    """Write ``OUTPUT_DIR/results.json``: scores by dataset, and what produced them."""
-    content = {
-        **describe_run(cfg),
-        "vocabularies": {n: f"{e.vocabulary.name} {e.vocabulary.version}".strip() for n, e in found.items()},
-        "synonyms": {n: synonym_rule(cfg.MODEL.SYNONYMS, e.vocabulary.typed) for n, e in found.items()},
-        "protocol": {n: e.protocol for n, e in found.items()},
-        "precision": {n: e.precision for n, e in found.items()},
-        "official_images": {n: list(DATASETS[n].images) if n in DATASETS else [] for n in found},
-        "results": {n: {k: None if math.isnan(v) else v for k, v in e.scores.items()} for n, e in found.items()},
-    }
-    path = Path(cfg.OUTPUT_DIR) / "results.json"
-    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
-    return path
-
-
-def describe_run(cfg: CfgNode) -> dict[str, Any]:
-    """What produced a result: the model, its weights, how it was run, and how labels were made and counted."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    model = {"architecture": cfg.MODEL.META_ARCHITECTURE, "clip": head.CLIP_PRETRAINED, "seed": cfg.SEED}
-    inference: dict[str, Any] = {"prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE, "synonyms": cfg.MODEL.SYNONYMS}
-    if cfg.MODEL.META_ARCHITECTURE == "HyperCLIP":
-        model |= {"head": head.NAME, "finetune": head.CLIP_FINETUNE}
-        inference["views"] = "windows" if cfg.TEST.SLIDING_WINDOW else "whole image"
-        inference |= {"pooling": list(head.POOLING_SIZES_TEST), "max_classes": head.MAX_CLASSES}
-    elif "CLIPER" in cfg.MODEL:
-        inference["cliper"] = yaml.safe_load(cfg.MODEL.CLIPER.dump())
-    return {
-        "model": model,
-        "config": {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, "OUTPUT_DIR": cfg.OUTPUT_DIR},
-        "metric": "mIoU over the classes present in the ground truth, mIoU_old also over those predicted",
-        "inference": inference,
-    }

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..head.loss import choose_classes, present_classes
+from ..segmenter import bare
 
 
 def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
@@ -28,15 +29,15 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
     Raises:
         ValueError: a label that is neither a class nor ignored.
     """
-    bare: Any = getattr(model, "module", model)
+    system: Any = bare(model)
     height, width = (max(x["image"].shape[i] for x in batch) for i in (1, 2))
-    count = getattr(bare, "sampled_classes", 0)
-    classes = len(bare.train_vocabulary) if count else 0
+    count = system.sampled_classes
+    classes = len(system.train_vocabulary) if count else 0
     if count >= classes:
         classes = 0
     own = torch.zeros(classes, dtype=torch.bool)
     for record in batch if classes else ():
-        own |= present_classes(record["sem_seg"], classes, bare.ignore).to(own.device)
+        own |= present_classes(record["sem_seg"], classes, system.ignore).to(own.device)
     joined = _largest(torch.tensor([height, width, *own.tolist()]))
     common: dict[str, Any] = {"padded_size": (int(joined[0]), int(joined[1]))}
     if classes:

@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
+from ..config import flat_config
 from ..runtime.files import write_atomically
-from .run_folder import flat_config
 
 logger = logging.getLogger("hyperclip.training")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 SINGLE = ("A photo of a {} in the scene",)
 SCENE = (
     "a clean origami {}.",

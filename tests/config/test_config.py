@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from hyperclip.config.keys import extend_config, load_config
-from hyperclip.config.keys.rules import FRAMEWORK, KeyRules
+from hyperclip.config.rules import FRAMEWORK, KeyRules
 from hyperclip.data.dataset_file import register_files
 
 from tests.colours import keys_of, write_colours

@@ -1,0 +1,226 @@
+"""The contract of every system: encode images without words, then answer questions about them.
+
+    encoded = system.encode([image])[0]
+    answer = system.segment(encoded, Question(Vocabulary.from_text("dog; road")), (480, 640))
+
+A system is an ``nn.Module`` that inherits :class:`Segmenter` and is registered in Detectron2's
+``META_ARCH_REGISTRY``; docs/new_system.md has a worked example. Nothing that was asked stays behind
+on it. Shapes: T classes, H W size of the answer.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .clip.embedder import TextEmbedder
+from .clip.normalization import CLIP_MEAN, CLIP_STD
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an image.
+
+    Attributes:
+        vocabulary: the classes to choose from.
+        background: whether pixels may belong to none of them; those get the label ``NO_CLASS``.
+        class_threshold: a class whose best pixel stays below it is left out, on the scale of the
+            system's confidence; None for the system's own rule.
+        pixel_threshold: pixels below it get the label ``NO_CLASS``; None for the system's own rule.
+        scores: whether the score maps of all classes are wanted too.
+    Raises:
+        ValueError: a threshold that is negative or not finite.
+    """
+
+    vocabulary: Vocabulary
+    background: bool = False
+    class_threshold: float | None = None
+    pixel_threshold: float | None = None
+    scores: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("class_threshold", "pixel_threshold"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: got {value}, expected a number from 0 on, or None")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer to a question.
+
+    Attributes:
+        labels: int64 (H, W), 0..T-1 or ``NO_CLASS``.
+        confidence: float (H, W), the score of that class; its scale is the system's own.
+        scores: float (T, H, W) if they were asked for.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    scores: Tensor | None = None
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """As Detectron2's models answer: "sem_seg" holds the scores, if they were asked for."""
+        answer = {"sem_seg_labels": self.labels, "sem_seg_confidence": self.confidence}
+        return answer if self.scores is None else {"sem_seg": self.scores, **answer}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a result says about the system that it is of.
+
+    Attributes:
+        system: its name. backbone: what the papers' tables call the backbone.
+        method, variant: the row of the papers' tables that it belongs to; "" if none published it.
+        variant_settings: what the variant changes of the released config, by config key.
+        class_lists: family of class lists that the method was published with.
+        abstains: whether pixels may stay without a class where no background exists.
+        settings: what decides its numbers, in plain values.
+        notes: why its number is not to be compared with a published one as it stands.
+    """
+
+    system: str
+    backbone: str = ""
+    method: str = ""
+    variant: str = ""
+    class_lists: str = "catseg"
+    abstains: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    variant_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Segmenter(nn.Module, abc.ABC):
+    """A system that segments images by words.
+
+    Args:
+        pixel_mean, pixel_std: normalisation of the images, RGB, 0..255.
+    """
+
+    input_format = "RGB"
+    """Order of the channels of the images that it takes."""
+
+    text: TextEmbedder | None = None
+    """What embeds the class names, if CLIP's text tower does."""
+
+    half_precision = False
+    """Whether it takes float16 on GPUs by itself."""
+
+    sampled_classes = 0
+    """Classes that a training step asks; 0 for all of them."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self, pixel_mean: Sequence[float] = CLIP_MEAN, pixel_std: Sequence[float] = CLIP_STD
+    ) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (pixel_mean, pixel_std))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @abc.abstractmethod
+    def encode(self, images: Sequence[Tensor]) -> list[Any]:
+        """Everything about images that does not depend on words: what :meth:`segment` takes.
+
+        Args:
+            images: uint8 or float (3, H, W), RGB, 0..255, of any sizes.
+        """
+
+    @abc.abstractmethod
+    def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
+        """Answer a question about an encoded image.
+
+        Args:
+            encoded: one entry of what :meth:`encode` gave. size: (H, W) of the answer.
+        Raises:
+            ValueError: a name that does not fit into the text tower.
+        """
+
+    @abc.abstractmethod
+    def describe(self, dataset: Collection[str] = ()) -> Description:
+        """What a result says about this system.
+
+        Args:
+            dataset: the names of the dataset that the result is of.
+        """
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Raise now what asking for these classes would raise later.
+
+        Raises:
+            ValueError: a name that does not fit into the text tower.
+        """
+
+    def checkpoint_settings(self) -> dict[str, Any]:
+        """What the parameters were trained for and do not tell, in plain values, by config key: a
+        checkpoint keeps it, and fits no model with other values.
+        """
+        return {}
+
+    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Losses of a training batch, by name; a system that has nothing to train leaves this out.
+
+        Args:
+            batched_inputs: dicts with "image" (3, H, W) and "sem_seg" (H, W), class indices.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is training-free: evaluate it with tools/train_net.py --eval-only"
+        )
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Detectron2's interface.
+
+        Args:
+            batched_inputs: dicts with "image" (3, H, W) RGB 0..255; in training "sem_seg" (H, W); in
+                inference "question", a :class:`Question`, and optionally "height" and "width" of
+                the answer.
+        Returns:
+            in training :meth:`losses`, else :meth:`Segmentation.as_dict` of each image.
+        Raises:
+            ValueError: an image without a question in inference.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        if not all("question" in x for x in batched_inputs):
+            raise ValueError(
+                'inference needs class names: got an image without "question", expected '
+                '{"image": …, "question": Question(vocabulary)}'
+            )
+        encoded = self.encode([x["image"] for x in batched_inputs])
+        answers = []
+        for x, image in zip(batched_inputs, encoded, strict=True):
+            height, width = x["image"].shape[1:]
+            size = (x.get("height", height), x.get("width", width))
+            answers.append(self.segment(image, x["question"], size).as_dict())
+        return answers
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether a part of it is random until a checkpoint is loaded."""
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the system is."""
+        return self.pixel_mean.device
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Image (..., 3, H, W), RGB 0..255, to what its towers expect, on the system's device."""
+        return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+
+
+def bare(model: nn.Module) -> Segmenter:
+    """The system itself, without the wrapper that distributes its training."""
+    inner = getattr(model, "module", model)
+    if not isinstance(inner, Segmenter):
+        raise TypeError(f"model: got {type(inner).__name__}, expected a Segmenter")
+    return inner

@@ -1,0 +1,123 @@
+"""The rooms stand on floors: imports go down, and there is no circle."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    ("hyperclip.runtime", "hyperclip.hyperbolic", "hyperclip.visualization", "hyperclip.labels"),
+    ("hyperclip.config", "hyperclip.vocabulary"),
+    ("hyperclip.dense_features",),
+    ("hyperclip.clip", "hyperclip.adapters", "hyperclip.head"),
+    ("hyperclip.segmenter", "hyperclip.inference", "hyperclip.tinyscenes"),
+    ("hyperclip.meta_arch", "hyperclip.data", "hyperclip.checkpoints", "cliper"),
+    ("hyperclip.load",),
+    ("hyperclip.predictor", "hyperclip.evaluation"),
+    ("hyperclip.training",),
+)
+"""From the ground up. A module imports from floors below it, or from its own room."""
+
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the packages by its dotted name."""
+    files = [path for package in ("hyperclip", "cliper") for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return {
+        name.removesuffix(".__init__"): path for name, path in zip(names, files, strict=True)
+    }
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Modules of the packages that a module imports, those inside functions too."""
+    known = modules()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - max(0, node.level - 1)]
+            source = ".".join([*(base if node.level else []), *filter(None, [node.module])])
+            wanted = [
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in known else source
+                for alias in node.names
+            ]
+        else:
+            continue
+        yield from (module for module in wanted if module in known)
+
+
+def room_of(module: str) -> str:
+    """The room that a module belongs to; the package itself, which only names others, is none."""
+    parts = module.split(".")
+    return next(
+        (room for k in range(len(parts), 0, -1) if (room := ".".join(parts[:k])) in ROOMS), ""
+    )
+
+
+GRAPH = {name: set(imports(name, path)) for name, path in modules().items()}
+
+
+def test_every_module_has_a_floor():
+    assert [name for name in GRAPH if name != "hyperclip" and not room_of(name)] == []
+
+
+def test_imports_go_down():
+    up = [
+        f"{name} -> {target}"
+        for name, targets in GRAPH.items()
+        for target in targets
+        if name != "hyperclip" and target != "hyperclip" and room_of(target) != room_of(name)
+        and ROOMS[room_of(target)] >= ROOMS[room_of(name)]
+    ]
+    assert up == []
+
+
+def test_there_is_no_circle():
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module in done:
+            return
+        for target in GRAPH[module] - {"hyperclip"}:
+            visit(target, (*path, module))
+        done.add(module)
+
+    for module in GRAPH:
+        visit(module, ())
+
+
+def test_hyperclip_does_not_know_cliper():
+    named = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "hyperclip").rglob("*.py")
+        if "import cliper" in path.read_text(encoding="utf-8")
+        or "from cliper" in path.read_text(encoding="utf-8")
+    ]
+    assert named == []
+
+
+@pytest.mark.parametrize(
+    ("imported", "absent"),
+    [
+        ("hyperclip.predictor", ("hyperclip.training", "detectron2.engine")),
+        ("hyperclip.data", ("open_clip", "hyperclip.clip")),
+        ("hyperclip.vocabulary", ("open_clip", "torch", "detectron2")),
+        ("hyperclip", ("torch", "detectron2", "open_clip")),
+    ],
+)
+def test_what_an_import_pulls_in(imported, absent):
+    code = f"import {imported}, sys; print([m for m in {absent!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip().splitlines()[-1] == "[]"

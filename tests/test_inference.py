@@ -6,7 +6,7 @@ import pytest
 import torch
 from hyperclip import inference
 from hyperclip.head import ViewLogits
-from hyperclip.inference import SlidingWindow, label_map, make_views, resize, score_maps
+from hyperclip.inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 
 from reference.inference import merge_views
 
@@ -67,11 +67,10 @@ def step(request, monkeypatch):
 
 def check(views, sliding):
     want = resize(merge_views(views.whole(), sliding)[None], (17, 23))[0]
-    scores = score_maps(views, sliding, (17, 23))["sem_seg"]
+    scores = score_maps(views, sliding, (17, 23))
     torch.testing.assert_close(scores, want, atol=1e-12, rtol=0)
-    result = label_map(views, sliding, (17, 23))
-    assert torch.equal(result["sem_seg_labels"], scores.argmax(0))
-    assert torch.equal(result["sem_seg_confidence"], scores.amax(0))
+    labels, confidence = best_classes(views, sliding, (17, 23))
+    assert torch.equal(labels, scores.argmax(0)) and torch.equal(confidence, scores.amax(0))
 
 
 @pytest.mark.parametrize("sliding", SLIDING)
@@ -90,14 +89,23 @@ def test_a_class_costs_nothing_where_it_was_not_kept(sliding, step):
 
 def test_a_class_scores_what_its_best_prompt_scores(step):
     views, class_of = ViewLogits(views_of(SLIDING[1], 6), 6), torch.tensor([0, 0, 1, 2, 2, 2])
-    prompts = score_maps(views, SLIDING[1], (9, 9))["sem_seg"]
+    prompts = score_maps(views, SLIDING[1], (9, 9))
     want = torch.stack([prompts[class_of == k].amax(0) for k in range(3)])
-    assert torch.equal(score_maps(views, SLIDING[1], (9, 9), class_of)["sem_seg"], want)
-    assert torch.equal(label_map(views, SLIDING[1], (9, 9), class_of)["sem_seg_labels"], want.argmax(0))
+    assert torch.equal(score_maps(views, SLIDING[1], (9, 9), class_of), want)
+    assert torch.equal(best_classes(views, SLIDING[1], (9, 9), class_of)[0], want.argmax(0))
 
 
 def test_ties_go_to_the_lower_class(step):
-    assert not label_map(ViewLogits(torch.zeros(1, 3, 2, 2), 3), None, (2, 2))["sem_seg_labels"].any()
+    assert not best_classes(ViewLogits(torch.zeros(1, 3, 2, 2), 3), None, (2, 2))[0].any()
+
+
+def test_thresholds_leave_pixels_and_classes_out():
+    labels, confidence = torch.tensor([[0, 0, 2, 2]]), torch.tensor([[0.9, 0.2, 0.4, 0.3]])
+    assert leave_out(labels, confidence, 0.0, 0.0).tolist() == [[0, 0, 2, 2]]
+    assert leave_out(labels, confidence, 0.0, 0.3).tolist() == [[0, -1, 2, 2]]
+    assert leave_out(labels, confidence, 0.5, 0.0).tolist() == [[0, 0, -1, -1]]  # a class by its best pixel
+    assert leave_out(labels, confidence, 0.4, 0.35).tolist() == [[0, -1, 2, -1]]
+    assert leave_out(labels, confidence, 0.95, 0.0).tolist() == [[-1, -1, -1, -1]]
 
 
 def test_padding_reproduces_the_released_shift():

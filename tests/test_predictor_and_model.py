@@ -16,6 +16,8 @@ from hyperclip.visualization import BACKGROUND, comparison, label_image, overlay
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
+from tests.asking import ask, ask_all, scores_of
+
 QUICK = "configs/quickstart/hyperclip.yaml"
 
 
@@ -23,7 +25,6 @@ def build(*overrides):
     torch.manual_seed(0)
     model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
     model.train_vocabulary = vocabulary_of("tinyscenes_train")
-    model.set_vocabulary(vocabulary_of("tinyscenes_val_seen"))
     return model
 
 
@@ -37,12 +38,13 @@ def perturb(model):
 
 @pytest.mark.parametrize("mode", ["hyperbolic", "attention"])
 def test_merged_equals_unmerged(mode):
-    model = perturb(build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode, "TEST.OUTPUT", "scores")).eval()
-    inputs = [{"image": torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8), "height": 48, "width": 65}]
-    before = model(inputs)[0]["sem_seg"]
+    model = perturb(build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode)).eval()
+    record = {"image": torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8), "height": 48, "width": 65}
+    words = vocabulary_of("tinyscenes_val_seen")
+    before = scores_of(model, record, words)
     assert before.shape == (60, 48, 65)
     assert merge(model) == 10 and not list(adapters(model)) and merge(model) == 0
-    torch.testing.assert_close(model(inputs)[0]["sem_seg"], before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores_of(model, record, words), before, atol=1e-5, rtol=1e-5)
 
 
 def test_a_training_step_reaches_every_adapter_but_the_unused_ones():
@@ -86,23 +88,24 @@ def test_images_of_different_sizes_train_together():
 
 @pytest.mark.parametrize("classes", [1, 2, 64, 70, 300])
 def test_any_number_of_classes(classes):
-    model = build("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "64", "TEST.OUTPUT", "scores").eval()
-    model.set_vocabulary(Vocabulary.from_names([f"thing number {i}" for i in range(classes)]))
-    scores = model([{"image": torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8)}])[0]["sem_seg"]
+    model = build("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "64").eval()
+    words = Vocabulary.from_names([f"thing number {i}" for i in range(classes)])
+    scores = scores_of(model, torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8), words)
     assert scores.shape == (classes, 33, 200) and 0 <= scores.min() <= scores.max() <= 1
-    model.output = "labels"
-    labels = model([{"image": torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8)}])[0]["sem_seg_labels"]
+    labels = ask(model, torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8), words)["sem_seg_labels"]
     assert labels.shape == (33, 200) and 0 <= labels.min() <= labels.max() < classes
 
 
-@pytest.mark.parametrize("output", ["scores", "labels"])
+@pytest.mark.parametrize("scores", [True, False])
 @pytest.mark.parametrize("sliding", ["True", "False"])
-def test_a_batch_of_images_equals_each_image(output, sliding):
+def test_a_batch_of_images_equals_each_image(scores, sliding):
     window = ["TEST.SLIDING_WINDOW", sliding, "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"]
-    model = build("TEST.OUTPUT", output, "MODEL.SEM_SEG_HEAD.MAX_CLASSES", "20", *window).eval()
+    model = build("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "20", *window).eval()
     batch = [{"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8)} for h, w in ((40, 60), (90, 31))]
-    for image, result in zip(batch, model(batch), strict=True):
-        alone = model([image])[0]
+    words = vocabulary_of("tinyscenes_val_seen")
+    for image, result in zip(batch, ask_all(model, batch, words, scores=scores), strict=True):
+        assert ("sem_seg" in result) == scores
+        alone = ask(model, image, words, scores=scores)
         for key, value in result.items():
             torch.testing.assert_close(value, alone[key], atol=1e-5, rtol=1e-5)
 
@@ -115,20 +118,19 @@ def test_unpadded_class_attention_still_reaches_the_padding_parameters():
 
 
 def test_predictor_encodes_once_and_agrees_with_the_model():
-    model = perturb(build("TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"))
+    model = perturb(build("TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96")).eval()
     image = np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8)
     predictor = Predictor(model, shortest=96)
     predictor.set_image(image)
     for text in ("red plain star; blue dotted cross", "green striped circle; red plain star; a, b"):
         prediction = predictor.predict(text)
-        model.set_vocabulary(Vocabulary.from_text(text))
-        want = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])[0]
+        want = ask(model, torch.from_numpy(image.transpose(2, 0, 1).copy()), Vocabulary.from_text(text))
         np.testing.assert_array_equal(prediction.labels, want["sem_seg_labels"])
         np.testing.assert_allclose(prediction.confidence, want["sem_seg_confidence"], atol=1e-6)
 
 
 def test_predictions_say_what_was_asked():
-    predictor = Predictor(perturb(build()), shortest=96)
+    predictor = Predictor(perturb(build()).eval(), shortest=96)
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8))
     typed = predictor.predict("red star, star\ncross; circle, disc, Disc")
     assert typed.synonyms == "mean" and typed.asked == [["red star", "star"], ["cross"], ["circle", "disc"]]

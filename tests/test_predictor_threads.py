@@ -13,6 +13,7 @@ from cliper.diffusion import run_until
 from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
 from hyperclip.predictor import Predictor
+from hyperclip.segmenter import Description, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
 
 SYSTEMS = {"hyperclip": "configs/quickstart/hyperclip.yaml", "cliper": "configs/quickstart/cliper.yaml"}
@@ -32,7 +33,7 @@ def picture(k):
 @pytest.fixture(scope="module", params=list(SYSTEMS))
 def model(request):
     torch.manual_seed(0)
-    return build_model(load_config(SYSTEMS[request.param], ["MODEL.DEVICE", "cpu", "TEST.OUTPUT", "labels"])).eval()
+    return build_model(load_config(SYSTEMS[request.param], ["MODEL.DEVICE", "cpu"])).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def test_encoded_images_go_from_thread_to_thread(model):
 
 
 def test_the_model_is_used_by_one_thread_at_a_time():
-    class Counting(torch.nn.Module):
+    class Counting(Segmenter):
         users = most = 0
 
         def work(self):
@@ -113,10 +114,13 @@ def test_the_model_is_used_by_one_thread_at_a_time():
             self.work()
             return images
 
-        def segment(self, encoded, vocabulary, size):
+        def segment(self, encoded, question, size):
             self.work()
             value = encoded[0, 0, 0].float()
-            return {"sem_seg_labels": torch.zeros(size, dtype=torch.int64), "sem_seg_confidence": value.expand(size)}
+            return Segmentation(torch.zeros(size, dtype=torch.int64), value.expand(size))
+
+        def describe(self, dataset=()):
+            return Description("Counting")
 
     model = Counting()
     predictors = [Predictor(model, shortest=0), Predictor(model, shortest=0)]

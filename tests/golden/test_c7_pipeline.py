@@ -22,6 +22,7 @@ from hyperclip.vocabulary import Vocabulary, prompt_templates
 
 from reference import rounding
 from reference.cliper import attention_maps
+from tests.asking import ask
 from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
 
 IN_DOUBT = 0.1
@@ -67,7 +68,6 @@ def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # no
     lowest, highest = (fuse_scores(refined + sign * doubt, coarse).numpy() for sign in (-1, 1))
     final = recorded[f"{name}_final_score"]
     assert ((lowest - 1e-5 <= final) & (final <= highest + 1e-5)).all()
-    model.set_vocabulary(vocabulary)
-    (result,) = model([{"image": image, "height": 480, "width": 640}])
+    result = ask(model, image, vocabulary)
     differing = (result["sem_seg_labels"].numpy() + 1 != recorded[f"{name}_label"]).mean()
     assert differing <= DIFFERING

@@ -14,6 +14,8 @@ from hyperclip.inference import SlidingWindow
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
+from tests.asking import ask, ask_all, scores_of
+
 PICTURES = {"a": (480, 640, 0), "b": (500, 333, 3)}
 
 
@@ -22,11 +24,15 @@ def arrays(golden):
     return golden("h5_h6_inference.npz")
 
 
+@pytest.fixture(scope="module")
+def vocabulary(golden):
+    return Vocabulary.from_names(golden("h_info.json")["vocabulary"])
+
+
 @pytest.fixture
-def model(hyperclip_b, golden):
-    hyperclip_b.set_vocabulary(Vocabulary.from_names(golden("h_info.json")["vocabulary"]))
+def model(hyperclip_b):
     yield hyperclip_b
-    hyperclip_b.sliding, hyperclip_b.divisor, hyperclip_b.output = SlidingWindow(), 0, "scores"
+    hyperclip_b.sliding, hyperclip_b.divisor, hyperclip_b.class_chunk = SlidingWindow(), 0, 0
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +65,30 @@ def test_mapper(arrays, fake_state, records, name):
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_sliding_and_streamed_labels(arrays, records, model, name):
+def test_sliding_and_streamed_labels(arrays, records, model, vocabulary, name):
     model.sliding = SlidingWindow()
-    scores = model([records[name]])[0]["sem_seg"]
+    scores = scores_of(model, records[name], vocabulary)
     check(arrays, f"{name}_sliding", scores)
-    model.output, model.class_chunk = "labels", 7
-    result = model([records[name]])[0]
+    model.class_chunk = 7
+    result = ask(model, records[name], vocabulary)
     assert (result["sem_seg_labels"] != scores.argmax(0)).float().mean() <= 5e-4
     torch.testing.assert_close(result["sem_seg_confidence"], scores.amax(0), atol=1e-5, rtol=0)
-    model.class_chunk = 0
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_whole_with_the_released_padding(arrays, records, model, name):
+def test_whole_with_the_released_padding(arrays, records, model, vocabulary, name):
     model.sliding, model.divisor = None, 32
-    check(arrays, f"{name}_whole", model([records[name]])[0]["sem_seg"])
+    check(arrays, f"{name}_whole", scores_of(model, records[name], vocabulary))
 
 
-def test_sliding_of_an_unresized_tensor(arrays, fake_state, model):
+def test_sliding_of_an_unresized_tensor(arrays, fake_state, model, vocabulary):
     model.sliding = SlidingWindow()
     image = torch.from_numpy(fake_state.image(480, 640, 0)).permute(2, 0, 1)
-    check(arrays, "a_sliding_unresized", model([{"image": image, "height": 480, "width": 640}])[0]["sem_seg"])
+    check(arrays, "a_sliding_unresized", scores_of(model, image, vocabulary))
 
 
-def test_a_batch_equals_its_images(records, model):
+def test_a_batch_equals_its_images(records, model, vocabulary):
     model.sliding = None
-    together = model([records["a"], records["b"]])
+    together = ask_all(model, [records["a"], records["b"]], vocabulary, scores=True)
     for name, result in zip("ab", together, strict=True):
-        torch.testing.assert_close(result["sem_seg"], model([records[name]])[0]["sem_seg"])
+        torch.testing.assert_close(result["sem_seg"], scores_of(model, records[name], vocabulary))

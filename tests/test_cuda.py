@@ -9,6 +9,8 @@ from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.vocabulary import Vocabulary
 
+from tests.asking import ask_all
+
 DEVICE = "cuda"
 QUICK = "configs/quickstart"
 WORDS = Vocabulary.from_text("red plain circle; blue striped star, star; green dotted cross", "background; wall")
@@ -27,9 +29,7 @@ def full_precision():
 
 def build(name, device, *overrides):
     torch.manual_seed(0)
-    model = build_model(load_config(f"{QUICK}/{name}.yaml", ["MODEL.DEVICE", device, "TEST.OUTPUT", "scores", *overrides]))
-    model.eval().set_vocabulary(WORDS)
-    return model
+    return build_model(load_config(f"{QUICK}/{name}.yaml", ["MODEL.DEVICE", device, *overrides])).eval()
 
 
 def picture(size=(96, 96)):
@@ -42,7 +42,8 @@ def picture(size=(96, 96)):
 
 def scores(model, *sizes):
     with torch.no_grad():
-        return [result["sem_seg"].float().cpu() for result in model([picture(size) for size in sizes])]
+        answers = ask_all(model, [picture(size) for size in sizes], WORDS, scores=True)
+    return [answer["sem_seg"].float().cpu() for answer in answers]
 
 
 @pytest.mark.parametrize("windows", ["True", "False"])

@@ -11,6 +11,8 @@ from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 
+from tests.asking import ask
+
 LEAVES = sorted(Path("configs/cliper").glob("vit-*/ovs_*.yaml"))
 SETS = ["ade150", "city", "coco5k", "context", "context59", "stuff164", "voc20", "voc21"]
 CLASSES = {"voc": 20, "context": 59, "coco_object": 80, "coco_stuff": 171, "ade150": 150, "cityscapes": 19}
@@ -61,6 +63,6 @@ def test_a_released_row_runs_on_the_real_architecture():
     cfg = load_config("configs/cliper/vit-b-16/ovs_voc21.yaml", overrides)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    model.set_vocabulary(evaluated_vocabulary(cfg, cfg.DATASETS.TEST[0]))
-    (result,) = model([{"image": torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)}])
-    assert result["sem_seg_labels"].shape == (120, 160) and model.embed_vocabulary(model.vocabulary).shape[0] == 20 + 25 + 1
+    words = evaluated_vocabulary(cfg, cfg.DATASETS.TEST[0])
+    result = ask(model, torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8), words)
+    assert result["sem_seg_labels"].shape == (120, 160) and model.embed_vocabulary(words).shape[0] == 20 + 25 + 1

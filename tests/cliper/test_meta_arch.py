@@ -7,23 +7,22 @@ import pytest
 import timm
 import torch
 from cliper import REFINER_REGISTRY, CLIPer
-from cliper.postprocess import LabelOptions
 from detectron2.modeling import build_model
 from hyperclip.checkpoints import require_weights
 from hyperclip.config.keys import load_config
 from hyperclip.predictor import Predictor
-from hyperclip.training.trainer import Trainer, describe_run
+from hyperclip.training.trainer import Trainer
 from hyperclip.vocabulary import Vocabulary
 from safetensors.torch import save_file
+
+from tests.asking import ask, ask_all, scores_of
 
 QUICK = "configs/quickstart/cliper.yaml"
 WORDS = Vocabulary.from_text("red plain circle; blue striped star, star; green dotted cross", "background; wall")
 
 
-def build(*overrides, vocabulary=WORDS):
-    model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *map(str, overrides)])).eval()
-    model.set_vocabulary(vocabulary)
-    return model
+def build(*overrides):
+    return build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *map(str, overrides)])).eval()
 
 
 def pictures(*sizes):
@@ -37,18 +36,18 @@ def model():
     from pathlib import Path
 
     os.chdir(Path(__file__).parents[2])
-    return build("TEST.OUTPUT", "scores")
+    return build()
 
 
 @pytest.mark.parametrize("window", [0, 48])
 def test_a_batch_equals_single_images_and_two_runs_are_equal(window):
-    model = build("TEST.OUTPUT", "scores", "MODEL.CLIPER.WINDOW", window, "MODEL.CLIPER.WINDOW_STRIDE", 24)
+    model = build("MODEL.CLIPER.WINDOW", window, "MODEL.CLIPER.WINDOW_STRIDE", 24)
     batch = pictures((96, 96), (80, 120), (96, 96), (120, 80))
-    together = model(batch)
-    again = model(batch)
+    together = ask_all(model, batch, WORDS, scores=True)
+    again = ask_all(model, batch, WORDS, scores=True)
     for one, same, record in zip(together, again, batch, strict=True):
         assert all(torch.equal(one[key], same[key]) for key in one)
-        (alone,) = model([record])
+        alone = ask(model, record, WORDS, scores=True)
         torch.testing.assert_close(one["sem_seg"], alone["sem_seg"], atol=1e-5, rtol=0)
         assert (one["sem_seg_labels"] != alone["sem_seg_labels"]).float().mean() < 1e-3
         assert one["sem_seg_labels"].shape == record["image"].shape[1:]
@@ -56,18 +55,18 @@ def test_a_batch_equals_single_images_and_two_runs_are_equal(window):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (97, 13), (2000, 1500)])
 def test_any_size(model, size):
-    (result,) = model(pictures(size))
+    result = ask(model, *pictures(size), WORDS, scores=True)
     assert result["sem_seg_labels"].shape == size and result["sem_seg"].shape == (3, *size)
     assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
 
 
 def test_a_picture_of_8000_pixels():
-    (result,) = build("TEST.OUTPUT", "labels")([{**pictures((64, 8000))[0], "height": 8000, "width": 8000}])
+    result = ask(build(), {**pictures((64, 8000))[0], "height": 8000, "width": 8000}, WORDS)
     assert result["sem_seg_labels"].shape == (8000, 8000) and set(result) == {"sem_seg_labels", "sem_seg_confidence"}
 
 
 def test_size_of_the_output(model):
-    (result,) = model([{**pictures((96, 96))[0], "height": 33, "width": 70}])
+    result = ask(model, {**pictures((96, 96))[0], "height": 33, "width": 70}, WORDS)
     assert result["sem_seg_labels"].shape == (33, 70)
 
 
@@ -76,17 +75,16 @@ def test_the_predictor_encodes_once_and_asks_often(model):
     predictor = Predictor(model, shortest=0)
     predictor.set_image(image.permute(1, 2, 0).numpy())
     first = predictor.predict(WORDS)
-    (direct,) = model([{"image": image}])
+    direct = ask(model, image, WORDS)
     assert np.array_equal(first.labels, direct["sem_seg_labels"].numpy()) and first.names == WORDS.names
     other = predictor.predict("yellow plain square; cyan plain circle")
     assert other.names == ["yellow plain square", "cyan plain circle"]
-    strict = predictor.predict(WORDS, labels=LabelOptions("abstain", 0.0, 5.0))
-    assert (strict.labels == -1).all()
+    assert (predictor.predict(WORDS, pixel_threshold=5.0).labels == -1).all()
+    assert (predictor.predict(WORDS).labels == first.labels).all()  # what was asked does not stay
 
 
 def test_refiners_change_the_scores():
-    batch = pictures((96, 96))
-    results = {name: build("MODEL.CLIPER.REFINER.NAME", name, "TEST.OUTPUT", "scores")(batch)[0]["sem_seg"]
+    results = {name: scores_of(build("MODEL.CLIPER.REFINER.NAME", name), *pictures((96, 96)), WORDS)
                for name in ("none", "diffusion")}  # fmt: skip
     assert (results["none"] - results["diffusion"]).abs().max() > 1e-3
 
@@ -98,13 +96,13 @@ def test_features_from_a_local_file(tmp_path, fake_state):
         file = tmp_path / f"{name}.safetensors"
         save_file({k: torch.from_numpy(fake_state.fill(k, v.shape)) for k, v in weights.items()}, file)
         options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", file]
-        refined = build("MODEL.CLIPER.REFINER.NAME", "features", "TEST.OUTPUT", "scores", *options)
+        refined = build("MODEL.CLIPER.REFINER.NAME", "features", *options)
         patch = 14 if "14" in name else 16
         (encoded,) = refined.encode([pictures((100, 130))[0]["image"]])
         assert encoded.refinement.grid == (100 // patch, 130 // patch)
-        assert torch.isfinite(refined(pictures((100, 130)))[0]["sem_seg"]).all()
+        assert torch.isfinite(scores_of(refined, *pictures((100, 130)), WORDS)).all()
         proxy = ["MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 24]
-        assert torch.isfinite(build(*proxy, *options)(pictures((100, 130)))[0]["sem_seg_confidence"]).all()
+        assert torch.isfinite(ask(build(*proxy, *options), *pictures((100, 130)), WORDS)["sem_seg_confidence"]).all()
     with pytest.raises(ValueError, match="does not fit 'vit_tiny_patch16_224'"):
         build("MODEL.CLIPER.REFINER.NAME", "features", *options[2:], "MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224")
 
@@ -114,7 +112,7 @@ def test_features_from_a_local_file(tmp_path, fake_state):
 def test_windows_leave_no_hole(center, scale, window):
     options = ["MODEL.CLIPER.WINDOW", window[0], "MODEL.CLIPER.WINDOW_STRIDE", window[1]]
     options += ["MODEL.CLIPER.CENTER", center, "MODEL.CLIPER.CENTER_SCALE", scale]
-    for result in build("TEST.OUTPUT", "scores", *options)(pictures((96, 96), (7, 300), (1, 1))):
+    for result in ask_all(build(*options), pictures((96, 96), (7, 300), (1, 1)), WORDS, scores=True):
         assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
 
 
@@ -125,8 +123,8 @@ def test_proxy_attention_on_images_below_two_patches(size, window, tmp_path):
     torch.manual_seed(0)
     save_file(timm.create_model(name, num_classes=0).state_dict(), file)
     options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", file, "MODEL.CLIPER.WINDOW", window]
-    model = build("TEST.OUTPUT", "scores", "MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW_STRIDE", 24, *options)
-    (result,) = model(pictures(size))
+    model = build("MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW_STRIDE", 24, *options)
+    result = ask(model, *pictures(size), WORDS, scores=True)
     assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
 
 
@@ -135,9 +133,9 @@ def test_a_registered_refiner():
         return lambda images: [lambda coarse: coarse / 2 for _ in images]
 
     REFINER_REGISTRY.register(halves)
-    model = build("MODEL.CLIPER.REFINER.NAME", "halves", "TEST.OUTPUT", "scores")
-    plain = build("MODEL.CLIPER.REFINER.NAME", "none", "TEST.OUTPUT", "scores")
-    ours, expected = (m(pictures((96, 96)))[0]["sem_seg"] for m in (model, plain))
+    model = build("MODEL.CLIPER.REFINER.NAME", "halves")
+    plain = build("MODEL.CLIPER.REFINER.NAME", "none")
+    ours, expected = (scores_of(m, *pictures((96, 96)), WORDS) for m in (model, plain))
     torch.testing.assert_close(ours, 0.75 * expected, atol=1e-4, rtol=1e-3)
 
 
@@ -155,22 +153,22 @@ def test_negatives_of_the_vocabulary_replace_those_of_the_config(model):
 
 @pytest.mark.parametrize("rule", ["first", "mean", "max"])
 def test_a_second_identical_name_changes_no_score(rule):
-    model = build("MODEL.SYNONYMS", rule, "TEST.OUTPUT", "scores", "MODEL.CLIPER.REFINER.NAME", "none")
+    model = build("MODEL.SYNONYMS", rule, "MODEL.CLIPER.REFINER.NAME", "none")
     found = []
     for name in ("star", "star, star", "star, Star,  star"):
-        model.set_vocabulary(Vocabulary.from_text(f"red plain circle; {name}; green dotted cross", "wall"))
-        found.append(model(pictures((64, 80)))[0]["sem_seg"])
+        words = Vocabulary.from_text(f"red plain circle; {name}; green dotted cross", "wall")
+        found.append(scores_of(model, *pictures((64, 80)), words))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_another_synonym_takes_no_share_from_its_class():
     """max: a class with a second, worse name scores what it scored before, and with a better one more."""
-    model = build("MODEL.SYNONYMS", "max", "TEST.OUTPUT", "scores", "MODEL.CLIPER.REFINER.NAME", "none",
+    model = build("MODEL.SYNONYMS", "max", "MODEL.CLIPER.REFINER.NAME", "none",
                   "MODEL.CLIPER.MEAN_NEGATIVE", False, "MODEL.CLIPER.ATTENTION_THRESHOLD", 0.0)  # fmt: skip
     found = []
     for name in ("star", "star, red star", "star, red star, blue star"):
-        model.set_vocabulary(Vocabulary.from_text(f"circle; {name}; cross", "wall"))
-        found.append(model(pictures((64, 80)))[0]["sem_seg"][1])
+        words = Vocabulary.from_text(f"circle; {name}; cross", "wall")
+        found.append(scores_of(model, *pictures((64, 80)), words)[1])
     assert (found[1] >= found[0] - 1e-5).all() and (found[2] >= found[1] - 1e-5).all()
     assert (found[2] - found[0]).max() > 1e-3
 
@@ -184,11 +182,31 @@ def test_negatives_of_the_config_are_compared_as_the_tokenizer_reads_them(model)
         build("MODEL.CLIPER.NEGATIVES", "['sky', ' ']")
 
 
-def test_results_record_what_was_run():
-    cfg = load_config(QUICK)
-    described = describe_run(cfg)
-    assert described["model"]["architecture"] == "CLIPer"
-    assert described["inference"]["cliper"]["REFINER"]["NAME"] == "diffusion"
+def test_results_record_what_was_run(model):
+    described = model.describe()
+    assert (described.system, described.method, described.variant) == ("CLIPer", "CLIPer", "")
+    assert described.class_lists == "cliper" and not described.abstains
+    assert described.settings["fusion"]["attention"] == "fused" and described.settings["size"] == model.size
+    plain = build("MODEL.CLIPER.REFINER.NAME", "none", "MODEL.CLIPER.PROTOCOL", "abstain").describe()
+    assert (plain.method, plain.variant, plain.abstains) == ("CLIPer", "no refiner", True)
+    note = "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
+    tuned = load_config(QUICK).DATASETS.TEST
+    assert note in model.describe(["a150"]).notes and note not in model.describe(tuned).notes
+
+
+def test_thresholds_of_a_question_take_the_place_of_the_system_s(model):
+    """The quickstart's protocol gives every pixel a class, until a question says otherwise."""
+    image = pictures((96, 96))[0]
+    plain = ask(model, image, WORDS)
+    labels, confidence = plain["sem_seg_labels"], plain["sem_seg_confidence"]
+    assert (labels >= 0).all()
+    threshold = confidence.median().item()
+    result = ask(model, image, WORDS, pixel_threshold=threshold)["sem_seg_labels"]
+    assert torch.equal(result, labels.masked_fill(confidence < threshold, -1))
+    assert torch.equal(ask(model, image, WORDS, pixel_threshold=0.0)["sem_seg_labels"], labels)
+    best = [confidence[labels == k].amax().item() for k in labels.unique()]
+    kept = ask(model, image, WORDS, class_threshold=max(best) - 1e-6)["sem_seg_labels"]
+    assert set(kept.unique().tolist()) - {-1} == {labels.unique()[best.index(max(best))].item()}
 
 
 def test_it_has_no_checkpoint_and_nothing_to_train(model):
@@ -201,7 +219,7 @@ def test_it_has_no_checkpoint_and_nothing_to_train(model):
     with pytest.raises(ValueError, match="training-free"):
         model(pictures((96, 96)))
     model.eval()
-    with pytest.raises(ValueError, match="set_vocabulary"):
+    with pytest.raises(ValueError, match=r"inference needs class names: .*Question\(vocabulary\)"):
         CLIPer(clip=model.clip, text=model.text).eval()(pictures((96, 96)))
 
 
@@ -214,12 +232,13 @@ def test_it_has_no_checkpoint_and_nothing_to_train(model):
         (["PROTOCOL", "guess"], "got 'guess'"),
         (["SELECT_LAYER", 6], "got 6, expected -6 to 5"),
         (["WINDOW", 50], r"got \(50, 112\), expected multiples of CLIP's patch size 8"),
-        (["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0], r"got \(48, 0\)"),
+        (["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0], "WINDOW_STRIDE .*: got 0, expected 1 or more"),
         (["WINDOW", 48], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 48"),
         (["WINDOW", 104], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 104"),
         (["CENTER", "max"], "CENTER 'max', CENTER_SCALE: got 1.0"),
         (["AVERAGE", "none", "MODEL.CLIPER.CENTER", "max", "MODEL.CLIPER.WINDOW", 24], "CENTER 'max'"),
-        (["SIZE", 0], "expected 1 to MAX_SIZE"),
+        (["SIZE", 400, "MODEL.CLIPER.MAX_SIZE", 300], "got 400, expected 1 to MAX_SIZE 300"),
+        (["SIZE", 0], "SIZE .*: got 0, expected 1 or more"),
         (["DIFFUSION.MODEL", "nowhere"], "got 'nowhere', which is no folder here"),
         (["DIFFUSION.LAYERS", "['up_blocks.3.attentions.1']"], "fits 0 self-attention layers"),
     ],

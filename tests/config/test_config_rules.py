@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import cliper  # noqa: F401  (registers its keys)
 import pytest
-from hyperclip.config.keys import load_config
-from hyperclip.config.keys.keys import LEGACY
+from hyperclip.config.keys import LEGACY, load_config
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 

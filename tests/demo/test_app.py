@@ -142,7 +142,7 @@ def test_upload_type_segment_compare(page, scene, address):
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     predictor.set_image(np.asarray(Image.open(scene)))
     vocabulary = Vocabulary.from_text(CLASSES, BACKGROUND)
-    expected = predictor.predict(vocabulary, labels=LabelOptions("argmax")).labels
+    expected = predictor.predict(vocabulary).labels
     assert returned.shape == expected.shape and (returned == expected).all()
     picture = page.find_element(By.CSS_SELECTOR, "#overlay img")
     assert int(picture.get_attribute("naturalWidth")) > 300
@@ -340,16 +340,19 @@ ABSTAIN = ["MODEL.DEVICE", "cpu", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLI
 def test_thresholds_of_the_config_hold_until_they_are_changed(app):
     predictor = Predictor.from_config(CONFIG, ABSTAIN)
     image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, BACKGROUND)
-    cases = {
+    own, cases = predictor.model.labels, {
         (None, None): LabelOptions("abstain", 0.3, 0.45, True),
         (0.9, None): LabelOptions("abstain", 0.9, 0.45, True),
         (None, 0.8): LabelOptions("abstain", 0.3, 0.8, True),
         (0.0, 0.0): LabelOptions("abstain", 0.0, 1e-6, True),
-    }
+    }  # fmt: skip
     answers = {}
     for (score, pixel), options in cases.items():
         found = answers[score, pixel] = app.predict(predictor, image, words, score, pixel).labels
-        np.testing.assert_array_equal(found, predictor.segment(image, words, labels=options).labels)
+        assert predictor.model.labels == own
+        predictor.model.labels = options  # as if the config said so
+        np.testing.assert_array_equal(found, predictor.segment(image, words).labels)
+        predictor.model.labels = own
     assert len({found.tobytes() for found in answers.values()}) >= 3
     assert (answers[None, None] == -1).any() and (answers[0.0, 0.0] == -1).mean() < 0.01
 

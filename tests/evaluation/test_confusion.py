@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from hyperclip.evaluation import ConfusionMatrix, SemSegEvaluator
-from hyperclip.evaluation.tables import comparison_table, result_rows
+from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.tables import comparison_table
 from PIL import Image
 
 
@@ -58,13 +57,13 @@ def test_evaluator_takes_scores_and_labels(tmp_path):
 
 def test_comparison_table(tmp_path):
     for seed, value in ((1, 40.0), (2, 44.0)):
-        content = {"model": {"seed": seed}, "protocol": {"val": "argmax"}, "results": {"val": {"mIoU": value, "images": 6}}}
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "results.json").write_text(json.dumps(content))
-    table = comparison_table({"one": [tmp_path / "1"], "both": [tmp_path / "1", tmp_path / "2"]})
+        row = {"system": "one", "dataset": "val", "mIoU": value, "images": 6, "protocol": "argmax", "seed": seed}
+        write_json([row], tmp_path / str(seed) / "results.json")
+        assert read_results(tmp_path / str(seed)) == [row]
+    first, second = (read_results(tmp_path / name) for name in "12")
+    table = comparison_table({"one": [first], "both": [first, second]})
     assert "| one     | 40.0" in table and "42.0 +- 2.8" in table
-    rows = result_rows({"both": [tmp_path / "1", tmp_path / "2"]})
-    assert [r["seed"] for r in rows] == [1, 2]
-    assert rows[1] == {"system": "both", "dataset": "val", "miou": 44.0, "seed": 2, "images": 6, "protocol": "argmax"}
+    with pytest.raises(ValueError, match="both: dataset val is not in the results of each of its 2 runs"):
+        comparison_table({"both": [first, [{**second[0], "dataset": "test"}]]})
     with pytest.raises(FileNotFoundError, match="expected the output folder of an evaluated run"):
-        comparison_table({"none": [tmp_path / "3"]})
+        read_results(tmp_path / "3")

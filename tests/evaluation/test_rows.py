@@ -6,21 +6,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from cliper.fusion import FusionOptions
+from cliper.meta_arch import CLIPer
+from cliper.postprocess import LabelOptions
+from cliper.refiner import DiffusionRefiner
+from cliper.scores import ScoreOptions
 from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 from hyperclip.evaluation import released, suite
 from hyperclip.evaluation.kept_rows import ContentHashes, read_row
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.rows import Benchmark, notes
-from hyperclip.evaluation.running import Evaluation
+from hyperclip.evaluation.running import Evaluation, names_of
 from hyperclip.evaluation.suite import _Loader, _row, run_suite
+from hyperclip.head import CostVolumeHead
+from hyperclip.meta_arch import HyperCLIP
 from PIL import Image
 
-from tests.training.test_suite import CLIPER, HYPERCLIP, _root, benchmarks_of, evaluate, run, systems_of, tree, weights  # noqa: F401
+from tests.evaluation.test_suite import CLIPER, HYPERCLIP, _root, benchmarks_of, evaluate, run, systems_of, tree, weights  # noqa: F401
 
 
 def test_damaged_and_deleted_files_of_rows(tmp_path):
@@ -106,18 +115,42 @@ def test_two_processes_fail_together_and_go_on(tree, tmp_path, monkeypatch):
     done = evaluate("--config-file", CLIPER, "MODEL.DEVICE", "cpu", "--benchmarks", "a150,pas20", "--allow-partial", "--output",
                     tmp_path / "out", "--num-gpus", 2, "--opts", "DATALOADER.NUM_WORKERS", 1)  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]
-    failed, good = json.loads((tmp_path / "out/results.json").read_text())
+    failed, good = read_results(tmp_path / "out")
     assert str(label) in failed["error"] and "[200]" in failed["error"]
     assert good["images"] == 2 and 0 <= good["mIoU"] <= 100
     (alone,) = run(*systems_of(CLIPER), tmp_path / "alone", "pas20")
     assert good["IoU"] == alone["IoU"]
 
 
+class Head(CostVolumeHead):
+    """The papers' head without its parameters."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+    def describe(self):
+        return {}
+
+
+def described(cfg, dataset):
+    """What the system of a config says about itself, without the networks that it does not look at."""
+    backbone, synonyms = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, SimpleNamespace(synonyms=cfg.MODEL.SYNONYMS)
+    if cfg.MODEL.META_ARCHITECTURE == "HyperCLIP":
+        parts = {"finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE, "sem_seg_head": Head(), "sliding": None}
+        return HyperCLIP.describe(SimpleNamespace(backbone=backbone, text=synonyms, **parts), dataset)
+    node = cfg.MODEL.CLIPER
+    refiner = None if node.REFINER.NAME == "none" else DiffusionRefiner.__new__(DiffusionRefiner)
+    options = {"fusion": FusionOptions(node.ATTENTION), "scores": ScoreOptions(), "labels": LabelOptions(node.PROTOCOL)}
+    parts = {"window": node.WINDOW, "size": node.SIZE, "negatives": (), "tuned_for": tuple(cfg.DATASETS.TEST)}
+    return CLIPer.describe(SimpleNamespace(backbone=backbone, text=synonyms, refiner=refiner, **options, **parts), dataset)
+
+
 def noted(config, alias, *overrides):
     """What the row of a config says of its settings and of the papers' figures."""
     benchmark = Benchmark(find_dataset(alias), [], 1)
     cfg = load_config(config, [*map(str, overrides)])
-    found = Evaluation({}, evaluated_vocabulary(cfg, benchmark.spec.name), "abstain", None, 0.0, 0.0)
+    name = benchmark.spec.name
+    found = Evaluation({}, evaluated_vocabulary(cfg, name), "abstain", described(cfg, names_of(name)), None, 0.0, 0.0)
     said = list(notes(cfg, benchmark, found))
     return [note for note in said if note.startswith("other settings")], said
 
@@ -143,7 +176,7 @@ def test_a_figure_of_another_algorithm_is_noted():
      "MODEL.PROMPT_ENSEMBLE_TYPE single (imagenet)"),
     ("cliper/universal_vitb16", "stuff", [], "MODEL.CLIPER.BACKGROUND_THRESHOLD 0.0 (0.1)"),
     ("vitb_384_hyperbolic", "a847", [], ""),
-    ("vitb_384_hyperbolic", "a847", ["MODEL.WEIGHTS", "x.pth", "TEST.OUTPUT", "labels", "SOLVER.MAX_ITER", 3], ""),
+    ("vitb_384_hyperbolic", "a847", ["MODEL.WEIGHTS", "x.pth", "SOLVER.MAX_ITER", 3], ""),
     ("vitb_384_hyperbolic", "a847", ["MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST", "[2, 2]"],
      "MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST [2, 2] ([1, 1])"),
     ("vitl_336_catseg", "pas20", ["TEST.SLIDING_WINDOW", "False", "TEST.PRECISION", "tf32"],
@@ -155,6 +188,6 @@ def test_a_released_setting_that_was_changed_is_noted(config, alias, overrides, 
 
 
 def test_settings_that_cannot_be_compared_are_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(released, "SHIPPED", tmp_path)
+    monkeypatch.setattr(released, "local_path", lambda _: tmp_path)
     said = noted("configs/vitb_384_hyperbolic.yaml", "a847")[1]
     assert "no released settings for this row are here to be compared with" in said

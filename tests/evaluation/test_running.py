@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
+from hyperclip.evaluation import running
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests import fake_trees
+from tests.asking import ask
 from tests.conftest import SHARED
+from tests.results import rows_of
 
 DENSE, HYPERCLIP, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion"))
 CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
@@ -57,16 +61,18 @@ def test_memory_does_not_grow_with_the_set(tmp_path, model):
 
 
 def test_scores_and_labels_give_the_same_result(tmp_path, monkeypatch, model):
-    """The evaluation asks for labels; a model that is set to give scores is left as it was."""
+    """The evaluation asks for labels; asked for scores too, a system gives the same ones."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     fake_trees.voc2012(tmp_path)
-    found = []
-    for output in ("scores", "labels"):
-        torch.manual_seed(0)
-        one = model(HYPERCLIP, "TEST.OUTPUT", output)
+    torch.manual_seed(0)
+    one, found = model(HYPERCLIP), []
+    question = running.dataset_question
+    for scores in (True, False):
+        monkeypatch.setattr(
+            running, "dataset_question", lambda *x, s=scores: dataclasses.replace(question(*x), scores=s)
+        )
         for alias in ("pas20", "pas20b", "voc21"):
             found.append(evaluate_dataset(load_config(HYPERCLIP, CPU), one, find_dataset(alias).name).scores)
-        assert one.output == output
     assert [f["mIoU"] for f in found[:3]] == [f["mIoU"] for f in found[3:]]
 
 
@@ -74,21 +80,18 @@ def test_scores_and_labels_give_the_same_result(tmp_path, monkeypatch, model):
 def test_a_background_by_threshold(tmp_path, model, config):
     """Where a background exists pixels may be left without a class, else they may not."""
     torch.manual_seed(0)
-    one = model(config, "TEST.OUTPUT", "labels")
-    one.set_vocabulary(Vocabulary.from_text("red circle; blue square; green star"))
+    one, words = model(config), Vocabulary.from_text("red circle; blue square; green star")
     picture = {"image": torch.randint(0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)}
-    (plain,) = one([picture])
+    plain = ask(one, picture, words)
     assert (plain["sem_seg_labels"] >= 0).all()
-    one.set_background(True)
     one.background_threshold = plain["sem_seg_confidence"].median().item()
     if config == CLIPER:
         one.labels = type(one.labels)("argmax", background_threshold=one.background_threshold)
-    (result,) = one([picture])
+    result = ask(one, picture, words, background=True)
     nothing = result["sem_seg_labels"] == -1
     assert 0.2 < nothing.float().mean() < 0.8
     assert torch.equal(result["sem_seg_labels"][~nothing], plain["sem_seg_labels"][~nothing])
-    one.set_background(False)
-    assert (one([picture])[0]["sem_seg_labels"] >= 0).all()
+    assert (ask(one, picture, words)["sem_seg_labels"] >= 0).all()
 
 
 def test_the_best_synonym_counts(model):
@@ -100,11 +103,9 @@ def test_the_best_synonym_counts(model):
     assert one.text.class_of(together) == [0, 0, 1, 2, 2, 2] and one.text.class_of(apart) is None
     picture = {"image": torch.randint(0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)}
     answers = []
-    for output in ("labels", "scores"):
-        one.output = output
+    for scores in (False, True):
         for vocabulary in (together, apart):
-            one.set_vocabulary(vocabulary)
-            answers.append(one([picture])[0])
+            answers.append(ask(one, picture, vocabulary, scores=scores))
     assert torch.equal(answers[0]["sem_seg_labels"], torch.tensor([0, 0, 1, 2, 2, 2])[answers[1]["sem_seg_labels"]])
     grouped = torch.stack([answers[3]["sem_seg"][k].amax(0) for k in ([0, 1], [2], [3, 4, 5])])
     torch.testing.assert_close(answers[2]["sem_seg"], grouped)
@@ -165,8 +166,7 @@ def test_datasets_of_ones_own_train_and_evaluate(tmp_path):
     for command in commands:
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    trained = json.loads((tmp_path / "run/results.json").read_text())["results"]
-    rows = {row["dataset"]: row for row in json.loads((tmp_path / "table/results.json").read_text())}
+    trained, rows = rows_of(tmp_path / "run"), rows_of(tmp_path / "table")
     assert set(rows) == set(trained) == {"msrc21_val", "camvid_val"}
     for name, row in rows.items():
         assert row["mIoU"] == pytest.approx(trained[name]["mIoU"], abs=0.01) and row["complete"]

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from hyperclip.data import DATASETS, find_dataset
 from hyperclip.data.label_maps import LABEL_MAPS, LabelMap
 from hyperclip.evaluation import kept_rows as kept
 from hyperclip.evaluation.papers import published_for, published_rows
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.rows import fingerprint, last_line
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, make_plan, run_suite
+from hyperclip.segmenter import Description
 from PIL import Image
 
 from tests import fake_trees
@@ -65,7 +68,7 @@ def test_both_systems_on_all_benchmarks_in_one_process(tmp_path, weights):
     done = evaluate("--config-file", HYPERCLIP, "MODEL.WEIGHTS", weights, "--config-file", CLIPER, "--benchmarks", "all",
                     "--allow-partial", "--output", tmp_path, "--opts", "DATALOADER.NUM_WORKERS", 0)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = {(row["system"], row["benchmark"]): row for row in json.loads((tmp_path / "results.json").read_text())}
+    rows = {(row["system"], row["benchmark"]): row for row in read_results(tmp_path)}
     systems = {"HyperCLIP": "quickstart-hyperclip", "CLIPer": "quickstart-cliper"}
     assert set(rows) == {(system, alias) for system in systems.values() for alias in ALIASES}
     for (system, alias), row in rows.items():
@@ -109,7 +112,7 @@ def test_a_killed_run_goes_on(tmp_path):
     written = row.stat().st_mtime_ns
     both = run(system, tmp_path, "pas20", "voc21")
     assert both[0] == first[0] and row.stat().st_mtime_ns == written
-    assert [r["benchmark"] for r in json.loads((tmp_path / "results.json").read_text())] == ["pas20", "voc21"]
+    assert [r["benchmark"] for r in read_results(tmp_path)] == ["pas20", "voc21"]
     limited = run(system, tmp_path, "pas20", limit=1)
     assert limited[0]["images"] == 1 and row.stat().st_mtime_ns != written
 
@@ -197,7 +200,10 @@ def test_a_fault_of_the_tree_is_kept_with_the_number(tree, tmp_path, monkeypatch
 def test_classes_and_boundaries_are_in_the_tables(tmp_path):
     (system,) = systems_of(CLIPER, overrides=["TEST.BOUNDARY_IOU", "True"])
     (row,) = run(system, tmp_path, "pas20", limit=1)
-    assert "boundary mIoU" in (tmp_path / "results.md").read_text() and f"{row['boundary_mIoU']:.2f}"
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    head, shown = ([cell.strip() for cell in lines[k].strip("|").split("|")] for k in (0, 2))
+    assert shown[head.index("boundary mIoU")] == f"{row['boundary_mIoU']:.2f}"
+    assert shown[head.index("mIoU")] == f"{row['mIoU']:.2f}" != f"{row['boundary_mIoU']:.2f}"
     with (tmp_path / "rows/system0/pas20_classes.csv").open(newline="") as file:
         table = {line["class"]: line["IoU"] for line in csv.DictReader(file)}
     assert list(table) == find_dataset("pas20").label_names
@@ -210,9 +216,19 @@ def test_the_message_of_a_worker_without_its_trace():
     assert last_line(ValueError("label\ngot [3]")) == "label\ngot [3]" and last_line(ValueError()) == "ValueError"
 
 
-def test_systems_of_one_file_are_numbered():
-    files = [CLIPER, "configs/cliper/universal_vitb16.yaml", CLIPER]
-    done = evaluate(*(a for f in files for a in ("--config-file", f)), "--benchmarks", " , ", "--output", "output/none")
+def test_systems_of_one_file_are_numbered(tmp_path):
+    from tools import evaluate as program
+
+    files = [[CLIPER], ["configs/vitb_384_hyperbolic.yaml"], [CLIPER, "TEST.CLASS_CHUNK", "3"]]
+    arguments = Namespace(config_file=files, opts=["MODEL.DEVICE", "cpu"], output=tmp_path)
+    systems = program.load_systems(arguments)
+    assert [s.name for s in systems] == ["quickstart-cliper", "vitb_384_hyperbolic", "quickstart-cliper-2"]
+    assert [s.cfg.TEST.CLASS_CHUNK for s in systems] == [0, 0, 3]
+    assert len({s.cfg.OUTPUT_DIR for s in systems}) == 3 and {s.cfg.MODEL.DEVICE for s in systems} == {"cpu"}
+
+
+def test_no_benchmark_is_an_error():
+    done = evaluate("--config-file", CLIPER, "--benchmarks", " , ", "--output", "output/none")
     assert done.returncode == 1 and "error: benchmarks: got [' ', ' '], expected names" in done.stderr
 
 
@@ -250,10 +266,11 @@ def test_names_of_benchmarks(tree, tmp_path):
 def test_published_numbers():
     assert {alias for row in published_rows() for alias in row.miou} <= set(ALIASES)
     assert all(0 < value < 100 and row.source for row in published_rows() for value in row.miou.values())
-    cfg = load_config("configs/cliper/vit-l-14/ovs_voc21.yaml")
-    assert [p.miou["voc21"] for p in published_for(cfg, "voc21")] == [71.6]
-    cfg = load_config("configs/cliper/vit-l-14/ovs_voc21.yaml", ["MODEL.CLIPER.WINDOW", "336"])
-    assert [p.miou["voc21"] for p in published_for(cfg, "voc21")] == [72.2]
-    cfg = load_config("configs/vitl_336_catseg.yaml")
-    assert [p.miou["pc459"] for p in published_for(cfg, "pc459")] == [23.8]
-    assert published_for(load_config("configs/quickstart/dense_clip.yaml"), "a150") == []
+    for described, alias, figure in (
+        (Description("CLIPer", "ViT-L/14", "CLIPer"), "voc21", 71.6),
+        (Description("CLIPer", "ViT-L/14", "CLIPer", "windows"), "voc21", 72.2),
+        (Description("HyperCLIP", "ViT-L/14@336px", "CAT-Seg"), "pc459", 23.8),
+    ):
+        assert [p.miou[alias] for p in published_for(described, alias)] == [figure]
+    dense = build_model(load_config("configs/quickstart/dense_clip.yaml", ["MODEL.DEVICE", "cpu"]))
+    assert published_for(dense.describe(), "a150") == []

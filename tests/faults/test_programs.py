@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import runpy
 import socket
@@ -14,7 +13,8 @@ import pytest
 import torch
 from hyperclip.checkpoints.checkpointer import fetched
 from hyperclip.config.keys import load_config
-from hyperclip.evaluation.tables import comparison_table, result_rows
+from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.tables import comparison_table
 from hyperclip.load import check_device, check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import local_name, local_path, need_output_folder, write_atomically
@@ -150,9 +150,9 @@ def test_a_port_that_is_taken_or_none(program):
 
 
 def write_results(folder: Path, scores: dict[str, float | None]) -> None:
-    content = {"model": {"seed": 1}, "protocol": dict.fromkeys(scores, "p"),
-               "results": {name: {"mIoU": value, "images": 3} for name, value in scores.items()}}  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(content))
+    shared = {"system": "A", "images": 3, "protocol": "argmax"}
+    rows = [{"dataset": name, "mIoU": value, **shared} for name, value in scores.items()]
+    write_json(rows, folder / "results.json")
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,14 @@ def write_results(folder: Path, scores: dict[str, float | None]) -> None:
         ("null", "is not a results file"),
         ("", "no JSON"),
         ("3", "is not a results file"),
-        ('[{"system": "a", "benchmark": "b"}]', "rows of tools/evaluate.py"),
-        ('{"model": null, "protocol": {}, "results": {}}', "is not a results file"),
-        ('{"model": {}, "protocol": {}, "results": {"a": {"mIoU": 1, "images": 1}}}', "a lacks mIoU, images or its protocol"),
-        ('{"model": {}, "protocol": {"a": ""}, "results": {"a": null}}', "a lacks mIoU, images or its protocol"),
+        ('[{"system": "a", "benchmark": "b"}]', "of an earlier schema, expected schema 2. Make it anew: python tools/"),
+        ('{"model": {}, "protocol": {}, "results": {}}', "of an earlier schema, expected schema 2. Make it anew: python"),
+        ('{"schema": 3, "rows": []}', 'is not a results file: expected "schema" 2'),
+        ('{"schema": 2, "rows": {}}', "is not a results file"),
+        ('{"schema": 2, "rows": [null]}', "is not a results file"),
+        ('{"schema": 2, "rows": [{"system": "a", "mIoU": 1, "images": 1, "protocol": ""}]}',
+         'each with "system" and "dataset"'),
+        ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "mIoU": 1}]}', '"mIoU", "images", "protocol" or an "error"'),
     ],
 )
 def test_comparing_what_are_no_results(program, tmp_path, text, message):
@@ -174,8 +178,9 @@ def test_comparing_what_are_no_results(program, tmp_path, text, message):
 
 def test_a_score_that_no_image_gave_is_not_available(tmp_path):
     write_results(tmp_path, {"a": None, "b": 50.0})
-    assert comparison_table({"A": [tmp_path]}).splitlines()[-1] == "| A       | n/a        | 50.0       |"
-    assert [row["miou"] for row in result_rows({"A": [tmp_path]})] == [None, 50.0]
+    rows = read_results(tmp_path)
+    assert [row["mIoU"] for row in rows] == [None, 50.0]
+    assert comparison_table({"A": [rows]}).splitlines()[-1] == "| A       | n/a        | 50.0       |"
 
 
 def test_a_name_that_is_too_long_does_not_end_a_batch(program, tmp_path, caplog):

@@ -18,6 +18,7 @@ from hyperclip.training.run_folder import check_output_folder, clear_run
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
+from tests.asking import ask
 from tests.conftest import ROOT
 
 QUICK = "configs/quickstart/hyperclip.yaml"
@@ -62,7 +63,6 @@ def test_missing_config_file():
         (["MODEL.ADAPTER.CURVATURE_TEXT", "0.0"], "expected a positive number"),
         (["MODEL.PROMPT_ENSEMBLE_TYPE", "vild"], "got 'vild'"),
         (["MODEL.SYNONYMS", "all"], "got 'all'"),
-        (["TEST.OUTPUT", "mask"], "expected 'scores' or 'labels'"),
         (["TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "600"], "do not cover 600"),
         (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 5]"], "expected indices 0 to 4"),
     ],
@@ -70,8 +70,7 @@ def test_missing_config_file():
 def test_values_are_checked_when_the_model_is_built(overrides, message):
     with pytest.raises(ValueError, match=message):
         model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
-        model.set_vocabulary(Vocabulary.from_text("dog; cat"))
-        model.eval()([{"image": torch.zeros(3, 96, 96)}])
+        ask(model.eval(), torch.zeros(3, 96, 96), Vocabulary.from_text("dog; cat"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
 from hyperclip.tinyscenes.drawing import SPLITS, class_names, render_captioned, render_scene
 from PIL import Image
 
+from tests.results import rows_of
+
 CONFIG = "configs/quickstart/hyperclip.yaml"
 
 
@@ -53,7 +55,7 @@ def test_train_resume_evaluate_and_draw(root, tmp_path):
     assert "CLIP vision adapters" in log and "73,728" in log  # what trains is logged as a table
     curve = losses(tmp_path)
     assert curve[-1] < 0.6 * curve[0]
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    results = rows_of(tmp_path)
     assert set(results) == {"tinyscenes_val_seen", "tinyscenes_val_unseen"}
     assert all(r["images"] == 6 and 0 <= r["mIoU"] <= 100 and r["mIoU_old"] <= r["mIoU"] for r in results.values())
 
@@ -61,7 +63,7 @@ def test_train_resume_evaluate_and_draw(root, tmp_path):
     again = tmp_path / "again"
     arguments = ["--config-file", CONFIG, "--eval-only", "OUTPUT_DIR", again, "MODEL.WEIGHTS", weights]
     run(root, "tools/train_net.py", *arguments)
-    evaluated = json.loads((again / "results.json").read_text())["results"]
+    evaluated = rows_of(again)
     for name, scores in results.items():  # adapters are merged here and were not in training
         assert evaluated[name]["mIoU"] == pytest.approx(scores["mIoU"], abs=0.2)
 
@@ -75,7 +77,9 @@ def test_sliding_windows_on_the_tiny_model(root, tmp_path):
         root, "tools/train_net.py", "--config-file", "configs/quickstart/dense_clip.yaml", "--eval-only",
         "OUTPUT_DIR", tmp_path, "TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", 160, "TEST.SLIDING.KERNEL", 96,
     )  # fmt: skip
-    assert (tmp_path / "results.json").exists()
+    rows = rows_of(tmp_path)
+    assert set(rows) == {"tinyscenes_val_seen", "tinyscenes_val_unseen"}
+    assert all(row["settings"]["views"] == "windows" and row["images"] == 6 for row in rows.values())
 
 
 def first_choices(folder, render):

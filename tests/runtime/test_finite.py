@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import subprocess
@@ -18,14 +17,17 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from hyperclip.config.keys import load_config
 from hyperclip.evaluation import SemSegEvaluator
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.head import CosineHead, ViewLogits
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.finite import FiniteCheck, NotFiniteError, require_finite_weights
+from hyperclip.segmenter import Question
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests import fake_trees
+from tests.asking import ask
 
 HYPERCLIP, DENSE, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("hyperclip", "dense_clip", "cliper"))
 WORDS = Vocabulary.from_text("red plain circle; blue striped star; green dotted cross; cyan plain square")
@@ -34,9 +36,7 @@ VALUES = [math.nan, math.inf, -math.inf]
 
 def build(config, *overrides):
     torch.manual_seed(0)
-    model = build_model(load_config(config, ["MODEL.DEVICE", "cpu", *map(str, overrides)])).eval()
-    model.set_vocabulary(WORDS)
-    return model
+    return build_model(load_config(config, ["MODEL.DEVICE", "cpu", *map(str, overrides)])).eval()
 
 
 def picture(size=(96, 100)):
@@ -66,19 +66,18 @@ HYPERCLIP_WEIGHTS = [
 @pytest.mark.parametrize("way", ["labels", "scores", "windows", "pruned"])
 def test_one_weight_of_hyperclip(way, value):
     model = build(HYPERCLIP, "TEST.SLIDING_WINDOW", way == "windows", "TEST.SLIDING.SIZE", 160, "TEST.SLIDING.KERNEL", 96,
-                  "TEST.OUTPUT", "scores" if way == "scores" else "labels",
                   "MODEL.SEM_SEG_HEAD.MAX_CLASSES", 2 if way == "pruned" else 256)  # fmt: skip
-    (before,) = model([{"image": picture()}])
+    before = ask(model, picture(), WORDS, scores=way == "scores")
     for name in HYPERCLIP_WEIGHTS:
         if name == "sem_seg_head.text_projection.weight" and not math.isnan(value):
             continue  # a ReLU makes 0 of -inf: that is what the weights are looked at for, see below
         with broken(model, name, value):
             with pytest.raises(NotFiniteError, match=f"HyperCLIP: NaN or infinity in .*broken weights: {name} holds"):
-                model([{"image": picture()}])
+                ask(model, picture(), WORDS, scores=way == "scores")
             with pytest.raises(NotFiniteError, match=name):
                 (encoded,) = model.encode([picture()])
-                model.segment(encoded, WORDS, (96, 100))
-    (after,) = model([{"image": picture()}])
+                model.segment(encoded, Question(WORDS), (96, 100))
+    after = ask(model, picture(), WORDS, scores=way == "scores")
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
@@ -89,9 +88,8 @@ def test_one_token_of_one_class():
     with torch.no_grad():
         model.clip.token_embedding.weight[token] = math.nan
     with pytest.raises(NotFiniteError, match="the embeddings of the class names.*clip.token_embedding.weight"):
-        model([{"image": picture()}])
-    model.set_vocabulary(Vocabulary.from_text("red plain circle; blue striped star"))
-    (result,) = model([{"image": picture()}])
+        ask(model, picture(), WORDS)
+    result = ask(model, picture(), Vocabulary.from_text("red plain circle; blue striped star"))
     assert result["sem_seg_labels"].shape == (96, 100)
 
 
@@ -106,11 +104,11 @@ def test_a_head_of_ones_own_and_a_dense_clip():
     try:
         model = build(DENSE, "MODEL.SEM_SEG_HEAD.NAME", "BrokenHead")
         with pytest.raises(NotFiniteError, match="the head's logits.*weights that are broken or belong to another model"):
-            model([{"image": picture()}])
+            ask(model, picture(), WORDS)
     finally:
         del SEM_SEG_HEADS_REGISTRY._obj_map["BrokenHead"]
     with pytest.raises(NotFiniteError, match="an image that holds NaN"):
-        build(DENSE)([{"image": torch.full((3, 96, 96), math.nan)}])
+        ask(build(DENSE), torch.full((3, 96, 96), math.nan), WORDS)
 
 
 CLIPER_WEIGHTS = {
@@ -121,24 +119,24 @@ CLIPER_WEIGHTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("output", ["labels", "scores"])
+@pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize("refiner", CLIPER_WEIGHTS)
-def test_one_weight_of_cliper(refiner, output):
+def test_one_weight_of_cliper(refiner, scores):
     features = ["MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224", "MODEL.CLIPER.FEATURES.WEIGHTS", "none"]
-    model = build(CLIPER, "MODEL.CLIPER.REFINER.NAME", refiner, "TEST.OUTPUT", output, *features)
+    model = build(CLIPER, "MODEL.CLIPER.REFINER.NAME", refiner, *features)
     for name, value in itertools.product(CLIPER_WEIGHTS[refiner], VALUES):
         with broken(model, name, value), pytest.raises(NotFiniteError, match=f"CLIPer: NaN or .*broken weights: {name}"):
-            model([{"image": picture()}])
-    model([{"image": picture()}])
+            ask(model, picture(), WORDS, scores=scores)
+    assert ("sem_seg" in ask(model, picture(), WORDS, scores=scores)) == scores
 
 
 def test_windows_that_are_divided_by_nothing_and_refiners_of_ones_own():
     model = build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none", "MODEL.CLIPER.WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 24)
-    model([{"image": picture()}])
+    ask(model, picture(), WORDS)
     (encoded,) = model.encode([picture()])
     encoded.embedded.windows.features[0, 0, 0, 0] = math.nan
     with pytest.raises(NotFiniteError, match="the scores"):
-        model.segment(encoded, WORDS, (96, 100))
+        model.segment(encoded, Question(WORDS), (96, 100))
 
     def spoiled(cfg):
         return lambda images: [lambda coarse: coarse.masked_fill(coarse == coarse.amax(), math.inf) for _ in images]
@@ -146,7 +144,7 @@ def test_windows_that_are_divided_by_nothing_and_refiners_of_ones_own():
     REFINER_REGISTRY._obj_map["spoiled"] = spoiled
     try:
         with pytest.raises(NotFiniteError, match="the .*scores"):
-            build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "spoiled")([{"image": picture()}])
+            ask(build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "spoiled"), picture(), WORDS)
     finally:
         del REFINER_REGISTRY._obj_map["spoiled"]
 
@@ -155,17 +153,17 @@ def test_half_precision_is_named():
     model = build(HYPERCLIP)
     with torch.no_grad():
         model.clip.visual.proj.mul_(1e6)  # finite, and float32 takes it; float16 ends at 65504
-    (result,) = model([{"image": picture()}])
+    result = ask(model, picture(), WORDS)
     assert (result["sem_seg_confidence"] >= 0).all()
     with torch.autocast("cpu", torch.float16), pytest.raises(NotFiniteError, match="half precision, .*65504"):
-        model([{"image": picture()}])
+        ask(model, picture(), WORDS)
 
 
 def test_no_broken_latents_are_kept(tmp_path):
     model = build(CLIPER, "MODEL.CLIPER.DIFFUSION.CACHE", tmp_path)
     name = "refiner.attention.vae.encoder.conv_in.bias"
     with broken(model, name, math.nan), pytest.raises(NotFiniteError, match="the latents of the image.*vae.encoder.conv_in"):
-        model([{"image": picture()}])
+        ask(model, picture(), WORDS)
     assert not list(tmp_path.rglob("*.pt"))
 
 
@@ -174,7 +172,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
     model = build(HYPERCLIP)
     with torch.no_grad():
         model.sem_seg_head.appearance_projection.bias[0] = -math.inf
-    model([{"image": picture()}])
+    ask(model, picture(), WORDS)
     for use in (Predictor, require_finite_weights):
         with pytest.raises(NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"):
             use(model)
@@ -235,7 +233,7 @@ def test_every_command_says_it_and_fails(tmp_path):
         said = done.stdout + done.stderr
         assert done.returncode == 1 and "broken weights" in said and "decoder.classifier.weight" in said, said[-2000:]
         assert "Traceback" not in said
-    (row,) = json.loads((tmp_path / "suite/results.json").read_text())
+    (row,) = read_results(tmp_path / "suite")
     assert "mIoU" not in row and "broken weights" in row["error"]
     assert not list((tmp_path / "suite/rows").rglob("a150*")) and not (tmp_path / "eval/results.json").exists()
 

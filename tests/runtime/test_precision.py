@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
 from hyperclip.predictor import Predictor
@@ -102,8 +102,8 @@ def test_every_inference_has_the_same_switches_and_its_results_name_them(host, t
         for place in (model.clip.visual.ln_pre, model.clip.ln_final):  # while an image, and while words are encoded
             place.register_forward_hook(lambda *_: seen.append(switches()[:2]))
         Trainer.test(cfg, model)
-        results = json.loads((tree / "out/results.json").read_text())
-        assert results["precision"] == {benchmark.spec.name: "float32"}
+        (row,) = read_results(tree / "out")
+        assert (row["dataset"], row["precision"]) == (benchmark.spec.name, "float32")
         assert evaluate_dataset(cfg, model, benchmark.spec.name, records=benchmark.records).precision == "float32"
         predictor = Predictor(model, shortest=0)
         predictor.set_image(np.zeros((96, 96, 3), np.uint8))

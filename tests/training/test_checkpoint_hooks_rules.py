@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from hyperclip.checkpoints.checkpointer import StrictCheckpointer
 from hyperclip.training.checkpoint_hooks import BestCheckpoint, gather_process_states, restore_process_state
 
-from tests.training.test_state import checkpoints_of, model_of
+from tests.training.test_checkpoint_hooks import checkpoints_of, model_of
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hyperclip.vocabulary import Vocabulary
 from torch.nn.parallel import DistributedDataParallel
 
 from reference.training import random_picture
+from tests.asking import ask_all, scores_of
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 CLASSES = 10
@@ -121,7 +122,7 @@ def evaluations(model, batch, train):
         step(model, batch)
     else:
         with torch.no_grad():
-            model(batch)
+            ask_all(model, batch, model.train_vocabulary)
     for handle in handles:
         handle.remove()
     return counts
@@ -139,11 +140,11 @@ def test_nothing_is_checkpointed_in_evaluation(monkeypatch):
     model = build("MODEL.CHECKPOINT_ACTIVATIONS", str(PARTS))
     batch = pictures(model)
     step(model, batch)
-    model.eval().set_vocabulary(model.train_vocabulary)
+    model.eval()
     monkeypatch.setattr("hyperclip.runtime.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
-    model(batch)
+    ask_all(model, batch, model.train_vocabulary)
     (embeddings,) = model.text._embeddings.values()
-    model(batch)
+    ask_all(model, batch, model.train_vocabulary)
     assert len(model.text._embeddings) == 1 and not embeddings.requires_grad  # still cached
     with torch.no_grad():
         (before,) = model.train()(batch).values()
@@ -201,14 +202,12 @@ def test_a_compiled_head_takes_every_number_of_classes_and_keeps_its_keys():
 
 @torch.no_grad()
 def test_inference_is_compiled_too():
-    keys = ["TEST.OUTPUT", "scores"]
-    model, compiled = build(*keys).eval(), build(*keys, "MODEL.COMPILE_HEAD", "eager").eval()
+    model, compiled = build().eval(), build("MODEL.COMPILE_HEAD", "eager").eval()
     batch = pictures(model)
     torch._dynamo.utils.counters.clear()
     for classes in (CLASSES, 3):
-        for own in (model, compiled):
-            own.set_vocabulary(Vocabulary(own.train_vocabulary.classes[:classes], str(classes)))
-        want, got = model(batch)[0]["sem_seg"], compiled(batch)[0]["sem_seg"]
+        words = Vocabulary(model.train_vocabulary.classes[:classes], str(classes))
+        want, got = (scores_of(own, batch[0], words) for own in (model, compiled))
         assert want.shape[0] == classes
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
     head = compiled.sem_seg_head

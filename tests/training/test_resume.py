@@ -15,6 +15,7 @@ from hyperclip.training import trainer
 from hyperclip.training.checkpoint_hooks import INTERRUPTED
 
 from tests.colours import keys_of, write_colours
+from tests.results import rows_of
 from tests.training import training_run
 
 ITERATIONS = 20
@@ -85,7 +86,8 @@ def test_a_killed_run_goes_on_bit_by_bit(pictures, whole, tmp_path, processes, n
     """Losses, norms, learning rates, samples, random numbers and all that the last checkpoint holds."""
     options = ("--num-gpus", str(processes))
     done = train(tmp_path, config_of(pictures), *options, "--kill-at", "7", "--signal", number)
-    assert done.returncode == (128 + 9 if processes > 1 else -9) if number == "SIGKILL" else INTERRUPTED, done.stderr[-3000:]
+    killed = 128 + 9 if processes > 1 else -9
+    assert done.returncode == (killed if number == "SIGKILL" else INTERRUPTED), done.stderr[-3000:]
     assert (tmp_path / "last_checkpoint").read_text() == ("model_0000004.pth" if number == "SIGKILL" else "model_0000007.pth")
     done = train(tmp_path, config_of(pictures), *options, "--resume")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -204,8 +206,9 @@ def test_an_evaluation_that_a_signal_ended_is_made_up_for(pictures, short, tmp_p
     assert scores_of(tmp_path) == scores_of(short)
     assert (tmp_path / "model_best.json").read_text() == (short / "model_best.json").read_text()
     assert_equal_state(tmp_path, short)
-    results = [json.loads((folder / "results.json").read_text())["results"] for folder in (tmp_path, short)]
-    assert results[0] == results[1]
+    cost = dict.fromkeys(("seconds_per_image", "peak_memory_mb"))
+    found, expected = (rows_of(folder)["colours_val"] | cost for folder in (tmp_path, short))
+    assert found == expected and found["images"] == 12
 
 
 def test_a_signal_to_one_of_two_processes_in_the_final_evaluation(pictures, tmp_path):

@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from hyperclip.clip.image_tower import embed_patches, resize_positions
 from hyperclip.config.keys import load_config
+from hyperclip.segmenter import Question
 from hyperclip.vocabulary import builtin
 from torch import Tensor, nn
 
@@ -68,13 +69,13 @@ def pipeline(settings: Settings) -> list[Row]:
     model: Any = build_model(load_config(f"configs/{config}.yaml", keys)).eval()
     attention = build_diffusion(TINY if settings.smoke else TRUE).to(settings.device)
     refiner = DiffusionRefiner(attention, FuseOptions(threshold=THRESHOLD))
-    model.set_vocabulary(builtin("cliper_voc"))
+    question = Question(builtin("cliper_voc"))
     side = (64, 80) if settings.smoke else (375, 500)
     image = torch.randint(0, 256, (3, *side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
     def with_refiner(chosen: Any) -> Tensor:
         model.refiner = chosen
-        return model([{"image": image}])[0]["sem_seg_confidence"]
+        return model([{"image": image, "question": question}])[0]["sem_seg_confidence"]
 
     size = target_size(*side, model.size, model.patch, model.max_size)
     noisy = attention.add_noise(attention.latents(attention._squares([image])[0]))

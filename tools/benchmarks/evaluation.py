@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hyperclip.adapters import merge
 from hyperclip.data import SemSegMapper
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.label_maps import read_record_label
-from hyperclip.evaluation.running import evaluate_dataset
+from hyperclip.evaluation.running import dataset_question, evaluate_dataset
 from hyperclip.vocabulary import builtin
 from PIL import Image
 from torch import Tensor
@@ -36,15 +37,17 @@ def evaluate(settings: Settings) -> list[Row]:
         cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "DATALOADER.NUM_WORKERS", "0")
         merge(model)
         records, mapper = DatasetCatalog.get(spec.name), SemSegMapper(cfg, is_train=False)
+        question = replace(dataset_question(cfg, spec.name), scores=True)
 
         def ours() -> Tensor:
             scores = evaluate_dataset(cfg, model, spec.name, records=records).scores
             return torch.tensor([scores[f"IoU-{name}"] for name in names])
 
         def obvious() -> Tensor:
-            model.output, counts = "scores", np.zeros((len(names), len(names)), np.int64)
+            counts = np.zeros((len(names), len(names)), np.int64)
             for record in records:
-                prediction = model([mapper(record)])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+                (answer,) = model([{**mapper(record), "question": question}])
+                prediction = answer["sem_seg"].argmax(dim=0).cpu().numpy()
                 np.add.at(counts, (read_record_label(record).astype(np.int64).ravel(), prediction.ravel()), 1)
             union = counts.sum(0) + counts.sum(1) - counts.diagonal()
             return torch.from_numpy(100 * counts.diagonal() / union).float()

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from hyperclip.adapters import merge
 from hyperclip.head import ViewLogits
-from hyperclip.inference import label_map, make_views, resize
+from hyperclip.inference import best_classes, make_views, resize
+from hyperclip.segmenter import Segmentation
 from torch import Tensor
 
 from reference import head as parts
@@ -67,7 +68,7 @@ def head(settings: Settings) -> list[Row]:
 
     def best_score(kept: int) -> Tensor:
         before, own.max_classes = own.max_classes, kept
-        best = label_map(own.infer(prepared, all_text), None, (640, 640))["sem_seg_confidence"]
+        _, best = best_classes(own.infer(prepared, all_text), None, (640, 640))
         own.max_classes = before
         return best
 
@@ -82,8 +83,11 @@ def labels(model: Any, settings: Settings, generator: torch.Generator) -> list[R
     chosen = torch.stack([torch.randperm(classes, generator=generator)[:kept].sort().values for _ in range(count)])
     shape = (count, kept, *(4 * s for s in model.sem_seg_head.grid))
     views = ViewLogits(3 * torch.randn(shape, generator=generator).to(settings.device), classes, chosen.to(settings.device))
+    def ours() -> dict[str, Tensor]:
+        return Segmentation(*best_classes(views, model.sliding, (side, side))).as_dict()
+
     return compare(
         "head", f"labels of {classes} classes, {side} px",
         lambda: resize(literal.merge_views(views.whole(), model.sliding)[None], (side, side))[0],
-        lambda: label_map(views, model.sliding, (side, side)), settings,
+        ours, settings,
     )  # fmt: skip

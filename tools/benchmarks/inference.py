@@ -6,6 +6,7 @@ import torch
 from hyperclip.adapters import merge
 from hyperclip.clip import TextEmbedder
 from hyperclip.meta_arch import HyperCLIP
+from hyperclip.segmenter import Question
 from hyperclip.vocabulary import builtin
 from torch import Tensor
 
@@ -23,12 +24,12 @@ def inference(settings: Settings) -> list[Row]:
     obvious_model, model = _models(settings)
     generator, rows = torch.Generator().manual_seed(0), []
     for name, size in ({"voc20": (96, 96)} if settings.smoke else LISTS).items():
-        model.set_vocabulary(builtin(name))
+        question = Question(builtin(name))
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-        embeddings = model.text(model.clip, model.vocabulary)
+        embeddings = model.text(model.clip, question.vocabulary)
 
-        def ours(image: Tensor = image) -> dict[str, Tensor]:
-            return model([{"image": image}])[0]
+        def ours(image: Tensor = image, question: Question = question) -> dict[str, Tensor]:
+            return model([{"image": image, "question": question}])[0]
 
         def obvious(image: Tensor = image, embeddings: Tensor = embeddings) -> Tensor:
             return literal.scores(obvious_model, image, embeddings)
@@ -41,25 +42,25 @@ def inference(settings: Settings) -> list[Row]:
 def new_vocabulary(settings: Settings) -> list[Row]:
     """One row: 20 new names asked of a picture that is encoded already, against the whole prediction."""
     _, model = _models(settings)
-    vocabulary = builtin("voc20")
+    question = Question(builtin("voc20"))
     side = 96 if settings.smoke else 640
     image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     (features,) = model.encode([image])
 
     def asked_again() -> Tensor:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
-        return model.segment(features, vocabulary, (side, side))["sem_seg_confidence"]
+        return model.segment(features, question, (side, side)).confidence
 
     def whole() -> Tensor:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
-        return model.segment(model.encode([image])[0], vocabulary, (side, side))["sem_seg_confidence"]
+        return model.segment(model.encode([image])[0], question, (side, side)).confidence
 
     return compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)
 
 
 def _models(settings: Settings) -> tuple[HyperCLIP, HyperCLIP]:
     """The same model twice, its adapters as they are trained and merged."""
-    keys = ("TEST.SLIDING_WINDOW", "True", "TEST.OUTPUT", "labels")
+    keys = ("TEST.SLIDING_WINDOW", "True")
     (_, trained), (_, merged) = build_hyperclip(settings, *keys), build_hyperclip(settings, *keys)
     merge(merged)
     return trained, merged

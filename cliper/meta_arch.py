@@ -251,6 +251,7 @@ class CLIPer(Segmenter):
         if not set(dataset) & set(self.tuned_for):
             notes.append("one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)")
         settings: dict[str, Any] = {"fusion": asdict(self.fusion), "scores": asdict(self.scores), "labels": asdict(self.labels)}
+        settings["refiner"] = "none" if self.refiner is None else type(self.refiner).__name__
         settings |= {"size": self.size, "window": self.window, "negatives": list(self.negatives), "synonyms": self.text.synonyms}
         return Description(
             "CLIPer",

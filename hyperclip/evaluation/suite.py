@@ -23,7 +23,7 @@ from .results import write_class_table, write_results
 from .rows import Benchmark, describe_evaluation, fingerprint, last_line
 from .running import evaluate_dataset, failing_together, per_image_file
 
-logger = logging.getLogger("hyperclip.training")
+logger = logging.getLogger("hyperclip.evaluation")
 
 
 @dataclass(frozen=True)

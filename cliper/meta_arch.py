@@ -70,6 +70,11 @@ class CLIPer(Segmenter):
 
     text: TextEmbedder
 
+    @classmethod
+    def largest_confidence(cls, cfg: CfgNode) -> float:
+        """The highest confidence that its answers can have with a config."""
+        return 1 if cfg.MODEL.CLIPER.NORMALIZE else 2
+
     @configurable
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
+from . import meta_arch  # noqa: F401  (registers HyperCLIP)
 from .adapters import merge
 from .checkpoints import StrictCheckpointer, require_weights
 from .segmenter import Segmenter
@@ -47,7 +48,7 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
 def check_system(cfg: CfgNode) -> None:
     """ValueError unless a system of MODEL.META_ARCHITECTURE is registered and this machine has MODEL.DEVICE."""
     name = cfg.MODEL.META_ARCHITECTURE
-    systems = sorted(key for key, system in META_ARCH_REGISTRY if _is_segmenter(system))
+    systems = sorted(registered_systems())
     if name not in systems:
         near = difflib.get_close_matches(name, systems, n=1) or systems
         raise ValueError(
@@ -75,5 +76,9 @@ def check_device(name: str) -> None:
         raise ValueError(f"MODEL.DEVICE: got {name!r}, which this machine or this torch does not have, {wanted}") from error
 
 
-def _is_segmenter(system: object) -> bool:
-    return isinstance(system, type) and issubclass(system, Segmenter)
+def registered_systems() -> dict[str, type[Segmenter]]:
+    """Every system that a config can name."""
+    return {
+        name: system for name, system in META_ARCH_REGISTRY
+        if isinstance(system, type) and issubclass(system, Segmenter)
+    }

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .clip.embedder import TextEmbedder
@@ -152,6 +153,11 @@ class Segmenter(nn.Module, abc.ABC):
         Args:
             dataset: the names of the dataset that the result is of.
         """
+
+    @classmethod
+    def largest_confidence(cls, cfg: CfgNode) -> float:
+        """The highest confidence that its answers can have with a config."""
+        return 1
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Raise now what asking for these classes would raise later.

@@ -346,6 +346,11 @@ def flat_config(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + key, value
 
 
+def input_keys() -> tuple[str, ...]:
+    """Keys of all packages that name files or folders to read, or a model in another way."""
+    return (*FRAMEWORK.inputs, *(key for rules in _EXTENSIONS.values() for key in rules.inputs))
+
+
 def output_keys() -> tuple[str, ...]:
     """Keys of all packages that name files or folders to write: they change no result."""
     return (*FRAMEWORK.outputs, *(key for rules in _EXTENSIONS.values() for key in rules.outputs))

@@ -1,30 +1,34 @@
-#!/usr/bin/env python
 """Train or evaluate a model.
 
-    python tools/train_net.py --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY VALUE …]
-    python tools/train_net.py --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
+    hyperclip-train --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY VALUE …]
+    hyperclip-train --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import cliper  # noqa: F401  (registers CLIPer and its keys)
-import hyperclip.data  # noqa: F401  (registers the datasets)
 from detectron2.engine import default_argument_parser
-from hyperclip.adapters import merge
-from hyperclip.checkpoints import StrictCheckpointer, require_weights
-from hyperclip.config.keys import load_config
-from hyperclip.load import check_system
-from hyperclip.runtime.files import need_output_folder
-from hyperclip.runtime.program import run_program
-from hyperclip.training import Trainer, setup_run
-from hyperclip.training.checks import check_model, check_test_sets, check_weights
-from hyperclip.training.launch import launch_processes
+
+from ..adapters import merge
+from ..checkpoints import StrictCheckpointer, require_weights
+from ..config.keys import load_config
+from ..load import check_system
+from ..runtime.files import need_output_folder
+from ..training import Trainer, setup_run
+from ..training.checks import check_model, check_test_sets, check_weights
+from ..training.launch import launch_processes
+from . import register_systems
 
 
-def main(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Train, or evaluate with ``--eval-only``, in one process of a run."""
+    register_systems()
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     setup_run(cfg, args)
@@ -48,14 +52,11 @@ def main(args: argparse.Namespace) -> None:
     trainer.train()
 
 
-def start() -> int | None:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the command line, check what can be known before a process starts, and start them all."""
-    arguments = default_argument_parser().parse_args()
+    register_systems()
+    arguments = default_argument_parser(__doc__).parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)
     check_system(cfg)
     need_output_folder(Path(cfg.OUTPUT_DIR), "OUTPUT_DIR")
-    return launch_processes(main, arguments, device=cfg.MODEL.DEVICE)
-
-
-if __name__ == "__main__":
-    run_program(start)
+    return launch_processes(run, arguments, device=cfg.MODEL.DEVICE)

@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """Evaluate systems on benchmarks: one process, each model loaded once, one table beside the papers' numbers.
 
-    python tools/evaluate.py --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
+    hyperclip-evaluate --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --benchmarks a150,a847,pc59,pc459,pas20,pas20b --output output/evaluation
-    python tools/evaluate.py --config-file configs/cliper/vit-l-14/ovs_voc21.yaml \\
+    hyperclip-evaluate --config-file configs/cliper/vit-l-14/ovs_voc21.yaml \\
         --config-file configs/cliper/vit-l-14/ovs_city.yaml --benchmarks own --limit 20
 
 --config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an alias or a registered name
@@ -14,29 +13,34 @@ run goes on: a file for each row, and its classes. The exit status is 1 if a row
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import argparse
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import cliper  # noqa: F401  (registers CLIPer and its keys)
-import hyperclip.meta_arch  # noqa: F401  (registers HyperCLIP)
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from hyperclip.config.keys import load_config
-from hyperclip.data import DATASETS
-from hyperclip.data.dataset_file import register_files
-from hyperclip.evaluation.results import read_results
-from hyperclip.evaluation.suite import System, make_plan, run_suite
-from hyperclip.evaluation.tables import benchmark_table
-from hyperclip.runtime.files import need_output_folder, user_path
-from hyperclip.runtime.memory import keep_freed_memory
-from hyperclip.runtime.program import run_program
 from tabulate import tabulate
 
+from ..config.keys import load_config
+from ..data import DATASETS
+from ..data.dataset_file import register_files
+from ..evaluation.results import read_results
+from ..evaluation.suite import System, make_plan, run_suite
+from ..evaluation.tables import benchmark_table
+from ..runtime.files import need_output_folder, user_path
+from ..runtime.memory import keep_freed_memory
+from . import register_systems
 
-def parse_arguments() -> argparse.Namespace:
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; SystemExit 2 where it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
     parser.add_argument("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
@@ -46,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show the benchmarks and leave")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes; without a GPU they share the CPU")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for every config")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if not arguments.config_file and not arguments.list:
         parser.error("--config-file is needed")
     if arguments.limit < 0:
@@ -81,7 +85,9 @@ def list_benchmarks() -> str:
     return tabulate(rows, ["alias", "name", "classes", "background", "pictures"], tablefmt="github")
 
 
-def main(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate in one process of a run; 1 if a row failed."""
+    register_systems()
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
     keep_freed_memory()
     systems = load_systems(arguments)
@@ -90,23 +96,19 @@ def main(arguments: argparse.Namespace) -> int:
         seed_all_rng(systems[0].cfg.SEED)
     rows = run_suite(plan, arguments.output)
     if comm.is_main_process():
-        print(benchmark_table(rows))
-        print(f"\nWritten to {arguments.output}/results.json, results.csv, results.md")
+        sys.stdout.write(f"{benchmark_table(rows)}\n\nWritten to {arguments.output}/results.json, results.csv, results.md\n")
     return int(any("error" in row for row in rows))
 
 
-def start() -> int | None:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the command line, check the output folder, and evaluate in as many processes as are wanted."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     if arguments.list:
-        print(list_benchmarks())
+        sys.stdout.write(f"{list_benchmarks()}\n")
         return 0
     need_output_folder(arguments.output, "--output")
     if arguments.num_gpus > 1:
-        launch(main, arguments.num_gpus, dist_url="auto", args=(arguments,))
-        return int(any("error" in row for row in read_results(arguments.output)))  # what main returned stayed in its process
-    return main(arguments)
-
-
-if __name__ == "__main__":
-    run_program(start)
+        launch(run, arguments.num_gpus, dist_url="auto", args=(arguments,))
+        # What run returned stayed in its process
+        return int(any("error" in row for row in read_results(arguments.output)))
+    return run(arguments)

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Segment images with classes of your own choice.
 
-    python demo/demo.py --config-file configs/vitb_384_hyperbolic.yaml --input photos/ --output out \\
+    hyperclip-demo --config-file configs/vitb_384_hyperbolic.yaml --input photos/ --output out \\
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
@@ -14,39 +13,45 @@ out. Images that cannot be read are reported, the others are done, and the exit 
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import argparse
 import glob
 import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cliper  # noqa: F401  (registers CLIPer and its keys)
-import hyperclip.data  # noqa: F401  (checks the installation before anything else is imported)
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
-from hyperclip.clip import TextEmbedder
-from hyperclip.config.keys import load_config
-from hyperclip.data import read_image, vocabulary_of
-from hyperclip.data.dataset_file import register_files
-from hyperclip.data.image_files import IMAGE_SUFFIXES
-from hyperclip.data.pairing import is_hidden
-from hyperclip.predictor import Predictor
-from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
-from hyperclip.runtime.memory import keep_freed_memory
-from hyperclip.runtime.program import run_program
-from hyperclip.visualization import BACKGROUND, label_image, map_palette, overlay, palette
-from hyperclip.vocabulary import Vocabulary, load_vocabulary
-from hyperclip.vocabulary.names import split_words
 from PIL import Image
+
+from ..clip import TextEmbedder
+from ..config.keys import load_config
+from ..data import read_image, vocabulary_of
+from ..data.dataset_file import register_files
+from ..data.image_files import IMAGE_SUFFIXES
+from ..data.pairing import is_hidden
+from ..load import check_system
+from ..predictor import Predictor
+from ..runtime.files import need_output_folder, user_path, write_atomically
+from ..runtime.memory import keep_freed_memory
+from ..visualization import BACKGROUND, label_image, map_palette, overlay, palette
+from ..vocabulary import Vocabulary, load_vocabulary
+from ..vocabulary.names import split_words
+from . import register_systems
 
 logger = logging.getLogger("hyperclip.demo")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; SystemExit 2 where it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
@@ -57,14 +62,16 @@ def parse_arguments() -> argparse.Namespace:
         "--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def check_threshold(cfg: CfgNode, threshold: float) -> None:
     """ValueError if no score of the system can be on either side of the threshold; NaN and infinity included."""
-    limit = 2 if cfg.MODEL.META_ARCHITECTURE == "CLIPer" and not cfg.MODEL.CLIPER.NORMALIZE else 1
+    limit = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).largest_confidence(cfg)
     if not 0 <= threshold <= limit:
-        raise ValueError(f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's scores")
+        raise ValueError(
+            f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's scores"
+        )
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -168,11 +175,14 @@ def save_prediction(output: Path, name: str, image: np.ndarray, labels: np.ndarr
     write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Segment the images of the command line; 1 if some could not be read or their results not be written."""
+    register_systems()
+    arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
     keep_freed_memory()
     cfg = load_config(arguments.config_file, arguments.opts)
+    check_system(cfg)
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
     images = find_images(arguments.input)
@@ -206,7 +216,3 @@ def main() -> int:
     if failed:
         logger.error("%d of %d images could not be read or their results not be written", failed, len(images))
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -1,10 +1,9 @@
-#!/usr/bin/env python
-"""A page to try any image and any words: python demo/app.py, then open the address that it prints.
+"""A page to try any image and any words: hyperclip-app, then open the address that it prints.
 
 It starts on the quickstart's weights, without a network, and listens on this machine only (--share publishes it). Other
 systems come from configs, with KEY VALUE pairs of their own:
 
-    python demo/app.py --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
+    hyperclip-app --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --config-file configs/cliper/vit-b-16/ovs_voc21.yaml
 
 Visitors choose among these systems and upload images; nothing that they send is taken for a path or an address. Uploads are
@@ -13,10 +12,14 @@ kept for an hour at most, in a folder that is removed when the program ends.
 
 from __future__ import annotations
 
+from ..runtime import detectron2  # noqa: F401  (first, see there)
+
+# isort: split
 import argparse
 import base64
 import hashlib
 import io
+import logging
 import math
 import os
 import signal
@@ -32,50 +35,48 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import cliper  # noqa: E402, F401  (registers CLIPer and its keys)
-import gradio as gr  # noqa: E402
-import hyperclip.data  # noqa: E402, F401  (checks the installation)
+import yaml  # noqa: E402
+
+try:
+    import gradio as gr  # noqa: E402
+except ImportError as error:
+    raise ImportError(f"the page needs Gradio ({error}): pip install 'hyperclip[demo]'") from error
 from detectron2.config import CfgNode  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
-from hyperclip.config.keys import load_config  # noqa: E402
-from hyperclip.data import read_image  # noqa: E402
-from hyperclip.predictor import EncodedImage, Prediction, Predictor  # noqa: E402
-from hyperclip.runtime.memory import keep_freed_memory  # noqa: E402
-from hyperclip.runtime.program import run_program  # noqa: E402
-from hyperclip.visualization import label_image, overlay  # noqa: E402
-from hyperclip.vocabulary import Vocabulary  # noqa: E402
 from PIL import Image  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
-QUICK = ROOT / "configs" / "quickstart"
+from ..config.keys import flat_config, input_keys, load_config  # noqa: E402
+from ..data import read_image  # noqa: E402
+from ..predictor import EncodedImage, Prediction, Predictor  # noqa: E402
+from ..runtime.files import local_path  # noqa: E402
+from ..runtime.memory import keep_freed_memory  # noqa: E402
+from ..visualization import label_image, overlay  # noqa: E402
+from ..vocabulary import Vocabulary  # noqa: E402
+from . import register_systems  # noqa: E402
+
+logger = logging.getLogger("hyperclip.app")
+
+QUICK_TRAINED = "HyperCLIP (quickstart, trained by run_train_test.sh)"
 SYSTEMS = {
-    "CLIPer (quickstart)": str(QUICK / "cliper.yaml"),
-    "HyperCLIP (quickstart, trained by run_train_test.sh)": str(QUICK / "hyperclip.yaml"),
+    "CLIPer (quickstart)": "configs/quickstart/cliper.yaml",
+    QUICK_TRAINED: "configs/quickstart/hyperclip.yaml",
 }
 """Config file of each system on offer, by the name that visitors see."""
-OVERRIDES = {
-    "CLIPer (quickstart)": [
-        "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", str(QUICK / "tiny_scene_clip"),
-        "MODEL.CLIPER.DIFFUSION.MODEL", str(QUICK / "tiny_diffusion"),
-    ],
-    "HyperCLIP (quickstart, trained by run_train_test.sh)": [
-        "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", str(QUICK / "tiny_clip"),
-    ],
-}  # fmt: skip
-"""KEY VALUE pairs of each system."""
-TRAINED = {
-    "HyperCLIP (quickstart, trained by run_train_test.sh)": ROOT / "output/quickstart/hyperclip/model_final.pth",
-}
+OVERRIDES: dict[str, list[str]] = {}
+"""KEY VALUE pairs of the systems that have some."""
+TRAINED = {QUICK_TRAINED: "output/quickstart/hyperclip/model_final.pth"}
 """Checkpoints of systems, as soon as they are there."""
 
 
 def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
     """Put configs, each alone or followed by its KEY VALUE pairs, before the quickstart's systems.
 
+    Those of the quickstart whose package is not installed are left out.
+
     Raises:
-        FileNotFoundError, ValueError: a config that cannot be loaded.
+        FileNotFoundError, ValueError: one of these configs cannot be loaded.
     """
-    before, pairs = dict(SYSTEMS), dict(OVERRIDES)
+    before = {name: file for name, file in SYSTEMS.items() if _loads(name, file)}
     SYSTEMS.clear()
     for entry in configs:
         file, *overrides = [entry] if isinstance(entry, str) else entry
@@ -84,9 +85,17 @@ def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
         while name in SYSTEMS:
             count += 1
             name = f"{file} ({count})"
-        SYSTEMS[name], pairs[name] = str(Path(file).resolve()), overrides
+        SYSTEMS[name], OVERRIDES[name] = str(local_path(file).resolve()), overrides
     SYSTEMS.update(before)
-    OVERRIDES.update(pairs)
+
+
+def _loads(name: str, file: str) -> bool:
+    try:
+        load_config(file)
+    except (OSError, ValueError) as error:
+        logger.warning("%s is not offered: %s", name, str(error).partition(";")[0])
+        return False
+    return True
 
 
 @lru_cache(maxsize=256)
@@ -97,11 +106,10 @@ def _digest(file: str, inode: int, size: int, changed: int) -> str:
 
 def weights_content(cfg: CfgNode) -> tuple[str, ...]:
     """What the weight files and folders of a config hold. A file is read anew only after it was touched."""
-    node = cfg.MODEL
-    named = [node.WEIGHTS, node.CLIP_WEIGHTS, node.SEM_SEG_HEAD.CLIP_PRETRAINED, node.CLIPER.DIFFUSION.MODEL,
-             node.CLIPER.FEATURES.WEIGHTS]  # fmt: skip
+    values = dict(flat_config(yaml.safe_load(cfg.dump())))
+    named = [values[key] for key in input_keys() if isinstance(values[key], str)]
     found = []
-    for place in (Path(name).expanduser() for name in named if name):
+    for place in (local_path(name) for name in named if name):
         files = sorted(place.rglob("*")) if place.is_dir() else [place]
         for file in files:
             if file.is_file():
@@ -126,9 +134,9 @@ class Predictors:
             FileNotFoundError, ValueError, ImportError: what :meth:`Predictor.from_config` raises.
         """
         with self._lock:
-            trained = TRAINED.get(system)
-            weights = ["MODEL.WEIGHTS", str(trained)] if trained is not None and trained.is_file() else []
-            cfg = load_config(SYSTEMS[system], [*OVERRIDES[system], *weights])
+            trained = local_path(TRAINED.get(system, ""))
+            weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
+            cfg = load_config(SYSTEMS[system], [*OVERRIDES.get(system, []), *weights])
             key = (cfg.dump(), *weights_content(cfg))
             while key not in self._built:
                 predictor = Predictor.from_config(cfg)
@@ -292,7 +300,9 @@ def check_port(port: int) -> None:
             raise OSError(f"--port: got {port}, where nothing can listen ({error.strerror}). Choose another one") from error
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Open the page for as long as this process runs."""
+    register_systems()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config-file", action="append", nargs="+", default=[], metavar=("FILE", "KEY VALUE"),
@@ -300,7 +310,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     check_port(arguments.port)
     keep_freed_memory()
     offer_first(arguments.config_file)
@@ -312,7 +322,3 @@ def main() -> None:
             server_name="127.0.0.1", server_port=arguments.port, share=arguments.share,
             theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
         )  # fmt: skip
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -21,6 +21,7 @@ FLOORS = (
     ("hyperclip.load",),
     ("hyperclip.predictor", "hyperclip.evaluation"),
     ("hyperclip.training",),
+    ("hyperclip.commands",),
 )
 """From the ground up. A module imports from floors below it, or from its own room."""
 

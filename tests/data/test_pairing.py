@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
+from hyperclip.commands.demo import find_images
 from hyperclip.data import find_dataset
 from hyperclip.data.checking import check_dataset, spread
 from hyperclip.data.dataset_file import register_files
@@ -17,7 +17,7 @@ from hyperclip.data.pairing import is_hidden, read_list
 from PIL import Image
 
 from tests import fake_trees
-from tests.conftest import ROOT, SHARED
+from tests.conftest import SHARED
 
 CASES = SHARED / "cases"
 
@@ -207,7 +207,6 @@ def test_a_list_in_utf_16(tmp_path):
 def test_the_demo_takes_no_hidden_names(tmp_path):
     for name in ("a.jpg", "b.webp", "c.tif", "._a.jpg", ".b.png"):
         save(tmp_path / name)
-    find_images = runpy.run_path(str(ROOT / "demo/demo.py"))["find_images"]
     assert [path.name for path in find_images([str(tmp_path)])] == ["a.jpg", "b.webp", "c.tif"]
 
 

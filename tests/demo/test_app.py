@@ -6,7 +6,7 @@ And its HTTP interface, as a program that means harm would use it.
 from __future__ import annotations
 
 import http.server
-import importlib.util
+import importlib
 import io
 import json
 import os
@@ -22,6 +22,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import hyperclip.commands.app
 import numpy as np
 import pytest
 import torch
@@ -327,10 +328,7 @@ def test_nothing_is_left_when_the_program_ends(tmp_path, scene):
 
 @pytest.fixture
 def app():
-    spec = importlib.util.spec_from_file_location("app", ROOT / "demo" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.reload(hyperclip.commands.app)
 
 
 ABSTAIN = ["MODEL.DEVICE", "cpu", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.SCORE_THRESHOLD", "0.3",

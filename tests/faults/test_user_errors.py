@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 
+import hyperclip.commands.demo
 import numpy as np
 import pytest
 import torch
@@ -19,7 +19,6 @@ from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.asking import ask
-from tests.conftest import ROOT
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 DENSE = "configs/quickstart/dense_clip.yaml"
@@ -148,10 +147,7 @@ def test_demo_never_replaces_a_picture(tmp_path, names):
 
 
 def demo_module():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "demo" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return hyperclip.commands.demo
 
 
 @pytest.mark.parametrize(

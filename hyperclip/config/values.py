@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..runtime.files import user_path
+from ..runtime.files import portable_name, user_path
 from ..runtime.yaml_files import UniqueKeyLoader
 from .rules import ENDLESS, Bounds
 
@@ -114,7 +114,7 @@ def locate(value: str, folder: Path | None) -> str:
     if folder is not None and not path.is_absolute():
         beside = folder / path
         if _holds_a_model(beside) and not (path.exists() and path.samefile(beside)):
-            return os.path.abspath(beside)
+            return portable_name(beside)
     return str(path) if value.startswith("~") else value
 
 

@@ -142,7 +142,7 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
 def dataset_root() -> Path:
     """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or ``datasets``.
 
-    That is a folder of the working folder or, where there is none, of the repository.
+    That is a folder of the working folder or, where there is none and this is the repository, of the repository.
     """
     given = os.environ.get("DETECTRON2_DATASETS")
     return user_path(given) if given else local_path("datasets")

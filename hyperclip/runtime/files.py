@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-"""The folder that holds configs/ and datasets/, unless the packages were installed away from it."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""The folder that holds configs/: the repository, or the package where it is installed from a wheel."""
 
 NAME_PART = 40
 """Letters of a file's name that are repeated in the name of its temporary file: both have to fit a file system's limit."""
@@ -23,14 +24,24 @@ def local_path(name: str | Path) -> Path:
     """Where to read a file or folder.
 
     ``~`` is the home folder. What is not there in the working folder is looked for in the repository, so that the
-    names of shipped files, such as ``configs/quickstart/hyperclip.yaml``, work from any folder. What is nowhere stays
-    as it was given.
+    names of shipped files, such as ``configs/quickstart/hyperclip.yaml``, work from any folder; in an installed
+    package only they are there. What is nowhere stays as it was given.
     """
     path = user_path(name)
-    if path.is_absolute() or _exists(path) or not (REPOSITORY / "setup.py").is_file():
+    if path.is_absolute() or _exists(path) or (SHIPPED == _PACKAGE and path.parts[:1] != ("configs",)):
         return path
-    shipped = REPOSITORY / path
+    shipped = SHIPPED / path
     return shipped if _exists(shipped) else path
+
+
+def portable_name(path: Path) -> str:
+    """The absolute path; of what is shipped, the name by which :func:`local_path` finds it on every machine."""
+    place = path.resolve()
+    if place.is_relative_to(SHIPPED / "configs"):
+        name = place.relative_to(SHIPPED)
+        if local_path(name).samefile(place):
+            return name.as_posix()
+    return os.path.abspath(path)
 
 
 def local_name(name: str) -> str:

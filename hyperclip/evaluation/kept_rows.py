@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..load import registered_systems
 from ..runtime.files import write_atomically
 
 PACKAGES = (
@@ -59,10 +61,14 @@ def framework_versions() -> dict[str, str]:
 
 @functools.cache
 def _code() -> str:
-    """Hash of the sources of both packages, as they were when this process first asked."""
-    root, hashes = Path(__file__).parents[2], ContentHashes()
-    sources = [p for package in ("hyperclip", "cliper") for p in sorted((root / package).rglob("*.py"))]
-    content = [(str(p.relative_to(root)), hashes.of(p)) for p in sources]
+    """Hash of the sources of this package and of all systems', as they were when this process first asked."""
+    names = {__name__, *(system.__module__ for system in registered_systems().values())}
+    packages = [sys.modules[name.partition(".")[0]] for name in sorted(names)]
+    files = [Path(package.__file__) for package in packages if package.__file__]
+    hashes, content = ContentHashes(), []
+    for file in sorted(set(files)):
+        sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+        content += [(f"{file.parent.name}/{p.relative_to(file.parent)}", hashes.of(p)) for p in sources]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -18,6 +18,7 @@ from ..config import flat_config
 from ..data import DatasetSpec
 from ..data.class_lists import test_vocabulary
 from ..data.label_maps import LABEL_MAPS
+from ..runtime.files import local_path
 from .kept_rows import ContentHashes, framework_versions
 from .papers import published_for
 from .released import NO_INFLUENCE, changed_settings
@@ -118,7 +119,7 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None
     """
     hashes = hashes or ContentHashes()
     keys = {k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)}
-    named = {k: Path(str(v)).expanduser() for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
+    named = {k: local_path(str(v)) for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
     files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
     vocabulary, spec, records = test_vocabulary(cfg, benchmark.spec.name), benchmark.spec, benchmark.records
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]

@@ -1,24 +1,38 @@
 """Package metadata. Nothing here imports torch, so that building needs no heavy dependency."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = re.findall('^__version__ = "(.+)"', (ROOT / "hyperclip/__init__.py").read_text("utf-8"), re.M)[0]
 
 setup(
     name="hyperclip",
-    version="0.1.0",
+    version=VERSION,
     description="HyperCLIP and CLIPer: open-vocabulary semantic segmentation on Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["hyperclip", "hyperclip.*", "cliper", "cliper.*"]),
+    packages=[*find_packages(include=["hyperclip*", "cliper*"]), "hyperclip.configs"],
+    # configs/ travels in the wheel, so that its names work there, too
+    package_dir={"hyperclip.configs": "configs"},
     package_data={
+        "cliper": ["py.typed"],
+        "hyperclip": ["py.typed"],
+        "hyperclip.configs": ["**/*.yaml", "**/*.json", "**/*.safetensors"],
         "hyperclip.data": ["*.json"],
         "hyperclip.evaluation": ["*.json"],
         "hyperclip.vocabulary": ["lists/*.json"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"hyperclip-{name} = hyperclip.commands:console" for name in ("train", "evaluate", "demo", "app")
+        ],
+        # A package that adds systems declares its module here: the programs import all of them
+        "hyperclip.systems": ["cliper = cliper"],
     },
     # Lower bounds: these versions were installed together on CPython 3.11, and both systems computed there what they compute
     # with requirements.lock. torch 2.5 lacks what the training step uses (torch.nn.utils.get_total_norm).

@@ -23,6 +23,13 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 DATASETS = Path(__file__).parents[1] / "datasets"
+BARE = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("torch", "torchvision", "detectron2", "open_clip"))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A program that runs another one as if these packages were not installed."""
 SIZES = ((40, 60), (44, 56), (60, 40))
 VOC, CONTEXT, ADE = "VOCdevkit/VOC2012", "VOCdevkit/VOC2010", "ADE20K_2021_17_01"
 COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
@@ -219,9 +226,9 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def run_script(script: str, *arguments: object, root: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run ``datasets/prepare_<script>.py`` as a program."""
+    """Run ``datasets/prepare_<script>.py`` as a program, where neither torch nor what needs it can be imported."""
     environment = {**os.environ, "PYTHONPATH": str(DATASETS.parent), **({"DETECTRON2_DATASETS": str(root)} if root else {})}
-    command = [sys.executable, f"datasets/prepare_{script}.py", *map(str, arguments)]
+    command = [sys.executable, "-c", BARE, f"datasets/prepare_{script}.py", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -232,5 +239,5 @@ def run_main(script: str, *arguments: object) -> str | None:
         try:
             runpy.run_path(str(DATASETS / f"prepare_{script}.py"), run_name="__main__")
         except SystemExit as stop:
-            return str(stop.code)
+            return None if stop.code is None else str(stop.code)
     return None

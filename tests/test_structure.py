@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hyperclip.vocabulary.vocabulary import LISTS
+
+from tests.fake_trees import BARE
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
@@ -111,7 +115,10 @@ def test_hyperclip_does_not_know_cliper():
     ("imported", "absent"),
     [
         ("hyperclip.predictor", ("hyperclip.training", "detectron2.engine")),
-        ("hyperclip.data", ("open_clip", "hyperclip.clip")),
+        (", ".join(m for m in GRAPH if m.startswith("hyperclip.data")), ("open_clip", "hyperclip.clip")),
+        ("hyperclip.data.conversion", ("open_clip", "torch", "detectron2")),
+        ("hyperclip.data.registry", ("open_clip", "torch", "detectron2")),
+        ("hyperclip.tinyscenes.drawing", ("open_clip", "torch", "detectron2")),
         ("hyperclip.vocabulary", ("open_clip", "torch", "detectron2")),
         ("hyperclip", ("torch", "detectron2", "open_clip")),
     ],
@@ -122,3 +129,23 @@ def test_what_an_import_pulls_in(imported, absent):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "datasets").glob("prepare_*.py")), ids=lambda p: p.stem)
+def test_preparation_needs_no_torch(script):
+    """Nor Detectron2. The tests of the conversions also run them without these."""
+    code = BARE.replace("__main__", "imported")
+    done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_built_in_class_lists_need_no_network():
+    names = [path.stem for path in LISTS.glob("*.json")]
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(("torch", "open_clip"))
+from hyperclip.vocabulary import asked_names, builtin
+print(sum(len(asked_names(builtin(name), "first")) for name in {names}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) == sum(len(json.loads(p.read_text())["classes"]) for p in LISTS.glob("*.json"))

@@ -4,7 +4,7 @@ from ..runtime import torchvision  # noqa: F401  (first, see there)
 
 # isort: split
 from .activation import activation_of
-from .embedder import TextEmbedder, asked_names, synonym_rule
+from .embedder import TextEmbedder
 from .image_tower import check_layers, encode_dense
 from .loading import LoadedClip, load_clip
 from .normalization import CLIP_MEAN, CLIP_STD
@@ -16,11 +16,9 @@ __all__ = [
     "LoadedClip",
     "TextEmbedder",
     "activation_of",
-    "asked_names",
     "check_layers",
     "encode_dense",
     "encode_text",
     "load_clip",
-    "synonym_rule",
     "tokenize",
 ]

@@ -13,34 +13,14 @@ from open_clip import CLIP
 from torch import Tensor
 
 from ..runtime.memory import items_at_a_time
-from ..vocabulary.names import distinct
 from ..vocabulary.templates import prompt_templates
-from ..vocabulary.vocabulary import Vocabulary
+from ..vocabulary.vocabulary import Vocabulary, asked_names, synonym_rule
 from .text_state import text_state
 from .text_tower import Tokenizer, encode_text, tokenize
 
 SYNONYM_RULES = ("first", "mean", "max")
 
 logger = logging.getLogger("hyperclip.vocabulary")
-
-
-def synonym_rule(setting: str, typed: bool) -> str:
-    """What a class's synonyms do, "first", "mean" or "max", with this value of MODEL.SYNONYMS.
-
-    Its "first" is for class lists; of names that a person typed none is dropped, so there it means "mean".
-    """
-    return "mean" if setting == "first" and typed else setting
-
-
-def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
-    """The names of each class that are prompted under a rule for synonyms.
-
-    Raises:
-        ValueError: two classes that are asked the same.
-    """
-    asked = [list(synonyms[:1]) if rule == "first" else distinct(synonyms) for synonyms in vocabulary.classes]
-    vocabulary.check_asked(asked)
-    return asked
 
 
 class TextEmbedder:

@@ -70,7 +70,7 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     except ValueError as error:
         report.status, report.faults = "faulty", [str(error)]
         return report
-    report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map})", list(found.faults)
+    report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map.name})", list(found.faults)
     report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     records = make_records(spec, found)
     report.pictures = len(records)

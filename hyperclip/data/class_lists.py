@@ -5,8 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..clip import asked_names, synonym_rule
-from ..vocabulary import Vocabulary, load_vocabulary
+from ..vocabulary import Vocabulary, asked_names, load_vocabulary, synonym_rule
 from . import DATASETS, registered_names, vocabulary_of
 
 

@@ -19,10 +19,11 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
+from ..labels import IGNORE
 from ..runtime.files import write_atomically
 from .image_files import decode
 from .index_files import by_image, need, read_ade_index, read_index
-from .label_maps import IGNORE, ILLEGAL, LABEL_MAPS
+from .label_maps import ILLEGAL, LABEL_MAPS
 from .records import LISTED_FAULTS
 
 __all__ = [
@@ -99,7 +100,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def coco_object_labels(annotations: Sequence[Mapping], classes: Mapping[int, int], height: int, width: int) -> np.ndarray:
-    """The instances of a picture as one label map. Large ones are painted first, so that small ones stay visible.
+    """The instances of an image as one label. Large ones are painted first, so that small ones stay visible.
 
     Args:
         annotations: COCO's, with "category_id" and "segmentation"; crowd regions count like the others.

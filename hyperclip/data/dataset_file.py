@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..labels import IGNORE
 from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
 from ..vocabulary import Vocabulary, load_vocabulary
@@ -26,7 +27,7 @@ from ..vocabulary.names import split_entries
 from ..vocabulary.vocabulary import LISTS
 from .catalog import register, unregister
 from .image_files import ORIENTATIONS
-from .label_maps import IGNORE, LABEL_MAPS, LARGEST, LabelMap
+from .label_maps import LABEL_MAPS, LARGEST, LabelMap
 from .layouts import Layout
 from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec
 
@@ -100,7 +101,7 @@ def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
 
 
 def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
-    """The dataset of each split that a YAML file describes. Its label map is added to ``LABEL_MAPS``.
+    """The dataset of each split that a YAML file describes.
 
     Raises:
         FileNotFoundError: no such file, or no such class file.
@@ -123,9 +124,7 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
             f"{where}: background: got {background!r} with background_words {list(vocabulary.background)}, expected words for "
             "'fold', and for 'fold' alone. Add or remove them, or change background"
         )
-    labels = _label_map(content, vocabulary, background, where)
-    if isinstance(labels, LabelMap):
-        LABEL_MAPS[f"file:{path.resolve()}"], labels = labels, f"file:{path.resolve()}"
+    label_map = _label_map(content, vocabulary, background, path.name, where)
     root = (path.parent / user_path(content.get("root", "."))).resolve()
     specs = []
     for split, keys in content["splits"].items():
@@ -133,12 +132,11 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         image_affix, label_affix = (tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix"))
         lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
         images, masks = (str(user_path(keys[key])) for key in ("images", "labels"))
-        layout = Layout(images, masks, labels, lists, image_affix=image_affix, label_affix=label_affix)
+        layout = Layout(images, masks, label_map, lists, image_affix=image_affix, label_affix=label_affix)
         name = f"{content['name']}_{split}"
-        vocabularies, ignore = {"catseg": vocabulary}, LABEL_MAPS[labels].ignore
         files = {key: content[key] for key in ("orientation", "image_bits", "max_pixels") if key in content}
-        specs.append(DatasetSpec(name, name, (), background, (layout,), vocabularies, f"see {path}", ignore, root=root,
-                                 benchmark=False, file=path.resolve(), **files))  # fmt: skip
+        specs.append(DatasetSpec(name, name, (), background, (layout,), {"catseg": vocabulary}, f"see {path}", label_map.ignore,
+                                 root=root, benchmark=False, file=path.resolve(), **files))  # fmt: skip
     return specs
 
 
@@ -178,25 +176,24 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
 
 
-def _label_map(content: Mapping, vocabulary: Vocabulary, background: str, where: str) -> str | LabelMap:
-    """The file's label map, or the name of the built-in one that it asks for."""
+def _label_map(content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str) -> LabelMap:
+    """The file's own label map, which gets this name, or the built-in one that it asks for."""
     given, names = content.get("label_map"), [*vocabulary.names, *(["background"] if background != "none" else [])]
     ignore = IGNORE if len(names) < IGNORE else 65535
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
         if known is None or {*known.classes.values()} - {known.ignore} != set(range(len(names))):
-            built_in = sorted(name for name in LABEL_MAPS if not name.startswith("file:"))
-            raise ValueError(f"{where}: label_map {given!r}: expected one for {len(names)} classes, of {built_in}")
+            raise ValueError(f"{where}: label_map {given!r}: expected one for {len(names)} classes, of {sorted(LABEL_MAPS)}")
         if "ignore" in content:
             raise ValueError(f"{where}: ignore: got {content['ignore']}, but label_map {given!r} has its own. Remove one")
-        return given
+        return known
     classes = {k: k for k in range(len(names))} if given is None else _by_name(given, vocabulary, names, ignore, where)
     ignored = _listed(content.get("ignore", []))
     both = {raw: names[classes[raw]] for raw in ignored if classes.get(raw, ignore) != ignore}
     if both:
         raise ValueError(f"{where}: ignore: values of {both} are also classes. Remove them from one of the two")
     default = {} if "ignore" in content else {ignore: ignore}
-    return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore)
+    return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore, name)
 
 
 def _by_name(given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str) -> dict[int, int]:

@@ -1,22 +1,24 @@
-"""Reading label maps: class indices from the files as they are published, remapped while reading.
+"""Label maps: what the values of published label files mean, and reading such files as class indices.
 
 A label map says which raw value of a file means which class. Classes are 0..T-1; what counts for nothing has the
-data set's ignore value; every other raw value is an error, since it means that files and classes do not belong together.
+dataset's ignore value; every other raw value is an error, since it means that files and classes do not belong together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from ..labels import IGNORE
 from ..vocabulary import builtin
 from .image_files import decode, stored_values
 
-IGNORE = 255
 ILLEGAL = -1
 LARGEST = 65535
 """Largest raw value that a label map may name: what 16 bits hold."""
@@ -32,22 +34,25 @@ HALVES = ("right", "left")
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the raw values of a label file mean.
+    """What the raw values of a label file mean. Records and layouts hold it, in every process.
 
     Attributes:
         classes: raw value -> class index, or ``ignore`` for values that do not count.
         ignore: label of pixels that do not count.
+        name: what messages and rows of results call it.
     Raises:
         ValueError: a raw value below 0 or above 65535.
     """
 
-    classes: Mapping[int, int]
+    classes: Mapping[int, int] = field(hash=False)
     ignore: int = IGNORE
+    name: str = "custom"
 
     def __post_init__(self) -> None:
         outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
         if outside:
             raise ValueError(f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to {LARGEST}")
+        object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -55,6 +60,12 @@ class LabelMap:
         table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
         table[list(self.classes)] = list(self.classes.values())
         return table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its table; a built-in one as its name, since each of many records holds it."""
+        if LABEL_MAPS.get(self.name) == self:
+            return _built_in, (self.name,)
+        return LabelMap, (dict(self.classes), self.ignore, self.name)
 
     def look_up(self, raw: np.ndarray) -> np.ndarray:
         """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and others without a meaning."""
@@ -90,7 +101,7 @@ def _context_voc_first(background: int) -> LabelMap:
     return LabelMap({0: background, **{i + 1: names.index(n) for i, n in enumerate(order)}, IGNORE: IGNORE})
 
 
-LABEL_MAPS: dict[str, LabelMap] = {
+_BUILT_IN = {
     "coco_stuff": _coco_stuff(),
     "cityscapes": _cityscapes(),
     "context_voc_first": _context_voc_first(IGNORE),
@@ -102,21 +113,13 @@ LABEL_MAPS: dict[str, LabelMap] = {
     **{f"from_one_{k}": from_one(k) for k in (20, 59, 150)},
     **{f"from_one_{k}_background": from_one(k, background=k) for k in (20, 59, 80)},
 }
-"""Label maps by name. A file of names adds its own, see :mod:`hyperclip.data.dataset_file`."""
+LABEL_MAPS: Mapping[str, LabelMap] = MappingProxyType(
+    {name: replace(label_map, name=name) for name, label_map in _BUILT_IN.items()}
+)
+"""The built-in label maps by name. A dataset file has one of its own, see :mod:`hyperclip.data.dataset_file`."""
 
 
-def find_label_map(name: str) -> LabelMap:
-    """One of ``LABEL_MAPS``; that of a dataset file is read again where it is not known, as in a worker that was spawned.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name.startswith("file:") and name not in LABEL_MAPS:
-        from .dataset_file import read_dataset_file
-
-        read_dataset_file(name.removeprefix("file:"))
-    if name not in LABEL_MAPS:
-        raise ValueError(f"label map: got {name!r}, expected one of {sorted(LABEL_MAPS)}")
+def _built_in(name: str) -> LabelMap:
     return LABEL_MAPS[name]
 
 
@@ -134,38 +137,42 @@ def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0)
 
 
 def read_label(
-    path: str | Path, label_map: str | None = None, half: str | None = None, orientation: str = "", max_pixels: int = 0
+    path: str | Path,
+    label_map: LabelMap | None = None,
+    half: str | None = None,
+    orientation: str = "",
+    max_pixels: int = 0,
 ) -> np.ndarray:
-    """Read a label map of class indices, int32 (H, W).
+    """Read a label file as class indices, int32 (H, W).
 
     Args:
         path, orientation, max_pixels: see :func:`read_raw_label`.
-        label_map: one of ``LABEL_MAPS``, or None if the file's values are to be taken as they are.
-        half: "left" or "right" for one square half of a 2:1 picture.
+        label_map: None if the file's values are to be taken as they are.
+        half: "left" or "right" for one square half of a 2:1 image.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unreadable file, an unknown label map, or values that it gives no meaning to.
+        ValueError: an unreadable file, or values that the label map gives no meaning to.
     """
     label = read_raw_label(path, orientation, max_pixels)
     if half is not None:
         label = take_half(label, half, path)
     if label_map is None:
         return label.astype(np.int32)
-    known = find_label_map(label_map)
-    mapped = known.look_up(label)
+    mapped = label_map.look_up(label)
     illegal = mapped == ILLEGAL
     if illegal.any():
         values = np.unique(label[illegal])
-        legal = sorted(known.classes)
+        legal = sorted(label_map.classes)
+        takes = legal if len(legal) < 12 else f"{legal[:3]} … {legal[-3:]}"
         raise ValueError(
-            f"label file {str(path)!r}: got values {values[:10].tolist()} that label map {label_map!r} does not know; it takes "
-            f"{legal if len(legal) < 12 else f'{legal[:3]} … {legal[-3:]}'}. Do the labels belong to this data set?"
+            f"label file {str(path)!r}: got values {values[:10].tolist()} that label map "
+            f"{label_map.name!r} does not know; it takes {takes}. Do the labels belong to this dataset?"
         )
     return mapped
 
 
 def read_record_label(record: Mapping) -> np.ndarray:
-    """The label map of one of Detectron2's records; see :func:`read_label`."""
+    """The label, int32 (H, W), of one of Detectron2's records; see :func:`read_label`."""
     return read_label(
         record["sem_seg_file_name"],
         record.get("label_map"),
@@ -176,7 +183,7 @@ def read_record_label(record: Mapping) -> np.ndarray:
 
 
 def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:
-    """The left or right square half of a 2:1 picture (H, 2 H, …).
+    """The left or right square half of a 2:1 image (H, 2 H, …).
 
     Raises:
         ValueError: another aspect ratio, or another half.

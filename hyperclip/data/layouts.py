@@ -1,4 +1,4 @@
-"""Where the files of the known data sets are, below the root: every directory layout that is accepted, the preferred one first.
+"""Where the files of the known datasets are, below the root: every directory layout that is accepted, the preferred one first.
 
 Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders are accepted too.
 """
@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .label_maps import LABEL_MAPS, LabelMap
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set's files are, below the root.
+    """Where a dataset's files are, below the root.
 
     Attributes:
-        images, labels: folders. A picture and its label share a key: the path in the folder without suffix and affixes.
-        label_map: what the labels' values mean, a name in ``LABEL_MAPS``.
+        images, labels: folders. An image and its label share a key: the path in the folder without suffix and affixes.
+        label_map: what the labels' values mean.
         lists: candidate files with one key a line; the first that exists chooses the split. One has to exist, if any is given.
-        superset: the image folder also holds pictures of other splits: the labels choose.
+        superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.
     """
 
     images: str
     labels: str
-    label_map: str
+    label_map: LabelMap
     lists: tuple[str, ...] = ()
     superset: bool = False
     image_affix: tuple[str, str] = ("", "")
@@ -33,45 +35,57 @@ def coco_stuff(split: str) -> tuple[Layout, ...]:
     """COCO-Stuff, split "train2017" or "val2017": converted, raw, MMSegmentation's, CLIPer's."""
     images = f"coco-stuff/images/{split}"
     published = (
-        Layout(f"{folder}/images/{split}", f"{folder}/annotations/{split}", label_map, label_affix=("", end))
+        Layout(f"{folder}/images/{split}", f"{folder}/annotations/{split}", LABEL_MAPS[label_map],
+               label_affix=("", end))
         for folder in ("coco-stuff", "coco_stuff164k")
         for end, label_map in (("", "coco_stuff"), ("_labelTrainIds", "indices_171"))
-    )
+    )  # fmt: skip
+    converted = LABEL_MAPS["indices_171"]
     return (
-        Layout(images, f"coco-stuff/annotations_detectron2/{split}", "indices_171"),
+        Layout(images, f"coco-stuff/annotations_detectron2/{split}", converted),
         *published,
-        Layout(f"coco2017/{split}", f"coco2017/stuff_anno164/{split}", "indices_171"),
+        Layout(f"coco2017/{split}", f"coco2017/stuff_anno164/{split}", converted),
     )
 
 
+_OBJECT_MAP = LABEL_MAPS["from_one_80_background"]
 COCO_OBJECT = (
-    Layout("coco-stuff/images/val2017", "coco-stuff/annotations_object/val2017", "from_one_80_background"),
+    Layout("coco-stuff/images/val2017", "coco-stuff/annotations_object/val2017", _OBJECT_MAP),
     Layout(
-        "coco2014/val2014", "coco2014/coco_seg_anno", "from_one_80_background", ("coco2014/val_5k.txt",),
+        "coco2014/val2014", "coco2014/coco_seg_anno", _OBJECT_MAP, ("coco2014/val_5k.txt",),
         image_affix=("COCO_val2014_", ""),
     ),
     *(
-        Layout(f"{folder}/images/val2017", f"{folder}/annotations/val2017", "from_one_80_background",
+        Layout(f"{folder}/images/val2017", f"{folder}/annotations/val2017", _OBJECT_MAP,
                label_affix=("", "_instanceTrainIds"))
         for folder in ("coco-stuff", "coco_stuff164k")
     ),
 )  # fmt: skip
 
 ADE150 = tuple(
-    Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", label_map)
+    Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", LABEL_MAPS[label_map])
     for folder in ("ADEChallengeData2016", "ADEchallengeData2016")
     for labels, label_map in (("annotations_detectron2", "indices_150"), ("annotations", "from_one_150"))
 )
 _ADE847 = "ADE20K_2021_17_01"
-ADE847 = (Layout(f"{_ADE847}/images_detectron2/validation", f"{_ADE847}/annotations_detectron2/validation", "ade847_indices"),)
+ADE847 = (
+    Layout(
+        f"{_ADE847}/images_detectron2/validation",
+        f"{_ADE847}/annotations_detectron2/validation",
+        LABEL_MAPS["ade847_indices"],
+    ),
+)
 
 
 def _voc(converted: str, converted_map: str, raw_map: str) -> tuple[Layout, ...]:
     voc = "VOCdevkit/VOC2012"
     images, val = f"{voc}/JPEGImages", (f"{voc}/ImageSets/Segmentation/val.txt",)
     return (
-        Layout(images, f"{voc}/{converted}/val", converted_map, superset=True),
-        *(Layout(images, f"{voc}/{raw}", raw_map, val) for raw in ("SegmentationClassAug", "SegmentationClass")),
+        Layout(images, f"{voc}/{converted}/val", LABEL_MAPS[converted_map], superset=True),
+        *(
+            Layout(images, f"{voc}/{raw}", LABEL_MAPS[raw_map], val)
+            for raw in ("SegmentationClassAug", "SegmentationClass")
+        ),
     )
 
 
@@ -84,21 +98,21 @@ def _context(converted_map: str, raw_map: str) -> tuple[Layout, ...]:
     names = ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt", "context_val.txt")
     images, lists = f"{context}/JPEGImages", tuple(f"{context}/{name}" for name in names)
     return (
-        Layout(images, f"{context}/annotations_detectron2/pc59_val", converted_map, superset=True),
-        Layout(images, f"{context}/SegmentationClassContext", raw_map, lists),
+        Layout(images, f"{context}/annotations_detectron2/pc59_val", LABEL_MAPS[converted_map], superset=True),
+        Layout(images, f"{context}/SegmentationClassContext", LABEL_MAPS[raw_map], lists),
     )
 
 
 CONTEXT59 = _context("indices_59", "from_one_59")
 CONTEXT59_WITH_BACKGROUND = _context("indices_59_background", "from_one_59_background")
 CONTEXT459 = (
-    Layout("VOCdevkit/VOC2010/JPEGImages", "VOCdevkit/VOC2010/annotations_detectron2/pc459_val", "context459_indices",
-           superset=True),
+    Layout("VOCdevkit/VOC2010/JPEGImages", "VOCdevkit/VOC2010/annotations_detectron2/pc459_val",
+           LABEL_MAPS["context459_indices"], superset=True),
 )  # fmt: skip
 
 CITYSCAPES = tuple(
     Layout(
-        f"{folder}/leftImg8bit/val", f"{folder}/gtFine/val", label_map,
+        f"{folder}/leftImg8bit/val", f"{folder}/gtFine/val", LABEL_MAPS[label_map],
         image_affix=("", "_leftImg8bit"), label_affix=("", f"_gtFine_{kind}"),
     )
     for kind, label_map in (("labelTrainIds", "indices_19"), ("labelIds", "cityscapes"))
@@ -108,4 +122,5 @@ CITYSCAPES = tuple(
 
 def tinyscenes(split: str, classes: int) -> tuple[Layout, ...]:
     """A split of tinyscenes."""
-    return (Layout(f"tinyscenes/{split}/images", f"tinyscenes/{split}/labels", f"indices_{classes}"),)
+    label_map = LABEL_MAPS[f"indices_{classes}"]
+    return (Layout(f"tinyscenes/{split}/images", f"tinyscenes/{split}/labels", label_map),)

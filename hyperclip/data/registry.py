@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..labels import IGNORE
 from ..runtime.files import local_path, user_path
 from ..tinyscenes import drawing as tinyscenes
 from ..vocabulary import Vocabulary, builtin
 from . import layouts
-from .label_maps import IGNORE
 from .layouts import Layout
 
 BACKGROUND_RULES = ("none", "fold", "threshold")

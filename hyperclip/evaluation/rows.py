@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ..clip import synonym_rule
 from ..config import flat_config
 from ..data import DatasetSpec
 from ..data.class_lists import test_vocabulary
-from ..data.label_maps import LABEL_MAPS
 from ..runtime.files import local_path
+from ..vocabulary import synonym_rule
 from .kept_rows import ContentHashes, framework_versions
 from .papers import published_for
 from .released import NO_INFLUENCE, changed_settings
@@ -123,11 +122,12 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None
     files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
     vocabulary, spec, records = test_vocabulary(cfg, benchmark.spec.name), benchmark.spec, benchmark.records
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
-    maps = [sorted(LABEL_MAPS[name].classes.items()) for name in sorted({r["label_map"] for r in records})]
-    names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"], r["label_map"]) for r in records]
+    maps = {r["label_map"] for r in records}
+    labels = sorted((m.name, sorted(m.classes.items())) for m in maps)
+    names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"]) for r in records]
     data = [hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])]
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
-    content = [keys, files, asked, maps, names, data, protocol, framework_versions()]
+    content = [keys, files, asked, labels, names, data, protocol, framework_versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -100,12 +100,13 @@ def evaluate_dataset(
     with failing_together():
         result = evaluator.evaluate()
     description = system.describe(names_of(name))
+    label_map = records[0].get("label_map")
     return Evaluation(
         dict(result["sem_seg"]) if result else {},
         question.vocabulary,
         protocol_name(background_rule(name), description.abstains),
         description,
-        records[0].get("label_map"),
+        label_map.name if label_map else None,
         (time.perf_counter() - start) / len(records),
         _peak_memory(system.device),
         precision,

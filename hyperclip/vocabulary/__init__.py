@@ -1,6 +1,14 @@
 """Vocabularies and prompt templates: no torch, no network."""
 
 from .templates import TEMPLATES, prompt_templates
-from .vocabulary import Vocabulary, builtin, load_vocabulary
+from .vocabulary import Vocabulary, asked_names, builtin, load_vocabulary, synonym_rule
 
-__all__ = ["TEMPLATES", "Vocabulary", "builtin", "load_vocabulary", "prompt_templates"]
+__all__ = [
+    "TEMPLATES",
+    "Vocabulary",
+    "asked_names",
+    "builtin",
+    "load_vocabulary",
+    "prompt_templates",
+    "synonym_rule",
+]

@@ -45,14 +45,20 @@ def is_blank(name: str) -> bool:
     return not _letters(name)
 
 
-def shared_names(classes: Sequence[Sequence[str]]) -> Iterator[tuple[int, str, int, str]]:
-    """Names that two classes have in common, each with each: (class, its name, later class, its name)."""
+def shared_names(
+    classes: Sequence[Sequence[str]], start: int = 0
+) -> Iterator[tuple[int, str, int, str]]:
+    """Names that two classes have in common, each with each: (class, its name, later class, its name).
+
+    Args:
+        start: the first class that is compared with those before it.
+    """
     seen: dict[str, list[tuple[int, str]]] = {}
     for later, synonyms in enumerate(classes):
         for name in synonyms:
             same_letters = seen.setdefault(_letters(name), [])
             for earlier, other in same_letters:
-                if earlier != later and (other == name or tokens_of(other) == tokens_of(name)):
+                if start <= later != earlier and (other == name or tokens_of(other) == tokens_of(name)):
                     yield earlier, other, later, name
             same_letters.append((later, name))
 

@@ -19,6 +19,7 @@ from .class_files import read_class_file
 from .names import (
     CLASS_END,
     both,
+    distinct,
     is_blank,
     refuse_one_by_accident,
     shared_names,
@@ -41,7 +42,7 @@ class Vocabulary:
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
         background: names that are prompted like classes while predictions of them count as background.
         typed: whether a person wrote the names for this use, so that all synonyms are asked: see
-            :func:`hyperclip.vocabulary.synonym_rule`.
+            :func:`synonym_rule`.
     Raises:
         ValueError: no class, an empty name, two classes of the same names, or of typed ones with a name in common, a negative
             or background word that is also a class, or is there twice. Names with the same tokens are the same.
@@ -70,11 +71,9 @@ class Vocabulary:
         Args:
             asked: the names of each class that are prompted. Of a typed vocabulary two classes may not even share one.
         """
-        clashes = list(shared_names(asked))
-        released = _released_count(self.classes) if clashes else 0
-        for i, one, k, other in clashes:
+        for i, one, k, other in shared_names(asked, _released_count(self.classes)):
             alike = {*map(tokens_of, asked[i])} == {*map(tokens_of, asked[k])}
-            if k >= released and (alike or self.typed):
+            if alike or self.typed:
                 first_only = any(len(names) < len(synonyms) for names, synonyms in zip(asked, self.classes, strict=True))
                 other_way = "put another synonym first, or set MODEL.SYNONYMS to mean" if first_only else "or remove one"
                 raise ValueError(
@@ -169,6 +168,25 @@ class Vocabulary:
                 f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "
                 "(a list of lists of synonyms)"
             ) from error
+
+
+def synonym_rule(setting: str, typed: bool) -> str:
+    """What a class's synonyms do, "first", "mean" or "max", with this value of MODEL.SYNONYMS.
+
+    Its "first" is for class lists; of names that a person typed none is dropped, so there it means "mean".
+    """
+    return "mean" if setting == "first" and typed else setting
+
+
+def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
+    """The names of each class that are prompted under a rule for synonyms.
+
+    Raises:
+        ValueError: two classes that are asked the same.
+    """
+    asked = [list(s[:1]) if rule == "first" else distinct(s) for s in vocabulary.classes]
+    vocabulary.check_asked(asked)
+    return asked
 
 
 def _is_entry(value: object) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import scipy.io
 from hyperclip.data import load_records
-from hyperclip.data.label_maps import read_label
+from hyperclip.data.label_maps import LABEL_MAPS, read_label
 from hyperclip.data.registry import DATASETS
 from PIL import Image
 from pycocotools import mask as coco_masks
@@ -266,7 +266,7 @@ def test_what_the_scripts_write(raw_trees):
         fake_trees.prepare(script, raw_trees, *arguments)
     for path in (raw_trees / STUFF / "val2017").iterdir():
         raw = raw_trees / "coco-stuff/annotations/val2017" / path.name
-        np.testing.assert_array_equal(pixels(path), read_label(raw, "coco_stuff"))
+        np.testing.assert_array_equal(pixels(path), read_label(raw, LABEL_MAPS["coco_stuff"]))
     first, second, last = (pixels(path) for path in sorted((raw_trees / OBJECT).iterdir()))
     assert set(np.unique(first)) == {0, 1, 12, 57, 80} and not last.any()
     assert (first[:, 52:] == 12).all() and (first[12:20, 12:20] == 1).all() and first[2, 2] == 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -74,15 +75,15 @@ def test_the_documented_example(tmp_path):
     (tmp_path / "streets.yaml").write_text(documentation.split("```yaml\n")[1].split("```")[0])
     train, val = read_dataset_file(tmp_path / "streets.yaml")
     assert (train.name, val.name) == ("streets_train", "streets_val") and len(val.label_names) == 3
-    assert LABEL_MAPS[val.layouts[0].label_map].classes == {0: 255, 1: 0, 2: 1, 5: 2, 255: 255}
+    assert val.layouts[0].label_map.classes == {0: 255, 1: 0, 2: 1, 5: 2, 255: 255}
 
 
 def test_without_a_label_map_names_mean_nothing(describe, tmp_path):
     (tmp_path / "classes.json").write_text('["bat, animal", "bat, club", "ignore", "background"]')
     spec, indices = read_dataset_file(describe(classes="classes.json"))[0], {0: 0, 1: 1, 2: 2, 3: 3, 255: 255}
-    assert LABEL_MAPS[spec.layouts[0].label_map].classes == indices
+    assert spec.layouts[0].label_map.classes == indices
     (spec,) = read_dataset_file(describe(background="fold", background_words=["wall"], classes=["ignore", "road", "car"]))
-    assert LABEL_MAPS[spec.layouts[0].label_map].classes == indices
+    assert spec.layouts[0].label_map.classes == indices
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_without_a_label_map_names_mean_nothing(describe, tmp_path):
 )
 def test_the_default_ignore_value_gives_way(describe, keys, expected):
     (spec,) = read_dataset_file(describe(**keys))
-    table = LABEL_MAPS[spec.layouts[0].label_map].table[[0, 1, 2, 255]]
+    table = spec.layouts[0].label_map.table[[0, 1, 2, 255]]
     assert [[None if k < 0 else k for k in table.tolist()]] == expected and spec.ignore == 255
 
 
@@ -107,12 +108,12 @@ def test_a_background_needs_a_label_value(describe, background):
     with pytest.raises(ValueError, match=r"no label value means \['background'\]"):
         read_dataset_file(describe(**keys, label_map={0: "road", 1: "car"}))
     (spec,) = read_dataset_file(describe(**keys))
-    assert LABEL_MAPS[spec.layouts[0].label_map].classes == {0: 0, 1: 1, 2: 2, 255: 255}
+    assert spec.layouts[0].label_map.classes == {0: 0, 1: 1, 2: 2, 255: 255}
 
 
 def test_many_classes_are_ignored_elsewhere(describe):
     (spec,) = read_dataset_file(describe(classes=[f"class {k}" for k in range(300)]))
-    assert spec.ignore == 65535 and LABEL_MAPS[spec.layouts[0].label_map].table[299] == 299
+    assert spec.ignore == 65535 and spec.layouts[0].label_map.table[299] == 299
 
 
 def test_a_built_in_label_map_and_class_list(describe, tmp_path):
@@ -120,7 +121,7 @@ def test_a_built_in_label_map_and_class_list(describe, tmp_path):
     (spec,) = read_dataset_file(describe(classes="classes.json"))
     assert spec.vocabulary().classes == (("a",), ("b", "c"))
     (spec,) = read_dataset_file(describe(classes=[f"c{k}" for k in range(20)], label_map="from_one_20"))
-    assert spec.layouts[0].label_map == "from_one_20"
+    assert spec.layouts[0].label_map is LABEL_MAPS["from_one_20"]
     with pytest.raises(ValueError, match="label_map 'from_one_20': expected one for 3 classes"):
         read_dataset_file(describe(label_map="from_one_20"))
 
@@ -269,6 +270,29 @@ def test_an_edited_file_is_read_anew(describe, tmp_path):
     with pytest.raises(ValueError, match="not valid YAML"):
         register_files([path])
     assert "edited_more" in DATASETS
+
+
+def test_an_edited_label_map_is_read_anew(describe):
+    """The label map alone: no record that was read before changes its meaning."""
+    path = describe(label_map={0: "road", 1: "car", 2: "sky"})
+    (spec,) = register_files([path])
+    before = DatasetCatalog.get(spec.name)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"label_map": {0: "sky", 1: "car", 2: "road"}}))
+    register_files([path])
+    assert labels_of(spec) == [[[2, 1, 0, 255]]] * 2
+    assert read_record_label(before[0]).tolist() == [[0, 1, 2, 255]]
+
+
+def test_spawned_workers_need_no_dataset_file(describe):
+    """A worker that shares no memory reads the labels by what the record holds, not by a YAML that may have changed."""
+    path = describe(label_map={0: "sky", 1: "car", 2: "road", 255: "ignore"})
+    (spec,) = register_files([path])
+    records = DatasetCatalog.get(spec.name)
+    path.unlink()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        labels = pool.map(read_record_label, records)
+    assert [label.tolist() for label in labels] == [[[2, 1, 0, 255]]] * 2
 
 
 def test_a_built_in_class_list_by_name(describe):

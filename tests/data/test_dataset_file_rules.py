@@ -6,7 +6,6 @@ import pytest
 import yaml
 from hyperclip.data import DATASETS
 from hyperclip.data.dataset_file import read_dataset_file
-from hyperclip.data.label_maps import LABEL_MAPS
 
 
 def describe(folder, **keys):
@@ -56,7 +55,7 @@ def test_the_ignore_value_is_never_a_class(tmp_path, count, background, ignore):
         describe(tmp_path, classes=[f"c{k}" for k in range(count)], background=background)
     )
     assert spec.ignore == ignore
-    table = LABEL_MAPS[spec.layouts[0].label_map].table
+    table = spec.layouts[0].label_map.table
     labels = count + (background != "none")
     assert table[:labels].tolist() == list(range(labels)) and table[ignore] == ignore
     assert set(table[labels:ignore].tolist()) <= {-1}
@@ -65,7 +64,7 @@ def test_the_ignore_value_is_never_a_class(tmp_path, count, background, ignore):
 def test_values_by_name_and_ignored_ones(tmp_path):
     keys = {"label_map": {3: "road", 7: "car", 9: "car", 4: "ignore"}, "ignore": [200, 250]}
     (spec,) = read_dataset_file(describe(tmp_path, **keys))
-    assert dict(LABEL_MAPS[spec.layouts[0].label_map].classes) == {
+    assert dict(spec.layouts[0].label_map.classes) == {
         3: 0,
         7: 1,
         9: 1,
@@ -74,7 +73,7 @@ def test_values_by_name_and_ignored_ones(tmp_path):
         250: 255,
     }
     (spec,) = read_dataset_file(describe(tmp_path, ignore=200))
-    assert dict(LABEL_MAPS[spec.layouts[0].label_map].classes) == {0: 0, 1: 1, 200: 255}
+    assert dict(spec.layouts[0].label_map.classes) == {0: 0, 1: 1, 200: 255}
 
 
 def test_each_split_has_its_folders_and_affixes(tmp_path):

@@ -67,13 +67,13 @@ def test_negative_values_are_no_classes(tmp_path, bits):
     write_tiff(tmp_path / "a.tif", np.array([[0, 1, -1, -20]]), bits, signed=True)
     assert read_raw_label(tmp_path / "a.tif").tolist() == [[0, 1, -1, -20]]
     with pytest.raises(ValueError, match=r"got values \[-20, -1\] that label map 'indices_20' does not know"):
-        read_label(tmp_path / "a.tif", "indices_20")
+        read_label(tmp_path / "a.tif", LABEL_MAPS["indices_20"])
 
 
 def test_values_beyond_a_label_map(tmp_path):
     write_tiff(tmp_path / "a.tif", np.array([[0, 1, 2**31 - 1, 300]]), 32)
     with pytest.raises(ValueError, match=r"got values \[300, 2147483647\]"):
-        read_label(tmp_path / "a.tif", "indices_20")
+        read_label(tmp_path / "a.tif", LABEL_MAPS["indices_20"])
     for value in (-1, 65536, 3_000_000_000):
         with pytest.raises(ValueError, match="got the label values .*, expected whole numbers from 0 to 65535"):
             LabelMap({0: 0, value: 1})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hyperclip.data import DATASETS
-from hyperclip.data.label_maps import LABEL_MAPS, read_label, read_raw_label
+from hyperclip.data.label_maps import LABEL_MAPS, LabelMap, read_label, read_raw_label
 from PIL import Image
 
 from tests.conftest import SHARED
@@ -94,17 +96,17 @@ def test_recorded_halves_of_cityscapes(golden, tmp_path):
     Image.fromarray(arrays["cityscapes_in_0"]).save(tmp_path / "label.png")
     for k, half in enumerate(("right", "left")):
         theirs = arrays[f"cityscapes_out_{k}"].astype(int)
-        ours = read_label(tmp_path / "label.png", "indices_19", half)
+        ours = read_label(tmp_path / "label.png", LABEL_MAPS["indices_19"], half)
         np.testing.assert_array_equal(ours, np.where(theirs == 255, 255, theirs - 1))
     with pytest.raises(ValueError, match="expected exactly 2:1"):
         Image.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "wide.png")
-        read_label(tmp_path / "wide.png", "indices_19", "left")
+        read_label(tmp_path / "wide.png", LABEL_MAPS["indices_19"], "left")
     with pytest.raises(ValueError, match="half: got 'top'"):
-        read_label(tmp_path / "label.png", "indices_19", "top")
+        read_label(tmp_path / "label.png", LABEL_MAPS["indices_19"], "top")
 
 
 def class_names(path, label_map, dataset):
-    label = read_label(path, label_map)
+    label = read_label(path, LABEL_MAPS[label_map])
     spec = DATASETS[dataset]
     return {spec.label_names[k] for k in np.unique(label) if k != spec.ignore}
 
@@ -140,14 +142,15 @@ def test_real_samples_have_the_right_names(samples, path, label_map, dataset, ex
 
 
 def test_borders_of_voc_do_not_count(samples):
-    label = read_label(samples / "voc2012_samples/SegmentationClass/2007_004189.png", "from_one_20_background")
+    label = read_label(samples / "voc2012_samples/SegmentationClass/2007_004189.png", LABEL_MAPS["from_one_20_background"])
     raw = read_raw_label(samples / "voc2012_samples/SegmentationClass/2007_004189.png")
     assert (raw == 255).any() and ((label == 255) == (raw == 255)).all() and ((label == 20) == (raw == 0)).all()
 
 
 def test_both_kinds_of_cityscapes_labels_agree(samples):
     stem = samples / "cityscapes_sample/gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_"
-    by_id, by_train_id = read_label(f"{stem}labelIds.png", "cityscapes"), read_label(f"{stem}labelTrainIds.png", "indices_19")
+    by_id = read_label(f"{stem}labelIds.png", LABEL_MAPS["cityscapes"])
+    by_train_id = read_label(f"{stem}labelTrainIds.png", LABEL_MAPS["indices_19"])
     differ = by_id != by_train_id  # the sample was scaled down, and its two label files differ at a few borders
     assert differ.mean() < 0.003
     assert set(np.unique(by_id)) == set(np.unique(by_train_id))
@@ -157,11 +160,43 @@ def test_values_without_a_meaning(tmp_path):
     Image.fromarray(np.array([[0, 20, 21, 77]], np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match=r"a.png': got values \[21, 77\] that label map 'from_one_20' does not know"):
-        read_label(tmp_path / "a.png", "from_one_20")
+        read_label(tmp_path / "a.png", LABEL_MAPS["from_one_20"])
     with pytest.raises(ValueError, match=r"wide.png': got values \[300\]"):
-        read_label(tmp_path / "wide.png", "from_one_20")
-    with pytest.raises(ValueError, match="label map: got 'mine', expected one of"):
-        read_label(tmp_path / "a.png", "mine")
+        read_label(tmp_path / "wide.png", LABEL_MAPS["from_one_20"])
+    with pytest.raises(ValueError, match=r"a.png': got values \[20, 21, 77\] that label map 'mine' does not know"):
+        read_label(tmp_path / "a.png", LabelMap({0: 0}, name="mine"))
+
+
+def test_built_in_label_maps_stay_as_they_are():
+    known = LABEL_MAPS["from_one_20"]
+    with pytest.raises(TypeError):
+        LABEL_MAPS["from_one_20"] = known
+    with pytest.raises(TypeError):
+        known.classes[1] = 7
+    given = {1: 0}
+    own = LabelMap(given)
+    given[1] = 5
+    assert own.classes == {1: 0} and own.table[1] == 0
+    assert all(label_map.name == name for name, label_map in LABEL_MAPS.items())
+
+
+@pytest.mark.parametrize(
+    "label_map",
+    [
+        *LABEL_MAPS.values(),
+        LabelMap({7: 0, 300: 1, 9: 65535}, 65535, "streets.yaml"),
+        LabelMap({0: 1, 1: 0}, name="cityscapes"),
+    ],
+    ids=lambda label_map: label_map.name,
+)
+def test_a_label_map_travels_to_other_processes(label_map):
+    """A record holds it and is pickled for each of its uses: without its table, and a built-in one by its name."""
+    raw = np.arange(70_000)
+    expected, packed = label_map.look_up(raw), pickle.dumps(label_map)
+    again = pickle.loads(packed)
+    assert again == label_map and hash(again) == hash(label_map) and again.name == label_map.name
+    np.testing.assert_array_equal(again.look_up(raw), expected)
+    assert len(packed) < 150 and (again is label_map) == (label_map in LABEL_MAPS.values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hyperclip.commands.demo import find_images
 from hyperclip.data import find_dataset
 from hyperclip.data.checking import check_dataset, spread
 from hyperclip.data.dataset_file import register_files
-from hyperclip.data.label_maps import read_label, read_record_label
+from hyperclip.data.label_maps import LABEL_MAPS, read_label, read_record_label
 from hyperclip.data.pairing import is_hidden, read_list
 from PIL import Image
 
@@ -220,7 +220,7 @@ def stuff_tree(root: Path, folder: str = "coco-stuff") -> list[np.ndarray]:
         (root / "coco-stuff").rename(root / folder)
     wanted = [read_record_label(r) for r in DatasetCatalog.get(find_dataset("stuff").name)] if folder == "coco-stuff" else []
     for path in sorted((root / folder / "annotations").rglob("*.png")):
-        converted = Image.fromarray(read_label(path, "coco_stuff").astype(np.uint8))
+        converted = Image.fromarray(read_label(path, LABEL_MAPS["coco_stuff"]).astype(np.uint8))
         converted.save(path.with_name(f"{path.stem}_labelTrainIds.png"))
         Image.new("L", converted.size, 17).save(path.with_name(f"{path.stem}_instanceTrainIds.png"))
     return wanted

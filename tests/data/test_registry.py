@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS, SemSegMapper, read_image, vocabulary_of
-from hyperclip.data.label_maps import read_label
+from hyperclip.data.label_maps import LABEL_MAPS, read_label
 from PIL import Image
 
 COCO = "coco_2017_train_stuff_all_sem_seg"
@@ -43,14 +43,14 @@ def test_every_dataset_is_registered_with_its_names():
 
 def test_raw_and_converted_trees_are_read_alike(coco):
     raw = DatasetCatalog.get(COCO)
-    assert [r["label_map"] for r in raw] == ["coco_stuff"] * 2
+    assert [r["label_map"].name for r in raw] == ["coco_stuff"] * 2
     converted = coco / "coco-stuff/annotations_detectron2/train2017"
     converted.mkdir(parents=True)
     for record in raw:
-        label = read_label(record["sem_seg_file_name"], "coco_stuff").astype(np.uint8)
+        label = read_label(record["sem_seg_file_name"], LABEL_MAPS["coco_stuff"]).astype(np.uint8)
         Image.fromarray(label).save(converted / f"{record['image_id']}.png")
     again = DatasetCatalog.get(COCO)
-    assert [r["label_map"] for r in again] == ["indices_171"] * 2
+    assert [r["label_map"].name for r in again] == ["indices_171"] * 2
     for a, b in zip(raw, again, strict=True):
         labels = [read_label(r["sem_seg_file_name"], r["label_map"]) for r in (a, b)]
         np.testing.assert_array_equal(*labels)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import cliper  # noqa: F401  (registers its keys)
 import pytest
-from hyperclip.config.keys import load_config
+from hyperclip.adapters import AdapterOptions, RadiusAdjustment, adapters, prepare_finetuning
+from hyperclip.clip import load_clip
+from hyperclip.config import load_config
 
 CAR, OPENAI = "scene", "imagenet"
 B, L, H = "ViT-B/16", "ViT-L/14", "ViT-H-14:laion2b_s32b_b79k"
@@ -236,11 +238,11 @@ TEST = {
 }
 ADAPTER = {
     "ENCODERS": ["vision", "text"],
-    "PROJECTIONS": ["q", "k", "v"],
+    "PROJECTIONS": [],  # the adapter's: q, k and v
     "BLOCK_SIZE": 128,
     "BLOCK_SIZE_TEXT": 0,
     "CURVATURE_VISION": 0.01,
-    "CURVATURE_TEXT": 1.0,
+    "CURVATURE_TEXT": -1.0,  # the adapter's: 1.0
     "LITERAL": False,
     "RANK": 8,
     "ALPHA": 8.0,
@@ -288,6 +290,31 @@ def test_rows_that_are_trained(name):
 def test_adapters_of_the_released_rows(name):
     node = load_config(f"configs/{name}.yaml").MODEL.ADAPTER
     assert {key: node[key] for key in ADAPTER} == ADAPTER
+
+
+@pytest.mark.parametrize("name", ["vitb_384_hyperbolic", "vitl_336_hyperbolic"])
+def test_what_the_adapters_of_the_released_rows_train(name):
+    """Radius adjustment of q, k and v, the curvature 0.01 in the image tower and 1.0 in the text tower."""
+    node = load_config(f"configs/{name}.yaml").MODEL
+    given = node.ADAPTER
+    options = AdapterOptions(
+        projections=given.PROJECTIONS,
+        block_size=32,  # the tiny towers are 64 wide
+        curvature_vision=given.CURVATURE_VISION,
+        curvature_text=given.CURVATURE_TEXT,
+    )
+    clip = load_clip("configs/quickstart/tiny_clip").model
+    prepare_finetuning(
+        clip, node.SEM_SEG_HEAD.CLIP_FINETUNE, encoders=given.ENCODERS, options=options
+    )
+    found = {
+        ("vision" if "visual" in name else "text", type(a), a.projections, a.curvature)
+        for name, a in adapters(clip)
+    }
+    assert found == {
+        ("vision", RadiusAdjustment, ("q", "k", "v"), 0.01),
+        ("text", RadiusAdjustment, ("q", "k", "v"), 1.0),
+    }
 
 
 def test_the_input_of_clip():

@@ -238,7 +238,13 @@ def test_options_without_a_config_are_those_of_the_released_code():
         8,
         8.0,
     )
-    assert tuple(options.projections) == ("q", "k", "v") and not options.literal
+    assert tuple(options.projections) == () and not options.literal  # each adapter has its own
+    assert options.curvature("vision") == 0.01 and options.curvature("text") == 1.0
+    clip = load_clip(TINY).model
+    for mode, wanted in (("hyperbolic", ("q", "k", "v")), ("attention", ("q", "v"))):
+        prepare_finetuning(clip, mode, options=AdapterOptions(block_size=32))
+        assert {a.projections for _, a in adapters(clip)} == {wanted}
+        clip = load_clip(TINY).model
     assert (LowRank(64).q_down.shape[0], LowRank(64).scale) == (8, 1.0)
     assert RadiusAdjustment(256).q.shape == Rotation(256).q.shape == (2, 128, 128)
     assert RadiusAdjustment(256).curvature == 0.01 and not RadiusAdjustment(256).literal

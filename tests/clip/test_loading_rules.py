@@ -141,14 +141,14 @@ def test_files_that_do_not_fit_say_what_is_wrong(tmp_path):
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"1 keys missing \['ln_final.bias'\], 1 unexpected \['odd'\], 1 of another shape "
-        r"\['text_projection: file \(2, 2\), model",
+        match="1 keys missing from the file: ln_final.bias; 1 keys unexpected: odd; 1 of another shape: "
+        r"text_projection: file \(2, 2\), model \(64, 64\)\. Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED",
     ) as error:
         load_clip(TINY, str(tmp_path / "wrong.safetensors"))
     assert "\n" not in str(error.value)
     for part, message in (
-        (missing, "1 keys missing"),
-        ({**state, "odd": torch.ones(1)}, "0 keys missing .*1 unexpected"),
+        (missing, "': 1 keys missing from the file: ln_final.bias; 0 keys unexpected"),
+        ({**state, "odd": torch.ones(1)}, "': 0 keys missing .*; 1 keys unexpected: odd; 0 of"),
     ):
         save_file(part, tmp_path / "part.safetensors")
         with pytest.raises(ValueError, match=message):

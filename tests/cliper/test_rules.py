@@ -115,10 +115,12 @@ def test_no_refiner_and_a_grid():
 
 
 @pytest.mark.parametrize(
-    ("center", "scale"), [("mean", 1.0), ("mean", 0.5), ("max", 0.2), ("max", 1.0)]
+    ("center", "scale"),
+    [("mean", 1.0), ("mean", 0.5), ("mean", 100.0), ("max", 0.2), ("max", 0.9)],
 )
 def test_what_is_subtracted_from_each_column(center, scale):
     total = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """Of a row without a positive entry, as with 100 times the mean, nothing is left: it stays 0."""
     (fused,) = fused_maps(total.clone(), [0], FusionOptions(center=center, center_scale=scale))
     symmetric = (total + total.mT) / 2
     level = (

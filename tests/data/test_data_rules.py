@@ -268,8 +268,11 @@ def test_flips(record, flip, expected):
     ],
 )
 def test_settings_of_the_mapper_that_are_none(key, value, message):
+    """Set on the config itself, which no reader of files and command lines has checked."""
+    cfg = load_config("configs/vitb_384_hyperbolic.yaml")
+    cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
-        SemSegMapper(load_config("configs/vitb_384_hyperbolic.yaml", [key, value]), is_train=True)
+        SemSegMapper(cfg, is_train=True)
 
 
 def test_colours_are_jittered_only_in_training(record):

@@ -18,6 +18,7 @@ from ..runtime import detectron2  # noqa: F401  (first, see there)
 import argparse
 import base64
 import hashlib
+import html
 import io
 import logging
 import math
@@ -119,6 +120,13 @@ def weights_content(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(found)
 
 
+def config_of(system: str) -> CfgNode:
+    """The config of a name in ``SYSTEMS``, with its checkpoint if that is there by now."""
+    trained = local_path(TRAINED.get(system, ""))
+    weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
+    return load_config(SYSTEMS[system], [*OVERRIDES.get(system, []), *weights])
+
+
 class Predictors:
     """Systems are built when first asked for; the two used last are kept, by their config and the content of their weights."""
 
@@ -134,9 +142,7 @@ class Predictors:
             FileNotFoundError, ValueError, ImportError: what :meth:`Predictor.from_config` raises.
         """
         with self._lock:
-            trained = local_path(TRAINED.get(system, ""))
-            weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
-            cfg = load_config(SYSTEMS[system], [*OVERRIDES.get(system, []), *weights])
+            cfg = config_of(system)
             key = (cfg.dump(), *weights_content(cfg))
             while key not in self._built:
                 predictor = Predictor.from_config(cfg)
@@ -175,6 +181,14 @@ def predict(
     return predictor.segment(image, vocabulary, class_threshold=score, pixel_threshold=pixel)
 
 
+def asked_names(vocabulary: Vocabulary, prediction: Prediction) -> str:
+    """HTML that says which classes were asked by several names, and what else may have been meant; "" for neither."""
+    rule = prediction.synonyms
+    lines = [f"{n[0]}: asked by {', '.join(n)} ({rule} of these names)" for n in prediction.asked or () if len(n) > 1]
+    lines += [f"Warning: {vocabulary.doubt}"] if vocabulary.doubt else []
+    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+
+
 def segment(
     picture: str | None, classes: str, background: str, score: float | None, pixel: float | None, system: str
 ) -> tuple[str, str]:
@@ -190,7 +204,8 @@ def segment(
     try:
         thresholds = checked_threshold("Class threshold", score), checked_threshold("Pixel threshold", pixel)
         vocabulary = Vocabulary.from_text(classes or "", background or "")
-        image = read_image(picture)
+        own = config_of(system).INPUT
+        image = read_image(picture, image_bits=own.IMAGE_BITS, max_pixels=own.MAX_PIXELS)
         predictor = predictors.get(system)
         prediction = predict(predictor, predictor.encode(image), vocabulary, *thresholds)
     except (ImportError, OSError, ValueError) as error:
@@ -200,7 +215,7 @@ def segment(
     return (
         f'<img src="{shown}" alt="The image with its classes painted over it" style="max-width: 100%">',
         f'<a href="{file}" download="labels.png">labels.png</a>: class index of each pixel, 255 for none '
-        "(65535 from 255 classes on)",
+        "(65535 from 255 classes on)" + asked_names(vocabulary, prediction),
     )
 
 
@@ -267,11 +282,9 @@ def build_page() -> gr.Blocks:
                 # Several lines, since a box of one line joins the lines that are pasted into it to one name.
                 classes = gr.Textbox(label="Classes", lines=2, placeholder="dog, puppy; road; sky", elem_id="classes")
                 background = gr.Textbox(
-                    label="Background words",
-                    lines=2,
+                    label="Background words", lines=2, elem_id="background",
                     placeholder="wall; grass (CLIPer only, may be empty)",
-                    elem_id="background",
-                )
+                )  # fmt: skip
                 with gr.Row():
                     score = _threshold_box("Class threshold", "classes below it are left out")
                     pixel = _threshold_box("Pixel threshold", "pixels below it get no class")

@@ -99,21 +99,24 @@ def split_entries(entries: Sequence[str | Sequence[str]], where: str) -> tuple[t
     return classes
 
 
-def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> None:
+def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> str:
     """Do not let names with commas between them become the only class without a word.
 
     Two names are often synonyms, so they are only warned of.
 
     Args:
         synonyms: of the only class. where: it comes from. how: to write them if they are synonyms.
+    Returns:
+        the warning that was logged, or "".
     Raises:
         ValueError: more than two different names.
     """
     names = distinct(synonyms)
     if len(names) < 2:
-        return
+        return ""
     found = f"{where}: got one class with the synonyms {', '.join(names)!r}"
     advice = f"for {len(names)} classes write {'; '.join(names)!r} or a line for each; for one class {how}"
     if len(names) > 2:
         raise ValueError(f"{found}, since commas separate synonyms. Expected several classes: {advice}")
     logger.warning("%s: %s", found, advice)
+    return f"{found}: {advice}"

@@ -43,6 +43,7 @@ class Vocabulary:
         background: names that are prompted like classes while predictions of them count as background.
         typed: whether a person wrote the names for this use, so that all synonyms are asked: see
             :func:`synonym_rule`.
+        doubt: what else may have been meant, "" for nothing; a program that shows no log has to show it.
     Raises:
         ValueError: no class, an empty name, two classes of the same names, or of typed ones with a name in common, a negative
             or background word that is also a class, or is there twice. Names with the same tokens are the same.
@@ -54,6 +55,7 @@ class Vocabulary:
     negatives: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
     typed: bool = field(default=False, compare=False)
+    doubt: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -120,9 +122,10 @@ class Vocabulary:
         """
         entries = [entry.strip() for entry in CLASS_END.split(text) if entry.strip()]
         classes = tuple(split_synonyms(entry) for entry in entries)
+        doubt = ""
         if len(entries) == 1 and not {";", "\uff1b"} & set(text):
-            refuse_one_by_accident(classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}")
-        return cls(classes, name, negatives=split_words(negatives), typed=True)
+            doubt = refuse_one_by_accident(classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}")
+        return cls(classes, name, negatives=split_words(negatives), typed=True, doubt=doubt)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:

@@ -28,7 +28,9 @@ import pytest
 import torch
 from cliper.postprocess import LabelOptions
 from detectron2.modeling import build_model
-from hyperclip.config.keys import load_config
+from hyperclip.config import load_config
+from hyperclip.data import read_image
+from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.predictor import Predictor
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
@@ -406,3 +408,34 @@ def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
         app.offer_first(["none.yaml"])
     with pytest.raises(ValueError, match="unknown config key MODEL.WEIGHT "):
         app.offer_first([["mine.yaml", "MODEL.WEIGHT", "a.pth"]])
+
+
+def test_images_are_read_as_the_system_s_config_says(app, tmp_path):
+    """12 bits in 16, which are black without it; and the size that is allowed."""
+    grey = render_scene("val_seen", 0)[0].astype(np.uint16)[..., 0] << 4
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    pairs = (["INPUT.IMAGE_BITS", "12"], ["INPUT.MAX_PIXELS", "99"])
+    app.offer_first([[CONFIG, "MODEL.DEVICE", "cpu", *pair] for pair in pairs])
+    words = "red plain circle; blue striped star"
+    answer = app.segment(str(tmp_path / "grey.png"), words, "", None, None, CONFIG)[1]
+    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    right, black = (read_image(tmp_path / "grey.png", image_bits=bits) for bits in (12, 0))
+    wanted, wrong = (predictor.segment(predictor.encode(image), words).labels for image in (right, black))
+    np.testing.assert_array_equal(labels_of(answer), wanted)
+    assert right.max() > 8 * black.max() and (wanted != wrong).any()
+    with pytest.raises(app.gr.Error, match="'grey.png.*9216 pixels are more than 99"):
+        app.segment(str(tmp_path / "grey.png"), words, "", None, None, f"{CONFIG} (2)")
+
+
+def test_the_page_says_which_names_were_asked(app, scene):
+    app.offer_first([[CONFIG, "MODEL.DEVICE", "cpu"]])
+
+    def said(words):
+        return re.findall("<p>(.*?)</p>", app.segment(str(scene), words, "", None, None, CONFIG)[1])
+
+    asked = "red plain circle: asked by red plain circle, a circle (mean of these names)"
+    assert said("red plain circle; cross") == []
+    assert said("red plain circle, a circle; cross") == said("red plain circle, a circle;") == [asked]
+    first, warning = said("red plain circle, a circle")
+    assert first == asked and warning.startswith("Warning: ") and "for 2 classes write" in warning
+    assert "&lt;b&gt;cross: asked by &lt;b&gt;cross, x" in said("<b>cross, x; star")[0]

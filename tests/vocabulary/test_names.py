@@ -166,8 +166,12 @@ def test_one_class_of_synonyms_can_be_meant(caplog, tmp_path):
     assert load_vocabulary(path).classes == (("dog", "puppy", "hound"),)
     assert Vocabulary.from_text("car, Car").classes == (("car", "Car"),) and not caplog.records
     with caplog.at_level(logging.WARNING, logger="hyperclip"):
-        assert Vocabulary.from_text("dog, puppy").classes == (("dog", "puppy"),)
+        typed = Vocabulary.from_text("dog, puppy")
+    assert typed.classes == (("dog", "puppy"),)
     assert "one class with the synonyms 'dog, puppy'" in caplog.text
+    assert "one class with the synonyms 'dog, puppy'" in typed.doubt and "write 'dog; puppy'" in typed.doubt
+    for clear in ("dog", "dog, puppy;", "dog, puppy; cat", "dog, Dog"):
+        assert Vocabulary.from_text(clear).doubt == ""
 
 
 @pytest.mark.parametrize("entry", ["sky, heaven", "sky,heaven", "sky", "sky ", ["sky", "heaven"], ["sky, heaven", "firmament"]])

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hyperclip.clip.text_state import bit_sums
 from hyperclip.runtime.finite import FiniteCheck
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ class DiffusionAttention(nn.Module):
         super().__init__()
         self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
         self.cache, self.source = LatentsCache(cache) if cache is not None else None, source
-        self._digest: tuple[list[Any], str] = ([], "")
+        self._digest: tuple[bytes, str] = (b"", "")
         self.layers = find_layers(unet, options.layers)
         self.register_buffer("prompt", prompt, persistent=False)
         check_parts(vae, unet, prompt, source)
@@ -135,9 +136,11 @@ class DiffusionAttention(nn.Module):
             return self._digest[1]
         state = {k: v for k, v in self.vae.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
         settings = sorted((k, repr(v)) for k, v in self.vae.config.items() if not k.startswith("_"))
-        identity = [settings, *((value.data_ptr(), value._version) for value in state.values())]
-        if self._digest[0] != identity:  # computed again only if the weights may have changed since
-            self._digest = identity, digest(state, settings)
+        # Computed again only if the weights have changed since. Their version counters miss p.data.add_, so sums are compared
+        sums = torch.cat([part for value in state.values() for part in bit_sums(value.detach())])
+        seen = repr(settings).encode() + sums.cpu().numpy().tobytes()
+        if self._digest[0] != seen:
+            self._digest = seen, digest(state, settings)
         return self._digest[1]
 
     def _encode(self, square: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         settings.append([(name, str(value.dtype), tuple(value.shape)) for name, value in own])
         tensors += [value.detach()[tokens] if value is clip.token_embedding.weight else value.detach() for _, value in own]
-    sums = torch.cat([part for tensor in tensors for part in _bit_sums(tensor)])
+    sums = torch.cat([part for tensor in tensors for part in bit_sums(tensor)])
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
     digest.update(sums.cpu().numpy().tobytes())
     return digest.digest()
@@ -56,7 +56,7 @@ def _precision(device: torch.device) -> tuple:
     return str(device), autocast, torch.get_float32_matmul_precision(), products
 
 
-def _bit_sums(tensor: Tensor) -> list[Tensor]:
+def bit_sums(tensor: Tensor) -> list[Tensor]:
     """The bits of a tensor as integers, summed along its rows and along its columns; of a vector the bits themselves."""
     rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
     size = rows.element_size() * rows.shape[1]

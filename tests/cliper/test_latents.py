@@ -56,11 +56,19 @@ def test_other_weights_in_the_same_folder(tmp_path):
 def test_weights_changed_in_the_same_model(tmp_path):
     model, square = load(TINY, tmp_path), torch.zeros(3, 96, 96)
     first = model.latents(square)
+    seen = [first]
     with torch.no_grad():
         model.vae.encoder.conv_in.bias.add_(0.5)
-    assert torch.equal(model.latents(square), model._encode(square)) and not torch.equal(
-        model.latents(square), first
-    )
+    for change in (
+        lambda: None,
+        lambda: model.vae.encoder.conv_in.bias.data.add_(0.5),  # no version counter moves
+        lambda: model.vae.encoder.conv_out.weight.detach().flatten()[::7].mul_(1.5),
+        lambda: model.vae.quant_conv.weight.data.copy_(model.vae.quant_conv.weight.flip(0)),
+    ):
+        change()
+        seen.append(model.latents(square))
+        assert torch.equal(seen[-1], model._encode(square))
+        assert not any(torch.equal(seen[-1], other) for other in seen[:-1])
     model.vae.register_to_config(scaling_factor=2.0)
     assert torch.equal(model.latents(square), model._encode(square))
 

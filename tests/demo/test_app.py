@@ -30,7 +30,6 @@ from cliper.postprocess import LabelOptions
 from detectron2.modeling import build_model
 from hyperclip.config import load_config
 from hyperclip.data import read_image
-from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.predictor import Predictor
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary

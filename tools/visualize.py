@@ -13,13 +13,14 @@ import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
 import numpy as np
 import torch
-from hyperclip.config.keys import load_config
+from hyperclip.config import load_config
 from hyperclip.data import find_dataset, load_records
 from hyperclip.data.class_lists import test_vocabulary
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.mapper import read_pair
 from hyperclip.evaluation.protocols import to_dataset_labels
 from hyperclip.evaluation.running import background_rule
+from hyperclip.load import check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
 from hyperclip.runtime.program import run_program
@@ -39,6 +40,7 @@ def main() -> None:
         parser.error(f"--limit: got {arguments.limit}, expected 0 or more")
     need_output_folder(arguments.output, "--output")
     cfg = load_config(arguments.config_file, arguments.opts)
+    check_system(cfg)
     register_files(cfg.DATASETS.FILES)
     spec = find_dataset(arguments.dataset)
     vocabulary, records = test_vocabulary(cfg, spec.name), load_records(spec)

@@ -8,7 +8,7 @@ every pixel in the overlay's colours (255: no class, or below --threshold); clas
 that were asked and their colours, which repeat after 155 classes: where two of the same colour meet in an image, one gets
 another there, and classes.json says so under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it
 may also be the name of a .txt file of such text or of a .json class file. Of a folder, whatever is no image is named and left
-out. Images that cannot be read are reported, the others are done, and the exit status is 1.
+out. Images that cannot be read or segmented are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ..data.pairing import is_hidden
 from ..load import check_system
 from ..predictor import Predictor
 from ..runtime.files import need_output_folder, user_path, write_atomically
+from ..runtime.finite import NotFiniteError
 from ..runtime.memory import keep_freed_memory
 from ..visualization import BACKGROUND, label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary, load_vocabulary
@@ -176,7 +177,7 @@ def save_prediction(output: Path, name: str, image: np.ndarray, labels: np.ndarr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment the images of the command line; 1 if some could not be read or their results not be written."""
+    """Segment the images of the command line; 1 if some could not be read or segmented, or their results not be written."""
     register_systems()
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
@@ -201,7 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.error("%s: skipped: %s", path, error)
             failed += 1
             continue
-        prediction = predictor.segment(predictor.encode(image), vocabulary)
+        try:
+            prediction = predictor.segment(predictor.encode(image), vocabulary)
+        except NotFiniteError as error:  # of this image: weights that are broken were refused above
+            logger.error("%s: skipped: %s", path, error)
+            failed += 1
+            continue
         labels = np.where(prediction.confidence < arguments.threshold, BACKGROUND, prediction.labels)
         try:
             save_prediction(arguments.output, names[path], image, labels, prediction.names)

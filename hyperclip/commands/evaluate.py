@@ -36,6 +36,7 @@ from ..evaluation.suite import System, make_plan, run_suite
 from ..evaluation.tables import benchmark_table
 from ..runtime.files import need_output_folder, user_path
 from ..runtime.memory import keep_freed_memory
+from ..training.launch import check_process_count
 from . import register_systems
 
 
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if arguments.list:
         sys.stdout.write(f"{list_benchmarks()}\n")
         return 0
+    check_process_count(arguments.num_gpus)
     need_output_folder(arguments.output, "--output")
     if arguments.num_gpus > 1:
         launch(run, arguments.num_gpus, dist_url="auto", args=(arguments,))

@@ -46,15 +46,18 @@ def launch_processes(
         what main returned, or None if it ran in processes that were started here.
 
     Raises:
-        ValueError: an environment that lacks a variable, is combined with --num-gpus or --num-machines, or hides the GPU.
+        ValueError: an environment that lacks a variable, is combined with --num-gpus or --num-machines, or hides the GPU;
+            more processes than GPUs, or a negative number of them.
         SystemExit: a process that was started here left with a code other than 0; it is passed on, 128 + N for signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
     if started_by_environment():
         return _join_environment(main, arguments, torch.device(device).type == "cuda" and torch.cuda.is_available(), timeout)
+    on_cuda = torch.device(device).type == "cuda"
+    check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
         return main(arguments)
-    if torch.device(device).type != "cuda":
+    if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
     before = {number: signal.signal(number, _forward) for number in FORWARDED}
     try:
@@ -74,6 +77,22 @@ def launch_processes(
         for number, handler in before.items():
             signal.signal(number, handler)
     return None
+
+
+def check_process_count(count: int, on_cuda: bool = True) -> None:
+    """Raise ValueError if ``--num-gpus`` is negative or more than there are GPUs; without any, processes share the CPU.
+
+    Args:
+        on_cuda: whether the processes use GPUs where there are some. One process needs none.
+    """
+    if count < 0:
+        raise ValueError(f"--num-gpus: got {count}, expected 1 or more")
+    visible = torch.cuda.device_count() if on_cuda and count > 1 else 0
+    if 0 < visible < count:
+        raise ValueError(
+            f"--num-gpus: got {count} where {visible} GPUs are visible, expected 1 to {visible}. If there are more, look at "
+            "CUDA_VISIBLE_DEVICES"
+        )
 
 
 def started_by_environment() -> bool:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from hyperclip.checkpoints.checkpointer import fetched
-from hyperclip.config.keys import load_config
+from hyperclip.config import load_config
 from hyperclip.evaluation.results import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.load import check_device, check_system
-from hyperclip.predictor import Predictor
+from hyperclip.predictor import EncodedImage, Predictor
 from hyperclip.runtime.files import local_name, local_path, need_output_folder, write_atomically
 from hyperclip.runtime.program import message_of_process, run_program
 from PIL import Image
@@ -131,8 +131,8 @@ def test_weights_by_address_without_a_network(program, tmp_path):
     with socket.socket() as taken:  # nobody answers here
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/w.pth"
-        overrides = ["OUTPUT_DIR", tmp_path, "MODEL.WEIGHTS", address]
-        message = said(program("tools/train_net.py", "--config-file", QUICK, "--eval-only", *overrides))
+        files = ["--input", "docs/quickstart.png", "--output", tmp_path, "--vocabulary", "a star; a cross"]
+        message = said(program("demo/demo.py", "--config-file", QUICK, *files, "--opts", "MODEL.WEIGHTS", address))
         assert address in message and "give its path" in message
         with pytest.raises(FileNotFoundError, match="cannot be fetched"):
             fetched(address)
@@ -194,6 +194,46 @@ def test_a_name_that_is_too_long_does_not_end_a_batch(program, tmp_path, caplog)
     assert status == 1
     assert {f"{n}{end}" for n in ("a" * 240, "é" * 120, "c") for end in (".png", "_labels.png")} <= written
     assert not any(name.startswith(".") for name in written)
+
+
+def test_an_image_that_gives_nan_does_not_end_a_batch(program, tmp_path, monkeypatch, caplog):
+    """As half precision may, whose range one image exceeds."""
+    rng, encode, broken = np.random.default_rng(0), Predictor.encode, []
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / f"{name}.png")
+
+    def encode_all_but_the_second(self: Predictor, image: np.ndarray) -> EncodedImage:
+        weight = self.model.clip.visual.conv1.weight.data
+        kept = weight.clone()
+        if len(broken) == 1:
+            weight.fill_(float("nan"))
+        broken.append(image)
+        try:
+            return encode(self, image)
+        finally:
+            weight.copy_(kept)
+
+    logging.getLogger("hyperclip").propagate = True
+    monkeypatch.setattr(Predictor, "encode", encode_all_but_the_second)
+    status = program("demo/demo.py", "--config-file", DENSE, "--input", tmp_path, "--output", tmp_path / "out", "--vocabulary",
+                     "a star; a cross")  # fmt: skip
+    (line,) = [text for text in caplog.messages if "NaN or infinity" in text]
+    assert status == 1 and "b.png: skipped: HyperCLIP: NaN or infinity in" in line and "Likely cause: " in line
+    assert "\n" not in line
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"classes.json", *(f"{n}{end}" for n in "ac" for end in (".png", "_labels.png"))}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("tools/evaluate.py", ["--benchmarks", "tiny_val_seen", "--output", "{}"]), ("tools/train_net.py", ["OUTPUT_DIR", "{}"])],
+)
+def test_more_processes_than_gpus(program, tmp_path, monkeypatch, name, arguments):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    start = ["--config-file", DENSE, "--num-gpus", "3"]
+    more = [argument.replace("{}", str(tmp_path / "out")) for argument in arguments]
+    assert "--num-gpus: got 3 where 2 GPUs are visible" in said(program(name, *start, *more))
 
 
 def test_writing_in_full_or_not_at_all(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperclip.training.launch import ENVIRONMENT, launch_processes, started_by_environment
+from hyperclip.training.launch import ENVIRONMENT, check_process_count, launch_processes, started_by_environment
 
 from tests.colours import keys_of, write_colours
 
@@ -215,6 +215,19 @@ def test_a_process_without_its_gpu_is_an_error(started):
     started.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="LOCAL_RANK: got 1 where 1 GPUs are visible"):
         launch_processes(lambda _: None, Namespace(num_gpus=1, num_machines=1))
+
+
+def test_more_processes_than_gpus_are_an_error(monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for count, expected in ((3, "got 3 where 2 GPUs are visible, expected 1 to 2"), (-1, "got -1, expected 1 or more")):
+        with pytest.raises(ValueError, match=f"--num-gpus: {expected}"):
+            launch_processes(lambda _: None, Namespace(num_gpus=count, num_machines=1))
+    for count, on_cuda in ((2, True), (1, True), (0, True), (3, False)):
+        check_process_count(count, on_cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_process_count(8)  # they share the CPU
 
 
 def test_one_process_is_this_one(monkeypatch):

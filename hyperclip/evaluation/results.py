@@ -67,7 +67,7 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError(
             f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each with "system" and "dataset", '
-            'and "mIoU", "images", "protocol" or an "error"'
+            'and "mIoU", "images", "protocol" or an "error"; scores are numbers or null'
         )
     return rows
 
@@ -75,7 +75,11 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
 def _is_row(row: object) -> bool:
     if not isinstance(row, dict) or not {"system", "dataset"} <= row.keys():
         return False
-    return "error" in row or {"mIoU", "images", "protocol"} <= row.keys()
+    if "error" in row:
+        return True
+    scores = [row.get(key) for key in ("mIoU", "mIoU_old", "pACC", "mACC")]
+    numbers = all(value is None or isinstance(value, int | float) for value in scores)
+    return {"mIoU", "images", "protocol"} <= row.keys() and numbers
 
 
 def write_class_table(row: Mapping[str, Any], path: Path) -> None:

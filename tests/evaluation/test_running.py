@@ -17,7 +17,9 @@ from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 from hyperclip.evaluation import running
+from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.running import evaluate_dataset
+from hyperclip.training import Trainer
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
@@ -74,6 +76,23 @@ def test_scores_and_labels_give_the_same_result(tmp_path, monkeypatch, model):
         for alias in ("pas20", "pas20b", "voc21"):
             found.append(evaluate_dataset(load_config(HYPERCLIP, CPU), one, find_dataset(alias).name).scores)
     assert [f["mIoU"] for f in found[:3]] == [f["mIoU"] for f in found[3:]]
+
+
+def test_results_say_what_synonyms_did(tmp_path, monkeypatch, model):
+    """"first" asks all names of a list that a person typed, so that it is "mean" there."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    fake_trees.voc2012(tmp_path)
+    typed, name = tmp_path / "names.txt", find_dataset("pas20").name
+    typed.write_text("\n".join(f"thing {k}, object {k}" for k in range(20)))
+    for rule, file, expected in (
+        ("first", "", "first"), ("mean", "", "mean"), ("first", typed, "mean"), ("max", typed, "max"),
+    ):  # fmt: skip
+        keys = ["MODEL.SYNONYMS", rule, "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", str(file), "OUTPUT_DIR", str(tmp_path)]
+        cfg = load_config(DENSE, [*CPU, *keys, "DATASETS.TEST", f"('{name}',)"])
+        one = model(DENSE, "MODEL.SYNONYMS", rule)
+        (row,) = Trainer.test(cfg, one) and read_results(tmp_path)
+        assert row["dataset"] == name and row["synonyms"] == expected
+        assert row["vocabulary"] == ("names" if file else "voc20 released")
 
 
 @pytest.mark.parametrize("config", [HYPERCLIP, CLIPER])

@@ -108,9 +108,9 @@ def _digest(file: str, inode: int, size: int, changed: int) -> str:
 def weights_content(cfg: CfgNode) -> tuple[str, ...]:
     """What the weight files and folders of a config hold. A file is read anew only after it was touched."""
     values = dict(flat_config(yaml.safe_load(cfg.dump())))
-    named = [values[key] for key in input_keys() if isinstance(values[key], str)]
+    named = [str(values[key]) for key in input_keys() if isinstance(values[key], str) and values[key]]
     found = []
-    for place in (local_path(name) for name in named if name):
+    for place in map(local_path, named):
         files = sorted(place.rglob("*")) if place.is_dir() else [place]
         for file in files:
             if file.is_file():
@@ -276,7 +276,7 @@ def build_page() -> gr.Blocks:
         gr.Markdown("## Segment anything you can name\n`;` or a new line separates classes, `,` synonyms of one class.")
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="picture")
+                picture: Any = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="picture")
                 # The file as it was uploaded: our own reader turns and converts it, and says what is wrong with it.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
                 # Several lines, since a box of one line joins the lines that are pasted into it to one name.

@@ -142,16 +142,17 @@ class ClassList:
     """classes.json: what each index of the label maps is, and its colour.
 
     Args:
-        file: where it is written. vocabulary: the classes. text: what asks them.
+        file: where it is written. vocabulary: the classes. text: what asks them, if that is known.
     """
 
-    def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder) -> None:
+    def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder | None) -> None:
         self.file, self.colors = file, palette(len(vocabulary))
-        asked, rule = text.asked(vocabulary), text.rule(vocabulary)
         self.classes: list[dict] = [
-            {"index": i, "name": name, "color": self.colors[i].tolist(), "asked": asked[i], "synonyms": rule}
-            for i, name in enumerate(vocabulary.names)
+            {"index": i, "name": name, "color": self.colors[i].tolist()} for i, name in enumerate(vocabulary.names)
         ]
+        if text is not None:
+            for known, asked in zip(self.classes, text.asked(vocabulary), strict=True):
+                known |= {"asked": asked, "synonyms": text.rule(vocabulary)}
         self.write()
 
     def write(self) -> None:

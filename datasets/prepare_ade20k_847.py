@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Convert the validation pictures of the full ADE20K and their labels of its 847 frequent classes.
+"""Convert the validation images of the full ADE20K and their labels of its 847 frequent classes.
 
     python datasets/prepare_ade20k_847.py
 
-Reads ADE20K_2021_17_01/index_ade20k.pkl and the pictures and _seg.png files it lists. Pictures and labels are scaled to a
+Reads ADE20K_2021_17_01/index_ade20k.pkl and the images and _seg.png files it lists. Images and labels are scaled to a
 shorter side of 512 where it is longer, and go to ADE20K_2021_17_01/images_detectron2/validation/*.jpg (quality 75) and
 annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of other classes), as in the released code.
 """
@@ -30,7 +30,7 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
     segments = path.with_name(f"{path.stem}_seg.png")
     image, coded = prep.read_pixels(path, orientation), prep.read_pixels(segments, orientation)
     if image.shape[:2] != coded.shape[:2]:
-        raise ValueError(f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its picture")
+        raise ValueError(f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its image")
     try:
         labels = prep.ade847_labels(prep.ade_object_ids(coded))
     except ValueError as error:
@@ -39,18 +39,18 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(root: Path, orientation: str = "") -> prep.Counts:
-    """Convert the validation pictures; ``orientation`` is that of :func:`hyperclip.data.conversion.read_pixels`.
+    """Convert the validation images; ``orientation`` is that of :func:`hyperclip.data.conversion.read_pixels`.
 
     Raises:
         FileNotFoundError, ValueError: these say what is missing or damaged.
     """
     folder = root / "ADE20K_2021_17_01"
     listed = prep.read_ade_index(prep.need(folder / "index_ade20k.pkl", HELP))
-    pictures = [root / path for path in listed if path.name.startswith("ADE_val_")]
+    sources = [root / path for path in listed if path.name.startswith("ADE_val_")]
     images, labels = (folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2"))
     jobs = [
         prep.Job(str(path), (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"), partial(convert, path, orientation))
-        for path in pictures
+        for path in sources
     ]
     return prep.convert_files(jobs, labels)
 

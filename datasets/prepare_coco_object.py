@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Paint COCO's instances into one label map per picture of val2017: 0 = background, 1..80 = classes by ascending category id.
+"""Paint COCO's instances into one label file per image of val2017: 0 = background, 1..80 = classes by ascending category id.
 
     python datasets/prepare_coco_object.py
 
 Reads instances_val2017.json in coco-stuff/annotations/ or coco/annotations/, writes coco-stuff/annotations_object/val2017/.
-Smaller instances lie on top of larger ones, crowd regions count, and a picture without instances becomes background.
+Smaller instances lie on top of larger ones, crowd regions count, and an image without instances becomes background.
 """
 
 from __future__ import annotations

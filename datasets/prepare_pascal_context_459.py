@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Convert Pascal Context's label maps of all 459 classes for the validation pictures: 16 bits, 0..458, and 65535 for nothing.
+"""Convert Pascal Context's labels of all 459 classes for the validation images: 16 bits, 0..458, and 65535 for nothing.
 
     python datasets/prepare_pascal_context_459.py
 
 Reads VOCdevkit/VOC2010/trainval/*.mat for the ids in VOCdevkit/VOC2010/pascalcontext_val.txt, or, where that list is absent,
-for the validation pictures of trainval_merged.json; writes VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
+for the validation images of trainval_merged.json; writes VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = "Unpack https://roozbehm.info/pascal-context/trainval.tar.gz there, see datasets/README.md"
-LIST_HELP = "One of these has to name the validation pictures, see datasets/README.md"
+LIST_HELP = "One of these has to name the validation images, see datasets/README.md"
 
 
 def convert(path: Path) -> tuple[np.ndarray]:
@@ -49,7 +49,7 @@ def validation_ids(folder: Path) -> list[str]:
 
 
 def prepare(root: Path) -> Counts:
-    """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
     folder = root / "VOCdevkit/VOC2010"
     source, target = need(folder / "trainval", HELP), folder / "annotations_detectron2/pc459_val"
     paths = [source / f"{name}.mat" for name in validation_ids(folder)]

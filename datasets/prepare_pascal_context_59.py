@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Paint the masks of Pascal Context into one label map per validation picture: 0..58, and 255 for everything else.
+"""Paint the masks of Pascal Context into one label file per validation image: 0..58, and 255 for everything else.
 
     python datasets/prepare_pascal_context_59.py
 
@@ -34,7 +34,7 @@ def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> tupl
 
 
 def prepare(root: Path) -> Counts:
-    """Convert the validation pictures. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
     source = need(root / "VOCdevkit/VOC2010/trainval_merged.json", HELP)
     index = read_index(
         source,

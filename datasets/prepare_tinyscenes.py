@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the procedural data set tinyscenes as image and label files: a few seconds, no download.
+"""Write the procedural dataset tinyscenes as image and label files: a few seconds, no download.
 
     python datasets/prepare_tinyscenes.py
 

@@ -1,6 +1,6 @@
-"""Tiny raw trees of every supported data set, in the true folders, names and formats, with deterministic random content.
+"""Tiny raw trees of every supported dataset, in the true folders, names and formats, with deterministic random content.
 
-Each builder puts ``n`` pictures of about 40 x 60 pixels below ``root``. Labels hold several classes and what does not count.
+Each builder puts ``n`` images of about 40 x 60 pixels below ``root``. Labels hold several classes and what does not count.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45,
 
 
 def size_of(k: int) -> tuple[int, int]:
-    """Height and width of the k-th picture."""
+    """Height and width of the k-th image."""
     return SIZES[k % len(SIZES)]
 
 
@@ -49,7 +49,7 @@ def blocks(values: Sequence[int], size: tuple[int, int], seed: int, dtype: type 
 
 
 def photo(path: Path, size: tuple[int, int], seed: int) -> None:
-    """Save a picture of random colours."""
+    """Save an image of random colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.random.default_rng(seed).integers(0, 256, (24, 3), np.uint8)
     kind = {"quality": 95} if path.suffix == ".jpg" else {}
@@ -70,7 +70,7 @@ def coco_ids(n: int, split: str = "val2017") -> list[int]:
 
 
 def coco_stuff(root: Path, n: int = 2) -> None:
-    """Pictures and raw stuffthingmaps (0..181, 255) of val2017 and train2017."""
+    """Images and raw stuffthingmaps (0..181, 255) of val2017 and train2017."""
     for split in ("val2017", "train2017"):
         for k, image_id in enumerate(coco_ids(n, split)):
             photo(root / f"coco-stuff/images/{split}/{image_id:012d}.jpg", size_of(k), image_id)
@@ -79,7 +79,7 @@ def coco_stuff(root: Path, n: int = 2) -> None:
 
 
 def coco_object(root: Path, n: int = 2) -> None:
-    """instances_val2017.json: polygons that overlap, one crowd region, and no instance on the last picture of three or more."""
+    """instances_val2017.json: polygons that overlap, one crowd region, and no instance on the last image of three or more."""
     images, annotations = [], []
     for k, image_id in enumerate(coco_ids(n)):
         height, width = size_of(k)
@@ -104,7 +104,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def voc2012(root: Path, n: int = 2) -> None:
-    """The val pictures, one with a label that is not in the list, and one without a label."""
+    """The val images, one with a label that is not in the list, and one without a label."""
     names = [f"2007_{33 + 9 * k:06d}" for k in range(n)]
     for k, name in enumerate([*names, "2007_000032", "2011_000001"]):
         photo(root / VOC / f"JPEGImages/{name}.jpg", size_of(k), 100 + k)
@@ -121,7 +121,7 @@ def context_names(n: int) -> list[str]:
 
 
 def context(root: Path, n: int = 2) -> None:
-    """VOC 2010 with Pascal Context: masks as JSON, all 459 labels as MATLAB files, and one picture of the training set."""
+    """VOC 2010 with Pascal Context: masks as JSON, all 459 labels as MATLAB files, and one image of the training set."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for k, name in enumerate([*context_names(n), "2009_000009"]):
@@ -152,7 +152,7 @@ def ade150(root: Path, n: int = 2) -> None:
 
 
 def ade847(root: Path, n: int = 2) -> None:
-    """The full ADE20K with its index; one picture of the training set is listed first."""
+    """The full ADE20K with its index; one image of the training set is listed first."""
     rare = next(k for k in range(1, 3000) if k not in ade847_ids())
     stems = ["ADE_train_00000001", *(f"ADE_val_{k + 1:08d}" for k in range(n))]
     folders = [f"{ADE}/images/ADE/{'training' if 'train' in s else 'validation'}/urban/street" for s in stems]
@@ -186,7 +186,7 @@ def cliper_context(root: Path, n: int = 2) -> None:
 
 
 def cliper_coco_object(root: Path, n: int = 2) -> None:
-    """CLIPer's COCO-Object: pictures of val2014, 0 = background, 1..80, 255, and its list of the pictures' full names."""
+    """CLIPer's COCO-Object: images of val2014, 0 = background, 1..80, 255, and its list of the images' full names."""
     names = [f"COCO_val2014_{image_id:012d}" for image_id in coco_ids(n)]
     for k, name in enumerate(names):
         photo(root / f"coco2014/val2014/{name}.jpg", size_of(k), 600 + k)
@@ -207,7 +207,7 @@ def prepare(script: str, root: Path, *arguments: Any) -> Counts:
 
 
 def build_all(root: Path, n: int = 2) -> None:
-    """Every data set as it is published, with the conversions that have to be run before use."""
+    """Every dataset as it is published, with the conversions that have to be run before use."""
     for build in (coco_stuff, coco_object, voc2012, context, ade150, ade847, cityscapes):
         build(root, n)
     for script in ("coco_object", "pascal_context_59", "pascal_context_459", "ade20k_847"):
@@ -215,7 +215,7 @@ def build_all(root: Path, n: int = 2) -> None:
 
 
 def build_cliper(root: Path, n: int = 2) -> None:
-    """The three data sets that CLIPer keeps in folders of its own, ready for use."""
+    """The three datasets that CLIPer keeps in folders of its own, ready for use."""
     for build in (cliper_context, cliper_coco_object, cliper_coco_stuff):
         build(root, n)
 

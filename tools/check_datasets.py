@@ -5,8 +5,8 @@
     python tools/check_datasets.py voc21 a150 --histogram   two of them, with the classes of their labels
     python tools/check_datasets.py my_dataset.yaml --samples 0
 
-For each: the layout that was found, the number of pictures against the official one, and a sample of labels that are read
-and compared with their pictures. The exit status is 1 if a named one is not ready.
+For each: the layout that was found, the number of images against the official one, and a sample of labels that are read
+and compared with their images. The exit status is 1 if a named one is not ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tabulate import tabulate
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", help="aliases, registered names, or YAML files (default: all registered)")
-    parser.add_argument("--samples", type=int, default=50, help="pictures to open of each, 0 for all (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=50, help="images to open of each, 0 for all (default: %(default)s)")
     parser.add_argument("--histogram", action="store_true", help="show the classes of the sampled labels")
     arguments = parser.parse_args()
     if arguments.samples < 0:
@@ -43,8 +43,8 @@ def choose(names: list[str]) -> list[DatasetSpec]:
 def histogram(report: Report) -> str:
     """The sampled labels' classes as a table, those that never occur in one line."""
     rows = report.histogram()
-    table = tabulate([r for r in rows if r[2]], ["class", "% of pixels", "pictures"], floatfmt=".2f")
-    absent = [name for name, _, pictures in rows if not pictures]
+    table = tabulate([r for r in rows if r[2]], ["class", "% of pixels", "images"], floatfmt=".2f")
+    absent = [name for name, _, images in rows if not images]
     ignored = f"{report.ignored_share:.1f} % of the pixels do not count"
     return f"{table}\nnot in the sample ({len(absent)}): {', '.join(absent)}\n{ignored}"
 
@@ -59,8 +59,8 @@ def main() -> int:
             print("\n".join([f"{report.spec.alias}: not read", *report.left_out, ""]))
         if arguments.histogram and report.sampled:
             print(f"{report.spec.alias}: classes in {report.sampled} labels\n{histogram(report)}\n")
-    rows = [(r.spec.alias, r.status, r.pictures, r.expected, r.sampled, r.layout) for r in reports]
-    print(tabulate(rows, ["dataset", "status", "pictures", "official", "opened", "labels (label map)"], tablefmt="github"))
+    rows = [(r.spec.alias, r.status, r.images, r.expected, r.sampled, r.layout) for r in reports]
+    print(tabulate(rows, ["dataset", "status", "images", "official", "opened", "labels (label map)"], tablefmt="github"))
     print(f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to get each: datasets/README.md")
     return int(bool(arguments.datasets) and any(report.status != "ready" for report in reports))
 

@@ -1,4 +1,4 @@
-"""The stream of training batches: which picture comes when, and how it is augmented, depends on seed and position alone.
+"""The stream of training batches: which image comes when, and how it is augmented, depends on seed and position alone.
 
 So a run goes on exactly where it was, whatever the number of workers, and several processes see the batches of one.
 """
@@ -23,7 +23,7 @@ from ..runtime.randomness import seeded
 logger = logging.getLogger("hyperclip.data")
 
 ATTEMPTS = 10
-"""Pictures that are tried for one position."""
+"""Images that are tried for one position."""
 
 GRACE = 60
 """Seconds that a worker goes on after SIGTERM."""
@@ -32,13 +32,13 @@ EXIF_ORIENTATION = 0x0112
 """Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
 
 FEW = 100
-"""The share of faulty pictures is taken of at least so many, so that one of the first does not end a run."""
+"""The share of faulty images is taken of at least so many, so that one of the first does not end a run."""
 
 
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    A picture that cannot be read gives way to another one, drawn by chance; "faults" of the sample says so.
+    An image that cannot be read gives way to another one, drawn by chance; "faults" of the sample says so.
 
     Args:
         records: Detectron2's. mapper: makes a sample of a record. seed: of the order and the augmentation.
@@ -61,10 +61,10 @@ class TrainSamples(Dataset):
         return self._wide[index]
 
     def __getitem__(self, position: int) -> dict:
-        """The sample, with "position" and "faults", a message for each picture that could not be read.
+        """The sample, with "position" and "faults", a message for each image that could not be read.
 
         Raises:
-            ValueError: none of several pictures can be read.
+            ValueError: none of several images can be read.
         """
         faults: list[str] = []
         with seeded(self.seed, position):
@@ -78,7 +78,7 @@ class TrainSamples(Dataset):
                     continue
                 return sample | {"position": position, "faults": faults}
         listed = "\n  ".join(faults)
-        raise ValueError(f"{ATTEMPTS} training pictures, drawn one after another, could not be read:\n  {listed}")
+        raise ValueError(f"{ATTEMPTS} training images, drawn one after another, could not be read:\n  {listed}")
 
 
 @functools.lru_cache(maxsize=2)
@@ -123,8 +123,8 @@ class TrainStream:
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
         rank, processes: this process. workers: processes that read; 0 reads in this one.
-        grouped: make batches of one orientation, which pays where pictures of a batch are padded to the largest.
-        max_faulty: share of pictures that may be unreadable.
+        grouped: make batches of one orientation, which pays where images of a batch are padded to the largest.
+        max_faulty: share of images that may be unreadable.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class TrainStream:
         """Go on at the present position.
 
         Raises:
-            ValueError: too many pictures are unreadable.
+            ValueError: too many images are unreadable.
         """
         loader = DataLoader(
             self.samples,
@@ -196,10 +196,10 @@ class TrainStream:
         self.seen += 1
         self.faulty += len(faults)
         for fault in faults:
-            logger.warning("skipped picture %d of %d: %s", self.faulty, self.seen + self.faulty, fault)
+            logger.warning("skipped image %d of %d: %s", self.faulty, self.seen + self.faulty, fault)
         if faults and self.faulty > self.max_faulty * max(self.seen + self.faulty, FEW):
             raise ValueError(
-                f"{self.faulty} of {self.seen + self.faulty} training pictures could not be read, more than "
+                f"{self.faulty} of {self.seen + self.faulty} training images could not be read, more than "
                 f"DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The last: {faults[-1]}. "
                 "tools/check_datasets.py --samples 0 lists them all"
             )

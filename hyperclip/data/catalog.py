@@ -1,4 +1,4 @@
-"""The table of data sets as Detectron2 sees it: its catalogues, and what a model is asked on each set."""
+"""The table of datasets as Detectron2 sees it: its catalogues, and what a model is asked on each set."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .registry import DATASETS, DatasetSpec, find_dataset
 
 
 def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
-    """What a model is asked on a registered data set: its classes, then its background words where those are folded.
+    """What a model is asked on a registered dataset: its classes, then its background words where those are folded.
 
-    A data set that was registered with Detectron2 alone gives its ``stuff_classes``.
+    A dataset that was registered with Detectron2 alone gives its ``stuff_classes``.
 
     Args:
         dataset: registered name. family: one of ``VOCABULARIES``.
     Raises:
-        ValueError: a data set that nobody registered, or an unknown family.
+        ValueError: a dataset that nobody registered, or an unknown family.
     """
     if dataset not in DATASETS and dataset in DatasetCatalog.list():
         return Vocabulary.from_names(list(MetadataCatalog.get(dataset).stuff_classes), dataset)
@@ -32,7 +32,7 @@ def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
 
 
 def registered_names(names: Iterable[str]) -> list[str]:
-    """Full names of registered data sets by their names or aliases, each once, in this order.
+    """Full names of registered datasets by their names or aliases, each once, in this order.
 
     Raises:
         ValueError: one that nobody registered.
@@ -51,7 +51,7 @@ def spec_of(dataset: str) -> DatasetSpec:
 
 
 def register(spec: DatasetSpec) -> None:
-    """Add a data set to the table and to Detectron2's catalogues. Nothing is read from disk before it is used.
+    """Add a dataset to the table and to Detectron2's catalogues. Nothing is read from disk before it is used.
 
     Raises:
         ValueError: the name or the alias is taken by another one.
@@ -69,7 +69,7 @@ def register(spec: DatasetSpec) -> None:
 
 
 def unregister(spec: DatasetSpec) -> None:
-    """Take a data set out of the table and of Detectron2's catalogues, so that its name is free."""
+    """Take a dataset out of the table and of Detectron2's catalogues, so that its name is free."""
     DATASETS.pop(spec.name)
     DatasetCatalog.remove(spec.name)
     MetadataCatalog.remove(spec.name)

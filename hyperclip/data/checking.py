@@ -1,4 +1,4 @@
-"""Is a data set what it should be? Its tree, its number of pictures, and a sample of its files."""
+"""Is a dataset what it should be? Its tree, its number of images, and a sample of its files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .registry import DatasetSpec, dataset_root
 
 @dataclass
 class Report:
-    """What was found of a data set.
+    """What was found of a dataset.
 
     Attributes:
-        spec: the data set. status: "ready", "incomplete", "faulty" or "missing".
-        pictures: how many there are. faults: a line each. layout: label folder that is used, and its label map.
-        sampled: pictures that were opened. pixels: of each class in their labels (T,), the last entry those that do not count.
+        spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
+        images: how many there are. faults: a line each. layout: label folder that is used, and its label map.
+        sampled: images that were opened. pixels: of each class in their labels (T,), the last entry those that do not count.
         occurrences: in how many of them each class occurs (T,). left_out: a line on files that are neither images nor labels.
     """
 
     spec: DatasetSpec
     status: str = "ready"
-    pictures: int = 0
+    images: int = 0
     faults: list[str] = field(default_factory=list)
     layout: str = ""
     sampled: int = 0
@@ -36,11 +36,11 @@ class Report:
 
     @property
     def expected(self) -> str:
-        """Official number of pictures, as text."""
+        """Official number of images, as text."""
         return " or ".join(map(str, self.spec.images)) or "any"
 
     def histogram(self) -> list[tuple[str, float, int]]:
-        """(class, share of the counted pixels in percent, pictures with it) for all classes, the most frequent first."""
+        """(class, share of the counted pixels in percent, images with it) for all classes, the most frequent first."""
         counted = self.pixels[:-1]
         order = np.argsort(-counted, kind="stable")
         total, names = max(int(counted.sum()), 1), self.spec.label_names
@@ -53,12 +53,12 @@ class Report:
 
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
-    """Look for a data set, match its files, count them, and open a sample of them, evenly spread. Nothing is raised.
+    """Look for a dataset, match its files, count them, and open a sample of them, evenly spread. Nothing is raised.
 
     The EXIF tags of a set that a file describes are read of all images, unless it says what they mean.
 
     Args:
-        samples: how many pictures to open with their labels; 0 for all.
+        samples: how many images to open with their labels; 0 for all.
     """
     classes = len(spec.label_names)
     report = Report(spec, pixels=np.zeros(classes + 1, np.int64), occurrences=np.zeros(classes, np.int64))
@@ -73,7 +73,7 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map.name})", list(found.faults)
     report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     records = make_records(spec, found)
-    report.pictures = len(records)
+    report.images = len(records)
     opened = spread(len(records), samples)
     for k in opened:
         _check_files(records[k], report)
@@ -98,7 +98,7 @@ def spread(count: int, samples: int) -> list[int]:
 
 
 def _check_files(record: dict, report: Report) -> None:
-    """Open a picture and its label; add what is wrong, or the label's classes."""
+    """Open an image and its label; add what is wrong, or the label's classes."""
     report.sampled += 1
     try:
         _, label = read_pair(record)

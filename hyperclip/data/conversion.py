@@ -1,4 +1,4 @@
-"""Published labels into those that the registered data sets read: the conversions, on arrays, and how many files are done.
+"""Published labels into those that the registered datasets read: the conversions, on arrays, and how many files are done.
 
 The scripts ``datasets/prepare_*.py`` know the published folders. A run keeps what an earlier one has done, writes files in
 full or not at all, and collects faults instead of stopping at the first.
@@ -66,7 +66,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """COCO's compressed run lengths of a segmentation in any of its forms: polygons, plain or compressed run lengths.
 
     Raises:
-        ValueError: not a segmentation, or one of a picture of another size.
+        ValueError: not a segmentation, or one of an image of another size.
     """
     try:
         if isinstance(segmentation, list):
@@ -93,7 +93,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     try:
         mask = coco_masks.decode(lengths)
         if mask.sum() != coco_masks.area(lengths):  # pycocotools leaves what is behind the last run uninitialised
-            raise ValueError("they end before the picture does")
+            raise ValueError("they end before the image does")
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the run lengths of a segmentation are damaged: {error}") from error
     return mask.astype(bool)
@@ -189,18 +189,18 @@ def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
     return table[object_ids]
 
 
-def shrink(picture: np.ndarray, interpolation: int) -> np.ndarray:
-    """A picture (H, W) or (H, W, C) with its shorter side at 512 pixels if it was longer, else as it is.
+def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
+    """An image (H, W) or (H, W, C) with its shorter side at 512 pixels if it was longer, else as it is.
 
     Args:
         interpolation: ``cv2.INTER_LINEAR`` for images, ``cv2.INTER_NEAREST`` for labels.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     short = min(height, width)
     if short <= ADE_SHORT_SIDE:
-        return picture
+        return image
     size = (round(width / short * ADE_SHORT_SIDE), round(height / short * ADE_SHORT_SIDE))
-    return cv2.resize(picture, size, interpolation=interpolation)
+    return cv2.resize(image, size, interpolation=interpolation)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a picture is there in full. PNGs are checked by their checksums, others by decoding them."""
+    """Whether an image is there in full. PNGs are checked by their checksums, others by decoding them."""
     try:
         with Image.open(path) as image:
             image.verify() if image.format == "PNG" else image.load()
@@ -282,15 +282,15 @@ def _save(array: np.ndarray, suffix: str, path: Path) -> None:
 
 
 def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
-    """The pixels of a colour (H, W, 3) or grey (H, W) picture, uint8.
+    """The pixels of a colour (H, W, 3) or grey (H, W) image, uint8.
 
     Args:
-        orientation: "stored", or "applied" as its EXIF data says; "" refuses pictures that this would turn.
+        orientation: "stored", or "applied" as its EXIF data says; "" refuses images that this would turn.
     Raises:
         FileNotFoundError: no such file. ValueError: an unreadable one, or one that EXIF turns.
     """
     try:
-        image = decode(path, "picture").oriented(orientation)
+        image = decode(path, "image").oriented(orientation)
     except ValueError as error:
         hint = "Pass --orientation stored or --orientation applied: " if "EXIF orientation" in str(error) else ""
         raise ValueError(f"{hint}{error}") from error

@@ -111,7 +111,7 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
 
 
 def turned_fault(path: str, orientation: int) -> str:
-    """What to say of a file that EXIF turns where its data set does not say what that means for labels."""
+    """What to say of a file that EXIF turns where its dataset does not say what that means for labels."""
     return (
         f"{path!r}: its EXIF orientation is {orientation}, so viewers turn or mirror it, and nothing says which "
         "pixels labels belong to. Write `orientation: stored` (they were drawn on the pixels in the file) or `orientation: "

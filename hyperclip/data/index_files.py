@@ -1,4 +1,4 @@
-"""Indices that published data sets bring along: JSON and pickle files, read as data and checked before they are used."""
+"""Indices that published datasets bring along: JSON and pickle files, read as data and checked before they are used."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class _DataOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         if (module, name) not in self.admitted:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of pictures does not need")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of images does not need")
         return super().find_class(module, name)
 
 
 def read_ade_index(path: Path) -> list[PurePosixPath]:
-    """The pictures that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that ADE20K_2021_17_01 is in.
+    """The images that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that ADE20K_2021_17_01 is in.
 
     Raises:
         ValueError: a damaged file, one that holds more than data, or not the index.
@@ -85,10 +85,10 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
     try:
         with path.open("rb") as file:
             index = _DataOnly(file).load()
-        pictures = [PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)]
+        images = [PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)]
     except Exception as error:  # a broken pickle can raise anything
         raise ValueError(f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}") from error
-    outside = [str(p) for p in pictures if p.is_absolute() or ".." in p.parts]
+    outside = [str(p) for p in images if p.is_absolute() or ".." in p.parts]
     if outside:
-        raise ValueError(f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the data sets")
-    return pictures
+        raise ValueError(f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the datasets")
+    return images

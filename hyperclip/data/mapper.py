@@ -165,11 +165,11 @@ def exif_hint(record: Mapping) -> str:
     said = record.get("orientation")
     other = "applied" if said == "stored" else "stored"
     says = f"says orientation: {said}" if said else "says no orientation"
-    return f". The EXIF orientation of the image is {tag}, and the data set {says}. Is it {other}?"
+    return f". The EXIF orientation of the image is {tag}, and the dataset {says}. Is it {other}?"
 
 
 def read_record_image(record: Mapping) -> np.ndarray:
-    """The picture, or its half, of one of Detectron2's records; see :func:`read_image`.
+    """The image, or its half, of one of Detectron2's records; see :func:`read_image`.
 
     Raises:
         ValueError: an image that EXIF turns, with a label, while the record does not say which pixels that one belongs to.
@@ -238,7 +238,7 @@ def _colour16(path: str | Path) -> np.ndarray:
 
 
 def _warn_of_depth(path: str | Path, folder: str, bits: int) -> None:
-    """Say that 16-bit values are small: of each image, or once of a data set's folder, which training reads again and again."""
+    """Say that 16-bit values are small: of each image, or once of a dataset's folder, which training reads again and again."""
     which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
     message = (
         f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read is far too dark: say so by "

@@ -1,4 +1,4 @@
-"""From a data set's folders to Detectron2's records: which picture belongs to which label, and what is wrong with the tree."""
+"""From a dataset's folders to Detectron2's records: which image belongs to which label, and what is wrong with the tree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTED_FAULTS = 20
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pictures and labels of a data set.
+    """Images and labels of a dataset.
 
     Attributes:
         layout: the one that was found. pairs: (key, image, label), sorted by key.
@@ -35,10 +35,10 @@ class Pairing:
 
 
 def load_records(spec: DatasetSpec) -> list[dict]:
-    """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where pictures are cut, and what the data
-    set says of its files: "orientation", "image_bits", "max_pixels".
+    """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images are cut, and what the
+    dataset says of its files: "orientation", "image_bits", "max_pixels".
 
-    A number of pictures that is not the official one is logged as a warning.
+    A number of images that is not the official one is logged as a warning.
 
     Raises:
         FileNotFoundError: no accepted layout is there (it says which were looked for, and how to get the data).
@@ -49,18 +49,18 @@ def load_records(spec: DatasetSpec) -> list[dict]:
     records = make_records(spec, found)
     if spec.images and len(records) not in spec.images:
         root = spec.root or dataset_root()
-        logger.warning("%s is incomplete: %d of %d pictures in %s", spec.name, len(records), spec.images[0], root)
+        logger.warning("%s is incomplete: %d of %d images in %s", spec.name, len(records), spec.images[0], root)
     return records
 
 
 def require_no_faults(spec: DatasetSpec, found: Pairing) -> None:
-    """ValueError with the first 20 faults if there are any, or if there is no picture."""
+    """ValueError with the first 20 faults if there are any, or if there is no image."""
     if not found.faults and found.pairs:
         return
     notes = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
-    listed = "\n  ".join([*(found.faults[:LISTED_FAULTS] or ["no picture at all"]), *notes])
+    listed = "\n  ".join([*(found.faults[:LISTED_FAULTS] or ["no image at all"]), *notes])
     raise ValueError(
-        f"dataset {spec.name} in {str(spec.root or dataset_root())!r}: {len(found.pairs)} pictures with labels, "
+        f"dataset {spec.name} in {str(spec.root or dataset_root())!r}: {len(found.pairs)} images with labels, "
         f"{len(found.faults)} faults:\n  {listed}"
     )
 
@@ -80,7 +80,7 @@ def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
 
 
 def pair_files(spec: DatasetSpec) -> Pairing:
-    """Match a data set's pictures with its labels, in the first layout that is complete, or else in the one that comes closest.
+    """Match a dataset's images with its labels, in the first layout that is complete, or else in the one that comes closest.
 
     Nothing is opened but the list of the split.
 

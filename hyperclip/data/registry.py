@@ -1,4 +1,4 @@
-"""The registered data sets, one table. Each row knows its folders, its classes, its background and how labels are read."""
+"""The registered datasets, one table. Each row knows its folders, its classes, its background and how labels are read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ VOCABULARIES = ("catseg", "cliper", "clean")
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set under one protocol.
+    """One dataset under one protocol.
 
     Attributes:
         name: what configs call it (CAT-Seg's name where it has one).
         alias: short name for the command line.
-        images: official number of pictures, more than one if official lists differ; empty for any.
+        images: official number of images, more than one if official lists differ; empty for any.
         background: "none": pixels of no class do not count. Else the class behind the last one is the background, and
             predicted where the model answers with one of the vocabulary's background words ("fold"), or with no class at all
             because its score stays below a threshold ("threshold").
@@ -35,7 +35,7 @@ class DatasetSpec:
         vocabularies: class list by family, a built-in list's name or the list itself; "catseg" is always there.
         help: how to get the data.
         ignore: label of pixels that do not count.
-        halves: each 2:1 picture is two samples, its right and its left half.
+        halves: each 2:1 image is two samples, its right and its left half.
         root: folder of the layouts; None for :func:`dataset_root`.
         note: how the numbers compare with others.
         benchmark: whether it is one of the papers' test sets.
@@ -71,7 +71,7 @@ class DatasetSpec:
         return names if self.background == "none" else [*names, "background"]
 
     def vocabulary(self, family: str = "catseg") -> Vocabulary:
-        """The classes of a family; CAT-Seg's where that family has none for this data set.
+        """The classes of a family; CAT-Seg's where that family has none for this dataset.
 
         Raises:
             ValueError: an unknown family.
@@ -97,14 +97,14 @@ GET_VOC = "download VOC 2012 trainval, and SegmentationClassAug if you have it"
 GET_CONTEXT = "download VOC 2010 and Pascal Context, then run datasets/prepare_pascal_context_{}.py"
 GET_CITY = "download leftImg8bit_trainvaltest and gtFine_trainvaltest"
 
-SHRUNK = "pictures and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the released code"
+SHRUNK = "images and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the released code"
 DIVIDED = "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones by those present"
 FOLDED = "39 more classes of Pascal Context are prompted and count as background"
 OWN_LABELS = "the papers made their labels from COCO's instances in ways of their own"
-IN_HALVES = "each picture cut into two squares, as CLIPer does; others take it whole or in windows"
+IN_HALVES = "each image cut into two squares, as CLIPer does; others take it whole or in windows"
 
 _TABLE = (
-    # name, alias, pictures, background, files, class lists, how to get it
+    # name, alias, images, background, files, class lists, how to get it
     DatasetSpec("coco_2017_train_stuff_all_sem_seg", "stuff_train", (118287,), "none", layouts.coco_stuff("train2017"), STUFF,
                 GET_STUFF, benchmark=False),
     DatasetSpec("coco_2017_test_stuff_all_sem_seg", "stuff", (5000,), "none", layouts.coco_stuff("val2017"), STUFF, GET_STUFF),
@@ -136,7 +136,7 @@ _TABLE = (
 )  # fmt: skip
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
-"""Every registered data set by name."""
+"""Every registered dataset by name."""
 
 
 def dataset_root() -> Path:
@@ -149,7 +149,7 @@ def dataset_root() -> Path:
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """A data set by its name or its alias.
+    """A dataset by its name or its alias.
 
     Raises:
         ValueError: neither.

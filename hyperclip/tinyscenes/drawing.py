@@ -1,8 +1,8 @@
 """tinyscenes: a procedural world of textured shapes with exact masks, drawn with NumPy and OpenCV.
 
 A class is a noun phrase "colour texture shape" ("red striped star"). A third of the combinations is held
-out: their attributes are all seen in training, their combination never is. Every picture is a pure function
-of (seed, index), so the data set needs no download and is the same on every machine with the same OpenCV.
+out: their attributes are all seen in training, their combination never is. Every image is a pure function
+of (seed, index), so the dataset needs no download and is the same on every machine with the same OpenCV.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def class_names(part: str = "all") -> list[str]:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of the data set: which phrases it shows, how many pictures, and its random stream."""
+    """One split of the dataset: which phrases it shows, how many images, and its random stream."""
 
     part: str
     images: int
@@ -139,7 +139,7 @@ def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Draw picture ``index`` of a split: 2 to 6 objects, later ones in front of earlier ones.
+    """Draw image ``index`` of a split: 2 to 6 objects, later ones in front of earlier ones.
 
     Returns:
         image uint8 RGB (size, size, 3) and label uint8 (size, size): the index of the phrase in
@@ -180,7 +180,7 @@ def render_captioned_scene(seed: int, index: int, size: int = SCENE_SIZE) -> tup
 
 
 def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:
-    """Draw one captioned picture of a single object, for contrastive pre-training.
+    """Draw one captioned image of a single object, for contrastive pre-training.
 
     Returns:
         image uint8 RGB (size, size, 3) and its phrase, drawn from all 90 combinations.
@@ -197,7 +197,7 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """A captioned picture of one of the two pre-training worlds, "objects" or "scenes", and the phrases of what it shows.
+    """A captioned image of one of the two pre-training worlds, "objects" or "scenes", and the phrases of what it shows.
 
     Raises:
         ValueError: another world.

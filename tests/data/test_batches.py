@@ -1,4 +1,4 @@
-"""The stream of training batches: order, places of processes, unreadable pictures, and going on."""
+"""The stream of training batches: order, places of processes, unreadable images, and going on."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_unreadable_pictures_are_replaced_counted_and_logged(caplog):
 def test_too_many_unreadable_pictures():
     with pytest.raises(ValueError, match=rf"1 of .* more than DATALOADER.MAX_FAULTY_SHARE 0.0 of at least {FEW}.*3.jpg is cut"):
         take(stream(broken=[3], max_faulty=0.0), 5)
-    with pytest.raises(ValueError, match="11 of .* training pictures could not be read"):
+    with pytest.raises(ValueError, match="11 of .* training images could not be read"):
         take(stream(broken=[1, 2, 3], max_faulty=0.1), 100)
-    with pytest.raises(ValueError, match="10 training pictures, drawn one after another, could not be read"):
+    with pytest.raises(ValueError, match="10 training images, drawn one after another, could not be read"):
         take(stream(broken=range(SIZE)), 1)

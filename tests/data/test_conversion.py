@@ -1,4 +1,4 @@
-"""Preparing published data sets: the conversions, what is kept, what is reported, and the scripts from end to end."""
+"""Preparing published datasets: the conversions, what is kept, what is reported, and the scripts from end to end."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_run_lengths_that_end_early_give_no_random_pixels(monkeypatch):
     runs = {"size": [4, 4], "counts": [0, 3]}
     decode = coco_masks.decode
     monkeypatch.setattr(coco_masks, "decode", lambda lengths: decode(lengths) * 0 + 7)  # as uninitialised memory is
-    with pytest.raises(ValueError, match="they end before the picture does"):
+    with pytest.raises(ValueError, match="they end before the image does"):
         prep.decode_mask(runs, 4, 4)
 
 
@@ -305,8 +305,8 @@ def test_large_pictures_of_ade_are_scaled(tmp_path):
     fake_trees.ade847(tmp_path, 1)
     folder = tmp_path / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (8, 9, 3)).astype(np.uint8)).resize((640, 560))
-    picture.save(folder / "ADE_val_00000001.jpg")
+    image = Image.fromarray(rng.integers(0, 255, (8, 9, 3)).astype(np.uint8)).resize((640, 560))
+    image.save(folder / "ADE_val_00000001.jpg")
     coded = np.zeros((560, 640, 3), np.uint8)
     coded[:, 320:] = (2978 // 256 * 10, 2978 % 256, 3)
     Image.fromarray(coded).save(folder / "ADE_val_00000001_seg.png")

@@ -1,4 +1,4 @@
-"""Preparing published data sets from sources that are missing, damaged or malicious."""
+"""Preparing published datasets from sources that are missing, damaged or malicious."""
 
 from __future__ import annotations
 

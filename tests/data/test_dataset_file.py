@@ -21,7 +21,7 @@ BASIC = {"splits": {"val": {"images": "photos", "labels": "masks"}}, "classes": 
 
 @pytest.fixture
 def describe(tmp_path):
-    """Write a dataset file with these keys next to two pictures; returns its path."""
+    """Write a dataset file with these keys next to two images; returns its path."""
     for folder, array in (("photos", np.zeros((1, 4, 3), np.uint8)), ("masks", np.array([[0, 1, 2, 255]], np.uint8))):
         (tmp_path / folder).mkdir()
         for k in range(2):

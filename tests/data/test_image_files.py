@@ -142,7 +142,7 @@ def test_an_uncompressed_tiff_is_not_garbled(tmp_path, tag):
 
 @pytest.fixture
 def streets(tmp_path):
-    """A data set whose second image is tagged; returns what writes and registers its YAML file."""
+    """A dataset whose second image is tagged; returns what writes and registers its YAML file."""
 
     def make(tag, *, label=None, **keys):
         pixels = np.zeros((4, 8, 3), np.uint8)

@@ -137,7 +137,7 @@ def class_names(path, label_map, dataset):
     ],
 )  # fmt: skip
 def test_real_samples_have_the_right_names(samples, path, label_map, dataset, expected):
-    """The names were checked by eye against the pictures."""
+    """The names were checked by eye against the images."""
     assert class_names(samples / path, label_map, dataset) == expected
 
 

@@ -57,7 +57,7 @@ def test_every_benchmark_is_found_and_read(spec):
 @pytest.mark.parametrize("spec", BENCHMARKS, ids=lambda s: s.alias)
 def test_checks_count_against_the_official_number(spec):
     report = check_dataset(spec)
-    assert report.status == "incomplete" and not report.faults and report.sampled == report.pictures
+    assert report.status == "incomplete" and not report.faults and report.sampled == report.images
     assert str(spec.images[0]) in report.expected
     assert sum(share for _, share, _ in report.histogram()) == pytest.approx(100)
     assert (("background", True) in [(n, p > 0) for n, _, p in report.histogram()]) == (spec.background != "none")
@@ -76,8 +76,8 @@ def test_halves_are_the_right_one_first():
     right, left = map(read_record_label, records[:2])
     np.testing.assert_array_equal(np.concatenate([left, right], axis=1), whole)
     images = [SemSegMapper(False, augmentations=[])(r)["image"] for r in records[:2]]
-    picture = np.asarray(Image.open(records[0]["file_name"])).transpose(2, 0, 1)
-    np.testing.assert_array_equal(np.concatenate([images[1], images[0]], axis=2), picture)
+    image = np.asarray(Image.open(records[0]["file_name"])).transpose(2, 0, 1)
+    np.testing.assert_array_equal(np.concatenate([images[1], images[0]], axis=2), image)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_faults_of_the_tree(copy):
     spec, folder = find_dataset("a150"), copy / "ADEChallengeData2016"
     (folder / "images/validation/ADE_val_00000001.jpg").unlink()
     (folder / "annotations/validation/ADE_val_00000002.png").unlink()
-    with pytest.raises(ValueError, match=r"0 pictures with labels, 2 faults:\n  no image for .*1.png\n  no label for .*2.jpg"):
+    with pytest.raises(ValueError, match=r"0 images with labels, 2 faults:\n  no image for .*1.png\n  no label for .*2.jpg"):
         load_records(spec)
     shutil.copy(copy / "coco-stuff/images/val2017/000000000139.jpg", folder / "images/validation/ADE_val_00000001.jpg")
     Image.new("RGB", (5, 5)).save(folder / "images/validation/ADE_val_00000001.png")

@@ -30,7 +30,7 @@ def save(path: Path, value: int | None = None) -> None:
 
 @pytest.fixture
 def split(tmp_path):
-    """Register a data set with these keys of its split; returns it."""
+    """Register a dataset with these keys of its split; returns it."""
 
     def register(**keys):
         keys = {"images": "photos", "labels": "masks"} | keys
@@ -297,7 +297,7 @@ def test_recorded_cases(monkeypatch):
     for case, file in (("hidden_copies", "d"), ("image_and_mask_in_one_folder", "d")):
         (spec,) = register_files([CASES / case / f"{file}.yaml"])
         report = check_dataset(spec)
-        assert report.status == "ready" and report.pictures == 3, report.faults
+        assert report.status == "ready" and report.images == 3, report.faults
     monkeypatch.setenv("DETECTRON2_DATASETS", str(CASES / "converted_coco_stuff"))
     report = check_dataset(find_dataset("stuff"))
-    assert report.pictures == 8 and not report.faults
+    assert report.images == 8 and not report.faults

@@ -19,7 +19,7 @@ from ..adapters import merge
 from ..checkpoints import StrictCheckpointer, require_weights
 from ..config.keys import load_config
 from ..load import check_system
-from ..runtime.files import need_output_folder
+from ..runtime.files import local_path, need_output_folder
 from ..training import Trainer, setup_run
 from ..training.checks import check_model, check_test_sets, check_weights
 from ..training.launch import launch_processes
@@ -58,5 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = default_argument_parser(__doc__).parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)
     check_system(cfg)
+    arguments.config_file = str(local_path(arguments.config_file))  # Detectron2 reads it, too
     need_output_folder(Path(cfg.OUTPUT_DIR), "OUTPUT_DIR")
     return launch_processes(run, arguments, device=cfg.MODEL.DEVICE)

@@ -68,6 +68,6 @@ setup(
         "demo": ["gradio"],
         "diffusion": ["diffusers>=0.35", "transformers>=4.49", "accelerate"],
         "wandb": ["wandb"],
-        "dev": ["mypy", "pytest", "ruff", "selenium", "types-PyYAML", "types-tabulate"],
+        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "selenium", "types-PyYAML", "types-tabulate"],
     },
 )

@@ -25,8 +25,16 @@ SHARED = ROOT.parent / "shared"
 RECORDED = ROOT / "tests" / "golden" / "arrays"
 
 
+LONG = ("test_resume.py", "test_app.py", "test_user_errors.py", "test_h4_head.py", "test_curves.py", "test_benchmarks.py")
+"""Files that take minutes: they begin first, so that two workers end at about the same time."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)

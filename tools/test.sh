@@ -13,5 +13,8 @@ if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$(id -
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 "$python" -m ruff check .
+"$python" -m ruff format --check --quiet .
 "$python" -m mypy
-exec "$python" -m pytest "$@"
+# Two workers with a core each: threads that wait for work would take the core that another one needs.
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

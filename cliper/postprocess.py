@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from hyperclip.labels import NO_CLASS
 from torch import Tensor
-
-BACKGROUND = -1
-"""Label of pixels that belong to no class: the background, or nothing where the protocol abstains."""
 
 PROTOCOLS = ("abstain", "argmax")
 EPS = 1e-5
@@ -81,13 +79,13 @@ def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
 def label_map(
     refined: Tensor, scores: Tensor, size: tuple[int, int], options: LabelOptions
 ) -> tuple[Tensor, Tensor]:
-    """Labels int64 (H, W), 0..T-1 or ``BACKGROUND``, and the score of that class (H, W). Ties go to the lower class.
+    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and the score of that class (H, W). Ties go to the lower class.
 
     Args:
         refined: (T, h, w). scores: of each class (T,), see :func:`fuse_scores`. size: (H, W).
     """
     best = refined.new_full(size, float("-inf"))
-    labels = torch.full(size, BACKGROUND, device=refined.device)
+    labels = torch.full(size, NO_CLASS, device=refined.device)
     for start, maps in full_size_maps(refined, scores, size, options):
         top, place = maps.max(dim=0)
         better = top > best
@@ -95,4 +93,4 @@ def label_map(
     if options.protocol == "argmax":
         return labels, best
     nothing = best == 0 if options.background_threshold > 0 else (1 - best).square() >= best
-    return torch.where(nothing, BACKGROUND, labels), best
+    return torch.where(nothing, NO_CLASS, labels), best

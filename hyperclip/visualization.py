@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-BACKGROUND = -1
-"""Label of pixels that are left unpainted."""
+from .labels import NO_CLASS
 
 _HEX = """
 0d00ff 0dff0d ff360d ff00a1 f2d700 0079ff 0d6b00 0dffd7 860028 0d0051 865e00 0dbcff bc0dd7 c9ff94 ff94a1 ff9400
@@ -42,10 +41,10 @@ def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
     has not enough of them: there, classes that touch (at a corner, too) get different ones.
 
     Args:
-        labels: (H, W) class indices or ``BACKGROUND``. classes: T.
+        labels: (H, W) class indices or ``NO_CLASS``. classes: T.
     """
     colors = palette(classes)
-    present = [int(i) for i in np.unique(labels) if i != BACKGROUND]
+    present = [int(i) for i in np.unique(labels) if i != NO_CLASS]
     slots: dict[int, int] = {}
     owners: dict[int, int] = {}
     for i in present:
@@ -70,7 +69,7 @@ def _touching(labels: np.ndarray) -> dict[int, set[int]]:
     pairs = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]),
              (labels[1:, 1:], labels[:-1, :-1]), (labels[1:, :-1], labels[:-1, 1:])]  # fmt: skip
     for one, other in pairs:
-        different = (one != other) & (one != BACKGROUND) & (other != BACKGROUND)
+        different = (one != other) & (one != NO_CLASS) & (other != NO_CLASS)
         for a, b in np.unique(np.stack([one[different], other[different]]), axis=1).T.tolist():
             found.setdefault(a, set()).add(b)
             found.setdefault(b, set()).add(a)
@@ -86,10 +85,10 @@ def paint(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: floa
     """Blend class colours over an image and outline the regions, in lines that scale with the image.
 
     Args:
-        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``BACKGROUND``. colors: uint8 (T, 3).
+        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``. colors: uint8 (T, 3).
         alpha: opacity of the colours, 0..1.
     """
-    painted = labels != BACKGROUND
+    painted = labels != NO_CLASS
     picture = image.astype(np.float32)
     picture[painted] = (1 - alpha) * picture[painted] + alpha * colors[labels[painted]]
     edges = np.zeros(labels.shape, np.uint8)
@@ -109,13 +108,13 @@ def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarr
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map (H, W) as a palette image whose pixel values are the class indices; ``BACKGROUND`` becomes 255.
+    """A label map (H, W) as a palette image whose pixel values are the class indices; ``NO_CLASS`` becomes 255.
 
-    Its colours are those of :func:`map_palette`, and black for ``BACKGROUND``. From 255 classes on it is a 16-bit grey image,
-    and ``BACKGROUND`` becomes 65535.
+    Its colours are those of :func:`map_palette`, and black for ``NO_CLASS``. From 255 classes on it is a 16-bit grey image,
+    and ``NO_CLASS`` becomes 65535.
     """
     wide = classes >= 255
-    index = np.where(labels == BACKGROUND, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
     image = Image.fromarray(index)
     if not wide:
         colors = np.zeros((256, 3), np.uint8)  # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
@@ -126,7 +125,7 @@ def label_image(labels: np.ndarray, classes: int) -> Image.Image:
 
 def comparison(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """Input, truth, prediction and legend side by side; unlabelled pixels stay unpainted in both."""
-    labels = np.where(truth == BACKGROUND, BACKGROUND, labels)
+    labels = np.where(truth == NO_CLASS, NO_CLASS, labels)
     image, truth, labels = _enlarge(image), _enlarge(truth), _enlarge(labels)
     both = np.concatenate([truth, labels])
     colors = map_palette(both, len(names))
@@ -141,7 +140,7 @@ def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, height: int
     Args:
         labels: (H, W). scale: size of the writing; 1 is for lines of 22 pixels.
     """
-    present, areas = np.unique(labels[labels != BACKGROUND], return_counts=True)
+    present, areas = np.unique(labels[labels != NO_CLASS], return_counts=True)
     order = [int(i) for i in present[np.argsort(-areas, kind="stable")]]
     fitting = max(1, height // (22 * scale))
     shown = order if len(order) <= fitting else order[: fitting - 1]

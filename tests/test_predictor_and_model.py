@@ -12,7 +12,7 @@ from hyperclip.adapters import adapters, merge, parameter_table
 from hyperclip.config.keys import load_config
 from hyperclip.data import vocabulary_of
 from hyperclip.predictor import Predictor
-from hyperclip.visualization import BACKGROUND, comparison, label_image, overlay, palette
+from hyperclip.visualization import NO_CLASS, comparison, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
@@ -141,7 +141,7 @@ def test_predictions_say_what_was_asked():
 
 def test_pictures():
     image, names = np.zeros((40, 60, 3), np.uint8), ["dog", "road", "sky"]
-    labels = np.full((40, 60), BACKGROUND)
+    labels = np.full((40, 60), NO_CLASS)
     labels[:20], labels[30:] = 1, 2
     picture = overlay(image, labels, names)
     assert picture.dtype == np.uint8 and picture.shape[0] == 200 and picture.shape[1] > 300
@@ -153,8 +153,8 @@ def test_pictures():
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 16, 17, 254, 255, 400])
 def test_label_images_keep_every_value(classes):
-    labels = np.array([[BACKGROUND, 0], [classes - 1, classes // 2]])
+    labels = np.array([[NO_CLASS, 0], [classes - 1, classes // 2]])
     file = io.BytesIO()
     label_image(labels, classes).save(file, format="PNG")
     read = np.asarray(Image.open(file)).astype(int)
-    assert (np.where(read == (65535 if classes >= 255 else 255), BACKGROUND, read) == labels).all()
+    assert (np.where(read == (65535 if classes >= 255 else 255), NO_CLASS, read) == labels).all()

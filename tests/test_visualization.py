@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hyperclip.visualization import BACKGROUND, COLORS, label_image, legend, line_width, map_palette, overlay, paint, palette
+from hyperclip.visualization import COLORS, NO_CLASS, label_image, legend, line_width, map_palette, overlay, paint, palette
 from PIL import Image
 
 ALL = [20, 150, 171, 254, 459, 847, 3000]
@@ -59,12 +59,12 @@ def test_neighbours_in_a_map_differ_visibly(classes, kind):
     else:
         labels = rng.choice(np.arange(3, classes, 155), (30, 30))
     labels = labels.repeat(2, 0).repeat(2, 1)
-    labels[:3, :4] = BACKGROUND
+    labels[:3, :4] = NO_CLASS
     a, b = touching(labels)
     colors = map_palette(labels, classes)
-    inside = (a != BACKGROUND) & (b != BACKGROUND)
+    inside = (a != NO_CLASS) & (b != NO_CLASS)
     assert inside.sum() == 0 or cie76(colors[a[inside]], colors[b[inside]]).min() >= 20
-    present = [i for i in np.unique(labels) if i != BACKGROUND]
+    present = [i for i in np.unique(labels) if i != NO_CLASS]
     if len(present) <= len(COLORS):
         assert len({tuple(colors[i]) for i in present}) == len(present)
     np.testing.assert_array_equal(map_palette(labels, classes), colors)
@@ -81,7 +81,7 @@ def test_only_classes_that_would_share_a_colour_get_another():
 
 @pytest.mark.parametrize("classes", [3, 150, 200, 254])
 def test_label_map_overlay_and_legend_show_the_same_colours(classes):
-    labels = np.array([[0, 0, classes - 1, BACKGROUND]] * 3 + [[0, classes // 2, classes - 1, 1]]).repeat(100, 0).repeat(100, 1)
+    labels = np.array([[0, 0, classes - 1, NO_CLASS]] * 3 + [[0, classes // 2, classes - 1, 1]]).repeat(100, 0).repeat(100, 1)
     names = [f"c{i}" for i in range(classes)]
     file = io.BytesIO()
     label_image(labels, classes).save(file, format="PNG")

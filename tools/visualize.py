@@ -24,7 +24,7 @@ from hyperclip.load import check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
 from hyperclip.runtime.program import run_program
-from hyperclip.visualization import BACKGROUND, comparison
+from hyperclip.visualization import NO_CLASS, comparison
 from PIL import Image
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         predictor.set_image(image)
         answer = torch.from_numpy(predictor.predict(vocabulary, background=background == "threshold").labels)
         labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()
-        picture = comparison(image, np.where(truth == spec.ignore, BACKGROUND, truth), labels, spec.label_names)
+        picture = comparison(image, np.where(truth == spec.ignore, NO_CLASS, truth), labels, spec.label_names)
         target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"
         write_atomically(target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG"))
 

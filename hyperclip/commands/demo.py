@@ -38,12 +38,13 @@ from ..data import read_image, vocabulary_of
 from ..data.dataset_file import register_files
 from ..data.image_files import IMAGE_SUFFIXES
 from ..data.pairing import is_hidden
+from ..labels import NO_CLASS
 from ..load import check_system
 from ..predictor import Predictor
 from ..runtime.files import need_output_folder, user_path, write_atomically
 from ..runtime.finite import NotFiniteError
 from ..runtime.memory import keep_freed_memory
-from ..visualization import BACKGROUND, label_image, map_palette, overlay, palette
+from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_words
 from . import register_systems
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logger.error("%s: skipped: %s", path, error)
             failed += 1
             continue
-        labels = np.where(prediction.confidence < arguments.threshold, BACKGROUND, prediction.labels)
+        labels = np.where(prediction.confidence < arguments.threshold, NO_CLASS, prediction.labels)
         try:
             save_prediction(arguments.output, names[path], image, labels, prediction.names)
         except OSError as error:  # a name that is too long with its ending, say: the others are done

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .protocols import ABSTAINED
+from ..labels import NO_CLASS
 
 
 class ConfusionMatrix:
     """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the set.
 
     ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one
-    (``ABSTAINED``): they are missed by their class and a false positive of nobody.
+    (``NO_CLASS``): they are missed by their class and a false positive of nobody.
 
     Args:
         classes: T. ignore: truth that does not count.
@@ -26,7 +26,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
 
     def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
-        """Add one image: class indices (H, W) of the truth and of the prediction, which may be ``ABSTAINED``.
+        """Add one image: class indices (H, W) of the truth and of the prediction, which may be ``NO_CLASS``.
 
         Returns:
             the counts of this image, shaped like ``counts``.
@@ -40,14 +40,14 @@ class ConfusionMatrix:
         truth, prediction = truth.to(self.counts.device).long(), prediction.to(self.counts.device).long()
         valid = truth != self.ignore
         truth, prediction = truth[valid], prediction[valid]
-        for name, values in (("label", truth), ("prediction", prediction[prediction != ABSTAINED])):
+        for name, values in (("label", truth), ("prediction", prediction[prediction != NO_CLASS])):
             if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.classes:
                 raise ValueError(
                     f"{name}: got values {int(values.min())} to {int(values.max())}, expected 0 to {self.classes - 1} or "
                     f"the ignore value {self.ignore}. Does the vocabulary belong to this dataset?"
                 )
         columns = self.classes + 1
-        column = torch.where(prediction == ABSTAINED, self.classes, prediction)
+        column = torch.where(prediction == NO_CLASS, self.classes, prediction)
         added = torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(self.counts)
         self.counts += added
         return added

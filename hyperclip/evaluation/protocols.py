@@ -1,6 +1,6 @@
 """From what a model answers to what is counted: the background rules of the data sets.
 
-A model answers with the index of a prompt, or with ``ABSTAINED``. A data set's labels are its classes 0..T-1, the last of
+A model answers with the index of a prompt, or with ``NO_CLASS``. A data set's labels are its classes 0..T-1, the last of
 which is the background where the data set has one.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ABSTAINED = -1
-"""Answer for a pixel that is given to no class."""
+from ..labels import NO_CLASS
 
 
 def answered_labels(output: dict[str, Tensor]) -> Tensor:
@@ -22,14 +21,14 @@ def to_dataset_labels(answer: Tensor, classes: int, background: str) -> Tensor:
     """Translate prompt indices (H, W) into a data set's labels.
 
     Args:
-        answer: 0..P-1 or ``ABSTAINED``.
+        answer: 0..P-1 or ``NO_CLASS``.
         classes: T, the background included where there is one.
-        background: "none" leaves everything as it is, ``ABSTAINED`` included; "threshold" makes ``ABSTAINED`` the background
+        background: "none" leaves everything as it is, ``NO_CLASS`` included; "threshold" makes ``NO_CLASS`` the background
             T-1; "fold" does the same with every prompt from T-1 on.
     """
     if background == "none":
         return answer
-    folded = answer == ABSTAINED
+    folded = answer == NO_CLASS
     if background == "fold":
         folded = folded | (answer >= classes - 1)
     return torch.where(folded, classes - 1, answer)

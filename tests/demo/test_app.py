@@ -40,7 +40,7 @@ from selenium.webdriver.common.by import By
 from tests.conftest import ROOT
 
 CONFIG = "configs/quickstart/cliper.yaml"
-CLASSES, BACKGROUND = "red plain circle; blue striped star; green dotted cross, cross", "grey ground"
+CLASSES, NO_CLASS = "red plain circle; blue striped star; green dotted cross, cross", "grey ground"
 
 
 @contextmanager
@@ -138,12 +138,12 @@ def scene(tmp_path_factory):
 def test_upload_type_segment_compare(page, scene, address):
     upload(page, scene)
     fill(page, "classes", CLASSES)
-    fill(page, "background", BACKGROUND)
+    fill(page, "background", NO_CLASS)
     press(page)
     returned = labels_of(page.find_element(By.CSS_SELECTOR, "#labels a[download='labels.png']").get_attribute("outerHTML"))
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     predictor.set_image(np.asarray(Image.open(scene)))
-    vocabulary = Vocabulary.from_text(CLASSES, BACKGROUND)
+    vocabulary = Vocabulary.from_text(CLASSES, NO_CLASS)
     expected = predictor.predict(vocabulary).labels
     assert returned.shape == expected.shape and (returned == expected).all()
     picture = page.find_element(By.CSS_SELECTOR, "#overlay img")
@@ -338,7 +338,7 @@ ABSTAIN = ["MODEL.DEVICE", "cpu", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLI
 
 def test_thresholds_of_the_config_hold_until_they_are_changed(app):
     predictor = Predictor.from_config(CONFIG, ABSTAIN)
-    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, BACKGROUND)
+    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, NO_CLASS)
     own, cases = predictor.model.labels, {
         (None, None): LabelOptions("abstain", 0.3, 0.45, True),
         (0.9, None): LabelOptions("abstain", 0.9, 0.45, True),
@@ -358,7 +358,7 @@ def test_thresholds_of_the_config_hold_until_they_are_changed(app):
 
 def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_typed(app):
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, BACKGROUND)
+    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, NO_CLASS)
     own = app.predict(predictor, image, words, None, None)
     assert (own.labels >= 0).all()
     cut = app.predict(predictor, image, words, None, float(np.median(own.confidence)))

@@ -69,8 +69,9 @@ def _layers(path: Path, chain: tuple[Path, ...], missing: list[str]) -> Iterator
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base or "://" in base:
             raise ValueError(f"config {str(path)!r}: {BASE}: got {shown(base)}, expected the name of a config file here")
-        # Relative to the file that names it
+        # Relative to the file that names it, else a shipped one
         below = path.parent / user_path(base)
+        below = below if below.is_file() else local_path(base)
         if below.resolve() in chain:
             names = " -> ".join(p.name for p in (*chain, below.resolve()))
             raise ValueError(f"config {str(path)!r}: {BASE}: got {base!r}, which leads back to a file being read ({names})")

@@ -51,6 +51,8 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
         importlib.import_module(module)
     # Start a training anew in an OUTPUT_DIR that holds one, whose files are removed when the first iteration begins.
     cfg.OVERWRITE = False
+    # Modules of your own to import first: what they register (systems, adapters, refiners, keys) can be named here.
+    cfg.IMPORTS = []
     cfg.MODEL.META_ARCHITECTURE = "HyperCLIP"
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # Where CLIP's weights come from: "" = those that CLIP_PRETRAINED names; "none" = random; a tag; a local file.
@@ -209,13 +211,14 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
         ValueError: all that is wrong at once, in one line: legacy and unknown keys (the nearest valid ones are named), keys
             that nothing reads, values of the wrong type or out of range; or what :func:`read_layers` raises.
     """
+    layers, missing = read_layers(path)
+    layers.append(command_line_layer(overrides))
+    import_plugins(layers)
     cfg, known = get_cfg(), _Known()
     foreign = list(_flat_keys(cfg))
     known.add(add_hyperclip_config, FRAMEWORK, cfg)
     for add_keys, rules in _EXTENSIONS.items():
         known.add(add_keys, rules, cfg)
-    layers, missing = read_layers(path)
-    layers.append(command_line_layer(overrides))
     defaults = dict(_flat_items(cfg))
     values, faults = _merge(layers, defaults, known)
     unread = [key for key in foreign if key not in known.reads]
@@ -232,6 +235,29 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     if faults:
         raise ValueError(faults[0] if len(faults) == 1 else f"{len(faults)} faults in the config: " + "; ".join(faults))
     return cfg
+
+
+def import_plugins(layers: Sequence[Layer]) -> None:
+    """Import what IMPORTS names, so that its keys are known before any key is looked at.
+
+    Raises:
+        ValueError: a module that Python does not find, or that cannot be imported.
+    """
+    given, where = next(
+        ((layer.values["IMPORTS"], layer.where) for layer in reversed(layers) if "IMPORTS" in layer.values), ([], "")
+    )
+    try:
+        names = convert(given, [], texts=True)
+    except ValueError:  # no list of names: that is said of any key
+        return
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            raise ValueError(
+                f"config key IMPORTS ({where}): got {name!r}, which cannot be imported ({error}). Expected modules in a "
+                "folder of PYTHONPATH, or installed ones"
+            ) from error
 
 
 class _Known:

@@ -235,7 +235,7 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path):
 
 
 def test_an_extension_says_what_it_reads(tmp_path, monkeypatch):
-    from hyperclip.config.keys import keys as config
+    from hyperclip.config import keys as config
 
     monkeypatch.setattr(config, "_EXTENSIONS", dict(config._EXTENSIONS))
 

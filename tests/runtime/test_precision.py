@@ -131,9 +131,9 @@ class _TrainerOf(Trainer):
 
 
 def test_names():
-    gpu = SimpleNamespace(pixel_mean=SimpleNamespace(device=torch.device("cuda")))
-    half = SimpleNamespace(pixel_mean=gpu.pixel_mean, half_precision=True)
-    cpu = SimpleNamespace(pixel_mean=torch.zeros(1), half_precision=True)
+    gpu = SimpleNamespace(device=torch.device("cuda"), half_precision=False)
+    half = SimpleNamespace(device=torch.device("cuda"), half_precision=True)
+    cpu = SimpleNamespace(device=torch.device("cpu"), half_precision=True)
     assert [inference_precision("tf32", m) for m in (gpu, half, cpu)] == ["tf32", "float16", "float32"]
     assert [inference_precision("float32", m) for m in (gpu, half, cpu)] == ["float32", "float16", "float32"]
     with torch.autocast("cpu", torch.bfloat16):

@@ -12,6 +12,7 @@ from hyperclip.config.rules import FRAMEWORK, KeyRules
 from hyperclip.data.dataset_file import register_files
 
 from tests.colours import keys_of, write_colours
+from tests.training.test_curves import forget_colours
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 CLIPER = "configs/quickstart/cliper.yaml"
@@ -187,7 +188,7 @@ def test_a_dumped_config_is_read_as_it_was(tmp_path):
         assert plain(load_config(write(tmp_path, cfg.dump()))) == plain(cfg)
 
 
-def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path):
+def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
     """A training is built under every schedule, and what it asks of its config is written down."""
     from detectron2.config import CfgNode
     from hyperclip.training import Trainer
@@ -197,6 +198,7 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path):
     overrides = keys_of(data, 1, OUTPUT_DIR=tmp_path / "out", DATALOADER__NUM_WORKERS=0, TEST__EXPECTED_RESULTS="[]")
     cfg = load_config(QUICK, overrides)
     register_files([data])
+    request.addfinalizer(forget_colours)
     names: dict[int, str] = {id(cfg): ""}
 
     def name_all(node: CfgNode, prefix: str) -> None:
@@ -227,7 +229,7 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path):
     asked |= {"VERSION", "SEED", "CUDNN_BENCHMARK", "OUTPUT_DIR"}  # of Detectron2's setup
     asked |= {"MODEL.WEIGHTS", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}  # of evaluation
     from detectron2.config import get_cfg
-    from hyperclip.config.keys.keys import _flat_keys
+    from hyperclip.config.keys import _flat_keys
 
     foreign = set(_flat_keys(get_cfg()))
     assert set(FRAMEWORK.reads) - asked == set()

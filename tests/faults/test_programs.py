@@ -169,7 +169,8 @@ def write_results(folder: Path, scores: dict[str, float | None]) -> None:
         ('{"schema": 2, "rows": [{"system": "a", "mIoU": 1, "images": 1, "protocol": ""}]}',
          'each with "system" and "dataset"'),
         ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "mIoU": 1}]}', '"mIoU", "images", "protocol" or an "error"'),
-        ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "images": 1, "protocol": "", "mIoU": "50"}]}', "numbers or null"),
+        ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "images": 1, "protocol": "", "mIoU": "50"}]}',
+         "numbers or null"),
     ],
 )
 def test_comparing_what_are_no_results(program, tmp_path, text, message):

@@ -141,7 +141,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, caplog, 
 def test_what_a_checkpoint_holds(tmp_path):
     checkpoints_of(tmp_path).after_step()
     content = torch.load(tmp_path / "model_0000004.pth", weights_only=True)
-    assert set(content) == {"model", "trainer", "processes", "config", "versions"}
+    assert set(content) == {"model", "settings", "trainer", "processes", "config", "versions"}
+    assert content["settings"] == {}  # a bare module has none
     assert set(content["processes"][0]["random"]) >= {"python", "numpy", "torch"}
     assert content["processes"][0]["stream"] == {"position": 20}
 

@@ -31,7 +31,7 @@ CLIPER_RULES = KeyRules(
 def add_cliper_config(cfg: CfgNode) -> None:
     """Add CLIPer's keys to a config, in place. CLIP itself and the prompts are chosen by HyperCLIP's keys."""
     cfg.MODEL.CLIPER = node = CfgNode()
-    node.SIZE = 336  # shorter side of the picture that CLIP sees, in pixels
+    node.SIZE = 336  # shorter side of the image that CLIP sees, in pixels
     node.MAX_SIZE = 2560  # its longer side is at most this
     node.HALF = True  # on a GPU, run CLIP and the diffusion model in float16; sums stay in float32
     _add_fusion_keys(node)
@@ -39,7 +39,7 @@ def add_cliper_config(cfg: CfgNode) -> None:
     node.NEGATIVES = ["background"]  # what is no class, for vocabularies that bring no negatives of their own
     node.MEAN_NEGATIVE = True  # add the mean of the classes' embeddings to the negatives
 
-    node.WINDOW = 0  # side of the crops whose predictions are averaged with the whole picture's, in pixels; 0 = none
+    node.WINDOW = 0  # side of the crops whose predictions are averaged with the whole image's, in pixels; 0 = none
     node.WINDOW_STRIDE = 112  # distance of neighbouring crops, at most WINDOW
 
     # Where no background exists, "abstain" leaves pixels below the thresholds without a class, "argmax" gives all of them one.
@@ -78,12 +78,12 @@ def _add_refiner_keys(node: CfgNode) -> None:
     node.DIFFUSION.LAYERS = ["up_blocks.3.attentions.1", "up_blocks.3.attentions.0"]  # self-attention layers by name
     node.DIFFUSION.TIME_STEP = 45  # index into the scheduler's time steps; with PNDM and 50 steps, 45 is t = 101
     node.DIFFUSION.STEPS = 50  # time steps that the scheduler makes
-    node.DIFFUSION.NOISE = "seeded"  # the same noise for every picture, or none
+    node.DIFFUSION.NOISE = "seeded"  # the same noise for every image, or none
     node.DIFFUSION.SEED = 0  # of that noise
-    node.DIFFUSION.RESIZE = "nearest"  # of the picture to the model's square: nearest (as released) or bilinear
+    node.DIFFUSION.RESIZE = "nearest"  # of the image to the model's square: nearest (as released) or bilinear
     node.DIFFUSION.CACHE = ""  # folder in which latents are kept between runs; "" = none
 
     node.FEATURES = CfgNode()
     node.FEATURES.MODEL = "vit_base_patch8_224.dino"  # a vision transformer of timm
     node.FEATURES.WEIGHTS = ""  # a local file; "" = timm's own, "none" = random
-    node.FEATURES.MAX_SIZE = 1024  # pictures with a longer side are scaled down to it
+    node.FEATURES.MAX_SIZE = 1024  # images with a longer side are scaled down to it

@@ -54,7 +54,7 @@ class FeatureExtractor(nn.Module):
         name: timm's model name, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2.lvd142m".
         weights: a local file (safetensors or a state dict); "" for timm's own, from its cache or the network; "none"
             for random ones.
-        longest: pictures with a longer side are scaled down to it, in pixels.
+        longest: images with a longer side are scaled down to it, in pixels.
     Raises:
         ValueError: an unknown name, a model that is no plain vision transformer, or a file that does not fit.
         FileNotFoundError: weights that are neither here nor to be had from the network.

@@ -328,7 +328,7 @@ class CLIPer(Segmenter):
 
 
 def _cut_proxy(feature: Tensor, grid: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
-    """Affinities (1, n, n) of a crop, from the whole picture's features (1, C, h', w')."""
+    """Affinities (1, n, n) of a crop, from the whole image's features (1, C, h', w')."""
     y, x, h, w = box
     whole = F.interpolate(feature, size=grid, mode="bilinear", align_corners=False)
     return proxy_affinity(whole[:, :, y : y + h, x : x + w], (h, w))

@@ -1,7 +1,7 @@
 """From refined scores to a label map: score fusion, thresholds, background.
 
-Classes are processed a few at a time, so that no (T, H, W) array of the picture's size exists. Shapes: T classes, t
-classes of a chunk, h w of the refined scores, H W of the picture. Source: CLIPer (ICCV 2025) and its released code.
+Classes are processed a few at a time, so that no (T, H, W) array of the image's size exists. Shapes: T classes, t
+classes of a chunk, h w of the refined scores, H W of the image. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:
 def full_size_maps(
     refined: Tensor, scores: Tensor, size: tuple[int, int], options: LabelOptions
 ) -> Iterator[tuple[int, Tensor]]:
-    """Class maps of the picture's size in chunks: (first class, (t, H, W)).
+    """Class maps of the image's size in chunks: (first class, (t, H, W)).
 
     Each map is upsampled bilinearly and scaled so that its largest value is the class's score (T,); see
     :func:`filter_maps` for the rest.

@@ -1,4 +1,4 @@
-"""Resizing for CLIP: the whole picture, its aspect kept, both sides multiples of the patch size."""
+"""Resizing for CLIP: the whole image, its aspect kept, both sides multiples of the patch size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def target_size(height: int, width: int, shortest: int, patch: int, longest: int) -> tuple[int, int]:
     """Size (H, W) whose shorter side is ``shortest`` and both sides are the nearest multiples of the patch, at least one.
 
-    A picture so long that its longer side would exceed ``longest`` is scaled to that instead.
+    An image so long that its longer side would exceed ``longest`` is scaled to that instead.
     """
     scale = min(shortest / min(height, width), longest / max(height, width))
     return tuple(max(int(side * scale / patch + 0.5), 1) * patch for side in (height, width))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Pictures of label maps: an overlay with a legend, and the colours of the classes."""
+"""Images of label maps: an overlay with a legend, and the colours of the classes."""
 
 from __future__ import annotations
 
@@ -157,6 +157,6 @@ def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, height: int
 
 
 def _enlarge(x: np.ndarray, side: int = 320) -> np.ndarray:
-    """Repeat the pixels of a small picture so that a legend beside it is readable."""
+    """Repeat the pixels of a small image so that a legend beside it is readable."""
     scale = max(1, round(side / max(x.shape[:2])))
     return x.repeat(scale, 0).repeat(scale, 1)

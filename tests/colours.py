@@ -1,4 +1,4 @@
-"""A data set of twelve pictures of coloured quarters, some wide and some high, for trainings of seconds."""
+"""A dataset of twelve images of coloured quarters, some wide and some high, for trainings of seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 220), 
 
 
 def write_colours(folder: Path) -> Path:
-    """Write pictures, labels and the YAML file that describes them, whose path is returned."""
+    """Write images, labels and the YAML file that describes them, whose path is returned."""
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir()

@@ -1,4 +1,4 @@
-"""Colours, outlines and legends: what can be told apart, and that all pictures of a map agree."""
+"""Colours, outlines and legends: what can be told apart, and that all images of a map agree."""
 
 from __future__ import annotations
 

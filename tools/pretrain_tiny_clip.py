@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the quickstart's two-tower CLIPs on captioned pictures, image-level as CLIP is.
+"""Train the quickstart's two-tower CLIPs on captioned images, image-level as CLIP is.
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
     python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip --value-loss 0.5 \\
@@ -7,7 +7,7 @@
     python tools/pretrain_tiny_clip.py --world scenes --init output/tiny_scene_clip --value-loss 0.5 \\
         --batch 64 --lr 0.0005 --steps 1500 --seed 1 --output configs/quickstart/tiny_scene_clip
 
-No mask is ever used. Pictures are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
+No mask is ever used. Images are rendered on the fly: single objects at 48 pixels (that model is used at 96), or
 scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder in open_clip's
 own format (``local-dir:``): configuration, float16 safetensors weights, and a JSON with the command, seed, time and
 zero-shot accuracy that made it. A killed run resumes from ``<output>/state.pt``.
@@ -41,7 +41,7 @@ MODEL_CFG = {
     "objects": {"embed_dim": 64, "vision_cfg": {"image_size": 48, **VISION}, "text_cfg": {"width": 64, **TEXT}},
     "scenes": {"embed_dim": 64, "vision_cfg": {"image_size": 96, **VISION}, "text_cfg": {"width": 16, **TEXT}},
 }
-TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "a picture of one {}")
+TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "an image of one {}")
 
 
 class Captioned(torch.utils.data.IterableDataset):
@@ -58,7 +58,7 @@ class Captioned(torch.utils.data.IterableDataset):
 
 
 def as_batch(pairs: list[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Images (B, S, S, 3) and phrases bool (B, 90) of rendered pictures."""
+    """Images (B, S, S, 3) and phrases bool (B, 90) of rendered images."""
     names = class_names()
     return np.stack([image for image, _ in pairs]), np.array([[n in phrases for n in names] for _, phrases in pairs])
 
@@ -70,11 +70,11 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, shows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE in which equal captions count as one and all captions of a picture as its positives.
+    """Symmetric InfoNCE in which equal captions count as one and all captions of an image as its positives.
 
     Args:
-        image, text: unit features of the pictures (B, D) and of the distinct captions (T, D).
-        shows: which captions are each picture's, bool (B, T), at least one in every row and column.
+        image, text: unit features of the images (B, D) and of the distinct captions (T, D).
+        shows: which captions are each image's, bool (B, T), at least one in every row and column.
         scale: inverse temperature, scalar.
     """
     logits, positives = scale * image @ text.t(), shows.float()
@@ -102,7 +102,7 @@ def encode_twice(visual: VisionTransformer, images: torch.Tensor) -> tuple[torch
 
 @torch.no_grad()
 def zero_shot_accuracy(model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800) -> float:
-    """Share of held-out pictures of which the phrase ranked first among all 90 is true, in percent."""
+    """Share of held-out images of which the phrase ranked first among all 90 is true, in percent."""
     model.eval()
     text = F.normalize(model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()])), dim=-1)
     pictures, shows = as_batch([render_captioned(world, seed + 1_000_000, i) for i in range(images)])
@@ -134,7 +134,7 @@ def start_from(model: torch.nn.Module, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the pictures show")
+    parser.add_argument("--world", choices=sorted(MODEL_CFG), default="objects", help="what the images show")
     parser.add_argument("--value-loss", type=float, default=0.0, help="share of the loss on the last block's values, 0..1")
     parser.add_argument("--init", type=Path, help="start from this model folder's towers")
     parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")

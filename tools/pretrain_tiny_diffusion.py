@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the quickstart's latent diffusion model on unlabelled tinyscenes pictures.
+"""Train the quickstart's latent diffusion model on unlabelled tinyscenes images.
 
     python tools/pretrain_tiny_diffusion.py --output configs/quickstart/tiny_diffusion
 

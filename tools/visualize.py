@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--dataset", required=True, help="alias or registered name; tools/evaluate.py --list shows them")
-    parser.add_argument("--output", required=True, type=user_path, help="folder of the pictures")
-    parser.add_argument("--limit", type=int, default=8, help="how many pictures, from the first one on")
+    parser.add_argument("--output", required=True, type=user_path, help="folder of the images")
+    parser.add_argument("--limit", type=int, default=8, help="how many images, from the first one on")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     arguments = parser.parse_args()
     if arguments.limit < 0:

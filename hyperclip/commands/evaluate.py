@@ -46,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
     parser.add_argument("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
     parser.add_argument("--output", type=user_path, default=Path("output/evaluation"), help="default: %(default)s")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N pictures of each: a smoke run")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images of each: a smoke run")
     parser.add_argument("--allow-partial", action="store_true", help="evaluate incomplete sets, leave out missing ones")
     parser.add_argument("--list", action="store_true", help="show the benchmarks and leave")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes; without a GPU they share the CPU")

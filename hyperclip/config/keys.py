@@ -139,7 +139,7 @@ def _add_input_and_test_keys(cfg: CfgNode) -> None:
     cfg.INPUT.MAX_PIXELS = 0  # refuse larger images, unless the dataset says it; 0 = Pillow's limit, about 179 million
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry a crop in which one class covers more than this; 1.0 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # unreadable training pictures are skipped up to this share; 0 = none is
+    cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # unreadable training images are skipped up to this share; 0 = none is
 
     cfg.DATASETS.FILES = []  # YAML files that describe datasets of your own, see datasets/README.md
 

@@ -15,8 +15,8 @@ def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
 
     Args:
         labels: class indices (H, W), integers above -2^16 and below 2^24.
-        dilation: width of the band as a share of the picture's diagonal; at least one pixel.
-    Source: Cheng et al., Boundary IoU (CVPR 2021). The picture's edge counts as a border, as there.
+        dilation: width of the band as a share of the image's diagonal; at least one pixel.
+    Source: Cheng et al., Boundary IoU (CVPR 2021). The image's edge counts as a border, as there.
     """
     height, width = labels.shape
     steps = max(1, round(dilation * float(np.hypot(height, width))))

@@ -110,7 +110,7 @@ class SemSegEvaluator(DatasetEvaluator):
         return self.per_image.with_name(f"{self.per_image.name}.{rank}.part")
 
     def _join_parts(self, target: Path) -> None:
-        """One file of all processes' lines, in the order of the data set."""
+        """One file of all processes' lines, in the order of the dataset."""
         parts = [self._part(rank) for rank in range(comm.get_world_size())]
 
         def write(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""From what a model answers to what is counted: the background rules of the data sets.
+"""From what a model answers to what is counted: the background rules of the datasets.
 
-A model answers with the index of a prompt, or with ``NO_CLASS``. A data set's labels are its classes 0..T-1, the last of
-which is the background where the data set has one.
+A model answers with the index of a prompt, or with ``NO_CLASS``. A dataset's labels are its classes 0..T-1, the last of
+which is the background where the dataset has one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def answered_labels(output: dict[str, Tensor]) -> Tensor:
 
 
 def to_dataset_labels(answer: Tensor, classes: int, background: str) -> Tensor:
-    """Translate prompt indices (H, W) into a data set's labels.
+    """Translate prompt indices (H, W) into a dataset's labels.
 
     Args:
         answer: 0..P-1 or ``NO_CLASS``.

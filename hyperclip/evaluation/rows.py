@@ -43,7 +43,7 @@ class Benchmark:
 
     @property
     def complete(self) -> bool:
-        """Whether all pictures of the official set are evaluated."""
+        """Whether all images of the official set are evaluated."""
         official = not self.spec.images or self.total in self.spec.images
         return len(self.records) == self.total and official and not self.faults
 

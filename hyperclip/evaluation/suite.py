@@ -85,7 +85,7 @@ def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool 
     """Find the files of datasets before anything is computed.
 
     Args:
-        limit: evaluate this many pictures of each, from the first one on; 0 for all.
+        limit: evaluate this many images of each, from the first one on; 0 for all.
         partial: also take sets that are incomplete, and leave out those that are missing.
     Raises:
         ValueError: sets that are missing or incomplete, all of them at once, or none that is there.
@@ -102,7 +102,7 @@ def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool 
         records = make_records(spec, found)
         benchmark = Benchmark(spec, records[:limit] if limit else records, len(records), len(found.faults))
         if spec.images and len(records) not in spec.images and not partial:
-            faults.append(f"{spec.alias}: incomplete, {len(records)} of {spec.images[0]} pictures")
+            faults.append(f"{spec.alias}: incomplete, {len(records)} of {spec.images[0]} images")
         if found.faults:
             logger.warning("%s: %d faults, the first: %s", spec.alias, len(found.faults), found.faults[0])
         benchmarks.append(benchmark)

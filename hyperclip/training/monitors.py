@@ -184,7 +184,7 @@ class Throughput(HookBase):
     A step is timed from before to after it. Put this before hooks that evaluate or save: then their time does not count.
 
     Args:
-        batch: pictures of an iteration, of all processes. period: iterations between two values, and averaged.
+        batch: images of an iteration, of all processes. period: iterations between two values, and averaged.
     """
 
     def __init__(self, batch: int, period: int) -> None:
@@ -243,12 +243,12 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
     """Text table of what a run is about to do.
 
     Args:
-        records: pictures of the training sets. classes: of their labels. processes: that share a batch.
+        records: images of the training sets. classes: of their labels. processes: that share a batch.
     Raises:
-        ValueError: no picture or no process, or a precision that the device does not have.
+        ValueError: no image or no process, or a precision that the device does not have.
     """
     if records < 1 or processes < 1:
-        raise ValueError(f"training: got {records} pictures and {processes} processes, expected at least one of both")
+        raise ValueError(f"training: got {records} images and {processes} processes, expected at least one of both")
     solver = cfg.SOLVER
     batch, own, parts = solver.IMS_PER_BATCH, solver.IMS_PER_BATCH // processes, solver.MICRO_BATCHES
     evaluation = f"every {cfg.TEST.EVAL_PERIOD:,} iterations and " if cfg.TEST.EVAL_PERIOD > 0 else ""
@@ -256,8 +256,8 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
         ("training sets", ", ".join(cfg.DATASETS.TRAIN)),
         ("pictures", f"{records:,}"),
         ("classes", f"{classes:,}"),
-        ("batch", f"{batch:,} pictures, {own:,} in each of {processes} processes"),
-        ("micro-batches", f"{parts} in each process, of {own // parts} pictures"),
+        ("batch", f"{batch:,} images, {own:,} in each of {processes} processes"),
+        ("micro-batches", f"{parts} in each process, of {own // parts} images"),
         ("iterations", f"{solver.MAX_ITER:,}"),
         ("epochs", f"{solver.MAX_ITER * batch / records:.2f}"),
         ("precision", choose_precision("float16" if solver.AMP.ENABLED else solver.PRECISION, cfg.MODEL.DEVICE)),

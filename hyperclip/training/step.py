@@ -116,7 +116,7 @@ class TrainLoop(SimpleTrainer):
         write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
         raise FloatingPointError(
             f"iteration {self.iter}: the gradients of {len(names)} parameters are not finite ({', '.join(names[:3])} …), the "
-            f"loss is {content['losses']}. No step was made; the batch's files are listed in {path}. Look at these pictures "
+            f"loss is {content['losses']}. No step was made; the batch's files are listed in {path}. Look at these images "
             "and labels, lower SOLVER.BASE_LR, or set SOLVER.PRECISION to float32"
         )
 

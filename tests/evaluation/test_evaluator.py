@@ -24,7 +24,7 @@ from reference import evaluation as reference
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Register a data set of so many classes for one test; the background, if any, is the last."""
+    """Register a dataset of so many classes for one test; the background, if any, is the last."""
 
     def make(name: str, classes: int, background: str = "none", ignore: int = 255):
         names = [f"class {k}" for k in range(classes)]

@@ -44,7 +44,7 @@ def model():
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path, model):
-    """2,000 pictures, 847 classes: far less than 1.5 GB above the model."""
+    """2,000 images, 847 classes: far less than 1.5 GB above the model."""
     rng = np.random.default_rng(0)
     for k in range(10):
         Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / f"{k}.jpg")

@@ -38,7 +38,7 @@ def test_preprocessing(golden, fake_state):
 
 
 class Case:
-    """One backbone with C2's picture."""
+    """One backbone with C2's image."""
 
     def __init__(self, name, golden, fake_state, clip_from_file):
         arch, self.patch = MODELS[name]

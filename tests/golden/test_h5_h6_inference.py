@@ -37,7 +37,7 @@ def model(hyperclip_b):
 
 @pytest.fixture(scope="module")
 def records(fake_state, tmp_path_factory):
-    """The two pictures as the test mapper reads them from PNG files."""
+    """The two images as the test mapper reads them from PNG files."""
     folder = tmp_path_factory.mktemp("pictures")
     cfg: CfgNode = load_config("configs/vitb_384_hyperbolic.yaml")
     mapper, mapped = SemSegMapper(cfg, is_train=False), {}

@@ -83,7 +83,7 @@ def test_sliding_windows_on_the_tiny_model(root, tmp_path):
 
 
 def first_choices(folder, render):
-    """Share of pictures, in percent, of which the phrase ranked first among all 90 is true."""
+    """Share of images, in percent, of which the phrase ranked first among all 90 is true."""
     clip, names = load_clip(str(folder)), class_names()
     pictures = [render(i) for i in range(300)]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))

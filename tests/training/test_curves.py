@@ -61,7 +61,7 @@ def curve_of(folder: Path, keys: dict[str, object]) -> dict[str, list[float]]:
 
 @pytest.fixture(autouse=True)
 def _fresh_dataset():
-    """The data set lies somewhere else each time."""
+    """The dataset lies somewhere else each time."""
     yield
     forget_colours()
 

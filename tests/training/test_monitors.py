@@ -37,7 +37,7 @@ def build(*overrides):
 
 
 def run(cfg, start, hooks, iterations=2, **options):
-    """The model after a few steps over the same two pictures, and what was stored."""
+    """The model after a few steps over the same two images, and what was stored."""
     model = copy.deepcopy(start)
     batch = [{"image": i, "sem_seg": t} for i, t in (random_picture(model, 96, seed) for seed in range(2))]
     loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
@@ -164,8 +164,8 @@ def test_the_table_at_the_start():
         "training sets": "tinyscenes_train",
         "pictures": "6,400",
         "classes": "60",
-        "batch": "16 pictures, 8 in each of 2 processes",
-        "micro-batches": "2 in each process, of 4 pictures",
+        "batch": "16 images, 8 in each of 2 processes",
+        "micro-batches": "2 in each process, of 4 images",
         "iterations": "600",
         "epochs": "1.50",
         "precision": "float32",
@@ -174,5 +174,5 @@ def test_the_table_at_the_start():
     }
     periodic = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "TEST.EVAL_PERIOD", "200"])
     assert "every 200 iterations and at the end" in describe_training(periodic, 6400, 60, 1)
-    with pytest.raises(ValueError, match="got 0 pictures and 1 processes"):
+    with pytest.raises(ValueError, match="got 0 images and 1 processes"):
         describe_training(cfg, 0, 60, 1)

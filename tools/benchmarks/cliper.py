@@ -1,4 +1,4 @@
-"""A picture through CLIPer with a diffusion model of Stable Diffusion 2.1's true shape, against the networks' passes alone."""
+"""An image through CLIPer with a diffusion model of Stable Diffusion 2.1's true shape, against the networks' passes alone."""
 
 from __future__ import annotations
 

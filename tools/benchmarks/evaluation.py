@@ -1,4 +1,4 @@
-"""Evaluating pictures from files, against the networks alone and against whole score maps counted class by class."""
+"""Evaluating images from files, against the networks alone and against whole score maps counted class by class."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
 from tools.benchmarks.models import build_hyperclip
 
 SIZE = (512, 683)
-"""Height and width of the pictures, the median of ADE20K's."""
+"""Height and width of the images, the median of ADE20K's."""
 
 
 @torch.no_grad()
 def evaluate(settings: Settings) -> list[Row]:
-    """One row: two pictures and 150 classes. "floor_ratio" says what reading, merging and counting add to the networks."""
+    """One row: two images and 150 classes. "floor_ratio" says what reading, merging and counting add to the networks."""
     names = list(builtin("ade150").names)[: 5 if settings.smoke else None]
     with tempfile.TemporaryDirectory() as folder:
         (spec,) = register_files([write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)])
@@ -55,12 +55,12 @@ def evaluate(settings: Settings) -> list[Row]:
         networks, head = Stopwatch(settings.device), model.sem_seg_head
         model.encode_views = networks.around(model.encode_views)
         head.prepare, head.infer = networks.around(head.prepare), networks.around(head.infer)
-        case = f"{len(records)} pictures of {len(names)} classes, windows"
+        case = f"{len(records)} images of {len(names)} classes, windows"
         return compare("evaluate", case, obvious, ours, settings, passes=networks)
 
 
 def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
-    """Two pictures of noise as JPEG files with labels that hold every class, and the YAML file that describes them."""
+    """Two images of noise as JPEG files with labels that hold every class, and the YAML file that describes them."""
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir()

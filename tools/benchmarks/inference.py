@@ -1,4 +1,4 @@
-"""A picture in windows, 20, 150 and 847 classes, against the released way: adapters in every pass, all scores as maps."""
+"""An image in windows, 20, 150 and 847 classes, against the released way: adapters in every pass, all scores as maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.benchmarks.measuring import Row, Settings, compare
 from tools.benchmarks.models import build_hyperclip
 
 LISTS = {"voc20": (640, 640), "ade150": (640, 640), "ade847": (1024, 1024)}
-"""Class lists, and the size of the picture."""
+"""Class lists, and the size of the image."""
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def inference(settings: Settings) -> list[Row]:
 
 @torch.no_grad()
 def new_vocabulary(settings: Settings) -> list[Row]:
-    """One row: 20 new names asked of a picture that is encoded already, against the whole prediction."""
+    """One row: 20 new names asked of an image that is encoded already, against the whole prediction."""
     _, model = _models(settings)
     question = Question(builtin("voc20"))
     side = 96 if settings.smoke else 640
@@ -55,7 +55,7 @@ def new_vocabulary(settings: Settings) -> list[Row]:
         model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
         return model.segment(model.encode([image])[0], question, (side, side)).confidence
 
-    return compare("infer", "20 new names on an encoded picture", whole, asked_again, settings)
+    return compare("infer", "20 new names on an encoded image", whole, asked_again, settings)
 
 
 def _models(settings: Settings) -> tuple[HyperCLIP, HyperCLIP]:

@@ -1,4 +1,4 @@
-"""Models of true size with random weights, and pictures of noise."""
+"""Models of true size with random weights, and images of noise."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.findall('^__version__ = "(.+)"', (ROOT / "hyperclip/__init__.py").read_text("utf-8"), re.M)[0]
+VERSION = re.findall(
+    '^__version__ = "(.+)"', (ROOT / "hyperclip/__init__.py").read_text("utf-8"), re.M
+)[0]
 
 setup(
     name="hyperclip",
@@ -29,14 +31,16 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"hyperclip-{name} = hyperclip.commands:console" for name in ("train", "evaluate", "demo", "app")
+            f"hyperclip-{name} = hyperclip.commands:console"
+            for name in ("train", "evaluate", "demo", "app")
         ],
         # A package that adds systems declares its module here: the programs import all of them
         "hyperclip.systems": ["cliper = cliper"],
     },
-    # Lower bounds: these versions were installed together on CPython 3.11, and both systems computed there what they compute
-    # with requirements.lock. torch 2.5 lacks what the training step uses (torch.nn.utils.get_total_norm).
-    # Detectron2 is not on PyPI under its own name: tools/setup.sh installs it, or use your own build.
+    # Lower bounds: these versions were installed together on CPython 3.11, and both systems
+    # computed there what they compute with requirements.lock. torch 2.5 lacks what the training
+    # step uses (torch.nn.utils.get_total_norm). Detectron2 is not on PyPI under its own name:
+    # tools/setup.sh installs it, or use your own build.
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -68,6 +72,14 @@ setup(
         "demo": ["gradio"],
         "diffusion": ["diffusers>=0.35", "transformers>=4.49", "accelerate"],
         "wandb": ["wandb"],
-        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "selenium", "types-PyYAML", "types-tabulate"],
+        "dev": [
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "selenium",
+            "types-PyYAML",
+            "types-tabulate",
+        ],
     },
 )

@@ -1,4 +1,6 @@
-"""Every configuration key of CLIPer, with its default and meaning. The defaults are those of the released code."""
+"""Every configuration key of CLIPer, with its default and meaning. The defaults are those of the
+released code.
+"""
 
 from __future__ import annotations
 
@@ -29,58 +31,74 @@ CLIPER_RULES = KeyRules(
 
 
 def add_cliper_config(cfg: CfgNode) -> None:
-    """Add CLIPer's keys to a config, in place. CLIP itself and the prompts are chosen by HyperCLIP's keys."""
+    """Add CLIPer's keys to a config, in place. CLIP itself and the prompts are chosen by
+    HyperCLIP's keys.
+    """
     cfg.MODEL.CLIPER = node = CfgNode()
     node.SIZE = 336  # shorter side of the image that CLIP sees, in pixels
     node.MAX_SIZE = 2560  # its longer side is at most this
     node.HALF = True  # on a GPU, run CLIP and the diffusion model in float16; sums stay in float32
     _add_fusion_keys(node)
 
-    node.NEGATIVES = ["background"]  # what is no class, for vocabularies that bring no negatives of their own
+    # what is no class, for vocabularies that bring no negatives of their own
+    node.NEGATIVES = ["background"]
     node.MEAN_NEGATIVE = True  # add the mean of the classes' embeddings to the negatives
 
-    node.WINDOW = 0  # side of the crops whose predictions are averaged with the whole image's, in pixels; 0 = none
+    # side of the crops whose predictions are averaged with the whole image's, in pixels; 0 = none
+    node.WINDOW = 0
     node.WINDOW_STRIDE = 112  # distance of neighbouring crops, at most WINDOW
 
-    # Where no background exists, "abstain" leaves pixels below the thresholds without a class, "argmax" gives all of them one.
+    # Where no background exists, "abstain" leaves pixels below the thresholds without a class,
+    # "argmax" gives all of them one.
     node.PROTOCOL = "abstain"
-    node.SCORE_THRESHOLD = 0.0  # classes whose score is not above this are left out (scores reach about 2)
-    node.BACKGROUND_THRESHOLD = 0.0  # pixels below this get no class; 0 = a background score (1 - best)^2 competes
+    # classes whose score is not above this are left out (scores reach about 2)
+    node.SCORE_THRESHOLD = 0.0
+    # pixels below this get no class; 0 = a background score (1 - best)^2 competes
+    node.BACKGROUND_THRESHOLD = 0.0
     node.NORMALIZE = False  # scale each class's map to 0..1 before the thresholds
     _add_refiner_keys(node)
 
 
 def _add_fusion_keys(node: CfgNode) -> None:
     node.ATTENTION = "fused"  # fused, vanilla, q-q, k-k, v-v, identity, proxy (from FEATURES), clip
-    node.SINKHORN = -1  # rounds of column and row normalisation of the fused map; -1 = k + 1 for layer k
+    # rounds of column and row normalisation of the fused map; -1 = k + 1 for layer k
+    node.SINKHORN = -1
     node.CENTER = "mean"  # what is subtracted from its columns: their mean or max
     node.CENTER_SCALE = 1.0  # times this; below 1 for max
     node.RESIDUAL = 0.0  # multiple of a layer's embedding added behind the last block's attention
-    node.HALF_POSITIONS = False  # round position embeddings to float16, as the released code does even on a CPU
+    # round position embeddings to float16, as the released code does even on a CPU
+    node.HALF_POSITIONS = False
     node.LOGIT_SCALE = 100.0  # factor of the cosines before the softmax; 0 = CLIP's own
     node.SELECT_LAYER = -1  # layer that is propagated along the fused map, from the end
     node.AVERAGE = "all"  # layers whose mean is added: all, early (all but the last), none
     node.AVERAGE_WEIGHT = 1.0  # weight of that mean
-    node.ATTENTION_THRESHOLD = 0.2  # share of a class's largest probability below which it is cut, before propagation
+    # share of a class's largest probability below which it is cut, before propagation
+    node.ATTENTION_THRESHOLD = 0.2
     node.PROPAGATION = "columns"  # along columns or rows of the fused map, or none
 
 
 def _add_refiner_keys(node: CfgNode) -> None:
     node.REFINER = CfgNode()
-    node.REFINER.NAME = "diffusion"  # none, diffusion, features, or one registered in REFINER_REGISTRY
+    # none, diffusion, features, or one registered in REFINER_REGISTRY
+    node.REFINER.NAME = "diffusion"
     node.REFINER.FUSION = "SFSA"  # of several attention maps: SFSA (their product), mean, selection
     node.REFINER.INDEX = 1  # the map of "selection"
-    node.REFINER.THRESHOLD = -1.0  # share of a column's largest entry below which it is cut; -1 = ATTENTION_THRESHOLD
+    # share of a column's largest entry below which it is cut; -1 = ATTENTION_THRESHOLD
+    node.REFINER.THRESHOLD = -1.0
 
     node.DIFFUSION = CfgNode()
-    node.DIFFUSION.MODEL = "sd-2.1"  # sd-1.4, sd-1.5, sd-2.1, a hub id, a local folder in diffusers' format, or one file
+    # sd-1.4, sd-1.5, sd-2.1, a hub id, a local folder in diffusers' format, or one file
+    node.DIFFUSION.MODEL = "sd-2.1"
     node.DIFFUSION.REVISION = ""  # of a hub id; "" = the pinned one, or main
-    node.DIFFUSION.LAYERS = ["up_blocks.3.attentions.1", "up_blocks.3.attentions.0"]  # self-attention layers by name
-    node.DIFFUSION.TIME_STEP = 45  # index into the scheduler's time steps; with PNDM and 50 steps, 45 is t = 101
+    # self-attention layers by name
+    node.DIFFUSION.LAYERS = ["up_blocks.3.attentions.1", "up_blocks.3.attentions.0"]
+    # index into the scheduler's time steps; with PNDM and 50 steps, 45 is t = 101
+    node.DIFFUSION.TIME_STEP = 45
     node.DIFFUSION.STEPS = 50  # time steps that the scheduler makes
     node.DIFFUSION.NOISE = "seeded"  # the same noise for every image, or none
     node.DIFFUSION.SEED = 0  # of that noise
-    node.DIFFUSION.RESIZE = "nearest"  # of the image to the model's square: nearest (as released) or bilinear
+    # of the image to the model's square: nearest (as released) or bilinear
+    node.DIFFUSION.RESIZE = "nearest"
     node.DIFFUSION.CACHE = ""  # folder in which latents are kept between runs; "" = none
 
     node.FEATURES = CfgNode()

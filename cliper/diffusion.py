@@ -1,7 +1,8 @@
 """Self-attention of a latent diffusion model, read while it denoises a lightly noised image.
 
-Works with any diffusers pipeline that has an ``AutoencoderKL`` and a ``UNet2DConditionModel`` or ``UNet2DModel``. The
-UNet is stopped at the last projection that is wanted; nothing in it is patched. Shapes: B images, K heads, N tokens, d
+Works with any diffusers pipeline that has an ``AutoencoderKL`` and a ``UNet2DConditionModel`` or
+``UNet2DModel``. The UNet is stopped at the last projection that is wanted; nothing in it is
+patched. Shapes: B images, K heads, N tokens, d
 head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 """
 
@@ -28,13 +29,16 @@ RESIZES = ("nearest", "bilinear")
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """Where and how the maps are read. The defaults are those of the released code, but for the seed.
+    """Where and how the maps are read. The defaults are those of the released code, but for the
+    seed.
 
     Attributes:
-        layers: self-attention layers by name or unambiguous beginning of it; the first one's heads come first.
+        layers: self-attention layers by name or unambiguous beginning of it; the first one's heads
+            come first.
         time_step: index into the scheduler's time steps. steps: how many the scheduler makes.
         noise: "seeded" (the same noise for every image, from ``seed``) or "none".
-        resize: of the image to the model's square, "nearest" (released) or "bilinear" (anti-aliased).
+        resize: of the image to the model's square, "nearest" (released) or "bilinear"
+            (anti-aliased).
     Raises:
         ValueError: an unknown name, or a number that cannot be.
     """
@@ -49,10 +53,18 @@ class DiffusionOptions:
     def __post_init__(self) -> None:
         for key, value, valid in (("NOISE", self.noise, NOISES), ("RESIZE", self.resize, RESIZES)):
             if value not in valid:
-                raise ValueError(f"MODEL.CLIPER.DIFFUSION.{key}: got {value!r}, expected one of {list(valid)}")
-        for key, number, least in (("STEPS", self.steps, 1), ("TIME_STEP", self.time_step, 0), ("SEED", self.seed, 0)):
+                raise ValueError(
+                    f"MODEL.CLIPER.DIFFUSION.{key}: got {value!r}, expected one of {list(valid)}"
+                )
+        for key, number, least in (
+            ("STEPS", self.steps, 1),
+            ("TIME_STEP", self.time_step, 0),
+            ("SEED", self.seed, 0),
+        ):
             if not least <= number < 2**63:
-                raise ValueError(f"MODEL.CLIPER.DIFFUSION.{key}: got {number}, expected {least} or more")
+                raise ValueError(
+                    f"MODEL.CLIPER.DIFFUSION.{key}: got {number}, expected {least} or more"
+                )
 
 
 class DiffusionAttention(nn.Module):
@@ -66,7 +78,8 @@ class DiffusionAttention(nn.Module):
         options: see :class:`DiffusionOptions`.
         cache: folder in which latents are kept, None for none. source: names the model in messages.
     Raises:
-        ValueError: a layer or time step that the model does not have, or parts that do not fit each other.
+        ValueError: a layer or time step that the model does not have, or parts that do not fit each
+            other.
 
     Attributes:
         count: number M of maps, the heads of all layers.
@@ -94,19 +107,30 @@ class DiffusionAttention(nn.Module):
         self.register_buffer("prompt", prompt, persistent=False)
         check_parts(vae, unet, prompt, source)
         self.time = chosen_time(scheduler, options)
-        self.factor, self.channels = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.latent_channels
+        self.factor, self.channels = (
+            2 ** (len(vae.config.block_out_channels) - 1),
+            vae.config.latent_channels,
+        )
         side = unet.config.sample_size
-        self.size = tuple(self.factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side)))
+        self.size = tuple(
+            self.factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side))
+        )
         self.count = sum(attention.heads for attention in self.layers.values())
         self._rehearse()
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
-        """Maps of images (3, H, W), uint8 or float 0..255, of any sizes: heads of the first layer first."""
-        latents = self.add_noise(torch.cat([self.latents(image) for image in self._squares(images)]))
+        """Maps of images (3, H, W), uint8 or float 0..255, of any sizes: heads of the first layer
+        first.
+        """
+        latents = self.add_noise(
+            torch.cat([self.latents(image) for image in self._squares(images)])
+        )
         pairs = self.queries_and_keys(latents)
         grid = _grid(pairs, latents)
-        scales = [attention.scale for attention in self.layers.values() for _ in range(attention.heads)]
+        scales = [
+            attention.scale for attention in self.layers.values() for _ in range(attention.heads)
+        ]
         per_image = []
         for b in range(len(images)):
             queries = [head for q, _ in pairs for head in q[b]]
@@ -115,7 +139,9 @@ class DiffusionAttention(nn.Module):
         return per_image
 
     def latents(self, square: Tensor) -> Tensor:
-        """Posterior mean, scaled, (1, C, h, w) of an image (3, S, S) in -1..1; from the cache if it is there."""
+        """Posterior mean, scaled, (1, C, h, w) of an image (3, S, S) in -1..1; from the cache if it
+        is there.
+        """
         if self.cache is None:
             return self._encode(square)
         where, fast = square.device.type, torch.is_autocast_enabled(square.device.type)
@@ -125,18 +151,25 @@ class DiffusionAttention(nn.Module):
         return self.cache.get(key, shape, square, lambda: self._checked_latents(square))
 
     def _checked_latents(self, square: Tensor) -> Tensor:
-        """Latents that are finite: in the cache, NaN would outlive the weights that it came from."""
+        """Latents that are finite: in the cache, NaN would outlive the weights that it came from."""  # noqa: E501
         latents = self._encode(square)
         FiniteCheck().add("the latents of the image", latents).require(self)
         return latents
 
     def _encoder_digest(self) -> str:
-        """What the latents depend on besides the image: weights and settings of the autoencoder's encoder."""
+        """What the latents depend on besides the image: weights and settings of the autoencoder's
+        encoder.
+        """
         if self.vae is None:  # dropped by somebody who has all latents in the cache
             return self._digest[1]
-        state = {k: v for k, v in self.vae.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+        state = {
+            k: v
+            for k, v in self.vae.state_dict().items()
+            if k.startswith(("encoder.", "quant_conv."))
+        }
         settings = sorted((k, repr(v)) for k, v in self.vae.config.items() if not k.startswith("_"))
-        # Computed again only if the weights have changed since. Their version counters miss p.data.add_, so sums are compared
+        # Computed again only if the weights have changed since. Their version counters miss
+        # p.data.add_, so sums are compared
         sums = torch.cat([part for value in state.values() for part in bit_sums(value.detach())])
         seen = repr(settings).encode() + sums.cpu().numpy().tobytes()
         if self._digest[0] != seen:
@@ -150,13 +183,16 @@ class DiffusionAttention(nn.Module):
         """Latents (B, C, h, w) at the chosen time step.
 
         Args:
-            noise: (1, C, h, w); None for what the options say. It is drawn on the CPU, so that every device gets the same.
+            noise: (1, C, h, w); None for what the options say. It is drawn on the CPU, so that
+                every device gets the same.
         """
         if noise is None:
             generator = torch.Generator().manual_seed(self.options.seed)
             noise = torch.randn(latents[:1].shape, generator=generator)
             noise = noise if self.options.noise == "seeded" else torch.zeros_like(noise)
-        return self.scheduler.add_noise(latents, noise.to(latents).expand_as(latents), self.time[None])
+        return self.scheduler.add_noise(
+            latents, noise.to(latents).expand_as(latents), self.time[None]
+        )
 
     def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys (B, K, N, d) of each layer for noisy latents (B, C, h, w)."""
@@ -164,23 +200,37 @@ class DiffusionAttention(nn.Module):
         scaled = self.scheduler.scale_model_input(noisy, self.time)
         return self._read_layers(scaled, self.unet)
 
-    def _read_layers(self, latents: Tensor, unet: Callable[..., object]) -> list[tuple[Tensor, Tensor]]:
-        """Queries and keys of each layer while ``unet``, the UNet or a stand-in that runs its modules, sees the latents."""
+    def _read_layers(
+        self, latents: Tensor, unet: Callable[..., object]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Queries and keys of each layer while ``unet``, the UNet or a stand-in that runs its
+        modules, sees the latents.
+        """
 
         def run() -> None:
             if self.prompt is None:
                 unet(latents, self.time)
             else:
-                unet(latents, self.time, encoder_hidden_states=self.prompt.to(latents).expand(len(latents), -1, -1))
+                unet(
+                    latents,
+                    self.time,
+                    encoder_hidden_states=self.prompt.to(latents).expand(len(latents), -1, -1),
+                )
 
-        projections = [m for attention in self.layers.values() for m in (attention.to_q, attention.to_k)]
+        projections = [
+            m for attention in self.layers.values() for m in (attention.to_q, attention.to_k)
+        ]
         heads = [attention.heads for attention in self.layers.values()]
         outputs = run_until(run, projections)
-        split = [x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)]
+        split = [
+            x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)
+        ]
         return list(zip(split[0::2], split[1::2], strict=True))
 
     def _rehearse(self) -> None:
-        """Run the parts without data or arithmetic, on PyTorch's meta device, so that whatever does not fit shows now."""
+        """Run the parts without data or arithmetic, on PyTorch's meta device, so that whatever does
+        not fit shows now.
+        """
         dtype = next(self.unet.parameters()).dtype
         image = torch.empty(1, 3, *self.size, dtype=dtype, device="meta")
         try:
@@ -192,9 +242,9 @@ class DiffusionAttention(nn.Module):
             reason = " ".join(str(error).split())[:200]
             prompt = None if self.prompt is None else tuple(self.prompt.shape)
             raise ValueError(
-                f"MODEL.CLIPER.DIFFUSION.MODEL {self.source}: cannot be run on an image of {self.size} "
-                f"with a prompt of {prompt} alone ({type(error).__name__}: {reason}). Expected a Stable "
-                "Diffusion 1 or 2 that makes images from text"
+                f"MODEL.CLIPER.DIFFUSION.MODEL {self.source}: cannot be run on an image of "
+                f"{self.size} with a prompt of {prompt} alone ({type(error).__name__}: {reason}). "
+                "Expected a Stable Diffusion 1 or 2 that makes images from text"
             ) from error
         _grid(pairs, latents)
 
@@ -216,7 +266,8 @@ class _Finished(Exception):
 
 
 def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
-    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the order asked for.
+    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the
+    order asked for.
 
     Other threads may use the modules at the same time: what they compute is theirs.
     """
@@ -245,8 +296,13 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
 
 
 def on_meta(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward pass on meta tensors: shapes and errors, but no values; the module stays as it is."""
-    state = {name: value.to("meta") for name, value in (*module.named_parameters(), *module.named_buffers())}
+    """A module's forward pass on meta tensors: shapes and errors, but no values; the module stays
+    as it is.
+    """
+    state = {
+        name: value.to("meta")
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+    }
     return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
 
 
@@ -258,40 +314,65 @@ def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
     """
     trained = scheduler.config.num_train_timesteps
     if options.steps > trained:
-        raise ValueError(f"MODEL.CLIPER.DIFFUSION.STEPS: got {options.steps}, expected 1 to {trained}, those of training")
+        raise ValueError(
+            f"MODEL.CLIPER.DIFFUSION.STEPS: got {options.steps}, expected 1 to {trained}, those of "
+            "training"
+        )
     scheduler.set_timesteps(options.steps)
     count = len(scheduler.timesteps)
     if options.time_step >= count:
         raise ValueError(
-            f"MODEL.CLIPER.DIFFUSION.TIME_STEP: got {options.time_step}, expected an index below {count}, the "
-            f"number of time steps that {type(scheduler).__name__} makes of STEPS {options.steps}"
+            f"MODEL.CLIPER.DIFFUSION.TIME_STEP: got {options.time_step}, expected an index below "
+            f"{count}, the number of time steps that {type(scheduler).__name__} makes of STEPS "
+            f"{options.steps}"
         )
     return scheduler.timesteps[options.time_step]
 
 
 def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> None:
-    """ValueError, one line, for a model of another kind than a text-to-image one in an autoencoder's latents."""
+    """ValueError, one line, for a model of another kind than a text-to-image one in an
+    autoencoder's latents.
+    """
     what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
     expected, given = vae.config.latent_channels, config.in_channels
     if given != expected:
-        kind = {9: ", as for inpainting", 5: ", as for depth maps", 8: ", as for editing images"}.get(given, "")
-        raise ValueError(f"{what}: its UNet takes {given} channels{kind}, expected the {expected} of its autoencoder's latents")
-    needs = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
-             if config.get(key)]  # fmt: skip
+        kind = {
+            9: ", as for inpainting",
+            5: ", as for depth maps",
+            8: ", as for editing images",
+        }.get(given, "")
+        raise ValueError(
+            f"{what}: its UNet takes {given} channels{kind}, expected the {expected} of its "
+            "autoencoder's latents"
+        )
+    needs = [
+        key
+        for key in (
+            "addition_embed_type",
+            "class_embed_type",
+            "num_class_embeds",
+            "encoder_hid_dim_type",
+        )
+        if config.get(key)
+    ]
     if needs:
         raise ValueError(
-            f"{what}: its UNet needs more than text ({', '.join(f'{key} {config[key]!r}' for key in needs)}), as Stable "
-            "Diffusion XL's does. Expected Stable Diffusion 1 or 2, such as sd-2.1"
+            f"{what}: its UNet needs more than text "
+            f"({', '.join(f'{key} {config[key]!r}' for key in needs)}), as Stable Diffusion XL's "
+            "does. Expected Stable Diffusion 1 or 2, such as sd-2.1"
         )
     width = config.get("cross_attention_dim")
     if prompt is not None and prompt.shape[-1] != width:
-        raise ValueError(f"{what}: its text encoder gives {prompt.shape[-1]} channels, expected {width}, its UNet's")
+        raise ValueError(
+            f"{what}: its text encoder gives {prompt.shape[-1]} channels, expected {width}, its "
+            "UNet's"
+        )
     side = config.sample_size
     sides = side if isinstance(side, (list, tuple)) and len(side) == 2 else (side, side)
     if not all(type(s) is int and s > 0 for s in sides):
         raise ValueError(
-            f"{what}: unet/config.json has sample_size {side!r}, expected the side of the latents, 64 for "
-            "images of 512 pixels. Set it to what the model was trained with"
+            f"{what}: unet/config.json has sample_size {side!r}, expected the side of the latents, "
+            "64 for images of 512 pixels. Set it to what the model was trained with"
         )
 
 
@@ -299,22 +380,30 @@ def find_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, Any]:
     """The self-attention modules of these names, or of the only name that begins so.
 
     Raises:
-        ValueError: no name, or one that fits none or several of the UNet's layers, which are listed.
+        ValueError: no name, or one that fits none or several of the UNet's layers, which are
+            listed.
     """
     from diffusers.models.attention_processor import Attention
 
-    known = {name: m for name, m in unet.named_modules() if isinstance(m, Attention) and not m.is_cross_attention}
+    known = {
+        name: m
+        for name, m in unet.named_modules()
+        if isinstance(m, Attention) and not m.is_cross_attention
+    }
     found: dict[str, Any] = {}
     for name in names:
         fitting = [n for n in known if n == name or n.startswith(f"{name}.")]
         if len(fitting) != 1:
             raise ValueError(
-                f"MODEL.CLIPER.DIFFUSION.LAYERS: {name!r} fits {len(fitting)} self-attention layers of the "
-                f"{type(unet).__name__}, expected one of {sorted(known)}"
+                f"MODEL.CLIPER.DIFFUSION.LAYERS: {name!r} fits {len(fitting)} self-attention "
+                f"layers of the {type(unet).__name__}, expected one of {sorted(known)}"
             )
         found[fitting[0]] = known[fitting[0]]
     if len(found) != len(names) or not found:
-        raise ValueError(f"MODEL.CLIPER.DIFFUSION.LAYERS: got {list(names)}, expected one or more different layers")
+        raise ValueError(
+            f"MODEL.CLIPER.DIFFUSION.LAYERS: got {list(names)}, expected one or more different "
+            "layers"
+        )
     return found
 
 
@@ -323,7 +412,8 @@ def _grid(pairs: list[tuple[Tensor, Tensor]], latents: Tensor) -> tuple[int, int
     tokens = {q.shape[2] for q, _ in pairs}
     if len(tokens) > 1:
         raise ValueError(
-            f"MODEL.CLIPER.DIFFUSION.LAYERS: got layers of {sorted(tokens)} tokens, expected layers of the same resolution"
+            f"MODEL.CLIPER.DIFFUSION.LAYERS: got layers of {sorted(tokens)} tokens, expected "
+            "layers of the same resolution"
         )
     height, width = latents.shape[-2:]
     step = round((height * width / tokens.pop()) ** 0.5)

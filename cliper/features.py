@@ -1,6 +1,7 @@
 """Self-supervised features (DINO, DINOv2) as a refiner, through timm.
 
-Shapes: N = h w patches, C channels, K classes. Source: ProxyCLIP (ECCV 2024), as the released code of CLIPer uses it.
+Shapes: N = h w patches, C channels, K classes. Source: ProxyCLIP (ECCV 2024), as the released code
+    of CLIPer uses it.
 """
 
 from __future__ import annotations
@@ -22,26 +23,35 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeatureMaps:
-    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S, negative entries excluded.
+    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S, negative
+    entries excluded.
 
     Args:
         features: (N, C). grid: (h, w). tile: entries of a tile of rows; it bounds the memory.
     """
 
     def __init__(
-        self, features: Tensor, grid: tuple[int, int], beta: float = 1.2, gamma: float = 3.0, tile: int = 2**22
+        self,
+        features: Tensor,
+        grid: tuple[int, int],
+        beta: float = 1.2,
+        gamma: float = 3.0,
+        tile: int = 2**22,
     ) -> None:
         self.unit, self.grid = F.normalize(features.float(), dim=-1), grid
         self.beta, self.gamma, self.step = beta, gamma, max(1, tile // len(features))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """The operator times the scores (N, K). The mean of S is the squared length of the mean feature."""
+        """The operator times the scores (N, K). The mean of S is the squared length of the mean
+        feature.
+        """
         shift = self.beta * self.unit.mean(dim=0).square().sum()
         result = torch.empty_like(scores)
         for start in range(0, len(scores), self.step):
             tile = self.unit[start : start + self.step] @ self.unit.T - shift
             rows = torch.arange(len(tile), device=tile.device)
-            tile[rows, start + rows] = tile[rows, start + rows].clamp_min(0)  # a patch is always like itself
+            # a patch is always like itself
+            tile[rows, start + rows] = tile[rows, start + rows].clamp_min(0)
             weights = (self.gamma * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
             torch.mm(weights, scores, out=result[start : start + len(tile)])
         return result
@@ -51,12 +61,14 @@ class FeatureExtractor(nn.Module):
     """Patch features of a timm vision transformer.
 
     Args:
-        name: timm's model name, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2.lvd142m".
-        weights: a local file (safetensors or a state dict); "" for timm's own, from its cache or the network; "none"
-            for random ones.
+        name: timm's model name, e.g. "vit_base_patch8_224.dino" or
+            "vit_small_patch14_dinov2.lvd142m".
+        weights: a local file (safetensors or a state dict); "" for timm's own, from its cache or
+            the network; "none" for random ones.
         longest: images with a longer side are scaled down to it, in pixels.
     Raises:
-        ValueError: an unknown name, a model that is no plain vision transformer, or a file that does not fit.
+        ValueError: an unknown name, a model that is no plain vision transformer, or a file that
+            does not fit.
         FileNotFoundError: weights that are neither here nor to be had from the network.
     """
 
@@ -71,20 +83,27 @@ class FeatureExtractor(nn.Module):
         known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
         if name not in known or not name.startswith("vit_"):
             raise ValueError(
-                f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of timm, e.g. {DINO_MODELS}"
+                f"MODEL.CLIPER.FEATURES.MODEL: got {name!r}, expected a vision transformer of "
+                f"timm, e.g. {DINO_MODELS}"
             )
         try:
-            self.model = timm.create_model(name, pretrained=weights == "", num_classes=0, dynamic_img_size=True)
+            self.model = timm.create_model(
+                name, pretrained=weights == "", num_classes=0, dynamic_img_size=True
+            )
         except TypeError as error:
-            raise ValueError(f"MODEL.CLIPER.FEATURES.MODEL: {name!r} takes images of one size only ({error})") from error
+            raise ValueError(
+                f"MODEL.CLIPER.FEATURES.MODEL: {name!r} takes images of one size only ({error})"
+            ) from error
         except Exception as error:
             raise FileNotFoundError(
-                f"features {name!r}: not in the local cache, and the download failed ({type(error).__name__}: "
-                f"{str(error)[:200]}). Without a network, set MODEL.CLIPER.FEATURES.WEIGHTS to a local file"
+                f"features {name!r}: not in the local cache, and the download failed "
+                f"({type(error).__name__}: {str(error)[:200]}). Without a network, set "
+                "MODEL.CLIPER.FEATURES.WEIGHTS to a local file"
             ) from error
         if not isinstance(self.model, timm.models.vision_transformer.VisionTransformer):
             raise ValueError(
-                f"MODEL.CLIPER.FEATURES.MODEL: {name!r} is no plain vision transformer, expected one like {DINO_MODELS}"
+                f"MODEL.CLIPER.FEATURES.MODEL: {name!r} is no plain vision transformer, expected "
+                f"one like {DINO_MODELS}"
             )
         if weights not in ("", "none"):
             self._load(name, local_path(weights))
@@ -92,7 +111,10 @@ class FeatureExtractor(nn.Module):
         self.longest = longest
         self.patch: int = self.model.patch_embed.patch_size[0]
         if longest < self.patch:
-            raise ValueError(f"MODEL.CLIPER.FEATURES.MAX_SIZE: got {longest}, expected at least the patch size {self.patch}")
+            raise ValueError(
+                f"MODEL.CLIPER.FEATURES.MAX_SIZE: got {longest}, expected at least the patch size "
+                f"{self.patch}"
+            )
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -100,18 +122,31 @@ class FeatureExtractor(nn.Module):
         state = read_state_dict(path, key="MODEL.CLIPER.FEATURES.WEIGHTS")[0]
         state.pop("mask_token", None)  # DINOv2's files hold it for training
         what = f"MODEL.CLIPER.FEATURES.WEIGHTS {str(path)!r} does not fit {name!r}"
-        require_fit(self.model.state_dict(), state, what, "Set MODEL.CLIPER.FEATURES.MODEL to the architecture of the file")
+        require_fit(
+            self.model.state_dict(),
+            state,
+            what,
+            "Set MODEL.CLIPER.FEATURES.MODEL to the architecture of the file",
+        )
         self.model.load_state_dict(state)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Features (C, h, w) of an image (3, H, W), 0..255, its sides scaled down to multiples of the patch."""
+        """Features (C, h, w) of an image (3, H, W), 0..255, its sides scaled down to multiples of
+        the patch.
+        """
         scale = min(1.0, self.longest / max(image.shape[1:]))
-        height, width = (max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:])
+        height, width = (
+            max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:]
+        )
         x = image.to(self.mean.device).float()[None] / 255
         if x.shape[2:] != (height, width):
-            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-        tokens = self.model.forward_features((x - self.mean) / self.std)[0, self.model.num_prefix_tokens :]
+            x = F.interpolate(
+                x, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+            )
+        tokens = self.model.forward_features((x - self.mean) / self.std)[
+            0, self.model.num_prefix_tokens :
+        ]
         return tokens.T.reshape(-1, height // self.patch, width // self.patch)
 
     def maps(self, images: Sequence[Tensor]) -> list[FeatureMaps]:

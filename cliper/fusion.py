@@ -1,6 +1,8 @@
-"""Early-layer fusion: CLIP's last block, fed with the embeddings of every layer and mixed by the attention of the early ones.
+"""Early-layer fusion: CLIP's last block, fed with the embeddings of every layer and mixed by the
+attention of the early ones.
 
-Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D width, C embedding.
+Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D
+    width, C embedding.
 Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
 """
 
@@ -25,17 +27,23 @@ class FusionOptions:
     """How the last block sees the early layers. The defaults are those of the released code.
 
     Attributes:
-        attention: "fused" (sum of the early layers' maps), one of the ablations that use the last block's own
-            projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", or "proxy" (a map from elsewhere). "clip" is CLIP's
-            own last block with its residual and MLP, for the last layer alone.
-        sinkhorn: rounds of column and row normalisation of the fused map; -1: layer k uses k + 1 rounds, as released.
-        center: what is subtracted from each column of the fused map: its "mean" or its "max" (first version, ViT-H).
-        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2). Of the "max" it is below 1, since nothing would be left.
-        residual: multiple of a layer's embedding that is added behind the last block's attention: 0.0 (first version,
-            ViT-H: -1.0).
-        half_positions: round the position embeddings to float16, as the released code does even on a CPU.
+        attention: "fused" (sum of the early layers' maps), one of the ablations that use the last
+            block's own projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", or "proxy" (a
+            map from elsewhere). "clip" is CLIP's own last block with its residual and MLP, for the
+            last layer alone.
+        sinkhorn: rounds of column and row normalisation of the fused map; -1: layer k uses k + 1
+            rounds, as released.
+        center: what is subtracted from each column of the fused map: its "mean" or its "max" (first
+            version, ViT-H).
+        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2). Of the "max" it is below 1,
+            since nothing would be left.
+        residual: multiple of a layer's embedding that is added behind the last block's attention:
+            0.0 (first version, ViT-H: -1.0).
+        half_positions: round the position embeddings to float16, as the released code does even on
+            a CPU.
     Raises:
-        ValueError: an unknown name, fewer than -1 rounds, or a factor that leaves nothing of the map.
+        ValueError: an unknown name, fewer than -1 rounds, or a factor that leaves nothing of the
+            map.
     """
 
     attention: str = "fused"
@@ -47,22 +55,36 @@ class FusionOptions:
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS:
-            raise ValueError(f"MODEL.CLIPER.ATTENTION: got {self.attention!r}, expected one of {list(ATTENTIONS)}")
+            raise ValueError(
+                f"MODEL.CLIPER.ATTENTION: got {self.attention!r}, expected one of "
+                f"{list(ATTENTIONS)}"
+            )
         if self.center not in CENTERS:
-            raise ValueError(f"MODEL.CLIPER.CENTER: got {self.center!r}, expected one of {list(CENTERS)}")
+            raise ValueError(
+                f"MODEL.CLIPER.CENTER: got {self.center!r}, expected one of {list(CENTERS)}"
+            )
         if self.sinkhorn < -1:
-            raise ValueError(f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer k) or a count")
+            raise ValueError(
+                f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer "
+                "k) or a count"
+            )
         if not math.isfinite(self.center_scale) or self.center_scale < 0:
-            raise ValueError(f"MODEL.CLIPER.CENTER_SCALE: got {self.center_scale}, expected 0 or more")
+            raise ValueError(
+                f"MODEL.CLIPER.CENTER_SCALE: got {self.center_scale}, expected 0 or more"
+            )
         if self.attention == "fused" and self.center == "max" and self.center_scale >= 1:
             raise ValueError(
-                f"MODEL.CLIPER.CENTER 'max', CENTER_SCALE: got {self.center_scale}, which cuts every entry of the fused map; "
-                "expected 0 to below 1 (first version: 0.2)"
+                f"MODEL.CLIPER.CENTER 'max', CENTER_SCALE: got {self.center_scale}, which cuts "
+                "every entry of the fused map; expected 0 to below 1 (first version: 0.2)"
             )
 
 
 def encode_layers(
-    visual: VisionTransformer, images: Tensor, options: FusionOptions, layers: list[int], proxy: Tensor | None = None
+    visual: VisionTransformer,
+    images: Tensor,
+    options: FusionOptions,
+    layers: list[int],
+    proxy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embed every patch as each layer sees it.
 
@@ -72,26 +94,40 @@ def encode_layers(
         layers: layers to embed, each in 0..L-1, ascending.
         proxy: patch affinities (B, N, N) for ``attention="proxy"``.
     Returns:
-        unit embeddings (len(layers), B, N, C) and the last map that was used, averaged over heads (B, N, N).
+        unit embeddings (len(layers), B, N, C) and the last map that was used, averaged over heads
+        (B, N, N).
     Raises:
-        ValueError: a size that is no multiple of the patch, a layer that does not exist, a proxy that is missing.
+        ValueError: a size that is no multiple of the patch, a layer that does not exist, a proxy
+            that is missing.
     """
     count = len(visual.transformer.resblocks)
     if not layers or not all(0 <= k < count for k in layers):
         raise ValueError(f"layers: got {layers}, expected indices 0 to {count - 1}")
     if (options.attention == "proxy") != (proxy is not None):
-        raise ValueError(f"attention {options.attention!r} {'needs' if proxy is None else 'takes no'} proxy affinities")
+        raise ValueError(
+            f"attention {options.attention!r} {'needs' if proxy is None else 'takes no'} proxy "
+            "affinities"
+        )
     if options.attention == "clip" and layers != [count - 1]:
-        raise ValueError(f"attention 'clip' embeds the last layer alone ([{count - 1}]), got {layers}. Set AVERAGE to 'none'")
+        raise ValueError(
+            f"attention 'clip' embeds the last layer alone ([{count - 1}]), got {layers}. Set "
+            "AVERAGE to 'none'"
+        )
     embeddings, total = read_early_layers(visual, images, options)
     last = visual.transformer.resblocks[-1]
     if options.attention == "clip":
         features = residual_block(last, embeddings[-1])[None]
         affinity = torch.eye(features.shape[2], device=features.device).expand(len(images), -1, -1)
     else:
-        maps: Iterator[Tensor | None] = iter([with_class_token(proxy)[:, None] if proxy is not None else None] * len(layers))
+        maps: Iterator[Tensor | None] = iter(
+            [with_class_token(proxy)[:, None] if proxy is not None else None] * len(layers)
+        )
         if total is not None:
-            maps = fused_maps(total, [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers], options)
+            maps = fused_maps(
+                total,
+                [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers],
+                options,
+            )
         features, affinity = last_block(last, embeddings[layers], maps, options)
     features = visual.ln_post(features)
     if visual.proj is not None:
@@ -105,10 +141,14 @@ def read_early_layers(
     """Run all blocks but the last.
 
     Returns:
-        embeddings (L, B, T, D): ``ln_1`` of what enters each block, but for the last block its plain input; and the
+        embeddings (L, B, T, D): ``ln_1`` of what enters each block, but for the last block its
+            plain input; and the
         sum of the softmax maps (B, K, T, T) in float32, None unless the fused attention needs it.
     """
-    grid = (images.shape[-2] // visual.conv1.kernel_size[0], images.shape[-1] // visual.conv1.kernel_size[1])
+    grid = (
+        images.shape[-2] // visual.conv1.kernel_size[0],
+        images.shape[-1] // visual.conv1.kernel_size[1],
+    )
     positions = resize_positions(visual.positional_embedding, grid, mode="bilinear")
     if options.half_positions:
         positions = positions.half().float()
@@ -128,9 +168,13 @@ def read_early_layers(
 
 
 def last_block(
-    block: ResidualAttentionBlock, embeddings: Tensor, maps: Iterator[Tensor | None], options: FusionOptions
+    block: ResidualAttentionBlock,
+    embeddings: Tensor,
+    maps: Iterator[Tensor | None],
+    options: FusionOptions,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the last block without its residual and MLP, for the embeddings (M, B, T, D) of M layers.
+    """Attention of the last block without its residual and MLP, for the embeddings (M, B, T, D) of
+    M layers.
 
     With given maps only the value projection is computed.
 
@@ -143,13 +187,17 @@ def last_block(
         given = next(maps)
         if given is None and options.attention != "identity":
             q, k, v = project(block.attn, u)
-            pair = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}[options.attention]
+            pair = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}[
+                options.attention
+            ]
             weights = softmax_map(*pair)
         else:
             v = project_values(block.attn, u)
             weights = given
         mixed = v if weights is None else weights.to(v.dtype) @ v
-        outputs.append(merge_heads(block.attn, mixed) + (options.residual * e if options.residual else 0.0))
+        outputs.append(
+            merge_heads(block.attn, mixed) + (options.residual * e if options.residual else 0.0)
+        )
     if weights is None:
         tokens = embeddings.shape[2]
         affinity = torch.eye(tokens, device=embeddings.device).expand(embeddings.shape[1], -1, -1)
@@ -159,10 +207,12 @@ def last_block(
 
 
 def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iterator[Tensor]:
-    """For each entry of ``rounds``, ascending, the fused map (B, K, T, T) after that many Sinkhorn rounds.
+    """For each entry of ``rounds``, ascending, the fused map (B, K, T, T) after that many Sinkhorn
+    rounds.
 
-    A round divides by the column sums, then by the row sums; the result is symmetrised, each column's mean is
-    subtracted, negative entries are cut, and rows are normalised; a row with none left stays 0. ``total`` is overwritten.
+    A round divides by the column sums, then by the row sums; the result is symmetrised, each
+    column's mean is subtracted, negative entries are cut, and rows are normalised; a row with none
+    left stays 0. ``total`` is overwritten.
     """
     done, fused = 0, None
     for wanted in rounds:
@@ -172,7 +222,11 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
                 total /= total.sum(dim=-1, keepdim=True)
             done = wanted
             fused = (total + total.mT) / 2
-            level = fused.mean(dim=-2, keepdim=True) if options.center == "mean" else fused.amax(dim=-2, keepdim=True)
+            level = (
+                fused.mean(dim=-2, keepdim=True)
+                if options.center == "mean"
+                else fused.amax(dim=-2, keepdim=True)
+            )
             fused -= options.center_scale * level
             fused.clamp_(min=0)
             fused /= fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
@@ -180,10 +234,12 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
 
 
 def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Affinities (B, N, N) from another network's patch features (B, C, h', w'), resized to the grid (h, w).
+    """Affinities (B, N, N) from another network's patch features (B, C, h', w'), resized to the
+    grid (h, w).
 
-    Cosine similarities minus their mean, negative ones excluded, softmax over each row. A patch is always like itself, also
-    where all are alike and rounding puts the mean above them. Source: ProxyCLIP (ECCV 2024).
+    Cosine similarities minus their mean, negative ones excluded, softmax over each row. A patch is
+    always like itself, also where all are alike and rounding puts the mean above them. Source:
+    ProxyCLIP (ECCV 2024).
     """
     features = F.interpolate(features.float(), size=grid, mode="bilinear", align_corners=False)
     unit = F.normalize(features.flatten(2).mT, dim=-1)
@@ -220,4 +276,3 @@ def softmax_map(q: Tensor, k: Tensor) -> Tensor:
 def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Heads (B, K, T, d) through the output projection: (B, T, D)."""
     return attn.out_proj(x.transpose(1, 2).flatten(2))
-

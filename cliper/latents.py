@@ -1,6 +1,7 @@
 """Latents that are kept between runs, under the content of everything that they were computed from.
 
-Several processes may share a folder: a file is written in full or not at all, and one that is damaged is written anew.
+Several processes may share a folder: a file is written in full or not at all, and one that is
+    damaged is written anew.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class LatentsCache:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise NotADirectoryError(
-                f"MODEL.CLIPER.DIFFUSION.CACHE: got {str(folder)!r}, but {existing} is a file. Give a folder"
+                f"MODEL.CLIPER.DIFFUSION.CACHE: got {str(folder)!r}, but {existing} is a file. "
+                "Give a folder"
             )
 
     def get(
@@ -78,7 +80,9 @@ class LatentsCache:
 
 
 def digest(tensors: Mapping[str, Tensor], *others: object) -> str:
-    """SHA-256 of tensors, with their names, shapes and types, and of what else is given, by its ``repr``."""
+    """SHA-256 of tensors, with their names, shapes and types, and of what else is given, by its
+    ``repr``.
+    """
     total = hashlib.sha256(repr(others).encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()

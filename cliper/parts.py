@@ -1,4 +1,6 @@
-"""One part of a diffusion model in diffusers' format: a folder with a configuration and weights, loaded in full or refused."""
+"""One part of a diffusion model in diffusers' format: a folder with a configuration and weights,
+loaded in full or refused.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise FileNotFoundError(
-            f"diffusion model {str(file.parent)!r} lacks {file.name}. Expected a folder as diffusers' "
-            "save_pretrained writes it"
+            f"diffusion model {str(file.parent)!r} lacks {file.name}. Expected a folder as "
+            "diffusers' save_pretrained writes it"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -40,13 +42,15 @@ def read_json(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
-            f"diffusion model: {str(file)!r} holds a {type(content).__name__}, expected a JSON object"
+            f"diffusion model: {str(file)!r} holds a {type(content).__name__}, expected a JSON "
+            "object"
         )
     return content
 
 
 def variant_of(folder: Path) -> str | None:
-    """Which variant of the weights of a part is to be loaded: None for the plain ones, "fp16" where there is only that.
+    """Which variant of the weights of a part is to be loaded: None for the plain ones, "fp16" where
+    there is only that.
 
     Raises:
         FileNotFoundError: the folder has no weights.
@@ -56,8 +60,8 @@ def variant_of(folder: Path) -> str | None:
     found = [match[1] for match in matches if match]
     if not found:
         raise FileNotFoundError(
-            f"diffusion model: {str(folder)!r} has no weights, expected {WEIGHTS[0]}.safetensors (or "
-            ".bin, or a variant such as fp16). Was the copy or download cut short?"
+            f"diffusion model: {str(folder)!r} has no weights, expected {WEIGHTS[0]}.safetensors "
+            "(or .bin, or a variant such as fp16). Was the copy or download cut short?"
         )
     if None in found:
         return None
@@ -70,7 +74,8 @@ def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> n
     Args:
         classes: names that are of use here.
     Raises:
-        FileNotFoundError: no configuration or weights. ValueError: another class, or weights that do not fill the part.
+        FileNotFoundError: no configuration or weights. ValueError: another class, or weights that
+            do not fill the part.
     """
     import diffusers
 
@@ -84,7 +89,9 @@ def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> n
 
 
 def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
-    """Call ``from_pretrained`` on a folder; ValueError unless each of the model's weights came from its files."""
+    """Call ``from_pretrained`` on a folder; ValueError unless each of the model's weights came from
+    its files.
+    """
     options = {
         "variant": variant_of(folder),
         "local_files_only": True,
@@ -112,7 +119,8 @@ def load_scheduler(folder: Path) -> Any:
     """Load the scheduler that a folder's configuration names.
 
     Raises:
-        FileNotFoundError: no configuration. ValueError: an unknown class, or one that cannot add noise to latents.
+        FileNotFoundError: no configuration. ValueError: an unknown class, or one that cannot add
+            noise to latents.
     """
     import diffusers
 
@@ -120,8 +128,8 @@ def load_scheduler(folder: Path) -> Any:
     known: Any = getattr(diffusers, str(name), None)
     if not hasattr(known, "add_noise"):
         raise ValueError(
-            f"diffusion model: {str(folder)!r} names the scheduler {name!r}, expected one of diffusers "
-            "that has add_noise, such as PNDMScheduler or DDIMScheduler"
+            f"diffusion model: {str(folder)!r} names the scheduler {name!r}, expected one of "
+            "diffusers that has add_noise, such as PNDMScheduler or DDIMScheduler"
         )
     try:
         return known.from_pretrained(str(folder), local_files_only=True)
@@ -133,6 +141,6 @@ def unreadable(path: Path, error: Exception) -> str:
     """One line about a file or folder that could not be loaded."""
     reason = " ".join(str(error).split())[:300]
     return (
-        f"diffusion model {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected "
-        "diffusers' own format; was the copy or download cut short?"
+        f"diffusion model {str(path)!r} cannot be read ({type(error).__name__}: {reason}). "
+        "Expected diffusers' own format; was the copy or download cut short?"
     )

@@ -1,7 +1,8 @@
 """From refined scores to a label map: score fusion, thresholds, background.
 
-Classes are processed a few at a time, so that no (T, H, W) array of the image's size exists. Shapes: T classes, t
-classes of a chunk, h w of the refined scores, H W of the image. Source: CLIPer (ICCV 2025) and its released code.
+Classes are processed a few at a time, so that no (T, H, W) array of the image's size exists.
+Shapes: T classes, t classes of a chunk, h w of the refined scores, H W of the image. Source: CLIPer
+    (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ CHUNK_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How scores become labels. Thresholds are on the scale of the scores, 0 to about 2 (0..1 when normalised).
+    """How scores become labels. Thresholds are on the scale of the scores, 0 to about 2 (0..1 when
+    normalised).
 
     Attributes:
-        protocol: "abstain" leaves pixels without a class where the thresholds say so (released); "argmax" always
-            gives the best class.
+        protocol: "abstain" leaves pixels without a class where the thresholds say so (released);
+            "argmax" always gives the best class.
         score_threshold: classes whose score is not above it are left out.
-        background_threshold: scores below it become 0, and pixels without any other score are background. 0 selects
-            another rule: a background score of ``(1 - best)^2`` competes.
+        background_threshold: scores below it become 0, and pixels without any other score are
+            background. 0 selects another rule: a background score of ``(1 - best)^2`` competes.
         normalize: scale each class's map to 0..1.
     Raises:
         ValueError: an unknown protocol.
@@ -41,11 +43,13 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            raise ValueError(f"MODEL.CLIPER.PROTOCOL: got {self.protocol!r}, expected one of {list(PROTOCOLS)}")
+            raise ValueError(
+                f"MODEL.CLIPER.PROTOCOL: got {self.protocol!r}, expected one of {list(PROTOCOLS)}"
+            )
 
 
 def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:
-    """Score of each class (T,): half its largest refined (T, h, w), half its largest coarse value."""
+    """Score of each class (T,): half its largest refined (T, h, w), half its largest coarse value."""  # noqa: E501
     return 0.5 * refined.amax(dim=(1, 2)) + 0.5 * coarse.amax(dim=(1, 2))
 
 
@@ -54,12 +58,14 @@ def full_size_maps(
 ) -> Iterator[tuple[int, Tensor]]:
     """Class maps of the image's size in chunks: (first class, (t, H, W)).
 
-    Each map is upsampled bilinearly and scaled so that its largest value is the class's score (T,); see
-    :func:`filter_maps` for the rest.
+    Each map is upsampled bilinearly and scaled so that its largest value is the class's score (T,);
+    see :func:`filter_maps` for the rest.
     """
     step = max(1, CHUNK_PIXELS // (size[0] * size[1]))
     for start in range(0, len(refined), step):
-        part = F.interpolate(refined[None, start : start + step], size=size, mode="bilinear", align_corners=False)[0]
+        part = F.interpolate(
+            refined[None, start : start + step], size=size, mode="bilinear", align_corners=False
+        )[0]
         own = scores[start : start + step]
         part = part / (part.amax(dim=(1, 2), keepdim=True) + EPS) * own[:, None, None]
         yield start, filter_maps(part, own, options)
@@ -79,7 +85,8 @@ def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
 def label_map(
     refined: Tensor, scores: Tensor, size: tuple[int, int], options: LabelOptions
 ) -> tuple[Tensor, Tensor]:
-    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and the score of that class (H, W). Ties go to the lower class.
+    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and the score of that class (H, W). Ties go to
+    the lower class.
 
     Args:
         refined: (T, h, w). scores: of each class (T,), see :func:`fuse_scores`. size: (H, W).

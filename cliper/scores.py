@@ -1,6 +1,8 @@
-"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation along the fused attention.
+"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation along
+the fused attention.
 
-Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then negatives). Source: CLIPer
+Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
+    negatives). Source: CLIPer
 (ICCV 2025) and its released code.
 """
 
@@ -23,10 +25,13 @@ class ScoreOptions:
     Attributes:
         logit_scale: factor of the cosines before the softmax; 0: CLIP's own.
         select_layer: the layer that is propagated, negative from the end.
-        average: layers whose mean probability is added: "all", "early" (all but the last; first version) or "none".
+        average: layers whose mean probability is added: "all", "early" (all but the last; first
+            version) or "none".
         average_weight: weight of that mean (first version, ViT-H: 0.2).
-        threshold: probabilities below this share of a class's largest are cut before propagation, 0..1.
-        propagation: along "columns" of the affinity (released), its "rows" (paper, first version), or "none".
+        threshold: probabilities below this share of a class's largest are cut before propagation,
+            0..1.
+        propagation: along "columns" of the affinity (released), its "rows" (paper, first version),
+            or "none".
     Raises:
         ValueError: an unknown name, or a threshold outside 0..1.
     """
@@ -39,11 +44,18 @@ class ScoreOptions:
     propagation: str = "columns"
 
     def __post_init__(self) -> None:
-        for key, value, valid in (("PROPAGATION", self.propagation, PROPAGATIONS), ("AVERAGE", self.average, AVERAGES)):
+        for key, value, valid in (
+            ("PROPAGATION", self.propagation, PROPAGATIONS),
+            ("AVERAGE", self.average, AVERAGES),
+        ):
             if value not in valid:
-                raise ValueError(f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(valid)}")
+                raise ValueError(
+                    f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(valid)}"
+                )
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"MODEL.CLIPER.ATTENTION_THRESHOLD: got {self.threshold}, expected 0 to 1")
+            raise ValueError(
+                f"MODEL.CLIPER.ATTENTION_THRESHOLD: got {self.threshold}, expected 0 to 1"
+            )
 
     def layers(self, count: int) -> list[int]:
         """Layers that have to be embedded, of a tower with ``count`` of them.
@@ -52,9 +64,14 @@ class ScoreOptions:
             ValueError: the selected layer does not exist, or there is no early one.
         """
         if not -count <= self.select_layer < count:
-            raise ValueError(f"MODEL.CLIPER.SELECT_LAYER: got {self.select_layer}, expected {-count} to {count - 1}")
+            raise ValueError(
+                f"MODEL.CLIPER.SELECT_LAYER: got {self.select_layer}, expected {-count} to "
+                f"{count - 1}"
+            )
         if self.average == "early" and count < 2:
-            raise ValueError(f"MODEL.CLIPER.AVERAGE 'early': got a tower of {count} layer, expected two or more")
+            raise ValueError(
+                f"MODEL.CLIPER.AVERAGE 'early': got a tower of {count} layer, expected two or more"
+            )
         return list(range(count)) if self.average != "none" else [self.select_layer % count]
 
 
@@ -78,7 +95,8 @@ class Embedded:
     """What an image is to CLIP; nothing of it depends on the vocabulary.
 
     Attributes:
-        features: unit embeddings (M, N, C). affinity: (N, N). grid: (h, w). windows: None without sliding.
+        features: unit embeddings (M, N, C). affinity: (N, N). grid: (h, w). windows: None without
+            sliding.
     """
 
     features: Tensor
@@ -88,17 +106,23 @@ class Embedded:
 
 
 def coarse_scores(
-    image: Embedded, text: Tensor, classes: int, options: ScoreOptions, class_of: Tensor | None = None
+    image: Embedded,
+    text: Tensor,
+    classes: int,
+    options: ScoreOptions,
+    class_of: Tensor | None = None,
 ) -> Tensor:
     """Class scores (T, h, w), between 0 and about 2.
 
     Args:
         text: unit embeddings (P, C), those of the T classes first.
         classes: T.
-        class_of: the class of each of the first embeddings (S,), where classes have several; the best one counts, and only
-            it has a share of the softmax. None for one embedding a class.
+        class_of: the class of each of the first embeddings (S,), where classes have several; the
+            best one counts, and only it has a share of the softmax. None for one embedding a class.
     """
-    probabilities = class_probabilities(options.logit_scale * image.features @ text.T, classes, class_of)
+    probabilities = class_probabilities(
+        options.logit_scale * image.features @ text.T, classes, class_of
+    )
     if image.windows is not None:
         logits = merge_windows(image.windows, text, image.grid) * options.logit_scale
         logits = (logits.mT @ image.windows.affinity).mT
@@ -111,7 +135,8 @@ def coarse_scores(
         scores = image.affinity.mT @ chosen
     elif options.propagation == "rows":
         scores = image.affinity @ chosen
-    if options.average != "none":  # as released, the mean runs over the selected layer as it is after the cut
+    # as released, the mean runs over the selected layer as it is after the cut
+    if options.average != "none":
         others = probabilities[:-1] if options.average == "early" else probabilities
         total = others.sum(dim=0)
         if select % len(probabilities) < len(others):
@@ -121,19 +146,27 @@ def coarse_scores(
 
 
 def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -> Tensor:
-    """Probabilities (M, N, T) of the classes among classes and negatives, from logits (M, N, P); see :func:`coarse_scores`.
+    """Probabilities (M, N, T) of the classes among classes and negatives, from logits (M, N, P);
+    see :func:`coarse_scores`.
 
-    A class of several embeddings has the logit of its best one, so that how many there are does not change its share.
+    A class of several embeddings has the logit of its best one, so that how many there are does not
+    change its share.
     """
     if class_of is not None:
         named, negatives = logits[..., : len(class_of)], logits[..., len(class_of) :]
         lowest = named.new_full((*logits.shape[:-1], classes), -torch.inf)
-        logits = torch.cat([lowest.scatter_reduce_(-1, class_of.expand_as(named), named, "amax"), negatives], dim=-1)
+        logits = torch.cat(
+            [lowest.scatter_reduce_(-1, class_of.expand_as(named), named, "amax"), negatives],
+            dim=-1,
+        )
     return logits.softmax(dim=-1)[..., :classes]
 
 
-def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is moved back inside.
+def window_boxes(
+    height: int, width: int, crop: int, stride: int
+) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is
+    moved back inside.
 
     Raises:
         ValueError: a stride above the crop's side, or below 1: some patches would be in no crop.
@@ -145,7 +178,9 @@ def window_boxes(height: int, width: int, crop: int, stride: int) -> list[tuple[
         last = max(side - crop, 0)
         return sorted({min(i * stride, last) for i in range(-(-last // stride) + 1)})
 
-    return [(y, x, min(crop, height), min(crop, width)) for y in starts(height) for x in starts(width)]
+    return [
+        (y, x, min(crop, height), min(crop, width)) for y in starts(height) for x in starts(width)
+    ]
 
 
 def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -159,8 +194,11 @@ def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tens
     return (total / count).flatten(1, 2)
 
 
-def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]], grid: tuple[int, int]) -> Tensor:
-    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches, rows normalised.
+def merge_affinities(
+    affinities: Tensor, boxes: list[tuple[int, int, int, int]], grid: tuple[int, int]
+) -> Tensor:
+    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches,
+    rows normalised.
 
     A row with nothing in it stays 0, as in the crops themselves.
     """
@@ -175,17 +213,23 @@ def merge_affinities(affinities: Tensor, boxes: list[tuple[int, int, int, int]],
     return total / total.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def with_negatives(classes: Tensor, negatives: Tensor | None, mean: bool, class_of: Tensor | None = None) -> Tensor:
-    """Embeddings of all prompts (P, C): classes, negatives, and optionally the classes' normalised mean.
+def with_negatives(
+    classes: Tensor, negatives: Tensor | None, mean: bool, class_of: Tensor | None = None
+) -> Tensor:
+    """Embeddings of all prompts (P, C): classes, negatives, and optionally the classes' normalised
+    mean.
 
     Args:
-        classes: (T, C), or (S, C) with several embeddings a class. class_of: then the class of each (S,); every class has the
-            same weight in the mean.
+        classes: (T, C), or (S, C) with several embeddings a class. class_of: then the class of each
+            (S,); every class has the same weight in the mean.
     """
     parts = [classes] if negatives is None else [classes, negatives]
     if mean:
         if class_of is not None:
             counts = class_of.bincount()[:, None]
-            classes = classes.new_zeros(len(counts), classes.shape[1]).index_add(0, class_of, classes) / counts
+            classes = (
+                classes.new_zeros(len(counts), classes.shape[1]).index_add(0, class_of, classes)
+                / counts
+            )
         parts.append(F.normalize(classes.mean(dim=0, keepdim=True), dim=-1))
     return torch.cat(parts)

@@ -1,7 +1,9 @@
-"""Stable Diffusion 1 or 2 in a single checkpoint file, with the original authors' names of its weights.
+"""Stable Diffusion 1 or 2 in a single checkpoint file, with the original authors' names of its
+weights.
 
-Shapes do not tell heads and groups, so that a file is taken for Stable Diffusion's own architecture, or for what the
-configurations beside it say (``unet/config.json``, ``vae/config.json``, and ``text_encoder/config.json``), and has to fill it.
+Shapes do not tell heads and groups, so that a file is taken for Stable Diffusion's own
+architecture, or for what the configurations beside it say (``unet/config.json``,
+``vae/config.json``, and ``text_encoder/config.json``), and has to fill it.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Version:
     """What one version of Stable Diffusion is made of.
 
     Attributes:
-        unet, text: settings of diffusers' UNet and of transformers' CLIP text model. padding: token behind the prompt.
+        unet, text: settings of diffusers' UNet and of transformers' CLIP text model. padding: token
+            behind the prompt.
     """
 
     unet: Mapping[str, Any]
@@ -98,7 +101,8 @@ def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Modu
     """Load autoencoder, UNet, scheduler and the embedding (1, S, C) of the empty prompt.
 
     Raises:
-        ValueError: a file of another model, one that cannot be read, or whose weights do not fill the parts.
+        ValueError: a file of another model, one that cannot be read, or whose weights do not fill
+            the parts.
     """
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import (
@@ -118,7 +122,8 @@ def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Modu
         vae_state = convert_ldm_vae_checkpoint(state, vae_config)
     except KeyError as error:
         raise ValueError(
-            f"{KEY} {str(path)!r}: {error} is missing from it or its configuration. Was it cut short?"
+            f"{KEY} {str(path)!r}: {error} is missing from it or its configuration. Was it cut "
+            "short?"
         ) from error
     unet = _fill(UNet2DConditionModel, unet_config, unet_state, path, dtype)
     vae = _fill(AutoencoderKL, vae_config, vae_state, path, dtype)
@@ -133,9 +138,9 @@ def _version(path: Path, state: Mapping[str, Tensor]) -> Version:
         name.startswith("cond_stage_model.") for name in state
     ):
         raise ValueError(
-            f"{KEY} {str(path)!r}: no Stable Diffusion 1 or 2 in a single file, which has model.diffusion_model, "
-            f"first_stage_model and cond_stage_model; it begins with {sorted(state)[:3]}. Expected such a file, or a folder in "
-            "diffusers' format"
+            f"{KEY} {str(path)!r}: no Stable Diffusion 1 or 2 in a single file, which has "
+            "model.diffusion_model, first_stage_model and cond_stage_model; it begins with "
+            f"{sorted(state)[:3]}. Expected such a file, or a folder in diffusers' format"
         )
     return VERSIONS[
         1024 if any(name.startswith("cond_stage_model.model.") for name in state) else 768
@@ -164,7 +169,8 @@ def _require(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
         module.state_dict(),
         state,
         f"{KEY} {str(path)!r} does not fill the {type(module).__name__} of Stable Diffusion",
-        "A model of another architecture needs its unet/config.json and vae/config.json beside the file",
+        "A model of another architecture needs its unet/config.json and vae/config.json beside the "
+        "file",
     )
 
 

@@ -12,14 +12,20 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def side_by_side(device: torch.device, first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
-    """``(first(), second())``, which on a GPU do not wait for each other; elsewhere one after the other.
+def side_by_side(
+    device: torch.device, first: Callable[[], A], second: Callable[[], B]
+) -> tuple[A, B]:
+    """``(first(), second())``, which on a GPU do not wait for each other; elsewhere one after the
+    other.
 
-    ``first`` is launched first, so it should be the longer one. What it gives may be used and freed as any tensor of the
-    current stream: the memory is not given away before a later call, which waits for all that was launched until then.
+    ``first`` is launched first, so it should be the longer one. What it gives may be used and freed
+    as any tensor of the
+    current stream: the memory is not given away before a later call, which waits for all that was
+        launched until then.
 
     Args:
-        first, second: neither uses what the other makes, and neither asks for results on the CPU if they are to overlap.
+        first, second: neither uses what the other makes, and neither asks for results on the CPU if
+            they are to overlap.
     """
     if device.type != "cuda":
         return first(), second()

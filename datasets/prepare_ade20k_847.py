@@ -3,9 +3,11 @@
 
     python datasets/prepare_ade20k_847.py
 
-Reads ADE20K_2021_17_01/index_ade20k.pkl and the images and _seg.png files it lists. Images and labels are scaled to a
-shorter side of 512 where it is longer, and go to ADE20K_2021_17_01/images_detectron2/validation/*.jpg (quality 75) and
-annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of other classes), as in the released code.
+Reads ADE20K_2021_17_01/index_ade20k.pkl and the images and _seg.png files it lists. Images and
+labels are scaled to a shorter side of 512 where it is longer, and go to
+ADE20K_2021_17_01/images_detectron2/validation/*.jpg (quality 75) and
+annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of other classes), as in
+    the released code.
 """
 
 from __future__ import annotations
@@ -23,14 +25,19 @@ from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 IMAGES = 2000
-HELP = "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see datasets/README.md"
+HELP = (
+    "ADE20K_2021_17_01 is given out on request: groups.csail.mit.edu/vision/datasets/ADE20K, see "
+    "datasets/README.md"
+)
 
 
 def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
     segments = path.with_name(f"{path.stem}_seg.png")
     image, coded = prep.read_pixels(path, orientation), prep.read_pixels(segments, orientation)
     if image.shape[:2] != coded.shape[:2]:
-        raise ValueError(f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its image")
+        raise ValueError(
+            f"{segments}: got {coded.shape[:2]} pixels, expected the {image.shape[:2]} of its image"
+        )
     try:
         labels = prep.ade847_labels(prep.ade_object_ids(coded))
     except ValueError as error:
@@ -39,7 +46,8 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(root: Path, orientation: str = "") -> prep.Counts:
-    """Convert the validation images; ``orientation`` is that of :func:`hyperclip.data.conversion.read_pixels`.
+    """Convert the validation images; ``orientation`` is that of
+    :func:`hyperclip.data.conversion.read_pixels`.
 
     Raises:
         FileNotFoundError, ValueError: these say what is missing or damaged.
@@ -47,18 +55,34 @@ def prepare(root: Path, orientation: str = "") -> prep.Counts:
     folder = root / "ADE20K_2021_17_01"
     listed = prep.read_ade_index(prep.need(folder / "index_ade20k.pkl", HELP))
     sources = [root / path for path in listed if path.name.startswith("ADE_val_")]
-    images, labels = (folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2"))
+    images, labels = (
+        folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2")
+    )
     jobs = [
-        prep.Job(str(path), (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"), partial(convert, path, orientation))
+        prep.Job(
+            str(path),
+            (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"),
+            partial(convert, path, orientation),
+        )
         for path in sources
     ]
     return prep.convert_files(jobs, labels)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
-    turned = "pixels that labels belong to where EXIF turns an image (default: such images are reported as faults)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=user_path,
+        default=dataset_root(),
+        help="default: DETECTRON2_DATASETS or datasets",
+    )
+    turned = (
+        "pixels that labels belong to where EXIF turns an image (default: such images are reported "
+        "as faults)"
+    )
     parser.add_argument("--orientation", choices=ORIENTATIONS, default="", help=turned)
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.orientation).report(IMAGES))

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Paint COCO's instances into one label file per image of val2017: 0 = background, 1..80 = classes by ascending category id.
+"""Paint COCO's instances into one label file per image of val2017: 0 = background, 1..80 = classes
+by ascending category id.
 
     python datasets/prepare_coco_object.py
 
-Reads instances_val2017.json in coco-stuff/annotations/ or coco/annotations/, writes coco-stuff/annotations_object/val2017/.
-Smaller instances lie on top of larger ones, crowd regions count, and an image without instances becomes background.
+Reads instances_val2017.json in coco-stuff/annotations/ or coco/annotations/, writes
+coco-stuff/annotations_object/val2017/. Smaller instances lie on top of larger ones, crowd regions
+count, and an image without instances becomes background.
 """
 
 from __future__ import annotations
@@ -17,24 +19,44 @@ from typing import Any
 
 import numpy as np
 from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Counts, Job, by_image, coco_object_labels, convert_files, need, read_index
+from hyperclip.data.conversion import (
+    Counts,
+    Job,
+    by_image,
+    coco_object_labels,
+    convert_files,
+    need,
+    read_index,
+)
 from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 IMAGES, CLASSES = 5000, 80
-PLACES = ("coco-stuff/annotations/instances_val2017.json", "coco/annotations/instances_val2017.json")
-HELP = "It is in annotations_trainval2017.zip of https://cocodataset.org; if it is elsewhere, pass it as --instances FILE"
+PLACES = (
+    "coco-stuff/annotations/instances_val2017.json",
+    "coco/annotations/instances_val2017.json",
+)
+HELP = (
+    "It is in annotations_trainval2017.zip of https://cocodataset.org; if it is elsewhere, pass it "
+    "as --instances FILE"
+)
 
 
-def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]], classes: Mapping[int, int]) -> tuple[np.ndarray]:
+def convert(
+    image: Mapping[str, Any], annotations: list[dict[str, Any]], classes: Mapping[int, int]
+) -> tuple[np.ndarray]:
     return (coco_object_labels(annotations, classes, image["height"], image["width"]),)
 
 
 def prepare(root: Path, instances: Path | None = None) -> Counts:
-    """Convert val2017. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    """Convert val2017. Raises FileNotFoundError or ValueError, which say what is missing or
+    damaged.
+    """
     source = instances or next((root / place for place in PLACES if (root / place).is_file()), None)
     if source is None:
-        raise FileNotFoundError(f"neither {' nor '.join(repr(str(root / place)) for place in PLACES)} exists. {HELP}")
+        raise FileNotFoundError(
+            f"neither {' nor '.join(repr(str(root / place)) for place in PLACES)} exists. {HELP}"
+        )
     index = read_index(
         need(source, HELP),
         images={"id": int, "height": int, "width": int},
@@ -43,22 +65,37 @@ def prepare(root: Path, instances: Path | None = None) -> Counts:
     )
     ids = sorted(category["id"] for category in index["categories"])
     if len(ids) != CLASSES:
-        raise ValueError(f"{str(source)!r}: got {len(ids)} categories, expected the {CLASSES} of instances_val2017.json")
+        raise ValueError(
+            f"{str(source)!r}: got {len(ids)} categories, expected the {CLASSES} of "
+            "instances_val2017.json"
+        )
     classes = {category: k + 1 for k, category in enumerate(ids)}
     annotations = by_image(index["annotations"])
     target = root / "coco-stuff/annotations_object/val2017"
     jobs = [
-        Job(f"{source}, image {image['id']}", (target / f"{image['id']:012d}.png",),
-            partial(convert, image, annotations.get(image["id"], []), classes))
+        Job(
+            f"{source}, image {image['id']}",
+            (target / f"{image['id']:012d}.png",),
+            partial(convert, image, annotations.get(image["id"], []), classes),
+        )
         for image in index["images"]
-    ]  # fmt: skip
+    ]
     return convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
-    parser.add_argument("--instances", type=Path, metavar="FILE", help="instances_val2017.json, if it is elsewhere")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=user_path,
+        default=dataset_root(),
+        help="default: DETECTRON2_DATASETS or datasets",
+    )
+    parser.add_argument(
+        "--instances", type=Path, metavar="FILE", help="instances_val2017.json, if it is elsewhere"
+    )
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.instances).report(IMAGES))
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Convert Pascal Context's labels of all 459 classes for the validation images: 16 bits, 0..458, and 65535 for nothing.
+"""Convert Pascal Context's labels of all 459 classes for the validation images: 16 bits, 0..458,
+and 65535 for nothing.
 
     python datasets/prepare_pascal_context_459.py
 
-Reads VOCdevkit/VOC2010/trainval/*.mat for the ids in VOCdevkit/VOC2010/pascalcontext_val.txt, or, where that list is absent,
-for the validation images of trainval_merged.json; writes VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
+Reads VOCdevkit/VOC2010/trainval/*.mat for the ids in VOCdevkit/VOC2010/pascalcontext_val.txt, or,
+where that list is absent, for the validation images of trainval_merged.json; writes
+VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Counts, Job, context459_labels, convert_files, need, read_index
+from hyperclip.data.conversion import (
+    Counts,
+    Job,
+    context459_labels,
+    convert_files,
+    need,
+    read_index,
+)
 from hyperclip.data.pairing import read_list
 from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
@@ -32,7 +41,9 @@ def convert(path: Path) -> tuple[np.ndarray]:
     try:
         label_map = scipy.io.loadmat(path, appendmat=False, variable_names=["LabelMap"])["LabelMap"]
     except Exception as error:  # scipy raises what its decoders trip over
-        raise ValueError(f"{path}: expected a MATLAB file with a LabelMap, which cannot be read ({error!r})") from error
+        raise ValueError(
+            f"{path}: expected a MATLAB file with a LabelMap, which cannot be read ({error!r})"
+        ) from error
     return (context459_labels(label_map),)
 
 
@@ -49,16 +60,27 @@ def validation_ids(folder: Path) -> list[str]:
 
 
 def prepare(root: Path) -> Counts:
-    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is
+    missing or damaged.
+    """
     folder = root / "VOCdevkit/VOC2010"
     source, target = need(folder / "trainval", HELP), folder / "annotations_detectron2/pc459_val"
     paths = [source / f"{name}.mat" for name in validation_ids(folder)]
-    return convert_files([Job(str(p), (target / f"{p.stem}.tif",), partial(convert, p)) for p in paths], target)
+    return convert_files(
+        [Job(str(p), (target / f"{p.stem}.tif",), partial(convert, p)) for p in paths], target
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=user_path,
+        default=dataset_root(),
+        help="default: DETECTRON2_DATASETS or datasets",
+    )
     print(prepare(parser.parse_args().root).report(*IMAGES))
 
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Paint the masks of Pascal Context into one label file per validation image: 0..58, and 255 for everything else.
+"""Paint the masks of Pascal Context into one label file per validation image: 0..58, and 255 for
+everything else.
 
     python datasets/prepare_pascal_context_59.py
 
-Reads VOCdevkit/VOC2010/trainval_merged.json, writes VOCdevkit/VOC2010/annotations_detectron2/pc59_val/*.png.
+Reads VOCdevkit/VOC2010/trainval_merged.json, writes
+VOCdevkit/VOC2010/annotations_detectron2/pc59_val/*.png.
 """
 
 from __future__ import annotations
@@ -16,14 +18,23 @@ from typing import Any
 
 import numpy as np
 from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Counts, Job, by_image, context59_labels, convert_files, decode_mask, need, read_index
+from hyperclip.data.conversion import (
+    Counts,
+    Job,
+    by_image,
+    context59_labels,
+    convert_files,
+    decode_mask,
+    need,
+    read_index,
+)
 from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
 HELP = (
-    "Pascal Context's annotations as one file were at https://codalabuser.blob.core.windows.net/public/trainval_merged.json, "
-    "see datasets/README.md"
+    "Pascal Context's annotations as one file were at "
+    "https://codalabuser.blob.core.windows.net/public/trainval_merged.json, see datasets/README.md"
 )
 
 
@@ -34,7 +45,9 @@ def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> tupl
 
 
 def prepare(root: Path) -> Counts:
-    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is missing or damaged."""
+    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is
+    missing or damaged.
+    """
     source = need(root / "VOCdevkit/VOC2010/trainval_merged.json", HELP)
     index = read_index(
         source,
@@ -47,16 +60,26 @@ def prepare(root: Path) -> Counts:
     del index
     target = root / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val"
     jobs = [
-        Job(f"{source}, image {image['file_name']}", (target / f"{Path(image['file_name']).stem}.png",),
-            partial(convert, image, annotations.get(image["image_id"], [])))
+        Job(
+            f"{source}, image {image['file_name']}",
+            (target / f"{Path(image['file_name']).stem}.png",),
+            partial(convert, image, annotations.get(image["image_id"], [])),
+        )
         for image in images
-    ]  # fmt: skip
+    ]
     return convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=user_path, default=dataset_root(), help="default: DETECTRON2_DATASETS or datasets")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=user_path,
+        default=dataset_root(),
+        help="default: DETECTRON2_DATASETS or datasets",
+    )
     print(prepare(parser.parse_args().root).report(*IMAGES))
 
 

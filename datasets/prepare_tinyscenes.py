@@ -3,8 +3,8 @@
 
     python datasets/prepare_tinyscenes.py
 
-The files land in ``tinyscenes/`` below DETECTRON2_DATASETS (default: ``datasets``). Files that exist are kept, and several runs
-at once do not disturb each other.
+The files land in ``tinyscenes/`` below DETECTRON2_DATASETS (default: ``datasets``). Files that
+exist are kept, and several runs at once do not disturb each other.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ def main() -> None:
     for split, spec in SPLITS.items():
         folder = dataset_root() / "tinyscenes" / split
         jobs = [
-            Job(f"scene {index} of {split}", tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels")),
-                partial(render_scene, split, index))
+            Job(
+                f"scene {index} of {split}",
+                tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels")),
+                partial(render_scene, split, index),
+            )
             for index in range(spec.images)
-        ]  # fmt: skip
+        ]
         print(convert_files(jobs, folder).report(spec.images))
 
 

@@ -19,7 +19,14 @@ _EXPORTS = {
 }
 """The module of each exported name."""
 
-__all__ = ["Predictor", "Question", "Vocabulary", "__version__", "add_hyperclip_config", "load_config"]
+__all__ = [
+    "Predictor",
+    "Question",
+    "Vocabulary",
+    "__version__",
+    "add_hyperclip_config",
+    "load_config",
+]
 
 
 def __getattr__(name: str) -> Any:

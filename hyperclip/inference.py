@@ -1,8 +1,9 @@
-"""From one image to views of CLIP's resolution, and from the views' logits back to scores of the image's size.
+"""From one image to views of CLIP's resolution, and from the views' logits back to scores of the
+image's size.
 
-Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that label maps never need a score map of
-every class, and a class costs nothing in a view that did not keep it. Shapes: V views, T classes, t classes of a chunk,
-r resolution of CLIP, H W size of the output.
+Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that label maps never
+need a score map of every class, and a class costs nothing in a view that did not keep it. Shapes: V
+views, T classes, t classes of a chunk, r resolution of CLIP, H W size of the output.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ class SlidingWindow:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1 or not 0 < self.kernel <= self.size:
             raise ValueError(
-                f"TEST.SLIDING: got KERNEL {self.kernel}, SIZE {self.size}, OVERLAP {self.overlap}, expected "
-                "0 < KERNEL <= SIZE and 0 <= OVERLAP < 1"
+                f"TEST.SLIDING: got KERNEL {self.kernel}, SIZE {self.size}, OVERLAP "
+                f"{self.overlap}, expected 0 < KERNEL <= SIZE and 0 <= OVERLAP < 1"
             )
         if self.stride < 1:
-            raise ValueError(f"TEST.SLIDING.OVERLAP: got {self.overlap}, which leaves a stride below one pixel")
+            raise ValueError(
+                f"TEST.SLIDING.OVERLAP: got {self.overlap}, which leaves a stride below one pixel"
+            )
         if (self.size - self.kernel) % self.stride:
             raise ValueError(
-                f"TEST.SLIDING: windows of {self.kernel} at stride {self.stride} do not cover {self.size} pixels; "
-                f"expected SIZE = KERNEL + n * {self.stride}"
+                f"TEST.SLIDING: windows of {self.kernel} at stride {self.stride} do not cover "
+                f"{self.size} pixels; expected SIZE = KERNEL + n * {self.stride}"
             )
 
     @property
@@ -62,18 +65,26 @@ class SlidingWindow:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) without anti-aliasing, as the released code does everywhere."""
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    """Bilinear resize of (N, C, h, w) without anti-aliasing, as the released code does everywhere."""  # noqa: E501
+    return (
+        x
+        if tuple(x.shape[-2:]) == tuple(size)
+        else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    )
 
 
-def make_views(image: Tensor, resolution: tuple[int, int], sliding: SlidingWindow | None, divisor: int = 0) -> Tensor:
-    """Cut a normalised image (3, H, W) into views (V, 3, r, r); the view of the whole image comes last.
+def make_views(
+    image: Tensor, resolution: tuple[int, int], sliding: SlidingWindow | None, divisor: int = 0
+) -> Tensor:
+    """Cut a normalised image (3, H, W) into views (V, 3, r, r); the view of the whole image comes
+    last.
 
     Args:
         resolution: what CLIP takes.
         sliding: the windows, or None for the whole image alone.
-        divisor: without windows, zero-pad H and W to multiples of this before squashing (the released code pads to
-            32 and does not cut the padding off again, which shifts its masks); 0 for no padding.
+        divisor: without windows, zero-pad H and W to multiples of this before squashing (the
+            released code pads to 32 and does not cut the padding off again, which shifts its
+            masks); 0 for no padding.
     """
     if sliding is None:
         if divisor:
@@ -82,7 +93,8 @@ def make_views(image: Tensor, resolution: tuple[int, int], sliding: SlidingWindo
     square = resize(image[None], (sliding.size, sliding.size))
     k = sliding.kernel
     views = [square[..., y : y + k, x : x + k] for y, x in sliding.origins]
-    if sliding.global_view:  # squashed to a window's size first, as released: it matters where CLIP takes less (ViT-L)
+    # squashed to a window's size first, as released: it matters where CLIP takes less (ViT-L)
+    if sliding.global_view:
         views.append(resize(image[None], (k, k)))
     return resize(torch.cat(views), resolution)
 
@@ -93,7 +105,8 @@ def merge_views(views: Sequence[PartOfView], classes: int, sliding: SlidingWindo
     A class that a view did not keep scores 0 there.
 
     Args:
-        classes: t. sliding: how the views were cut; S is its square's side, or the logits' own without one.
+        classes: t. sliding: how the views were cut; S is its square's side, or the logits' own
+            without one.
     """
     if sliding is None:
         return views[0].logits.sigmoid()
@@ -112,10 +125,14 @@ def merge_views(views: Sequence[PartOfView], classes: int, sliding: SlidingWindo
 
 
 def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
-    """Add the scores of a window, or of a view squashed to a window's size, to those of its classes (t, H, W)."""
+    """Add the scores of a window, or of a view squashed to a window's size, to those of its classes
+    (t, H, W).
+    """
     if not len(view.logits):
         return
-    scores = resize(resize(view.logits[None], (kernel, kernel)).sigmoid(), (total.shape[1], total.shape[2]))[0]
+    scores = resize(
+        resize(view.logits[None], (kernel, kernel)).sigmoid(), (total.shape[1], total.shape[2])
+    )[0]
     if view.places is None:
         total += scores
     else:
@@ -125,7 +142,9 @@ def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
 def full_size_scores(
     views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (prompts (t,), their scores (t, H, W)) in chunks of ascending prompts; those that no view kept are left out."""
+    """Yield (prompts (t,), their scores (t, H, W)) in chunks of ascending prompts; those that no
+    view kept are left out.
+    """
     side = sliding.size if sliding else 0
     step = items_at_a_time(max(size[0] * size[1], side * side), views.logits.device)
     for classes, parts in views.chunks(step):
@@ -133,14 +152,17 @@ def full_size_scores(
 
 
 def score_maps(
-    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
+    views: ViewLogits,
+    sliding: SlidingWindow | None,
+    size: tuple[int, int],
+    class_of: Tensor | None = None,
 ) -> Tensor:
     """Scores of one image (T, H, W); a class that no view kept scores 0.
 
     Args:
         views: logits of its views. sliding: how they were cut. size: (H, W).
-        class_of: the class of each prompt (P,), ascending, which scores what its best prompt scores; None for one prompt a
-            class.
+        class_of: the class of each prompt (P,), ascending, which scores what its best prompt
+            scores; None for one prompt a class.
     """
     classes = views.classes if class_of is None else int(class_of[-1]) + 1
     scores = views.logits.new_zeros(classes, *size)
@@ -148,17 +170,22 @@ def score_maps(
         if class_of is None:
             scores[prompts] = maps
         else:
-            scores.scatter_reduce_(0, class_of[prompts][:, None, None].expand_as(maps), maps, "amax")
+            scores.scatter_reduce_(
+                0, class_of[prompts][:, None, None].expand_as(maps), maps, "amax"
+            )
     return scores
 
 
 def best_classes(
-    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int], class_of: Tensor | None = None
+    views: ViewLogits,
+    sliding: SlidingWindow | None,
+    size: tuple[int, int],
+    class_of: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Best class of each pixel of one image, int64 (H, W), and its score (H, W).
 
-    A running maximum over chunks of classes. Ties go to the lower class, as ``argmax`` over :func:`score_maps` would have it.
-    Arguments are those of :func:`score_maps`.
+    A running maximum over chunks of classes. Ties go to the lower class, as ``argmax`` over
+    :func:`score_maps` would have it. Arguments are those of :func:`score_maps`.
     """
     best = views.logits.new_full(size, -1.0)
     labels = torch.zeros(size, dtype=torch.int64, device=best.device)

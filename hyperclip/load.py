@@ -1,4 +1,6 @@
-"""From a config to a model with weights: what the predictor, the suite, the tools and the page call."""
+"""From a config to a model with weights: what the predictor, the suite, the tools and the page
+call.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def build_system(cfg: CfgNode) -> Segmenter:
     """The system that a config names, on its device, without a checkpoint.
 
     Raises:
-        ValueError: a system or a device that is not there; what the system's own ``from_config`` raises.
+        ValueError: a system or a device that is not there; what the system's own ``from_config``
+            raises.
     """
     check_system(cfg)
     return build_model(cfg)
@@ -31,8 +34,8 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
     """The system of a config in evaluation mode, with its weights.
 
     Args:
-        merged: merge the adapters into the weights, which makes it faster and nothing else; False keeps them
-            apart, to be trained on.
+        merged: merge the adapters into the weights, which makes it faster and nothing else; False
+            keeps them apart, to be trained on.
     Raises:
         FileNotFoundError, ValueError: see :func:`build_system` and the checkpoint loader.
     """
@@ -46,21 +49,27 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
 
 
 def check_system(cfg: CfgNode) -> None:
-    """ValueError unless a system of MODEL.META_ARCHITECTURE is registered and this machine has MODEL.DEVICE."""
+    """ValueError unless a system of MODEL.META_ARCHITECTURE is registered and this machine has
+    MODEL.DEVICE.
+    """
     name = cfg.MODEL.META_ARCHITECTURE
     systems = sorted(registered_systems())
     if name not in systems:
         near = difflib.get_close_matches(name, systems, n=1) or systems
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}, did you mean {' or '.join(near)}? "
-            "A system of another package is there once that package is imported: IMPORTS names its module"
+            f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}, did you mean "
+            f"{' or '.join(near)}? A system of another package is there once that package is "
+            "imported: IMPORTS names its module"
         )
     check_device(cfg.MODEL.DEVICE)
 
 
 def check_device(name: str) -> None:
     """ValueError unless this machine has a device of this name."""
-    wanted = "expected cpu, cuda, cuda:N, or another device of torch. Set MODEL.DEVICE cpu to go on without a GPU"
+    wanted = (
+        "expected cpu, cuda, cuda:N, or another device of torch. Set MODEL.DEVICE cpu to go on "
+        "without a GPU"
+    )
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -68,17 +77,22 @@ def check_device(name: str) -> None:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise ValueError(f"MODEL.DEVICE: got {name!r}, but torch sees {count} GPUs here, {wanted}")
+            raise ValueError(
+                f"MODEL.DEVICE: got {name!r}, but torch sees {count} GPUs here, {wanted}"
+            )
         return
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:  # torch without that device raises errors of many kinds
-        raise ValueError(f"MODEL.DEVICE: got {name!r}, which this machine or this torch does not have, {wanted}") from error
+        raise ValueError(
+            f"MODEL.DEVICE: got {name!r}, which this machine or this torch does not have, {wanted}"
+        ) from error
 
 
 def registered_systems() -> dict[str, type[Segmenter]]:
     """Every system that a config can name."""
     return {
-        name: system for name, system in META_ARCH_REGISTRY
+        name: system
+        for name, system in META_ARCH_REGISTRY
         if isinstance(system, type) and issubclass(system, Segmenter)
     }

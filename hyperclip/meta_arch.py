@@ -1,4 +1,6 @@
-"""The meta-architecture HyperCLIP: Detectron2's view of CLIP, its adapters and the cost-volume head."""
+"""The meta-architecture HyperCLIP: Detectron2's view of CLIP, its adapters and the cost-volume
+head.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, TextEmbedder, activation_of, check_layers, encode_dense, load_clip
+from .clip import (
+    CLIP_MEAN,
+    CLIP_STD,
+    TextEmbedder,
+    activation_of,
+    check_layers,
+    encode_dense,
+    load_clip,
+)
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, pixel_class_bce
 from .head.loss import choose_classes, in_terms_of, present_classes
@@ -35,20 +45,25 @@ SEM_SEG_HEADS_REGISTRY.register(CosineHead)
 
 @META_ARCH_REGISTRY.register()
 class HyperCLIP(Segmenter):
-    """Open-vocabulary segmentation: dense CLIP, text embeddings of a vocabulary, and a head over their similarity.
+    """Open-vocabulary segmentation: dense CLIP, text embeddings of a vocabulary, and a head over
+    their similarity.
 
     Args:
         clip: an open_clip model, fine-tuning already prepared.
         text: embeds vocabularies.
-        head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and ``describe``.
+        head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and
+            ``describe``.
         resolution: (height, width) that CLIP sees.
         layers: blocks whose outputs the head gets.
         train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
         sliding: windows of inference, None for the whole image.
         backbone, finetune: what :meth:`describe` says of CLIP and of what trains in it.
-        background_threshold: where a background exists, pixels whose best score is below it are none of the classes, 0..1.
-        divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of the same meaning.
-        settings: of the head, by config key, that its parameters do not tell; see :meth:`checkpoint_settings`.
+        background_threshold: where a background exists, pixels whose best score is below it are
+            none of the classes, 0..1.
+        divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of
+        the same meaning.
+        settings: of the head, by config key, that its parameters do not tell; see
+            :meth:`checkpoint_settings`.
     """
 
     clip: CLIP
@@ -90,7 +105,10 @@ class HyperCLIP(Segmenter):
         """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
         head = cfg.MODEL.SEM_SEG_HEAD
         loaded = load_clip(
-            head.CLIP_PRETRAINED, cfg.MODEL.CLIP_WEIGHTS, load=not cfg.MODEL.WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION
+            head.CLIP_PRETRAINED,
+            cfg.MODEL.CLIP_WEIGHTS,
+            load=not cfg.MODEL.WEIGHTS,
+            activation=cfg.MODEL.CLIP_ACTIVATION,
         )
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
         check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
@@ -117,7 +135,9 @@ class HyperCLIP(Segmenter):
             "head": build_head(cfg, shape),
             "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
             "layers": head.CLIP_LAYERS,
-            "sliding": SlidingWindow(sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW)
+            "sliding": SlidingWindow(
+                sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW
+            )
             if cfg.TEST.SLIDING_WINDOW
             else None,
             "backbone": head.CLIP_PRETRAINED,
@@ -129,7 +149,9 @@ class HyperCLIP(Segmenter):
             "class_chunk": cfg.TEST.CLASS_CHUNK,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
-            "settings": {f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in ("NUM_HEADS", "ATTENTION_TYPE")},
+            "settings": {
+                f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in ("NUM_HEADS", "ATTENTION_TYPE")
+            },
         }
 
     @property
@@ -142,7 +164,9 @@ class HyperCLIP(Segmenter):
         self.text.check(self.clip, vocabulary)
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """What the parameters were trained for and do not tell: a checkpoint keeps it, and fits no model with other values."""
+        """What the parameters were trained for and do not tell: a checkpoint keeps it, and fits no
+        model with other values.
+        """
         settings = {
             "MODEL.CLIP_ACTIVATION": activation_of(self.clip),
             "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": list(self.layers),
@@ -154,21 +178,32 @@ class HyperCLIP(Segmenter):
             tower = "vision" if name.startswith("visual.") else "text"
             for key in ("curvature", "scale"):
                 if hasattr(adapter, key):
-                    settings[f"MODEL.ADAPTER ({type(adapter).__name__}, {tower}) {key}"] = float(getattr(adapter, key))
+                    settings[f"MODEL.ADAPTER ({type(adapter).__name__}, {tower}) {key}"] = float(
+                        getattr(adapter, key)
+                    )
         return settings
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[Any]:
         """The head's part of each image's views; see :class:`Segmenter`."""
-        views = [make_views(self.normalise(image), self.resolution, self.sliding, self.divisor) for image in images]
+        views = [
+            make_views(self.normalise(image), self.resolution, self.sliding, self.divisor)
+            for image in images
+        ]
         features, count = self.encode_views(torch.cat(views)), len(views[0])
-        check = FiniteCheck().add("CLIP's features of the image", features.embeddings, *features.intermediates)
+        check = FiniteCheck().add(
+            "CLIP's features of the image", features.embeddings, *features.intermediates
+        )
         check.require(self)
-        return [self.sem_seg_head.prepare(features[i : i + count]) for i in range(0, count * len(views), count)]
+        return [
+            self.sem_seg_head.prepare(features[i : i + count])
+            for i in range(0, count * len(views), count)
+        ]
 
     @torch.no_grad()
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
-        """Scores are in 0..1; see :class:`Segmenter`. Where a background exists, pixels below its threshold belong to it.
+        """Scores are in 0..1; see :class:`Segmenter`. Where a background exists, pixels below its
+        threshold belong to it.
 
         Raises:
             NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
@@ -176,7 +211,9 @@ class HyperCLIP(Segmenter):
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
         logits = self.sem_seg_head.infer(encoded, text, self.class_chunk)
-        FiniteCheck().add("the embeddings of the class names", text).add("the head's logits", logits.logits).require(self)
+        FiniteCheck().add("the embeddings of the class names", text).add(
+            "the head's logits", logits.logits
+        ).require(self)
         class_of = self._class_of(vocabulary)
         scores = score_maps(logits, self.sliding, size, class_of) if question.scores else None
         if scores is None:
@@ -185,12 +222,20 @@ class HyperCLIP(Segmenter):
             confidence, labels = scores.max(dim=0)
         background = self.background_threshold if question.background else 0.0
         pixels = background if question.pixel_threshold is None else question.pixel_threshold
-        return Segmentation(leave_out(labels, confidence, question.class_threshold or 0.0, pixels), confidence, scores)
+        return Segmentation(
+            leave_out(labels, confidence, question.class_threshold or 0.0, pixels),
+            confidence,
+            scores,
+        )
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
-        """See :class:`Segmenter`. Only the cost-volume head with the adapters of the papers is a row of theirs."""
+        """See :class:`Segmenter`. Only the cost-volume head with the adapters of the papers is a
+        row of theirs.
+        """
         papers = {"hyperbolic": "HyperCLIP", "attention": "CAT-Seg"}
-        method = papers.get(self.finetune, "") if isinstance(self.sem_seg_head, CostVolumeHead) else ""
+        method = (
+            papers.get(self.finetune, "") if isinstance(self.sem_seg_head, CostVolumeHead) else ""
+        )
         settings = {
             "head": type(self.sem_seg_head).__name__,
             "finetune": self.finetune,
@@ -201,38 +246,48 @@ class HyperCLIP(Segmenter):
         return Description("HyperCLIP", self.backbone, method, settings=settings)
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
-        """Image tower over normalised views (V, 3, r, r); without gradients as many at a time as is fastest."""
+        """Image tower over normalised views (V, 3, r, r); without gradients as many at a time as is
+        fastest.
+        """
         visual = self.clip.visual
         if torch.is_grad_enabled():
             return encode_dense(visual, views, self.layers)
         tokens = views[0, 0].numel() // visual.conv1.weight[0, 0].numel()
         step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
-        return DenseFeatures.join([encode_dense(visual, part, self.layers) for part in views.split(step)])
+        return DenseFeatures.join(
+            [encode_dense(visual, part, self.layers) for part in views.split(step)]
+        )
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`.
 
-        Where the inputs are a part of a batch, they have what was decided for all of it: "padded_size" (height, width), and
-        "sampled_classes" (t,).
+        Where the inputs are a part of a batch, they have what was decided for all of it:
+        "padded_size" (height, width), and "sampled_classes" (t,).
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.train_vocabulary is None:
-            raise ValueError("training needs class names: set model.train_vocabulary (the trainer does, from DATASETS.TRAIN)")
+            raise ValueError(
+                "training needs class names: set model.train_vocabulary (the trainer does, from "
+                "DATASETS.TRAIN)"
+            )
         largest = tuple(max(image.shape[i] for image in images) for i in (1, 2))
         height, width = batched_inputs[0].get("padded_size", largest)
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
         targets = [x["sem_seg"].to(self.device) for x in batched_inputs]
-        target = torch.stack([F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)])
+        target = torch.stack(
+            [F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)]
+        )
         only, classes = batched_inputs[0].get("sampled_classes"), len(self.train_vocabulary)
         if only is None and 0 < self.sampled_classes < classes:
-            only = choose_classes(present_classes(target, classes, self.ignore), self.sampled_classes)
+            only = choose_classes(
+                present_classes(target, classes, self.ignore), self.sampled_classes
+            )
         if only is not None:
             target = in_terms_of(target, only, self.ignore)
         text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
         return {"loss_sem_seg": pixel_class_bce(logits, target, self.ignore)}
-
 
     def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
         classes = self.text.class_of(vocabulary)
@@ -240,9 +295,14 @@ class HyperCLIP(Segmenter):
 
 
 def checked_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError if it holds anything that is not in ``CHECKPOINTED``."""
+    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError if it holds anything that is not in
+    ``CHECKPOINTED``.
+    """
     if any(name not in CHECKPOINTED for name in names):
-        raise ValueError(f"MODEL.CHECKPOINT_ACTIVATIONS: got {names!r}, expected a list of some of {list(CHECKPOINTED)}")
+        raise ValueError(
+            f"MODEL.CHECKPOINT_ACTIVATIONS: got {names!r}, expected a list of some of "
+            f"{list(CHECKPOINTED)}"
+        )
     return tuple(names)
 
 
@@ -255,14 +315,15 @@ def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
     backend = cfg.MODEL.COMPILE_HEAD
     if backend and backend not in torch._dynamo.list_backends(exclude_tags=()):
         raise ValueError(
-            f"MODEL.COMPILE_HEAD: got {backend!r}, expected '' (not compiled), one of torch.compile's backends "
-            f"{torch._dynamo.list_backends()}, or one for finding faults, such as 'eager' and 'aot_eager'"
+            f"MODEL.COMPILE_HEAD: got {backend!r}, expected '' (not compiled), one of "
+            f"torch.compile's backends {torch._dynamo.list_backends()}, or one for finding faults, "
+            "such as 'eager' and 'aot_eager'"
         )
     name = cfg.MODEL.SEM_SEG_HEAD.NAME
     if name not in SEM_SEG_HEADS_REGISTRY:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NAME: got {name!r}, expected CostVolumeHead (CAT-Seg's head, once called CATSegHead), "
-            "CosineHead, or a head registered in SEM_SEG_HEADS_REGISTRY"
+            f"MODEL.SEM_SEG_HEAD.NAME: got {name!r}, expected CostVolumeHead (CAT-Seg's head, once "
+            "called CATSegHead), CosineHead, or a head registered in SEM_SEG_HEADS_REGISTRY"
         )
     head = SEM_SEG_HEADS_REGISTRY.get(name)(cfg, shape)
     if backend:

@@ -1,8 +1,8 @@
 """The Python interface: encode an image once, then ask for any vocabulary.
 
-    predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", ["MODEL.WEIGHTS", "model_final.pth"])
-    predictor.set_image(image)
-    prediction = predictor.predict("dog; truck; road, street; sky")
+predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", ["MODEL.WEIGHTS",
+"model_final.pth"]) predictor.set_image(image)
+prediction = predictor.predict("dog; truck; road, street; sky")
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Prediction:
     Attributes:
         labels: int64 (H, W), indices into ``names``; -1 where the model abstains (CLIPer).
         confidence: float32 (H, W), the score of that class: HyperCLIP 0..1, CLIPer 0 to about 2.
-        names: T class names. asked: the names of each class that were prompted. synonyms: what several of them do, "first",
-            "mean" or "max", see MODEL.SYNONYMS.
+        names: T class names. asked: the names of each class that were prompted. synonyms: what
+            several of them do, "first", "mean" or "max", see MODEL.SYNONYMS.
     """
 
     labels: np.ndarray
@@ -64,14 +64,17 @@ class EncodedImage:
 class Predictor:
     """Segments images with a system in evaluation mode.
 
-    Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image` sets the image of the
-    calling thread alone. Where a thread's work moves on to another one (thread pools, asyncio), hand the image on with
-    :meth:`encode` and :meth:`segment`, which keep nothing.
+    Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image`
+        sets the image of the
+    calling thread alone. Where a thread's work moves on to another one (thread pools, asyncio),
+    hand the image on with :meth:`encode` and :meth:`segment`, which keep nothing.
 
     Args:
         model: the system, used as it is: adapters of one that is still trained are not merged.
-        shortest, longest: the image is resized to this shortest side (0: not at all) unless its longest would exceed the other.
-        precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may take float16).
+        shortest, longest: the image is resized to this shortest side (0: not at all) unless its
+            longest would exceed the other.
+        precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may
+            take float16).
     """
 
     def __init__(
@@ -85,18 +88,26 @@ class Predictor:
 
     @classmethod
     def from_config(cls, config: str | Path | CfgNode, overrides: Sequence[str] = ()) -> Predictor:
-        """Build the model of a config file (with KEY VALUE overrides) or of a config, and load its weights.
+        """Build the model of a config file (with KEY VALUE overrides) or of a config, and load its
+        weights.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and the checkpoint loader.
+            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and the
+                checkpoint loader.
         """
         if isinstance(config, CfgNode) and overrides:
-            raise ValueError(f"overrides {list(overrides)} with a config object: merge them into it first")
+            raise ValueError(
+                f"overrides {list(overrides)} with a config object: merge them into it first"
+            )
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
-        return cls(load_model(cfg), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION)
+        return cls(
+            load_model(cfg), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION
+        )
 
     def set_image(self, image: np.ndarray) -> None:
-        """Encode an image for the calls of :meth:`predict` from the same thread; see :meth:`encode`."""
+        """Encode an image for the calls of :meth:`predict` from the same thread; see
+        :meth:`encode`.
+        """
         self._of_thread.image = self.encode(image)
 
     def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
@@ -108,19 +119,22 @@ class Predictor:
         image: EncodedImage | None = getattr(self._of_thread, "image", None)
         if image is None:
             raise RuntimeError(
-                "predict: no image yet in this thread. Call set_image(image) first, in the same thread, or hand on what "
-                "encode(image) returns to segment(encoded, vocabulary)"
+                "predict: no image yet in this thread. Call set_image(image) first, in the same "
+                "thread, or hand on what encode(image) returns to segment(encoded, vocabulary)"
             )
         return self.segment(image, vocabulary, **options)
 
     def encode(self, image: np.ndarray) -> EncodedImage:
-        """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the vocabulary.
+        """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the
+        vocabulary.
 
         Raises:
             ValueError: another shape or type.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"image: got {image.dtype} {image.shape}, expected uint8 (H, W, 3), RGB")
+            raise ValueError(
+                f"image: got {image.dtype} {image.shape}, expected uint8 (H, W, 3), RGB"
+            )
         inputs = AugInput(image)
         self.resize(inputs)
         tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
@@ -140,7 +154,8 @@ class Predictor:
         """Segment an encoded image.
 
         Args:
-            vocabulary: classes; text is parsed with ``;`` or a line end between classes and ``,`` between synonyms.
+            vocabulary: classes; text is parsed with ``;`` or a line end between classes and ``,``
+                between synonyms.
             background, class_threshold, pixel_threshold: see :class:`Question`.
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long.
@@ -156,7 +171,9 @@ class Predictor:
         text = self.model.text
         if text is None:
             return Prediction(labels, confidence, vocabulary.names)
-        return Prediction(labels, confidence, vocabulary.names, text.asked(vocabulary), text.rule(vocabulary))
+        return Prediction(
+            labels, confidence, vocabulary.names, text.asked(vocabulary), text.rule(vocabulary)
+        )
 
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()

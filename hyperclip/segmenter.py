@@ -179,15 +179,16 @@ class Segmenter(nn.Module, abc.ABC):
             batched_inputs: dicts with "image" (3, H, W) and "sem_seg" (H, W), class indices.
         """
         raise ValueError(
-            f"{type(self).__name__} is training-free: evaluate it with tools/train_net.py --eval-only"
+            f"{type(self).__name__} is training-free: evaluate it with tools/train_net.py "
+            "--eval-only"
         )
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Detectron2's interface.
 
         Args:
-            batched_inputs: dicts with "image" (3, H, W) RGB 0..255; in training "sem_seg" (H, W); in
-                inference "question", a :class:`Question`, and optionally "height" and "width" of
+            batched_inputs: dicts with "image" (3, H, W) RGB 0..255; in training "sem_seg" (H, W);
+                in inference "question", a :class:`Question`, and optionally "height" and "width" of
                 the answer.
         Returns:
             in training :meth:`losses`, else :meth:`Segmentation.as_dict` of each image.

@@ -23,21 +23,27 @@ c90d36 c9ff36 43a143 6b1bbc 1b365e ffff5e 514300 f25eff 0dc951 86bc43 bcaeff c91
 e494bc ff6b5e 00d7ff ff3686 aebc79 6bff5e bca1a1 e4e4ff 7986a1 517979 796b5e
 """
 COLORS = np.array([list(bytes.fromhex(code)) for code in _HEX.split()], np.uint8)
-"""155 colours, uint8 RGB: any two differ by at least 20 in CIE76, and so does each from black; white is at least 16 away.
+"""155 colours, uint8 RGB: any two differ by at least 20 in CIE76, and so does each from black;
+white is at least 16 away.
 
-They were found as a largest set of such colours on a grid of sRGB; each is the one that differs most from those before it.
+They were found as a largest set of such colours on a grid of sRGB; each is the one that differs
+most from those before it.
 """
 
 
 def palette(classes: int) -> np.ndarray:
-    """The colour of every class, uint8 RGB (T, 3): that of class i is the same for any T, and that of i + 155."""
+    """The colour of every class, uint8 RGB (T, 3): that of class i is the same for any T, and that
+    of i + 155.
+    """
     return COLORS[np.arange(classes) % len(COLORS)]
 
 
 def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The palette (T, 3) of a label map: :func:`palette`, but for classes of the map that would share a colour.
+    """The palette (T, 3) of a label map: :func:`palette`, but for classes of the map that would
+    share a colour.
 
-    Of those the first one keeps it and the others get colours that no class of the map has. A map of more than 155 classes
+    Of those the first one keeps it and the others get colours that no class of the map has. A map
+    of more than 155 classes
     has not enough of them: there, classes that touch (at a corner, too) get different ones.
 
     Args:
@@ -66,8 +72,12 @@ def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
 def _touching(labels: np.ndarray) -> dict[int, set[int]]:
     """For each class of a label map (H, W) the classes that touch it, at corners too."""
     found: dict[int, set[int]] = {}
-    pairs = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1]),
-             (labels[1:, 1:], labels[:-1, :-1]), (labels[1:, :-1], labels[:-1, 1:])]  # fmt: skip
+    pairs = [
+        (labels[1:], labels[:-1]),
+        (labels[:, 1:], labels[:, :-1]),
+        (labels[1:, 1:], labels[:-1, :-1]),
+        (labels[1:, :-1], labels[:-1, 1:]),
+    ]
     for one, other in pairs:
         different = (one != other) & (one != NO_CLASS) & (other != NO_CLASS)
         for a, b in np.unique(np.stack([one[different], other[different]]), axis=1).T.tolist():
@@ -77,15 +87,21 @@ def _touching(labels: np.ndarray) -> dict[int, set[int]]:
 
 
 def line_width(shape: tuple[int, ...]) -> int:
-    """Width in pixels of lines on an image (H, W, ...): 1 below 960 x 960, beyond that it grows with the image."""
+    """Width in pixels of lines on an image (H, W, ...): 1 below 960 x 960, beyond that it grows
+    with the image.
+    """
     return max(1, round((shape[0] * shape[1]) ** 0.5 / 640))
 
 
-def paint(image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Blend class colours over an image and outline the regions, in lines that scale with the image.
+def paint(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55
+) -> np.ndarray:
+    """Blend class colours over an image and outline the regions, in lines that scale with the
+    image.
 
     Args:
-        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``. colors: uint8 (T, 3).
+        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``. colors: uint8 (T,
+            3).
         alpha: opacity of the colours, 0..1.
     """
     painted = labels != NO_CLASS
@@ -108,22 +124,28 @@ def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarr
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map (H, W) as a palette image whose pixel values are the class indices; ``NO_CLASS`` becomes 255.
+    """A label map (H, W) as a palette image whose pixel values are the class indices; ``NO_CLASS``
+    becomes 255.
 
-    Its colours are those of :func:`map_palette`, and black for ``NO_CLASS``. From 255 classes on it is a 16-bit grey image,
-    and ``NO_CLASS`` becomes 65535.
+    Its colours are those of :func:`map_palette`, and black for ``NO_CLASS``. From 255 classes on it
+    is a 16-bit grey image, and ``NO_CLASS`` becomes 65535.
     """
     wide = classes >= 255
-    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels).astype(np.uint16 if wide else np.uint8)
+    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels).astype(
+        np.uint16 if wide else np.uint8
+    )
     image = Image.fromarray(index)
     if not wide:
-        colors = np.zeros((256, 3), np.uint8)  # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
+        # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
+        colors = np.zeros((256, 3), np.uint8)
         colors[:classes] = map_palette(labels, classes)
         image.putpalette(colors.ravel().tolist())
     return image
 
 
-def comparison(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
+def comparison(
+    image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: list[str]
+) -> np.ndarray:
     """Input, truth, prediction and legend side by side; unlabelled pixels stay unpainted in both."""
     labels = np.where(truth == NO_CLASS, NO_CLASS, labels)
     image, truth, labels = _enlarge(image), _enlarge(truth), _enlarge(labels)
@@ -134,8 +156,11 @@ def comparison(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: 
     return np.concatenate([*pictures, panel], axis=1)
 
 
-def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1) -> np.ndarray:
-    """White panel (height, W', 3) that lists the classes of a label map, largest first, and says how many did not fit.
+def legend(
+    labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1
+) -> np.ndarray:
+    """White panel (height, W', 3) that lists the classes of a label map, largest first, and says
+    how many did not fit.
 
     Args:
         labels: (H, W). scale: size of the writing; 1 is for lines of 22 pixels.
@@ -147,12 +172,27 @@ def legend(labels: np.ndarray, names: list[str], colors: np.ndarray, height: int
     lines = [(names[i], colors[i].tolist()) for i in shown]
     if len(shown) < len(order):
         lines.append((f"and {len(order) - len(shown)} more", [255, 255, 255]))
-    panel = np.full((height, scale * (40 + 9 * max((len(text) for text, _ in lines), default=4)), 3), 255, np.uint8)
+    panel = np.full(
+        (height, scale * (40 + 9 * max((len(text) for text, _ in lines), default=4)), 3),
+        255,
+        np.uint8,
+    )
     for k, (text, color) in enumerate(lines):
         top = 22 * scale * k
-        cv2.rectangle(panel, (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale), color, -1)
+        cv2.rectangle(
+            panel, (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale), color, -1
+        )
         place = (28 * scale, top + 17 * scale)
-        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale, (0, 0, 0), scale, cv2.LINE_AA)
+        cv2.putText(
+            panel,
+            text,
+            place,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45 * scale,
+            (0, 0, 0),
+            scale,
+            cv2.LINE_AA,
+        )
     return panel
 
 

@@ -1,4 +1,6 @@
-"""CLIP's towers without short cuts: 77 tokens, full attention computed and thrown away, dense adapters."""
+"""CLIP's towers without short cuts: 77 tokens, full attention computed and thrown away, dense
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,12 @@ def encode_text(clip, tokens):
 
 
 def value_only_block(block, x):
-    """All of q, k and v projected and sent through the output projection; two of three are dropped."""
+    """All of q, k and v projected and sent through the output projection; two of three are dropped."""  # noqa: E501
     attn = block.attn
-    _, _, v = (attn.out_proj(z) for z in F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1))
+    _, _, v = (
+        attn.out_proj(z)
+        for z in F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    )
     x = v + x[:, :1]
     return x + block.mlp(block.ln_2(x))
 
@@ -35,7 +40,11 @@ def adjusted_weight(weight, blocks, c):
 
     x = exp0(weight)
     mx = x @ m.T
-    product = torch.tanh(norm(mx) / norm(x) * torch.atanh((root * norm(x)).clamp_max(1 - 1e-5))) * mx / (root * norm(mx))
+    product = (
+        torch.tanh(norm(mx) / norm(x) * torch.atanh((root * norm(x)).clamp_max(1 - 1e-5)))
+        * mx
+        / (root * norm(mx))
+    )
     limit = (1 - 1e-3) / root
     product = torch.where(norm(product) > limit, product / norm(product) * limit, product)
     return log0(product)

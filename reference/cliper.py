@@ -1,4 +1,6 @@
-"""The obvious way to refine with attention maps: whole maps, a chain of N x N products, then the scores."""
+"""The obvious way to refine with attention maps: whole maps, a chain of N x N products, then the
+scores.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,21 @@ from torch import Tensor
 
 def attention_maps(queries: list[Tensor], keys: list[Tensor], scales: list[float]) -> Tensor:
     """Softmax probabilities (M, N, N) of M pairs of queries and keys (N, d)."""
-    return torch.stack([(s * q @ k.T).softmax(dim=-1) for q, k, s in zip(queries, keys, scales, strict=True)])
+    return torch.stack(
+        [(s * q @ k.T).softmax(dim=-1) for q, k, s in zip(queries, keys, scales, strict=True)]
+    )
 
 
 def normalise(maps: Tensor, threshold: float) -> Tensor:
-    """Divide columns by their maxima, cut what is below the threshold, divide rows by their sums."""
+    """Divide columns by their maxima, cut what is below the threshold, divide rows by their sums."""  # noqa: E501
     maps = maps / (maps.max(dim=1, keepdim=True).values + 1e-5)
     maps = torch.where(maps < threshold, 0.0, maps)
     return maps / (maps.sum(dim=2, keepdim=True) + 1e-5)
 
 
-def refine(maps: Tensor, scores: Tensor, threshold: float, fusion: str = "SFSA", index: int = 1) -> Tensor:
+def refine(
+    maps: Tensor, scores: Tensor, threshold: float, fusion: str = "SFSA", index: int = 1
+) -> Tensor:
     """The fused operator, as one N x N matrix, times the scores (N, K)."""
     maps = normalise(maps, threshold)
     if fusion == "mean":

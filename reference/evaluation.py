@@ -16,7 +16,9 @@ def apply_background(answer: np.ndarray, classes: int, background: str) -> np.nd
     return counted
 
 
-def scores(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int) -> dict[str, float | list[float]]:
+def scores(
+    pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int
+) -> dict[str, float | list[float]]:
     """Scores in percent of (truth, prediction) pairs, predictions below 0 being nobody's."""
     truth = np.concatenate([t.ravel() for t, _ in pairs])
     prediction = np.concatenate([p.ravel() for _, p in pairs])
@@ -43,16 +45,24 @@ def scores(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int
 
 
 def band(labels: np.ndarray, k: int, width: int) -> np.ndarray:
-    """Pixels of class k that are at most ``width`` steps (also diagonal) away from a pixel of another class or from outside."""
+    """Pixels of class k that are at most ``width`` steps (also diagonal) away from a pixel of
+    another class or from outside.
+    """
     height, length = labels.shape
     near = np.zeros(labels.shape, bool)
     for y, x in zip(*np.nonzero(labels == k), strict=True):
-        window = [(y + dy, x + dx) for dy in range(-width, width + 1) for dx in range(-width, width + 1)]
-        near[y, x] = any(not (0 <= j < height and 0 <= i < length) or labels[j, i] != k for j, i in window)
+        window = [
+            (y + dy, x + dx) for dy in range(-width, width + 1) for dx in range(-width, width + 1)
+        ]
+        near[y, x] = any(
+            not (0 <= j < height and 0 <= i < length) or labels[j, i] != k for j, i in window
+        )
     return near
 
 
-def boundary_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int, dilation: float) -> float:
+def boundary_miou(
+    pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, ignore: int, dilation: float
+) -> float:
     """Mean Boundary IoU in percent over the classes with a band in the truth."""
     values = []
     for k in range(classes):

@@ -14,7 +14,7 @@ def qkv(projections, x, guidance):
 
 
 def class_attention(module, x, guidance):
-    """Linear or full attention over T real and all padding tokens. x (N, T, C), guidance (N, T, G)."""
+    """Linear or full attention over T real and all padding tokens. x (N, T, C), guidance (N, T, G)."""  # noqa: E501
     n, t, _ = x.shape
     padding = module.pad_length - t
     if padding > 0:
@@ -43,12 +43,16 @@ def window_merge(x, grid):
 
 
 def window_attention(block, x, guidance):
-    """One Swin block; x (M, h, w, C) with its own copy of the guidance (M, h, w, G), attention map written out."""
+    """One Swin block; x (M, h, w, C) with its own copy of the guidance (M, h, w, G), attention map
+    written out.
+    """
     shortcut = x
     x, g = block.norm1(x), guidance
     if block.shift:
         x, g = (z.roll((-block.shift, -block.shift), (1, 2)) for z in (x, g))
-    q, k, v = qkv(block.projections, window_partition(x, block.window), window_partition(g, block.window))
+    q, k, v = qkv(
+        block.projections, window_partition(x, block.window), window_partition(g, block.window)
+    )
     q, k, v = (z.unflatten(-1, (block.heads, -1)).transpose(2, 3) for z in (q, k, v))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if block.mask is not None:
@@ -61,7 +65,9 @@ def window_attention(block, x, guidance):
 
 
 def decoder_stage(stage, x, guidance):
-    """Concatenate the upsampled class map with the guidance repeated for every class. x (B, T, C, h, w)."""
+    """Concatenate the upsampled class map with the guidance repeated for every class. x (B, T, C,
+    h, w).
+    """
     b, t = x.shape[:2]
     x = stage.up(x.flatten(0, 1))
     g = guidance[:, None].expand(-1, t, -1, -1, -1).flatten(0, 1)
@@ -73,5 +79,7 @@ def one_hot_bce(logits, target, ignore):
     """Binary cross-entropy with one-hot targets, all zero where ignored."""
     logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
     valid = target != ignore
-    one_hot = F.one_hot(target.masked_fill(~valid, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    one_hot = (
+        F.one_hot(target.masked_fill(~valid, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    )
     return F.binary_cross_entropy_with_logits(logits, one_hot * valid[:, None])

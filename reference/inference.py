@@ -1,4 +1,6 @@
-"""HyperCLIP's sliding windows without short cuts: hyperbolic maps in every pass, whole maps of every class's scores."""
+"""HyperCLIP's sliding windows without short cuts: hyperbolic maps in every pass, whole maps of
+every class's scores.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from reference.training import embed_image, head_logits, literal_adapters
 
 
 def scores(model, image, text):
-    """Scores (T, H, W) of an image (3, H, W), RGB 0..255, for unit embeddings (T, C): all views and all classes at once."""
+    """Scores (T, H, W) of an image (3, H, W), RGB 0..255, for unit embeddings (T, C): all views and
+    all classes at once.
+    """
     views = make_views(model.normalise(image), model.resolution, model.sliding, model.divisor)
     with literal_adapters(model):
         embeddings, maps = embed_image(model, views)
@@ -19,7 +23,9 @@ def scores(model, image, text):
 
 
 def merge_views(logits, sliding):
-    """Logits of all views (V, T, h, w) to scores (T, S, S): windows averaged where they overlap, then with the whole view."""
+    """Logits of all views (V, T, h, w) to scores (T, S, S): windows averaged where they overlap,
+    then with the whole view.
+    """
     if sliding is None:
         return logits[0].sigmoid()
     k, s = sliding.kernel, sliding.size

@@ -1,4 +1,6 @@
-"""HyperCLIP's training loss without short cuts: 77 tokens, hyperbolic maps, guidance and padding written out, one-hot loss."""
+"""HyperCLIP's training loss without short cuts: 77 tokens, hyperbolic maps, guidance and padding
+written out, one-hot loss.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def embed_text(model, vocabulary):
 
 
 def embed_image(model, image):
-    """Patch embeddings (B, C, h, w) and the intermediate maps (B, D, h, w) of normalised images (B, 3, H, W)."""
+    """Patch embeddings (B, C, h, w) and the intermediate maps (B, D, h, w) of normalised images (B,
+    3, H, W).
+    """
     visual, grid = model.clip.visual, model.sem_seg_head.grid
     x, maps = embed_patches(visual, image), []
 
@@ -49,21 +53,33 @@ def embed_image(model, image):
         x = block(x)
         if i in model.layers:
             maps.append(as_map(x))
-    return as_map(visual.ln_post(towers.value_only_block(visual.transformer.resblocks[-1], x)) @ visual.proj), maps
+    return as_map(
+        visual.ln_post(towers.value_only_block(visual.transformer.resblocks[-1], x)) @ visual.proj
+    ), maps
 
 
 def head_logits(head, embeddings, intermediates, text, kept=None):
-    """Logits (B, T, 4h, 4w) of B images: every class map has its own copy of the guidance, and all are handled together.
+    """Logits (B, T, 4h, 4w) of B images: every class map has its own copy of the guidance, and all
+    are handled together.
 
     With ``kept`` (B, K) only of those classes of each image: (B, K, 4h, 4w).
     """
     (h, w), images = head.grid, len(embeddings)
-    costs, text_guidance = cost_volume(embeddings, text), F.relu(head.text_projection(text)).expand(images, -1, -1)
+    costs, text_guidance = (
+        cost_volume(embeddings, text),
+        F.relu(head.text_projection(text)).expand(images, -1, -1),
+    )
     if kept is not None:
         costs = costs.gather(1, kept[:, :, None, None].expand(-1, -1, h, w))
-        text_guidance = text_guidance.gather(1, kept[:, :, None].expand(-1, -1, text_guidance.shape[-1]))
+        text_guidance = text_guidance.gather(
+            1, kept[:, :, None].expand(-1, -1, text_guidance.shape[-1])
+        )
     classes = costs.shape[1]
-    appearance = F.relu(head.appearance_projection(embeddings)).permute(0, 2, 3, 1).repeat_interleave(classes, 0)
+    appearance = (
+        F.relu(head.appearance_projection(embeddings))
+        .permute(0, 2, 3, 1)
+        .repeat_interleave(classes, 0)
+    )
     maps = head.embed_costs(costs).flatten(0, 1)
     pooling = head.pooling_train if head.training else head.pooling_test
     for layer in head.layers:
@@ -72,9 +88,17 @@ def head_logits(head, embeddings, intermediates, text, kept=None):
             maps = parts.window_attention(block, maps, guidance)
         pooled = F.avg_pool2d(maps.permute(0, 3, 1, 2), pooling)
         grid, positions = pooled.shape[-2:], pooled[0, 0].numel()
-        tokens = pooled.flatten(2).unflatten(0, (images, classes)).permute(0, 3, 1, 2).flatten(0, 1)  # (B positions, T, C)
-        tokens = parts.class_attention(layer.classes, tokens, text_guidance.repeat_interleave(positions, 0))
-        across = tokens.unflatten(0, (images, positions)).permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, grid)
+        # (B positions, T, C)
+        tokens = pooled.flatten(2).unflatten(0, (images, classes)).permute(0, 3, 1, 2).flatten(0, 1)
+        tokens = parts.class_attention(
+            layer.classes, tokens, text_guidance.repeat_interleave(positions, 0)
+        )
+        across = (
+            tokens.unflatten(0, (images, positions))
+            .permute(0, 2, 3, 1)
+            .flatten(0, 1)
+            .unflatten(2, grid)
+        )
         if tuple(pooling) != (1, 1):
             across = F.interpolate(across, size=(h, w), mode="bilinear", align_corners=True)
         maps = maps + across.permute(0, 2, 3, 1)
@@ -88,8 +112,12 @@ def head_logits(head, embeddings, intermediates, text, kept=None):
 def loss(model, image, target):
     """The loss of one image (3, H, W), RGB 0..255, and its target (H, W)."""
     with literal_adapters(model):
-        embeddings, maps = embed_image(model, resize(model.normalise(image)[None], model.resolution))
-        logits = head_logits(model.sem_seg_head, embeddings, maps, embed_text(model, model.train_vocabulary))
+        embeddings, maps = embed_image(
+            model, resize(model.normalise(image)[None], model.resolution)
+        )
+        logits = head_logits(
+            model.sem_seg_head, embeddings, maps, embed_text(model, model.train_vocabulary)
+        )
     return parts.one_hot_bce(logits, target[None].to(model.device), model.ignore)
 
 
@@ -103,7 +131,9 @@ def step(model, optimizer, image, target):
 
 
 def random_picture(model, size=384, seed=0):
-    """An image (3, size, size) and a target (size, size) of blocks of classes, a sixth of it ignored."""
+    """An image (3, size, size) and a target (size, size) of blocks of classes, a sixth of it
+    ignored.
+    """
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
     classes = torch.randint(0, len(model.train_vocabulary), (8, 8), generator=generator)

@@ -1,4 +1,4 @@
-"""Fixtures: the golden data of the published implementations, and models with formula-made weights."""
+"""Fixtures: the golden data of the published implementations, and models with formula-made weights."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ SHARED = ROOT.parent / "shared"
 RECORDED = ROOT / "tests" / "golden" / "arrays"
 
 
-LONG = ("test_resume.py", "test_app.py", "test_user_errors.py", "test_h4_head.py", "test_curves.py", "test_benchmarks.py")
+LONG = (
+    "test_resume.py",
+    "test_app.py",
+    "test_user_errors.py",
+    "test_h4_head.py",
+    "test_curves.py",
+    "test_benchmarks.py",
+)
 """Files that take minutes: they begin first, so that two workers end at about the same time."""
 
 
@@ -44,9 +51,11 @@ def _in_repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def golden():
-    """Loader of the recorded arrays: ``golden("h3_text.npz")`` gives a dict of arrays, of JSON its content.
+    """Loader of the recorded arrays: ``golden("h3_text.npz")`` gives a dict of arrays, of JSON its
+    content.
 
-    A part of the recordings ships with the repository; the others are looked for in ../shared/golden.
+    A part of the recordings ships with the repository; the others are looked for in
+    ../shared/golden.
     """
 
     def load(name: str):
@@ -71,7 +80,8 @@ def published_state(golden, fake_state):
     def make(model: str) -> dict[str, torch.Tensor]:
         keys = golden("reference_keys.json")["models"][model]["keys"]
         return {
-            name: torch.zeros(shape) if fake_state.kind_of(name, shape) == "keep"
+            name: torch.zeros(shape)
+            if fake_state.kind_of(name, shape) == "keep"
             else torch.from_numpy(fake_state.fill(name, shape))
             for name, (shape, *_) in keys.items()
         }
@@ -81,7 +91,9 @@ def published_state(golden, fake_state):
 
 @pytest.fixture(scope="session")
 def clip_from_file(fake_state, tmp_path_factory):
-    """CLIP with formula-made weights, read from a file in OpenAI's format: ``clip_from_file("ViT-B/16")``."""
+    """CLIP with formula-made weights, read from a file in OpenAI's format:
+    ``clip_from_file("ViT-B/16")``.
+    """
 
     @functools.cache
     def load(name: str) -> LoadedClip:
@@ -96,10 +108,15 @@ def clip_from_file(fake_state, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def published_model(published_state):
-    """A model of a shipped config with formula-made weights in evaluation mode; extra arguments are overrides."""
+    """A model of a shipped config with formula-made weights in evaluation mode; extra arguments are
+    overrides.
+    """
 
     def build(config: str, model: str, *overrides: str) -> torch.nn.Module:
-        cfg = load_config(ROOT / "configs" / config, ["MODEL.DEVICE", "cpu", "MODEL.CLIP_WEIGHTS", "none", *overrides])
+        cfg = load_config(
+            ROOT / "configs" / config,
+            ["MODEL.DEVICE", "cpu", "MODEL.CLIP_WEIGHTS", "none", *overrides],
+        )
         built = build_model(cfg)
         load_strictly(built, published_state(model), model)
         return built.eval()

@@ -1,6 +1,8 @@
-"""Tiny raw trees of every supported dataset, in the true folders, names and formats, with deterministic random content.
+"""Tiny raw trees of every supported dataset, in the true folders, names and formats, with
+deterministic random content.
 
-Each builder puts ``n`` images of about 40 x 60 pixels below ``root``. Labels hold several classes and what does not count.
+Each builder puts ``n`` images of about 40 x 60 pixels below ``root``. Labels hold several classes
+and what does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """A program that runs another one as if these packages were not installed."""
 SIZES = ((40, 60), (44, 56), (60, 40))
 VOC, CONTEXT, ADE = "VOCdevkit/VOC2012", "VOCdevkit/VOC2010", "ADE20K_2021_17_01"
-COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+COCO_CATEGORIES = tuple(
+    k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+)
 
 
 def size_of(k: int) -> tuple[int, int]:
@@ -40,11 +44,16 @@ def size_of(k: int) -> tuple[int, int]:
     return SIZES[k % len(SIZES)]
 
 
-def blocks(values: Sequence[int], size: tuple[int, int], seed: int, dtype: type = np.uint8) -> np.ndarray:
+def blocks(
+    values: Sequence[int], size: tuple[int, int], seed: int, dtype: type = np.uint8
+) -> np.ndarray:
     """A label map (H, W) of 4 x 6 blocks with all ``values`` (24 at most) in it."""
     rng = np.random.default_rng(seed)
     cells = np.concatenate([values, rng.choice(values, 24 - len(values))]).astype(dtype)
-    rows, columns = (np.arange(side) * cells_along // side for side, cells_along in zip(size, (4, 6), strict=True))
+    rows, columns = (
+        np.arange(side) * cells_along // side
+        for side, cells_along in zip(size, (4, 6), strict=True)
+    )
     return rng.permutation(cells).reshape(4, 6)[np.ix_(rows, columns)]
 
 
@@ -79,22 +88,44 @@ def coco_stuff(root: Path, n: int = 2) -> None:
 
 
 def coco_object(root: Path, n: int = 2) -> None:
-    """instances_val2017.json: polygons that overlap, one crowd region, and no instance on the last image of three or more."""
+    """instances_val2017.json: polygons that overlap, one crowd region, and no instance on the last
+    image of three or more.
+    """
     images, annotations = [], []
     for k, image_id in enumerate(coco_ids(n)):
         height, width = size_of(k)
         photo(root / f"coco-stuff/images/val2017/{image_id:012d}.jpg", (height, width), image_id)
-        images.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": height, "width": width})
+        images.append(
+            {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": height, "width": width}
+        )
         if k == n - 1 and n > 2:
             continue
         small, large = [12, 12, 20, 12, 20, 20, 12, 20], [2, 2, 30, 2, 30, 30, 2, 30]
-        for category, polygon in ((1 + 17 * (k % 2), small), (90, large), (62, [32, 20, 39, 20, 32, 38])):
-            annotations.append({"category_id": category, "segmentation": [polygon], "iscrowd": 0, "image_id": image_id})
+        for category, polygon in (
+            (1 + 17 * (k % 2), small),
+            (90, large),
+            (62, [32, 20, 39, 20, 32, 38]),
+        ):
+            annotations.append(
+                {
+                    "category_id": category,
+                    "segmentation": [polygon],
+                    "iscrowd": 0,
+                    "image_id": image_id,
+                }
+            )
         if k == 0:
-            runs = {"size": [height, width], "counts": [52 * height, (width - 52) * height]}  # its columns from 52 on
-            annotations.append({"category_id": 13, "segmentation": runs, "iscrowd": 1, "image_id": image_id})
+            # its columns from 52 on
+            runs = {"size": [height, width], "counts": [52 * height, (width - 52) * height]}
+            annotations.append(
+                {"category_id": 13, "segmentation": runs, "iscrowd": 1, "image_id": image_id}
+            )
     annotations = [{"id": k + 1, **a} for k, a in enumerate(annotations)]
-    index = {"images": images, "annotations": annotations, "categories": [{"id": k, "name": str(k)} for k in COCO_CATEGORIES]}
+    index = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": k, "name": str(k)} for k in COCO_CATEGORIES],
+    }
     write_json(root / "coco-stuff/annotations/instances_val2017.json", index)
 
 
@@ -121,58 +152,89 @@ def context_names(n: int) -> list[str]:
 
 
 def context(root: Path, n: int = 2) -> None:
-    """VOC 2010 with Pascal Context: masks as JSON, all 459 labels as MATLAB files, and one image of the training set."""
+    """VOC 2010 with Pascal Context: masks as JSON, all 459 labels as MATLAB files, and one image of
+    the training set.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for k, name in enumerate([*context_names(n), "2009_000009"]):
         height, width = size_of(k)
         photo(root / CONTEXT / f"JPEGImages/{name}.jpg", (height, width), 200 + k)
         image_id = int(name.replace("_", ""))
-        images.append({"image_id": image_id, "file_name": f"{name}.jpg", "phase": "val" if k < n else "train",
-                       "height": height, "width": width})  # fmt: skip
+        images.append(
+            {
+                "image_id": image_id,
+                "file_name": f"{name}.jpg",
+                "phase": "val" if k < n else "train",
+                "height": height,
+                "width": width,
+            }
+        )
         regions = blocks(range(5), (height, width), k)
-        for region, category in enumerate((CONTEXT59_IDS[1 + k % 59], 7, 0, 415)):  # two classes, a rare one, nothing
+        # two classes, a rare one, nothing
+        for region, category in enumerate((CONTEXT59_IDS[1 + k % 59], 7, 0, 415)):
             mask = coco_masks.encode(np.asfortranarray(regions == region, np.uint8))
             mask = {"size": mask["size"], "counts": mask["counts"].decode()}
-            annotations.append({"image_id": image_id, "category_id": category, "segmentation": mask})
+            annotations.append(
+                {"image_id": image_id, "category_id": category, "segmentation": mask}
+            )
         raw = blocks([0, 1, 17, 258, 459], (height, width), k, np.uint16)
         target = root / CONTEXT / f"trainval/{name}.mat"
         target.parent.mkdir(parents=True, exist_ok=True)
         scipy.io.savemat(target, {"LabelMap": raw})
     index = {"images": images, "annos_segmentation": annotations, "categories": []}
     write_json(root / CONTEXT / "trainval_merged.json", index)
-    (root / CONTEXT / "pascalcontext_val.txt").write_text("\n".join(context_names(n)), encoding="utf-8")
+    (root / CONTEXT / "pascalcontext_val.txt").write_text(
+        "\n".join(context_names(n)), encoding="utf-8"
+    )
 
 
 def ade150(root: Path, n: int = 2) -> None:
     for k in range(n):
         stem = f"ADE_val_{k + 1:08d}"
         photo(root / f"ADEChallengeData2016/images/validation/{stem}.jpg", size_of(k), 300 + k)
-        save_label(root / f"ADEChallengeData2016/annotations/validation/{stem}.png", blocks([0, 1, 77, 150], size_of(k), k))
+        save_label(
+            root / f"ADEChallengeData2016/annotations/validation/{stem}.png",
+            blocks([0, 1, 77, 150], size_of(k), k),
+        )
 
 
 def ade847(root: Path, n: int = 2) -> None:
     """The full ADE20K with its index; one image of the training set is listed first."""
     rare = next(k for k in range(1, 3000) if k not in ade847_ids())
     stems = ["ADE_train_00000001", *(f"ADE_val_{k + 1:08d}" for k in range(n))]
-    folders = [f"{ADE}/images/ADE/{'training' if 'train' in s else 'validation'}/urban/street" for s in stems]
+    folders = [
+        f"{ADE}/images/ADE/{'training' if 'train' in s else 'validation'}/urban/street"
+        for s in stems
+    ]
     for k, (folder, stem) in enumerate(zip(folders, stems, strict=True)):
         photo(root / folder / f"{stem}.jpg", size_of(k), 400 + k)
-        ids = blocks([0, rare, *(ade847_ids()[c] for c in (0, 5, 300, 846))], size_of(k), k, np.int32)
+        ids = blocks(
+            [0, rare, *(ade847_ids()[c] for c in (0, 5, 300, 846))], size_of(k), k, np.int32
+        )
         instances = blocks([0, 60, 255], size_of(k), 50 + k)
         coded = np.stack([ids // 256 * 10, ids % 256, instances], -1).astype(np.uint8)
         Image.fromarray(coded).save(root / folder / f"{stem}_seg.png")
     presence = np.zeros((3, len(stems)), np.uint8)
-    index = {"filename": [f"{stem}.jpg" for stem in stems], "folder": folders, "scene": ["/street"] * len(stems),
-             "objectnames": ["wall", "tree", "sky"], "objectPresence": presence, "objectIsPart": presence.astype(np.float64),
-             "wordnet_found": np.ones(3), "description": {"filename": "names"}}  # fmt: skip
+    index = {
+        "filename": [f"{stem}.jpg" for stem in stems],
+        "folder": folders,
+        "scene": ["/street"] * len(stems),
+        "objectnames": ["wall", "tree", "sky"],
+        "objectPresence": presence,
+        "objectIsPart": presence.astype(np.float64),
+        "wordnet_found": np.ones(3),
+        "description": {"filename": "names"},
+    }
     (root / ADE / "index_ade20k.pkl").write_bytes(pickle.dumps(index, protocol=4))
 
 
 def cityscapes(root: Path, n: int = 2) -> None:
     for k in range(n):
         stem = f"frankfurt_000000_{k + 294:06d}"
-        photo(root / f"cityscapes/leftImg8bit/val/frankfurt/{stem}_leftImg8bit.png", (32, 64), 500 + k)
+        photo(
+            root / f"cityscapes/leftImg8bit/val/frankfurt/{stem}_leftImg8bit.png", (32, 64), 500 + k
+        )
         labels = blocks([0, 3, 7, 8, 11, 24, 26, 33], (32, 64), k)
         save_label(root / f"cityscapes/gtFine/val/frankfurt/{stem}_gtFine_labelIds.png", labels)
 
@@ -181,24 +243,39 @@ def cliper_context(root: Path, n: int = 2) -> None:
     """CLIPer's Pascal Context: 0 = background, 1..59, with its list."""
     for k, name in enumerate(context_names(n)):
         photo(root / CONTEXT / f"JPEGImages/{name}.jpg", size_of(k), 200 + k)
-        save_label(root / CONTEXT / f"SegmentationClassContext/{name}.png", blocks([0, 1, 30, 59], size_of(k), k))
-    (root / CONTEXT / "context_val.txt").write_text("".join(f"{name}\n" for name in context_names(n)), encoding="utf-8")
+        save_label(
+            root / CONTEXT / f"SegmentationClassContext/{name}.png",
+            blocks([0, 1, 30, 59], size_of(k), k),
+        )
+    (root / CONTEXT / "context_val.txt").write_text(
+        "".join(f"{name}\n" for name in context_names(n)), encoding="utf-8"
+    )
 
 
 def cliper_coco_object(root: Path, n: int = 2) -> None:
-    """CLIPer's COCO-Object: images of val2014, 0 = background, 1..80, 255, and its list of the images' full names."""
+    """CLIPer's COCO-Object: images of val2014, 0 = background, 1..80, 255, and its list of the
+    images' full names.
+    """
     names = [f"COCO_val2014_{image_id:012d}" for image_id in coco_ids(n)]
     for k, name in enumerate(names):
         photo(root / f"coco2014/val2014/{name}.jpg", size_of(k), 600 + k)
-        save_label(root / f"coco2014/coco_seg_anno/{name[-12:]}.png", blocks([0, 1, 40, 80, 255], size_of(k), k))
-    (root / "coco2014/val_5k.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        save_label(
+            root / f"coco2014/coco_seg_anno/{name[-12:]}.png",
+            blocks([0, 1, 40, 80, 255], size_of(k), k),
+        )
+    (root / "coco2014/val_5k.txt").write_text(
+        "".join(f"{name}\n" for name in names), encoding="utf-8"
+    )
 
 
 def cliper_coco_stuff(root: Path, n: int = 2) -> None:
     """CLIPer's COCO-Stuff: class indices 0..170, and 255."""
     for k, image_id in enumerate(coco_ids(n)):
         photo(root / f"coco2017/val2017/{image_id:012d}.jpg", size_of(k), image_id)
-        save_label(root / f"coco2017/stuff_anno164/val2017/{image_id:012d}.png", blocks([0, 80, 170, 255], size_of(k), k))
+        save_label(
+            root / f"coco2017/stuff_anno164/val2017/{image_id:012d}.png",
+            blocks([0, 80, 170, 255], size_of(k), k),
+        )
 
 
 def prepare(script: str, root: Path, *arguments: Any) -> Counts:
@@ -225,9 +302,17 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def run_script(script: str, *arguments: object, root: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run ``datasets/prepare_<script>.py`` as a program, where neither torch nor what needs it can be imported."""
-    environment = {**os.environ, "PYTHONPATH": str(DATASETS.parent), **({"DETECTRON2_DATASETS": str(root)} if root else {})}
+def run_script(
+    script: str, *arguments: object, root: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``datasets/prepare_<script>.py`` as a program, where neither torch nor what needs it can
+    be imported.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(DATASETS.parent),
+        **({"DETECTRON2_DATASETS": str(root)} if root else {}),
+    }
     command = [sys.executable, "-c", BARE, f"datasets/prepare_{script}.py", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 

@@ -1,16 +1,21 @@
-"""Plant bugs in the packages, one at a time, and see whether the tests notice: python tests/mutants.py [FILE …]
+"""Plant bugs in the packages, one at a time, and see whether the tests notice: python
+tests/mutants.py [FILE …]
 
-A tool for contributors, to be run by hand. Every bug is planted in a temporary copy of the repository, never in the working
-tree, and the tests that ``tests/mutants.yaml`` names for its file are run there until the first one fails. Bugs come from
-that table (the rules that were once broken without a test that noticed), and from the file's syntax: operators, comparisons,
-numbers, flags and statements are changed by turns, the same ones each time. Libraries are imported once; each bug gets a
+A tool for contributors, to be run by hand. Every bug is planted in a temporary copy of the
+repository, never in the working tree, and the tests that ``tests/mutants.yaml`` names for its file
+are run there until the first one fails. Bugs come from that table (the rules that were once broken
+without a test that noticed), and from the file's syntax: operators, comparisons, numbers, flags and
+    statements are changed by turns, the same ones each time. Libraries are imported once; each bug
+    gets a
 forked process, in which the packages are imported anew.
 
-    python tests/mutants.py                                  every file of the table, up to 6 bugs of syntax each
-    python tests/mutants.py hyperclip/hyperbolic.py --per-file 0     all bugs of one file
-    python tests/mutants.py --list                           which bugs there are, without running them
+    python tests/mutants.py                                  every file of the table, up to 6 bugs
+    of syntax each python tests/mutants.py hyperclip/hyperbolic.py --per-file 0     all bugs of one
+    file python tests/mutants.py --list                           which bugs there are, without
+    running them
 
-Exit status: 0 where at least ``--aim`` percent were noticed and no bug of the table was missed, else 1.
+Exit status: 0 where at least ``--aim`` percent were noticed and no bug of the table was missed,
+    else 1.
 """
 
 from __future__ import annotations
@@ -36,7 +41,9 @@ from planting import Mutant, offered
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
 LIMIT = 120
-"""Seconds, by default, after which the tests of a bug are stopped; an endless loop counts as noticed."""
+"""Seconds, by default, after which the tests of a bug are stopped; an endless loop counts as
+noticed.
+"""
 
 
 @dataclass
@@ -50,7 +57,9 @@ class Tally:
 
 
 def mutants_of(pattern: str, entry: dict, per_file: int, tally: Tally) -> list[Mutant]:
-    """The bugs of the table and, evenly spread over the files, up to ``per_file`` of their syntax; 0 for all of these."""
+    """The bugs of the table and, evenly spread over the files, up to ``per_file`` of their syntax;
+    0 for all of these.
+    """
     files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in files}
     listed = []
@@ -134,7 +143,9 @@ def import_libraries() -> None:
 
 
 def run_tests(copy: Path, tests: list[str], report: Path) -> int:
-    """Run tests in this process, which has imported no package yet; the first failure's name goes to ``report``."""
+    """Run tests in this process, which has imported no package yet; the first failure's name goes
+    to ``report``.
+    """
     import pytest
     import torch
 
@@ -218,7 +229,8 @@ def run_entry(
         if not noticed:
             tally.missed.append(mutant)
         print(
-            f"{'caught' if noticed else 'MISSED'} {time.monotonic() - start:5.1f} s  {mutant}  [{noticed}]",
+            f"{'caught' if noticed else 'MISSED'} {time.monotonic() - start:5.1f} s  {mutant}  "
+            f"[{noticed}]",
             flush=True,
         )
 
@@ -243,7 +255,7 @@ def planted(path: Path, mutant: Mutant) -> Iterator[bool]:
 
 
 def summarise(tallies: dict[str, Tally], aim: float) -> bool:
-    """Print the counts of each file, what was missed and what is explained; True if it is enough."""
+    """Print the counts of each file, what was missed and what is explained; True if it is enough."""  # noqa: E501
     print(f"\n{'file':42} {'caught':>6} {'missed':>6} {'explained':>9}")
     for file, tally in tallies.items():
         print(f"{file:42} {tally.caught:6} {len(tally.missed):6} {len(tally.explained):9}")
@@ -253,7 +265,8 @@ def summarise(tallies: dict[str, Tally], aim: float) -> bool:
     explained = sum(len(t.explained) for t in tallies.values())
     share = 100 * caught / max(caught + missed, 1)
     print(
-        f"{'all':42} {caught:6} {missed:6} {explained:9}   {share:.1f} % of those that can be noticed were"
+        f"{'all':42} {caught:6} {missed:6} {explained:9}   {share:.1f} % of those that can be "
+        "noticed were"
     )
     for tally in tallies.values():
         for mutant in tally.missed:

@@ -1,4 +1,6 @@
-"""The bugs that a file offers by its syntax, for ``tests/mutants.py``: Python's, and the values of YAML."""
+"""The bugs that a file offers by its syntax, for ``tests/mutants.py``: Python's, and the values of
+YAML.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,43 @@ import re
 from dataclasses import dataclass
 
 COMPARISONS = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.In: "not in", ast.NotIn: "in",
-    ast.Is: "is not", ast.IsNot: "is",
-}  # fmt: skip
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+}
 ARITHMETIC = {
-    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*", ast.BitAnd: "|",
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "*",
+    ast.Mod: "*",
+    ast.Pow: "*",
+    ast.BitAnd: "|",
     ast.BitOr: "&",
-}  # fmt: skip
+}
 CALLS = {
-    "amax": "amin", "amin": "amax", "max": "min", "min": "max", "sum": "mean", "mean": "sum", "all": "any", "any": "all",
-    "zeros": "ones", "ones": "zeros", "clamp_min": "clamp_max", "sorted": "list", "cumsum": "cumprod",
-}  # fmt: skip
+    "amax": "amin",
+    "amin": "amax",
+    "max": "min",
+    "min": "max",
+    "sum": "mean",
+    "mean": "sum",
+    "all": "any",
+    "any": "all",
+    "zeros": "ones",
+    "ones": "zeros",
+    "clamp_min": "clamp_max",
+    "sorted": "list",
+    "cumsum": "cumprod",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The benchmarks run, on tiny models, and compare with an earlier run. Nothing is asserted about time."""
+"""The benchmarks run, on tiny models, and compare with an earlier run. Nothing is asserted about
+time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ def benchmark(*arguments):
 
 
 def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
-    done = benchmark(*SUITES, "--smoke", "--repeat", 1, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
+    done = benchmark(
+        *SUITES,
+        "--smoke",
+        "--repeat",
+        1,
+        "--json",
+        tmp_path / "a.json",
+        "--csv",
+        tmp_path / "a.csv",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((tmp_path / "a.json").read_text())
     assert {row["suite"] for row in rows} == set(SUITES)
@@ -32,15 +43,34 @@ def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
 
 
 def test_single_cases_can_be_chosen(tmp_path):
-    done = benchmark("refine", "--smoke", "--repeat", 1, "--only", "given maps, 21", "--json", tmp_path / "a.json")
-    assert [row["case"] for row in json.loads((tmp_path / "a.json").read_text())] == ["from given maps, 21 classes"]
+    done = benchmark(
+        "refine",
+        "--smoke",
+        "--repeat",
+        1,
+        "--only",
+        "given maps, 21",
+        "--json",
+        tmp_path / "a.json",
+    )
+    assert [row["case"] for row in json.loads((tmp_path / "a.json").read_text())] == [
+        "from given maps, 21 classes"
+    ]
     done = benchmark("refine", "--smoke", "--only", "no such case")
-    assert done.returncode == 1 and "got 'no such case', which no case of refine contains" in done.stderr
+    assert (
+        done.returncode == 1
+        and "got 'no such case', which no case of refine contains" in done.stderr
+    )
 
 
 def test_regressions_are_listed(tmp_path):
-    (tmp_path / "old.csv").write_text("suite,case,time_ratio,memory_ratio\ntext,a,10,2\ntext,b,1,1\n")
-    rows = [{"suite": "text", "case": c, "time_ratio": t, "memory_ratio": 2.0} for c, t in (("a", 8.0), ("b", 0.9), ("c", 0.1))]
+    (tmp_path / "old.csv").write_text(
+        "suite,case,time_ratio,memory_ratio\ntext,a,10,2\ntext,b,1,1\n"
+    )
+    rows = [
+        {"suite": "text", "case": c, "time_ratio": t, "memory_ratio": 2.0}
+        for c, t in (("a", 8.0), ("b", 0.9), ("c", 0.1))
+    ]
     assert regressions(rows, tmp_path / "old.csv") == ["text, a: time_ratio 10 -> 8.0"]
     with pytest.raises(FileNotFoundError):
         regressions(rows, tmp_path / "none.csv")

@@ -13,7 +13,7 @@ for module, names in ((signal, ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGHUP", "SIGQ
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
-"""
+"""  # noqa: E501
 
 IMPORT_ALL = """
 import importlib, pkgutil
@@ -22,7 +22,7 @@ names = [m.name for package in (hyperclip, cliper) for m in pkgutil.walk_package
 for name in names:
     importlib.import_module(name)
 assert len(names) > 70, names
-"""
+"""  # noqa: E501
 
 USE = """
 import torch

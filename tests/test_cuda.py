@@ -1,4 +1,6 @@
-"""A GPU gives what the CPU gives: both systems on the quickstart's tiny weights. Skipped where there is none."""
+"""A GPU gives what the CPU gives: both systems on the quickstart's tiny weights. Skipped where
+there is none.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tests.asking import ask_all
 
 DEVICE = "cuda"
 QUICK = "configs/quickstart"
-WORDS = Vocabulary.from_text("red plain circle; blue striped star, star; green dotted cross", "background; wall")
+WORDS = Vocabulary.from_text(
+    "red plain circle; blue striped star, star; green dotted cross", "background; wall"
+)
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -29,7 +33,9 @@ def full_precision():
 
 def build(name, device, *overrides):
     torch.manual_seed(0)
-    return build_model(load_config(f"{QUICK}/{name}.yaml", ["MODEL.DEVICE", device, *overrides])).eval()
+    return build_model(
+        load_config(f"{QUICK}/{name}.yaml", ["MODEL.DEVICE", device, *overrides])
+    ).eval()
 
 
 def picture(size=(96, 96)):
@@ -66,7 +72,12 @@ def test_a_training_step():
         model.train_vocabulary = train_vocabulary(load_config(f"{QUICK}/hyperclip.yaml"))
         (loss,) = model([picture()]).values()
         loss.backward()
-        steps.append((loss.item(), {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}))
+        steps.append(
+            (
+                loss.item(),
+                {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None},
+            )
+        )
     (want, gradients), (got, others) = steps
     assert got == pytest.approx(want, rel=1e-4) and others.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -75,16 +86,28 @@ def test_a_training_step():
 
 @pytest.mark.parametrize("window", ["0", "48"])
 def test_cliper_scores(window):
-    keys = ["MODEL.CLIPER.HALF", "False", "MODEL.CLIPER.WINDOW", window, "MODEL.CLIPER.WINDOW_STRIDE", "24"]
+    keys = [
+        "MODEL.CLIPER.HALF",
+        "False",
+        "MODEL.CLIPER.WINDOW",
+        window,
+        "MODEL.CLIPER.WINDOW_STRIDE",
+        "24",
+    ]
     sizes = [(96, 96), (80, 120)]
     want, model = scores(build("cliper", "cpu", *keys), *sizes), build("cliper", DEVICE, *keys)
     first = scores(model, *sizes)
     for got, expected in zip(first, want, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
     for _ in range(5):  # CLIP and diffusion run side by side, and nothing reads what is not ready
-        assert all(torch.equal(one, other) for one, other in zip(scores(model, *sizes), first, strict=True))
+        assert all(
+            torch.equal(one, other) for one, other in zip(scores(model, *sizes), first, strict=True)
+        )
 
 
 def test_cliper_in_float16():
-    want, got = (scores(build("cliper", DEVICE, "MODEL.CLIPER.HALF", half), (96, 96))[0] for half in ("False", "True"))
+    want, got = (
+        scores(build("cliper", DEVICE, "MODEL.CLIPER.HALF", half), (96, 96))[0]
+        for half in ("False", "True")
+    )
     assert (got - want).abs().mean() < 0.02

@@ -6,7 +6,14 @@ import pytest
 import torch
 from hyperclip import inference
 from hyperclip.head import ViewLogits
-from hyperclip.inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
+from hyperclip.inference import (
+    SlidingWindow,
+    best_classes,
+    leave_out,
+    make_views,
+    resize,
+    score_maps,
+)
 
 from reference.inference import merge_views
 
@@ -21,7 +28,8 @@ def test_released_window_geometry():
     for view, (y, x) in zip(views, window.origins, strict=False):
         assert torch.equal(view, square[0, :, y : y + 384, x : x + 384])
     assert torch.equal(views[-1:], resize(image[None], (384, 384)))
-    smaller = make_views(image, (336, 336), window)  # ViT-L: every view is cut at 384 and then resized
+    # ViT-L: every view is cut at 384 and then resized
+    smaller = make_views(image, (336, 336), window)
     assert torch.equal(smaller, resize(views, (336, 336)))
     assert len(make_views(image, (336, 336), SlidingWindow(global_view=False))) == 4
 
@@ -46,8 +54,11 @@ def test_windows_are_averaged_where_they_overlap():
     merged = merge_views(logits, window)
     for y in range(6):
         for x in range(6):
-            covering = [v[:, y - a, x - b] for v, (a, b) in zip(logits.sigmoid(), window.origins, strict=True)
-                        if 0 <= y - a < 4 and 0 <= x - b < 4]  # fmt: skip
+            covering = [
+                v[:, y - a, x - b]
+                for v, (a, b) in zip(logits.sigmoid(), window.origins, strict=True)
+                if 0 <= y - a < 4 and 0 <= x - b < 4
+            ]
             torch.testing.assert_close(merged[:, y, x], torch.stack(covering).mean(0))
 
 
@@ -83,7 +94,9 @@ def test_a_class_costs_nothing_where_it_was_not_kept(sliding, step):
     """Views keep 4 of 30 classes each, among them never the first and the last."""
     logits = views_of(sliding, 4)
     generator = torch.Generator().manual_seed(1)
-    kept = torch.stack([torch.randperm(28, generator=generator)[:4].sort().values + 1 for _ in logits])
+    kept = torch.stack(
+        [torch.randperm(28, generator=generator)[:4].sort().values + 1 for _ in logits]
+    )
     check(ViewLogits(logits, 30, kept), sliding)
 
 
@@ -103,7 +116,8 @@ def test_thresholds_leave_pixels_and_classes_out():
     labels, confidence = torch.tensor([[0, 0, 2, 2]]), torch.tensor([[0.9, 0.2, 0.4, 0.3]])
     assert leave_out(labels, confidence, 0.0, 0.0).tolist() == [[0, 0, 2, 2]]
     assert leave_out(labels, confidence, 0.0, 0.3).tolist() == [[0, -1, 2, 2]]
-    assert leave_out(labels, confidence, 0.5, 0.0).tolist() == [[0, 0, -1, -1]]  # a class by its best pixel
+    # a class by its best pixel
+    assert leave_out(labels, confidence, 0.5, 0.0).tolist() == [[0, 0, -1, -1]]
     assert leave_out(labels, confidence, 0.4, 0.35).tolist() == [[0, -1, 2, -1]]
     assert leave_out(labels, confidence, 0.95, 0.0).tolist() == [[-1, -1, -1, -1]]
 

@@ -1,4 +1,6 @@
-"""The third system of docs/new_system.md, as it is printed there, through every program; and what IMPORTS does."""
+"""The third system of docs/new_system.md, as it is printed there, through every program; and what
+IMPORTS does.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from tests.conftest import ROOT
 from tests.quickstart.test_quickstart import root  # noqa: F401  (a fixture)
 from tests.results import rows_of
 
-BLOCKS = dict(re.findall(r"```(python|yaml)\n(.*?)```", (ROOT / "docs/new_system.md").read_text(encoding="utf-8"), re.S))
+BLOCKS = dict(
+    re.findall(
+        r"```(python|yaml)\n(.*?)```",
+        (ROOT / "docs/new_system.md").read_text(encoding="utf-8"),
+        re.S,
+    )
+)
 WORDS = "red plain circle; blue striped star; green dotted cross"
 
 
@@ -52,20 +60,45 @@ def run(config, data, *arguments):
 
 
 def test_it_is_short():
-    (system,) = [node for node in ast.parse(BLOCKS["python"]).body if isinstance(node, ast.ClassDef)]
+    (system,) = [
+        node for node in ast.parse(BLOCKS["python"]).body if isinstance(node, ast.ClassDef)
+    ]
     assert system.end_lineno - system.lineno + 1 <= 60
 
 
 def test_both_programs_that_evaluate_give_the_same_rows(config, root, tmp_path):  # noqa: F811
     cpu = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", 0]
-    run(config, root, "tools/train_net.py", "--config-file", config, "--eval-only", "OUTPUT_DIR", tmp_path / "one", *cpu)
-    run(config, root, "tools/evaluate.py", "--config-file", config, "--benchmarks", "own", "--output", tmp_path / "two",
-        "--allow-partial", "--opts", *cpu)  # fmt: skip
+    run(
+        config,
+        root,
+        "tools/train_net.py",
+        "--config-file",
+        config,
+        "--eval-only",
+        "OUTPUT_DIR",
+        tmp_path / "one",
+        *cpu,
+    )
+    run(
+        config,
+        root,
+        "tools/evaluate.py",
+        "--config-file",
+        config,
+        "--benchmarks",
+        "own",
+        "--output",
+        tmp_path / "two",
+        "--allow-partial",
+        "--opts",
+        *cpu,
+    )
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
     assert set(one) == set(two) == {"tinyscenes_val_seen", "tinyscenes_val_unseen"}
     for name, row in one.items():
         assert row["system"] == "KeyKeyCLIP" and row["protocol"] == "argmax" and row["images"] == 6
-        assert row["mIoU"] > 5 and row["published"] == []  # of 60 classes, guessing gives less than 1
+        # of 60 classes, guessing gives less than 1
+        assert row["mIoU"] > 5 and row["published"] == []
         same = ("IoU", "mIoU", "pACC", "protocol", "vocabulary", "backbone", "settings", "images")
         assert {key: row[key] for key in same} == {key: two[name][key] for key in same}
 
@@ -76,10 +109,28 @@ def test_the_demo_the_page_and_python_give_the_same_labels(config, predictor, ro
     image = render_scene("val_seen", 0)[0]
     Image.fromarray(image).save(tmp_path / "scene.png")
     expected = predictor.segment(predictor.encode(image), WORDS)
-    assert expected.names == Vocabulary.from_text(WORDS).names and len(np.unique(expected.labels)) > 1
-    run(config, root, "demo/demo.py", "--config-file", config, "--input", tmp_path / "scene.png", "--output",
-        tmp_path / "out", "--vocabulary", WORDS, "--opts", "MODEL.DEVICE", "cpu")  # fmt: skip
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/scene_labels.png")), expected.labels)
+    assert (
+        expected.names == Vocabulary.from_text(WORDS).names and len(np.unique(expected.labels)) > 1
+    )
+    run(
+        config,
+        root,
+        "demo/demo.py",
+        "--config-file",
+        config,
+        "--input",
+        tmp_path / "scene.png",
+        "--output",
+        tmp_path / "out",
+        "--vocabulary",
+        WORDS,
+        "--opts",
+        "MODEL.DEVICE",
+        "cpu",
+    )
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out/scene_labels.png")), expected.labels
+    )
     app.offer_first([[str(config), "MODEL.DEVICE", "cpu"]])
     offered = app.predictors.get(str(config))
     shown = app.predict(offered, offered.encode(image), Vocabulary.from_text(WORDS), None, None)
@@ -100,9 +151,19 @@ def test_it_attends_by_its_keys(predictor):
         projections = last.attn.in_proj_weight.split(width), last.attn.in_proj_bias.split(width)
         weight, bias = (torch.cat([kind[1], kind[1], kind[2]]) for kind in projections)
         found, _ = torch.nn.functional.multi_head_attention_forward(
-            *[seen[0].transpose(0, 1)] * 3, width, last.attn.num_heads, weight, bias, None, None, False, 0.0,
-            last.attn.out_proj.weight, last.attn.out_proj.bias, training=False,
-        )  # fmt: skip
+            *[seen[0].transpose(0, 1)] * 3,
+            width,
+            last.attn.num_heads,
+            weight,
+            bias,
+            None,
+            None,
+            False,
+            0.0,
+            last.attn.out_proj.weight,
+            last.attn.out_proj.bias,
+            training=False,
+        )
         patches = visual.ln_post(found.transpose(0, 1))[:, 1:] @ visual.proj
         expected = torch.nn.functional.normalize(patches, dim=-1)
     torch.testing.assert_close(encoded.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=1e-4)
@@ -119,13 +180,19 @@ def test_thresholds_leave_pixels_out(predictor):
 def test_a_module_that_is_missing_or_broken_is_one_line(config, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "needs_another.py").write_text("import a_module_that_nobody_has\n")
-    for name, why in (("nowhere_to_find", "No module named 'nowhere_to_find'"), ("", "Empty module name"),
-                      ("needs_another", "No module named 'a_module_that_nobody_has'")):  # fmt: skip
-        message = rf"^config key IMPORTS \(command line\): got '{name}', which cannot be imported \({why}\)\. Expected "
+    for name, why in (
+        ("nowhere_to_find", "No module named 'nowhere_to_find'"),
+        ("", "Empty module name"),
+        ("needs_another", "No module named 'a_module_that_nobody_has'"),
+    ):
+        message = rf"^config key IMPORTS \(command line\): got '{name}', which cannot be imported \({why}\)\. Expected "  # noqa: E501
         with pytest.raises(ValueError, match=message) as error:
             load_config(config, ["IMPORTS", f"['{name}']"])
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"config key IMPORTS \(command line\): got 'one', expected a list of texts"):
+    with pytest.raises(
+        ValueError,
+        match=r"config key IMPORTS \(command line\): got 'one', expected a list of texts",
+    ):
         load_config(config, ["IMPORTS", "one"])
 
 

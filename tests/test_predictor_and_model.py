@@ -1,4 +1,6 @@
-"""The model as a whole on the tiny weights: batches, merging, vocabularies, training step, fine-tuning modes."""
+"""The model as a whole on the tiny weights: batches, merging, vocabularies, training step,
+fine-tuning modes.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def perturb(model):
 @pytest.mark.parametrize("mode", ["hyperbolic", "attention"])
 def test_merged_equals_unmerged(mode):
     model = perturb(build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode)).eval()
-    record = {"image": torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8), "height": 48, "width": 65}
+    record = {
+        "image": torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8),
+        "height": 48,
+        "width": 65,
+    }
     words = vocabulary_of("tinyscenes_val_seen")
     before = scores_of(model, record, words)
     assert before.shape == (60, 48, 65)
@@ -49,10 +55,17 @@ def test_merged_equals_unmerged(mode):
 
 def test_a_training_step_reaches_every_adapter_but_the_unused_ones():
     model = build().train()
-    batch = [{"image": torch.randint(0, 256, (3, 96, 96)), "sem_seg": torch.randint(0, 60, (96, 96))} for _ in range(3)]
+    batch = [
+        {"image": torch.randint(0, 256, (3, 96, 96)), "sem_seg": torch.randint(0, 60, (96, 96))}
+        for _ in range(3)
+    ]
     loss = model(batch)["loss_sem_seg"]
     loss.backward()
-    dead = {n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())}
+    dead = {
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    }
     last = "clip.visual.transformer.resblocks.5.attn.parametrizations.in_proj_weight.0."
     assert dead == {last + "q", last + "k"}  # the last block uses its values only
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
@@ -61,7 +74,11 @@ def test_a_training_step_reaches_every_adapter_but_the_unused_ones():
 
 @pytest.mark.parametrize(
     ("mode", "clip_trainable"),
-    [("hyperbolic", 3 * (6 * 4 + 4 * 2) * 32**2), ("attention", 2 * (6 * 128**2 + 4 * 64**2)), ("none", 0)],
+    [
+        ("hyperbolic", 3 * (6 * 4 + 4 * 2) * 32**2),
+        ("attention", 2 * (6 * 128**2 + 4 * 64**2)),
+        ("none", 0),
+    ],
 )
 def test_what_trains(mode, clip_trainable):
     model = build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode)
@@ -74,13 +91,18 @@ def test_what_trains(mode, clip_trainable):
 def test_only_chosen_encoders_and_projections():
     model = build("MODEL.ADAPTER.ENCODERS", "['text']", "MODEL.ADAPTER.PROJECTIONS", "['v']")
     names = [n for n, p in model.named_parameters() if p.requires_grad and n.startswith("clip.")]
-    assert len(names) == 4 and all(n.startswith("clip.transformer") and n.endswith(".v") for n in names)
+    assert len(names) == 4 and all(
+        n.startswith("clip.transformer") and n.endswith(".v") for n in names
+    )
 
 
 def test_images_of_different_sizes_train_together():
     model = build().train()
     batch = [
-        {"image": torch.zeros(3, h, w, dtype=torch.uint8), "sem_seg": torch.zeros(h, w, dtype=torch.long)}
+        {
+            "image": torch.zeros(3, h, w, dtype=torch.uint8),
+            "sem_seg": torch.zeros(h, w, dtype=torch.long),
+        }
         for h, w in ((96, 64), (50, 96))
     ]
     assert model(batch)["loss_sem_seg"].isfinite()
@@ -92,16 +114,28 @@ def test_any_number_of_classes(classes):
     words = Vocabulary.from_names([f"thing number {i}" for i in range(classes)])
     scores = scores_of(model, torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8), words)
     assert scores.shape == (classes, 33, 200) and 0 <= scores.min() <= scores.max() <= 1
-    labels = ask(model, torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8), words)["sem_seg_labels"]
+    labels = ask(model, torch.randint(0, 256, (3, 33, 200), dtype=torch.uint8), words)[
+        "sem_seg_labels"
+    ]
     assert labels.shape == (33, 200) and 0 <= labels.min() <= labels.max() < classes
 
 
 @pytest.mark.parametrize("scores", [True, False])
 @pytest.mark.parametrize("sliding", ["True", "False"])
 def test_a_batch_of_images_equals_each_image(scores, sliding):
-    window = ["TEST.SLIDING_WINDOW", sliding, "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"]
+    window = [
+        "TEST.SLIDING_WINDOW",
+        sliding,
+        "TEST.SLIDING.SIZE",
+        "160",
+        "TEST.SLIDING.KERNEL",
+        "96",
+    ]
     model = build("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "20", *window).eval()
-    batch = [{"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8)} for h, w in ((40, 60), (90, 31))]
+    batch = [
+        {"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8)}
+        for h, w in ((40, 60), (90, 31))
+    ]
     words = vocabulary_of("tinyscenes_val_seen")
     for image, result in zip(batch, ask_all(model, batch, words, scores=scores), strict=True):
         assert ("sem_seg" in result) == scores
@@ -113,18 +147,26 @@ def test_a_batch_of_images_equals_each_image(scores, sliding):
 def test_unpadded_class_attention_still_reaches_the_padding_parameters():
     """Distributed training needs a gradient for every parameter in every step."""
     model = build("MODEL.SEM_SEG_HEAD.PAD_LEN", "0").train()
-    model([{"image": torch.zeros(3, 96, 96), "sem_seg": torch.zeros(96, 96, dtype=torch.long)}])["loss_sem_seg"].backward()
+    model([{"image": torch.zeros(3, 96, 96), "sem_seg": torch.zeros(96, 96, dtype=torch.long)}])[
+        "loss_sem_seg"
+    ].backward()
     assert all(p.grad is not None for p in model.sem_seg_head.parameters())
 
 
 def test_predictor_encodes_once_and_agrees_with_the_model():
-    model = perturb(build("TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96")).eval()
+    model = perturb(
+        build(
+            "TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"
+        )
+    ).eval()
     image = np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8)
     predictor = Predictor(model, shortest=96)
     predictor.set_image(image)
     for text in ("red plain star; blue dotted cross", "green striped circle; red plain star; a, b"):
         prediction = predictor.predict(text)
-        want = ask(model, torch.from_numpy(image.transpose(2, 0, 1).copy()), Vocabulary.from_text(text))
+        want = ask(
+            model, torch.from_numpy(image.transpose(2, 0, 1).copy()), Vocabulary.from_text(text)
+        )
         np.testing.assert_array_equal(prediction.labels, want["sem_seg_labels"])
         np.testing.assert_allclose(prediction.confidence, want["sem_seg_confidence"], atol=1e-6)
 
@@ -133,7 +175,11 @@ def test_predictions_say_what_was_asked():
     predictor = Predictor(perturb(build()).eval(), shortest=96)
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8))
     typed = predictor.predict("red star, star\ncross; circle, disc, Disc")
-    assert typed.synonyms == "mean" and typed.asked == [["red star", "star"], ["cross"], ["circle", "disc"]]
+    assert typed.synonyms == "mean" and typed.asked == [
+        ["red star", "star"],
+        ["cross"],
+        ["circle", "disc"],
+    ]
     listed = predictor.predict(Vocabulary.from_names(["red star, star", "cross", "circle, disc"]))
     assert listed.synonyms == "first" and listed.asked == [["red star"], ["cross"], ["circle"]]
     assert typed.names == listed.names and (typed.confidence != listed.confidence).any()

@@ -1,4 +1,6 @@
-"""One predictor, several threads: each gets the answer for its own image, whatever the others ask meanwhile."""
+"""One predictor, several threads: each gets the answer for its own image, whatever the others ask
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,24 @@ from hyperclip.predictor import Predictor
 from hyperclip.segmenter import Description, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
 
-SYSTEMS = {"hyperclip": "configs/quickstart/hyperclip.yaml", "cliper": "configs/quickstart/cliper.yaml"}
-WORDS = ("red plain circle; blue striped star", "green dotted cross; yellow plain square; cyan striped star",
-         "magenta plain star; red dotted circle", "blue plain cross; green plain square; red striped square")  # fmt: skip
+SYSTEMS = {
+    "hyperclip": "configs/quickstart/hyperclip.yaml",
+    "cliper": "configs/quickstart/cliper.yaml",
+}
+WORDS = (
+    "red plain circle; blue striped star",
+    "green dotted cross; yellow plain square; cyan striped star",
+    "magenta plain star; red dotted circle",
+    "blue plain cross; green plain square; red striped square",
+)
 COLORS = ((220, 30, 30), (30, 60, 220), (30, 180, 40), (230, 220, 40))
 SIZE = (96, 96)
 
 
 def picture(k):
-    """A scene of its own for thread ``k``, all of them of the same size so that mixed answers have no other shape."""
+    """A scene of its own for thread ``k``, all of them of the same size so that mixed answers have
+    no other shape.
+    """
     image = np.random.default_rng(k).integers(90, 130, (*SIZE, 3)).astype(np.uint8)
     image[8 + 12 * k : 44 + 12 * k, 20 : 50 + 8 * k] = COLORS[k]
     return image
@@ -137,14 +148,21 @@ def test_the_model_is_used_by_one_thread_at_a_time():
 def test_a_thread_without_an_image_is_told_so(model):
     predictor = Predictor(model, shortest=0)
     predictor.set_image(picture(0))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="no image yet in this thread"):
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RuntimeError, match="no image yet in this thread"),
+    ):
         pool.submit(predictor.predict, "cat").result()
     assert predictor.predict("cat").labels.shape == SIZE
 
 
 def test_the_diffusion_model_s_hooks_belong_to_the_thread_that_set_them():
     """The model alone, without a predictor's lock."""
-    attention = build_model(load_config(SYSTEMS["cliper"], ["MODEL.DEVICE", "cpu"])).eval().refiner.attention
+    attention = (
+        build_model(load_config(SYSTEMS["cliper"], ["MODEL.DEVICE", "cpu"]))
+        .eval()
+        .refiner.attention
+    )
     images = [torch.from_numpy(picture(k)).permute(2, 0, 1) for k in range(4)]
     expected = [attention([image])[0].queries for image in images]
 
@@ -164,7 +182,9 @@ def test_a_call_from_elsewhere_neither_ends_nor_feeds_a_run():
 
     def run():
         first(torch.zeros(1))
-        thread = threading.Thread(target=lambda: other_saw.append((first(torch.ones(1)), last(torch.ones(1)))))
+        thread = threading.Thread(
+            target=lambda: other_saw.append((first(torch.ones(1)), last(torch.ones(1))))
+        )
         thread.start()
         thread.join()
         last(torch.zeros(1))
@@ -180,6 +200,8 @@ def test_vocabularies_do_not_meet(model):
     encoded = predictor.encode(picture(0))
     texts = [f"red plain circle; thing number {k}" for k in range(12)]
     expected = [predictor.segment(encoded, text) for text in texts]
-    answers = together(lambda k: [predictor.segment(encoded, Vocabulary.from_text(text)) for text in texts[k::4]])
+    answers = together(
+        lambda k: [predictor.segment(encoded, Vocabulary.from_text(text)) for text in texts[k::4]]
+    )
     for k, found in enumerate(answers):
         check(found, expected[k::4])

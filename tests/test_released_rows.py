@@ -294,7 +294,9 @@ def test_adapters_of_the_released_rows(name):
 
 @pytest.mark.parametrize("name", ["vitb_384_hyperbolic", "vitl_336_hyperbolic"])
 def test_what_the_adapters_of_the_released_rows_train(name):
-    """Radius adjustment of q, k and v, the curvature 0.01 in the image tower and 1.0 in the text tower."""
+    """Radius adjustment of q, k and v, the curvature 0.01 in the image tower and 1.0 in the text
+    tower.
+    """
     node = load_config(f"configs/{name}.yaml").MODEL
     given = node.ADAPTER
     options = AdapterOptions(

@@ -1,4 +1,6 @@
-"""The bounds of setup.py: the locked versions are within them, and torch's is the lowest that works."""
+"""The bounds of setup.py: the locked versions are within them, and torch's is the lowest that
+works.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,14 @@ def declared(monkeypatch):
     """Requirements by name, of the package and its extras."""
     kept = {}
     monkeypatch.setattr(setuptools, "setup", lambda **keywords: kept.update(keywords))
-    exec(compile(Path("setup.py").read_text(), "setup.py", "exec"), {"__file__": str(Path("setup.py").resolve())})
-    lines = [*kept["install_requires"], *(line for extra in kept["extras_require"].values() for line in extra)]
+    exec(
+        compile(Path("setup.py").read_text(), "setup.py", "exec"),
+        {"__file__": str(Path("setup.py").resolve())},
+    )
+    lines = [
+        *kept["install_requires"],
+        *(line for extra in kept["extras_require"].values() for line in extra),
+    ]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -31,5 +39,9 @@ def test_the_locked_versions_are_within_the_bounds(monkeypatch):
 def test_the_lowest_torch(monkeypatch):
     """2.6 brought the norm of all gradients that a training step takes."""
     bounds = declared(monkeypatch)
-    assert not bounds["torch"].specifier.contains("2.5.1") and bounds["torch"].specifier.contains("2.6.0")
-    assert not bounds["torchvision"].specifier.contains("0.20.1") and hasattr(torch.nn.utils, "get_total_norm")
+    assert not bounds["torch"].specifier.contains("2.5.1") and bounds["torch"].specifier.contains(
+        "2.6.0"
+    )
+    assert not bounds["torchvision"].specifier.contains("0.20.1") and hasattr(
+        torch.nn.utils, "get_total_norm"
+    )

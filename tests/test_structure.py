@@ -16,7 +16,8 @@ from tests.fake_trees import BARE
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("hyperclip.runtime", "hyperclip.hyperbolic", "hyperclip.visualization", "hyperclip.labels"),
+    ("hyperclip.labels",),
+    ("hyperclip.runtime", "hyperclip.hyperbolic", "hyperclip.visualization"),
     ("hyperclip.config", "hyperclip.vocabulary"),
     ("hyperclip.dense_features",),
     ("hyperclip.clip", "hyperclip.adapters", "hyperclip.head"),
@@ -36,9 +37,7 @@ def modules() -> dict[str, Path]:
     """Every module of the packages by its dotted name."""
     files = [path for package in ("hyperclip", "cliper") for path in (ROOT / package).rglob("*.py")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
-    return {
-        name.removesuffix(".__init__"): path for name, path in zip(names, files, strict=True)
-    }
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, files, strict=True)}
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
@@ -80,7 +79,9 @@ def test_imports_go_down():
         f"{name} -> {target}"
         for name, targets in GRAPH.items()
         for target in targets
-        if name != "hyperclip" and target != "hyperclip" and room_of(target) != room_of(name)
+        if name != "hyperclip"
+        and target != "hyperclip"
+        and room_of(target) != room_of(name)
         and ROOMS[room_of(target)] >= ROOMS[room_of(name)]
     ]
     assert up == []
@@ -115,7 +116,10 @@ def test_hyperclip_does_not_know_cliper():
     ("imported", "absent"),
     [
         ("hyperclip.predictor", ("hyperclip.training", "detectron2.engine")),
-        (", ".join(m for m in GRAPH if m.startswith("hyperclip.data")), ("open_clip", "hyperclip.clip")),
+        (
+            ", ".join(m for m in GRAPH if m.startswith("hyperclip.data")),
+            ("open_clip", "hyperclip.clip"),
+        ),
         ("hyperclip.data.conversion", ("open_clip", "torch", "detectron2")),
         ("hyperclip.data.registry", ("open_clip", "torch", "detectron2")),
         ("hyperclip.tinyscenes.drawing", ("open_clip", "torch", "detectron2")),
@@ -131,11 +135,15 @@ def test_what_an_import_pulls_in(imported, absent):
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "datasets").glob("prepare_*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "datasets").glob("prepare_*.py")), ids=lambda p: p.stem
+)
 def test_preparation_needs_no_torch(script):
     """Nor Detectron2. The tests of the conversions also run them without these."""
     code = BARE.replace("__main__", "imported")
-    done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(script)], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -147,5 +155,9 @@ sys.modules |= dict.fromkeys(("torch", "open_clip"))
 from hyperclip.vocabulary import asked_names, builtin
 print(sum(len(asked_names(builtin(name), "first")) for name in {names}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert int(done.stdout) == sum(len(json.loads(p.read_text())["classes"]) for p in LISTS.glob("*.json"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert int(done.stdout) == sum(
+        len(json.loads(p.read_text())["classes"]) for p in LISTS.glob("*.json")
+    )

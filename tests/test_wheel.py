@@ -35,23 +35,42 @@ jobs = [
 ]
 convert_files(jobs, folder)
 print(hyperclip.__file__, cliper.__file__, hyperclip.__version__, sep="\\n")
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of the programs of an environment that holds the wheel, and the packages of this one without its .pth."""
-    source, built, folder = (tmp_path_factory.mktemp(name) for name in ("source", "built", "environment"))
+    """The folder of the programs of an environment that holds the wheel, and the packages of this
+    one without its .pth.
+    """
+    source, built, folder = (
+        tmp_path_factory.mktemp(name) for name in ("source", "built", "environment")
+    )
     for name in ("hyperclip", "cliper", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(built), str(source)]
+    wheel = [
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(built),
+        str(source),
+    ]
     subprocess.run([*pip, *wheel], check=True)
     venv.create(folder, with_pip=False, symlinks=True)
     programs = next(p for p in (folder / "bin", folder / "Scripts") if p.is_dir())
-    install = ["--python", str(folder), "install", "--no-deps", "--no-index", *map(str, built.glob("*.whl"))]
+    install = [
+        "--python",
+        str(folder),
+        "install",
+        "--no-deps",
+        "--no-index",
+        *map(str, built.glob("*.whl")),
+    ]
     subprocess.run([*pip, *install], check=True)
     packages = next(folder.rglob("site-packages"))
     (packages / "outer.pth").write_text("\n".join(site.getsitepackages()) + "\n")
@@ -59,13 +78,19 @@ def installed(tmp_path_factory):
 
 
 def test_the_wheel_works_in_an_empty_folder(installed, tmp_path, monkeypatch):
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DETECTRON2_DATASETS")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DETECTRON2_DATASETS")
+    }
 
     def run(program: str, *arguments: object) -> str:
         done = subprocess.run(
-            [installed / program, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True,
-            text=True, timeout=300,
-        )  # fmt: skip
+            [installed / program, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -75,14 +100,36 @@ def test_the_wheel_works_in_an_empty_folder(installed, tmp_path, monkeypatch):
 
     photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    run("hyperclip-demo", "--config-file", CONFIG, "--input", "photo.png", "--output", "out", "--vocabulary", CLASSES)
+    run(
+        "hyperclip-demo",
+        "--config-file",
+        CONFIG,
+        "--input",
+        "photo.png",
+        "--output",
+        "out",
+        "--vocabulary",
+        CLASSES,
+    )
     predictor = Predictor.from_config(CONFIG)
     answer = predictor.segment(predictor.encode(photo), CLASSES)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/photo_labels.png")), answer.labels)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out/photo_labels.png")), answer.labels
+    )
 
     assert "tinyscenes_val_seen" in run("hyperclip-evaluate", "--list")
-    run("hyperclip-evaluate", "--config-file", CONFIG, "--benchmarks", "tiny_val_seen", "--limit", 2, "--allow-partial",
-        "--output", "table")  # fmt: skip
+    run(
+        "hyperclip-evaluate",
+        "--config-file",
+        CONFIG,
+        "--benchmarks",
+        "tiny_val_seen",
+        "--limit",
+        2,
+        "--allow-partial",
+        "--output",
+        "table",
+    )
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     plan = make_plan([System("here", load_config(CONFIG))], ["tiny_val_seen"], 2, True)
     (row,), (expected,) = read_results(tmp_path / "table"), run_suite(plan, tmp_path / "here")

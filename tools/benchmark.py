@@ -1,19 +1,26 @@
 #!/usr/bin/env python
-"""Measure our way against the obvious one, both in this process and in turn: ratios of time and of peak memory.
+"""Measure our way against the obvious one, both in this process and in turn: ratios of time and of
+peak memory.
 
     python tools/benchmark.py refine --json output/refine.json
     python tools/benchmark.py text adapters infer --repeat 3 --csv benchmarks/cpu.csv
     python tools/benchmark.py train --compare benchmarks/cpu.csv
 
-text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted matrices, against the
-hyperbolic maps. head: image tower, head, decoder and labels on their own, and 10,000 classes pruned against all of them in
-full. infer: images in windows with 20, 150, 847 classes, against these maps in every pass, padding and guidance
-written out and whole score maps, and 20 new names on an encoded image, against the whole prediction. train: one optimiser
-step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic maps, guidance and padding written out for every class, and
-one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the released code's chain of
-products. cliper: an image at 336 pixels, refined by a diffusion model of Stable Diffusion 2.1's shape, against the same chain
-and the whole UNet; the networks' passes alone are the floor. evaluate: images from files, against whole score maps; the
-networks alone are the floor. The obvious ways are in reference/.
+text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted
+    matrices, against the
+hyperbolic maps. head: image tower, head, decoder and labels on their own, and 10,000 classes pruned
+    against all of them in
+full. infer: images in windows with 20, 150, 847 classes, against these maps in every pass, padding
+    and guidance
+written out and whole score maps, and 20 new names on an encoded image, against the whole
+prediction. train: one optimiser step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic
+    maps, guidance and padding written out for every class, and
+one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the
+    released code's chain of
+products. cliper: an image at 336 pixels, refined by a diffusion model of Stable Diffusion 2.1's
+    shape, against the same chain
+and the whole UNet; the networks' passes alone are the floor. evaluate: images from files, against
+whole score maps; the networks alone are the floor. The obvious ways are in reference/.
 """
 
 from __future__ import annotations
@@ -66,17 +73,22 @@ def regressions(rows: list[Row], old: Path) -> list[str]:
     with old.open(encoding="utf-8", newline="") as file:
         before = {(row["suite"], row["case"]): row for row in csv.DictReader(file)}
     return [
-        f"{row['suite']}, {row['case']}: {key} {before[row['suite'], row['case']][key]} -> {row[key]}"
+        f"{row['suite']}, {row['case']}: {key} {before[row['suite'], row['case']][key]} -> "
+        f"{row[key]}"
         for row in rows
         for key in ("time_ratio", "memory_ratio")
-        if (row["suite"], row["case"]) in before and row[key] * SLOWER < float(before[row["suite"], row["case"]][key])
+        if (row["suite"], row["case"]) in before
+        and row[key] * SLOWER < float(before[row["suite"], row["case"]][key])
     ]
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """Write rows with what they were measured on."""
-    where = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", "threads": torch.get_num_threads(),
-             "torch": torch.__version__}  # fmt: skip
+    where = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -88,26 +100,58 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suites", nargs="+", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "suites", nargs="+", choices=SUITES, metavar="SUITE", help=", ".join(SUITES)
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows, with what they were measured on")
-    parser.add_argument("--compare", type=Path, metavar="OLD.csv", help="list cases that have become worse, and leave with 1")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="also write the rows, with what they were measured on",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD.csv",
+        help="list cases that have become worse, and leave with 1",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeat", type=int, default=2, help="runs of each way; medians count (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the cases that contain this text")
-    parser.add_argument("--smoke", action="store_true", help="tiny models, to see that the suites run: no figures to believe")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=2,
+        help="runs of each way; medians count (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="the cases that contain this text"
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="tiny models, to see that the suites run: no figures to believe",
+    )
     arguments = parser.parse_args()
     keep_freed_memory()  # as all programs do
-    settings = Settings(torch.device(arguments.device), arguments.repeat, arguments.smoke, arguments.only)
+    settings = Settings(
+        torch.device(arguments.device), arguments.repeat, arguments.smoke, arguments.only
+    )
     chosen = [run for name in arguments.suites for run in SUITES[name]]
     rows = [row for run in chosen for row in run(settings)]
     if not rows:
-        raise ValueError(f"--only: got {arguments.only!r}, which no case of {', '.join(arguments.suites)} contains")
+        raise ValueError(
+            f"--only: got {arguments.only!r}, which no case of {', '.join(arguments.suites)} "
+            "contains"
+        )
     print(tabulate([list(row.values()) for row in rows], list(rows[0]), tablefmt="github"))
     if arguments.json:
         text_of_rows = json.dumps(rows, indent=2) + "\n"
-        write_atomically(arguments.json, lambda path: path.write_text(text_of_rows, encoding="utf-8"))
+        write_atomically(
+            arguments.json, lambda path: path.write_text(text_of_rows, encoding="utf-8")
+        )
     if arguments.csv:
         write_csv(rows, arguments.csv)
     worse = regressions(rows, arguments.compare) if arguments.compare else []

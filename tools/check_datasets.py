@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """Tell which benchmarks are ready to be evaluated, and what is wrong with the others.
 
-    python tools/check_datasets.py                          all registered datasets below DETECTRON2_DATASETS
-    python tools/check_datasets.py voc21 a150 --histogram   two of them, with the classes of their labels
-    python tools/check_datasets.py my_dataset.yaml --samples 0
+    python tools/check_datasets.py                          all registered datasets below
+    DETECTRON2_DATASETS python tools/check_datasets.py voc21 a150 --histogram   two of them, with
+    the classes of their labels python tools/check_datasets.py my_dataset.yaml --samples 0
 
-For each: the layout that was found, the number of images against the official one, and a sample of labels that are read
+For each: the layout that was found, the number of images against the official one, and a sample of
+    labels that are read
 and compared with their images. The exit status is 1 if a named one is not ready.
 """
 
@@ -23,13 +24,28 @@ from tabulate import tabulate
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="*", help="aliases, registered names, or YAML files (default: all registered)")
-    parser.add_argument("--samples", type=int, default=50, help="images to open of each, 0 for all (default: %(default)s)")
-    parser.add_argument("--histogram", action="store_true", help="show the classes of the sampled labels")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "datasets",
+        nargs="*",
+        help="aliases, registered names, or YAML files (default: all registered)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=50,
+        help="images to open of each, 0 for all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--histogram", action="store_true", help="show the classes of the sampled labels"
+    )
     arguments = parser.parse_args()
     if arguments.samples < 0:
-        parser.error(f"--samples: got {arguments.samples}, expected a positive number, or 0 for all")
+        parser.error(
+            f"--samples: got {arguments.samples}, expected a positive number, or 0 for all"
+        )
     return arguments
 
 
@@ -37,7 +53,11 @@ def choose(names: list[str]) -> list[DatasetSpec]:
     """All datasets, or those with these names or of these files."""
     if not names:
         return list(DATASETS.values())
-    return [s for n in names for s in (register_files([n]) if n.endswith((".yaml", ".yml")) else [find_dataset(n)])]
+    return [
+        s
+        for n in names
+        for s in (register_files([n]) if n.endswith((".yaml", ".yml")) else [find_dataset(n)])
+    ]
 
 
 def histogram(report: Report) -> str:
@@ -60,8 +80,17 @@ def main() -> int:
         if arguments.histogram and report.sampled:
             print(f"{report.spec.alias}: classes in {report.sampled} labels\n{histogram(report)}\n")
     rows = [(r.spec.alias, r.status, r.images, r.expected, r.sampled, r.layout) for r in reports]
-    print(tabulate(rows, ["dataset", "status", "images", "official", "opened", "labels (label map)"], tablefmt="github"))
-    print(f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to get each: datasets/README.md")
+    print(
+        tabulate(
+            rows,
+            ["dataset", "status", "images", "official", "opened", "labels (label map)"],
+            tablefmt="github",
+        )
+    )
+    print(
+        f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to "
+        "get each: datasets/README.md"
+    )
     return int(bool(arguments.datasets) and any(report.status != "ready" for report in reports))
 
 

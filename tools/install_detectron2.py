@@ -1,13 +1,16 @@
-"""Install Detectron2 from PyPI's hash-pinned wheel, unless an importable Detectron2 is already there.
+"""Install Detectron2 from PyPI's hash-pinned wheel, unless an importable Detectron2 is already
+there.
 
 PyPI has no wheel under Detectron2's own name. ``sal-detectron2`` 0.7.2 is upstream's main branch of
-April 2024 (313 of its 316 files are identical) built for CPython 3.10; its Python files run everywhere.
-This script downloads that wheel, checks its SHA-256, and rewrites the archive as a pure-Python wheel:
-without the compiled library, without the stray top-level ``tools`` package, without the outdated
+April 2024 (313 of its 316 files are identical) built for CPython 3.10; its Python files run
+everywhere. This script downloads that wheel, checks its SHA-256, and rewrites the archive as a
+pure-Python wheel: without the compiled library, without the stray top-level ``tools`` package,
+    without the outdated
 ``numpy<2`` bound. The result is deterministic.
 
-To use your own build instead, activate an environment in which it imports: ``tools/setup.sh`` then uses that one.
-Upstream builds with ``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2``, after torch.
+To use your own build instead, activate an environment in which it imports: ``tools/setup.sh`` then
+uses that one. Upstream builds with ``pip install --no-build-isolation
+git+https://github.com/facebookresearch/detectron2``, after torch.
 """
 
 from __future__ import annotations
@@ -34,7 +37,16 @@ def download(folder: Path) -> Path:
     requirement.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
     target = ["--python-version", "3.10", "--implementation", "cp", "--abi", "none"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ]
         + target
         + ["-d", str(folder), "-r", str(requirement)],
         check=True,
@@ -47,8 +59,12 @@ def rewrite_metadata(name: str, data: bytes) -> bytes:
     """Return the pure-Python form of one metadata file of the archive."""
     text = data.decode()
     if name.endswith("/WHEEL"):
-        keep = [line for line in text.splitlines() if not line.startswith(("Tag:", "Root-Is-Purelib:"))]
-        return "\n".join([line for line in keep if line] + ["Root-Is-Purelib: true", "Tag: py3-none-any", ""]).encode()
+        keep = [
+            line for line in text.splitlines() if not line.startswith(("Tag:", "Root-Is-Purelib:"))
+        ]
+        return "\n".join(
+            [line for line in keep if line] + ["Root-Is-Purelib: true", "Tag: py3-none-any", ""]
+        ).encode()
     if name.endswith("/METADATA"):
         lines = [line for line in text.splitlines() if not line.startswith("Requires-Dist: black")]
         return "\n".join(line.replace("numpy<2", "numpy") for line in lines).encode() + b"\n"
@@ -60,7 +76,10 @@ def rewrite_metadata(name: str, data: bytes) -> bytes:
 def repack(wheel: Path, folder: Path) -> Path:
     """Write the pure-Python wheel of ``wheel`` into ``folder``."""
     target, record = folder / REPACKED, []
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+    with (
+        zipfile.ZipFile(wheel) as source,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out,
+    ):
         for name in sorted(source.namelist()):
             if name.endswith((".so", "/RECORD", "/")) or name.startswith("tools/"):
                 continue
@@ -71,7 +90,9 @@ def repack(wheel: Path, folder: Path) -> Path:
             record.append(f"{name},sha256={digest},{len(data)}")
             out.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
         record_name = f"{DIST_INFO}/RECORD"
-        out.writestr(zipfile.ZipInfo(record_name, EPOCH), "\n".join([*record, f"{record_name},,", ""]))
+        out.writestr(
+            zipfile.ZipInfo(record_name, EPOCH), "\n".join([*record, f"{record_name},,", ""])
+        )
     return target
 
 
@@ -84,7 +105,8 @@ def main() -> None:
         (folder / "repacked").mkdir()
         wheel = repack(download(folder), folder / "repacked")
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)],
+            check=True,
         )
     print(f"Detectron2 installed from {NAME} {VERSION} (pure Python)")
 

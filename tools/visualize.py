@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Draw input, truth, prediction and legend for pictures of a registered dataset.
 
-    python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml --dataset tinyscenes_val_unseen \\
-        --output output/pictures --limit 8 --opts MODEL.WEIGHTS output/quickstart/hyperclip/model_final.pth
+    python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml --dataset
+    tinyscenes_val_unseen \\
+        --output output/pictures --limit 8 --opts MODEL.WEIGHTS
+        output/quickstart/hyperclip/model_final.pth
 """
 
 from __future__ import annotations
@@ -29,11 +31,19 @@ from PIL import Image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--dataset", required=True, help="alias or registered name; tools/evaluate.py --list shows them")
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        help="alias or registered name; tools/evaluate.py --list shows them",
+    )
     parser.add_argument("--output", required=True, type=user_path, help="folder of the images")
-    parser.add_argument("--limit", type=int, default=8, help="how many images, from the first one on")
+    parser.add_argument(
+        "--limit", type=int, default=8, help="how many images, from the first one on"
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     arguments = parser.parse_args()
     if arguments.limit < 0:
@@ -49,11 +59,17 @@ def main() -> None:
     for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
-        answer = torch.from_numpy(predictor.predict(vocabulary, background=background == "threshold").labels)
+        answer = torch.from_numpy(
+            predictor.predict(vocabulary, background=background == "threshold").labels
+        )
         labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()
-        picture = comparison(image, np.where(truth == spec.ignore, NO_CLASS, truth), labels, spec.label_names)
+        picture = comparison(
+            image, np.where(truth == spec.ignore, NO_CLASS, truth), labels, spec.label_names
+        )
         target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"
-        write_atomically(target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG"))
+        write_atomically(
+            target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG")
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How CLIP is fine-tuned: adapters as torch parametrizations of its attention weights.
 
-Every adapter replaces a weight, ``attn.in_proj_weight`` (3D, D) of a block above all, by a function of itself that is the
-identity at the start, so that CLIP is unchanged; ``merge`` writes the function's value back as a plain weight.
+Every adapter replaces a weight, ``attn.in_proj_weight`` (3D, D) of a block above all, by a function
+of itself that is the identity at the start, so that CLIP is unchanged; ``merge`` writes the
+function's value back as a plain weight.
 """
 
 from ..runtime import torchvision  # noqa: F401  (first, see there)

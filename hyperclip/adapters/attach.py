@@ -12,7 +12,16 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, Adapter, AdapterOptions, Site, checked_choices
+from .base import (
+    ADAPTER_REGISTRY,
+    ENCODERS,
+    MATRICES,
+    PROJECTIONS,
+    Adapter,
+    AdapterOptions,
+    Site,
+    checked_choices,
+)
 
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
@@ -33,23 +42,28 @@ def finetune_modes() -> list[str]:
 
 
 def prepare_finetuning(
-    clip: CLIP, mode: str, *, encoders: Iterable[str] = ENCODERS, options: AdapterOptions | None = None
+    clip: CLIP,
+    mode: str,
+    *,
+    encoders: Iterable[str] = ENCODERS,
+    options: AdapterOptions | None = None,
 ) -> None:
     """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
 
     Args:
         clip: an open_clip model.
-        mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation" HyRo's), "full" (every
-            weight that has an influence) or "none".
+        mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation"
+            HyRo's), "full" (every weight that has an influence) or "none".
         encoders: which towers are adapted, of "vision" and "text".
     Raises:
-        ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or adapters joined in an order
-            in which a later one replaces what an earlier one adapts.
+        ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or
+            adapters joined in an order in which a later one replaces what an earlier one adapts.
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
     if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {finetune_modes()}; adapters can be joined by '+'"
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {finetune_modes()}; "
+            "adapters can be joined by '+'"
         )
     clip.requires_grad_(mode == "full")
     clip.logit_scale.requires_grad_(False)  # no score depends on it
@@ -65,8 +79,12 @@ def prepare_finetuning(
 def _resolved(name: str, options: AdapterOptions) -> AdapterOptions:
     """The options with the projections of this adapter."""
     chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
-    return replace(options, projections=checked_choices(
-        "MODEL.ADAPTER.PROJECTIONS", chosen, MATRICES if name in WITH_OUTPUT else PROJECTIONS))  # fmt: skip
+    return replace(
+        options,
+        projections=checked_choices(
+            "MODEL.ADAPTER.PROJECTIONS", chosen, MATRICES if name in WITH_OUTPUT else PROJECTIONS
+        ),
+    )
 
 
 def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
@@ -76,17 +94,27 @@ def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOpti
     for encoder in encoders:
         for layer, block in enumerate(tower(clip, encoder)):
             if projections - {"out"}:
-                places.append((block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight)))
+                places.append(
+                    (block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight))
+                )
             if "out" in projections:
-                places.append((block.attn.out_proj, Site(encoder, layer, "out_proj", block.attn.out_proj.weight)))
+                places.append(
+                    (
+                        block.attn.out_proj,
+                        Site(encoder, layer, "out_proj", block.attn.out_proj.weight),
+                    )
+                )
     built = ADAPTER_REGISTRY.get(name)([site for _, site in places], options)
     for (module, site), adapter in zip(places, built, strict=True):
         weight = "weight" if site.name == "out_proj" else site.name
         parametrize.register_parametrization(module, weight, adapter.to(site.weight.device))
 
 
-def _require_influence(clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]) -> None:
-    """Raise ValueError if a joined adapter's parameters move rows of a weight that a later adapter replaces.
+def _require_influence(
+    clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]
+) -> None:
+    """Raise ValueError if a joined adapter's parameters move rows of a weight that a later adapter
+    replaces.
 
     Looked at is the first block of each tower, since all are adapted alike.
     """
@@ -98,8 +126,9 @@ def _require_influence(clip: CLIP, mode: str, names: Sequence[str], encoders: Se
         for k, dead in enumerate(_dead_rows(chain.original, list(chain))):
             if dead:
                 raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, where what {names[k]!r} trains for {dead} would have no "
-                    "influence, since a later adapter replaces these weights. Put the one that replaces first, or leave it out"
+                    f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, where what {names[k]!r} "
+                    f"trains for {dead} would have no influence, since a later adapter replaces "
+                    "these weights. Put the one that replaces first, or leave it out"
                 )
 
 
@@ -111,13 +140,22 @@ def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> list[list[str]]:
             inputs.append(x.detach().requires_grad_())
             x = adapter(inputs[-1])
             outputs.append(x)
-        passed = torch.ones_like(weight)  # gradient of the result with respect to what an adapter gives
+        # gradient of the result with respect to what an adapter gives
+        passed = torch.ones_like(weight)
         dead: list[list[str]] = []
-        for adapter, start, end in zip(reversed(chain), reversed(inputs), reversed(outputs), strict=True):
+        for adapter, start, end in zip(
+            reversed(chain), reversed(inputs), reversed(outputs), strict=True
+        ):
             own = [p for p in adapter.parameters() if p.requires_grad]
             lost = []
-            for name, rows, gradient in zip(PROJECTIONS, end.chunk(3), passed.chunk(3), strict=True):
-                moved = torch.autograd.grad(rows.sum(), own, retain_graph=True, allow_unused=True) if rows.requires_grad else ()
+            for name, rows, gradient in zip(
+                PROJECTIONS, end.chunk(3), passed.chunk(3), strict=True
+            ):
+                moved = (
+                    torch.autograd.grad(rows.sum(), own, retain_graph=True, allow_unused=True)
+                    if rows.requires_grad
+                    else ()
+                )
                 if any(g is not None and g.any() for g in moved) and not gradient.any():
                     lost.append(name)
             dead.append(lost)
@@ -150,7 +188,8 @@ def merge(model: nn.Module) -> int:
 
 
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Count parameters by part of the model: rows (part, trainable, all), the last one is the total.
+    """Count parameters by part of the model: rows (part, trainable, all), the last one is the
+    total.
 
     Parts are the CLIP towers, their adapters and the head, as far as ``model`` has them.
     """

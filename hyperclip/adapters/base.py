@@ -1,4 +1,6 @@
-"""What every adapter has in common: a torch parametrization of an attention weight that starts as the identity."""
+"""What every adapter has in common: a torch parametrization of an attention weight that starts as
+the identity.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,17 @@ ADAPTER_REGISTRY = Registry("ADAPTER")
 
 
 class Adapter(nn.Module):
-    """A module whose ``forward`` maps a frozen weight to the one that is used, and which starts as the identity."""
+    """A module whose ``forward`` maps a frozen weight to the one that is used, and which starts as
+    the identity.
+    """
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
     def starts_at_identity(self) -> list[nn.Parameter]:
-        """Parameters (…, b, b) that start as identity matrices, which weight decay may pull them back to."""
+        """Parameters (…, b, b) that start as identity matrices, which weight decay may pull them
+        back to.
+        """
         return []
 
 
@@ -40,7 +46,8 @@ class Site:
     """A weight that is adapted.
 
     Attributes:
-        encoder: "vision" or "text". layer: of its tower, from 0. name: "in_proj_weight" (3D, D) or "out_proj" (D, D).
+        encoder: "vision" or "text". layer: of its tower, from 0. name: "in_proj_weight" (3D, D) or
+            "out_proj" (D, D).
         weight: the pre-trained one.
     """
 
@@ -60,7 +67,8 @@ class AdapterOptions:
     """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`.
 
     Attributes:
-        projections: empty for those of the adapter; an adapter's ``Build`` function gets these in its options.
+        projections: empty for those of the adapter; an adapter's ``Build`` function gets these in
+            its options.
         curvature_text: ``AS_RELEASED`` for the adapter's.
     """
 
@@ -78,7 +86,9 @@ class AdapterOptions:
         return self.block_size_text or self.block_size if encoder == "text" else self.block_size
 
     def curvature(self, encoder: str, released_text: float = 1.0) -> float:
-        """Curvature magnitude in an encoder; ``released_text`` is the text tower's where the options name none."""
+        """Curvature magnitude in an encoder; ``released_text`` is the text tower's where the
+        options name none.
+        """
         if encoder == "text":
             return released_text if self.curvature_text == AS_RELEASED else self.curvature_text
         return self.curvature_vision
@@ -89,7 +99,9 @@ Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
 
 
 def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``values`` as a tuple, each once; ValueError if it is empty or holds anything that is not in ``allowed``."""
+    """Return ``values`` as a tuple, each once; ValueError if it is empty or holds anything that is
+    not in ``allowed``.
+    """
     values = tuple(dict.fromkeys(values))
     wrong = [v for v in values if v not in allowed]
     if wrong or not values:
@@ -107,11 +119,15 @@ def checked_curvature(c: float) -> float:
 def check_blocks(width: int, block_size: int) -> None:
     """ValueError unless blocks of this side fill the diagonal of a width."""
     if block_size < 1 or width % block_size:
-        raise ValueError(f"MODEL.ADAPTER.BLOCK_SIZE: got {block_size}, expected a divisor of the attention width {width}")
+        raise ValueError(
+            f"MODEL.ADAPTER.BLOCK_SIZE: got {block_size}, expected a divisor of the attention "
+            f"width {width}"
+        )
 
 
 def block_product(weight: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b, b), D = R b.
+    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b,
+    b), D = R b.
 
     With ``out``, of the shape of ``weight``, it is written there, without gradients.
     """

@@ -28,24 +28,38 @@ class TrainedProjections(Adapter):
     def forward(self, weight: Tensor) -> Tensor:
         """Replace the trained rows of ``weight`` (3D, D)."""
         frozen = dict(zip(PROJECTIONS, weight.chunk(3), strict=True))
-        return torch.cat([getattr(self, n) if n in self.projections else frozen[n] for n in PROJECTIONS])
+        return torch.cat(
+            [getattr(self, n) if n in self.projections else frozen[n] for n in PROJECTIONS]
+        )
 
 
 class LowRank(Adapter):
     """LoRA: ``W' = W + (alpha / r) B A`` for each projection, with B at zero in the beginning.
 
     Args:
-        width: D. rank: r, from 1 to D. alpha: scale. projections: which of "q", "k", "v" are adapted.
+        width: D. rank: r, from 1 to D. alpha: scale. projections: which of "q", "k", "v" are
+            adapted.
     Raises:
         ValueError: a rank that is out of range, or an unknown projection.
     Source: Hu et al., LoRA (ICLR 2022).
     """
 
-    def __init__(self, width: int, rank: int = 8, alpha: float = 8.0, projections: Iterable[str] = PROJECTIONS) -> None:
+    def __init__(
+        self,
+        width: int,
+        rank: int = 8,
+        alpha: float = 8.0,
+        projections: Iterable[str] = PROJECTIONS,
+    ) -> None:
         super().__init__()
         if not 1 <= rank <= width:
-            raise ValueError(f"MODEL.ADAPTER.RANK: got {rank}, expected 1 to the attention width {width}")
-        self.projections, self.scale = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS), alpha / rank
+            raise ValueError(
+                f"MODEL.ADAPTER.RANK: got {rank}, expected 1 to the attention width {width}"
+            )
+        self.projections, self.scale = (
+            checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS),
+            alpha / rank,
+        )
         for name in self.projections:
             down = torch.empty(rank, width)
             nn.init.kaiming_uniform_(down, a=5**0.5)

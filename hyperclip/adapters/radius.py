@@ -25,10 +25,12 @@ from .base import (
 
 
 class RadiusAdjustment(Adapter):
-    """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` row by row, with a free block-diagonal ``M``.
+    """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` row by row, with a free block-diagonal
+    ``M``.
 
-    Apart from clamps at the boundary of the ball, exp0, the Moebius product and log0 cancel, and ``W'`` is exactly
-    ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c). That is the fast path; ``literal=True`` composes
+    Apart from clamps at the boundary of the ball, exp0, the Moebius product and log0 cancel, and
+    ``W'`` is exactly ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c). That is the
+    fast path; ``literal=True`` composes
     the maps of :mod:`hyperclip.hyperbolic` instead. Source: HyperCLIP (CVPR 2025).
 
     Args:
@@ -58,7 +60,9 @@ class RadiusAdjustment(Adapter):
             self.register_parameter(name, nn.Parameter(identity.clone()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32 or wider."""
+        """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32
+        or wider.
+        """
         parts = weight.unflatten(0, (3, -1))
         chosen = [PROJECTIONS.index(name) for name in self.projections]
         blocks = [getattr(self, name) for name in self.projections]
@@ -76,13 +80,16 @@ class RadiusAdjustment(Adapter):
     def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
         """Adjust weights (P, O, D), each by its blocks (R, b, b)."""
         if self.literal:
-            return torch.stack([self._literal(w, own) for w, own in zip(weights, blocks, strict=True)])
+            return torch.stack(
+                [self._literal(w, own) for w, own in zip(weights, blocks, strict=True)]
+            )
         input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
         output_cap = hyperbolic.tangent_cap(self.curvature)
         if torch.is_grad_enabled():
             return capped_product(weights, torch.stack(blocks), input_cap, output_cap)
         result = torch.empty_like(weights)
-        for one, own, out in zip(weights, blocks, result, strict=True):  # each stays in a CPU's cache
+        # each stays in a CPU's cache
+        for one, own, out in zip(weights, blocks, result, strict=True):
             capped_product(one, own, input_cap, output_cap, out)
         return result
 
@@ -95,10 +102,11 @@ class RadiusAdjustment(Adapter):
 def capped_product(
     weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float, out: Tensor | None = None
 ) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, the norms of its rows capped before and after.
+    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, the norms of its rows
+    capped before and after.
 
-    Scaling a row commutes with the product, so both caps are one multiplication at the end. With ``out``, of the shape of
-    ``weight``, the result is written there, without gradients.
+    Scaling a row commutes with the product, so both caps are one multiplication at the end. With
+    ``out``, of the shape of ``weight``, the result is written there, without gradients.
     """
     product = block_product(weight, blocks, out)
     before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
@@ -110,6 +118,12 @@ def capped_product(
 def hyperbolic_radius(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """Radius adjustment of every site's own."""
     return [
-        RadiusAdjustment(s.width, options.side(s.encoder), options.curvature(s.encoder), options.projections, options.literal)
+        RadiusAdjustment(
+            s.width,
+            options.side(s.encoder),
+            options.curvature(s.encoder),
+            options.projections,
+            options.literal,
+        )
         for s in sites
     ]

@@ -30,7 +30,8 @@ OPENAI_WIDTH = 1024
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict, ours or a published one, in place; every key of both sides has to be accounted for.
+    """Load a state dict, ours or a published one, in place; every key of both sides has to be
+    accounted for.
 
     Raises:
         ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
@@ -44,49 +45,61 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
         own,
         state,
         f"checkpoint {source} does not fit the model of this config",
-        "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for HyperCLIP's checkpoints, "
-        "attention for CAT-Seg's)",
+        "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for "
+        "HyperCLIP's checkpoints, attention for CAT-Seg's)",
     )
     model.load_state_dict(state)
 
 
 def settings_of(model: nn.Module) -> dict[str, Any]:
-    """What a system's function depends on besides its parameters; nothing of another module is known."""
+    """What a system's function depends on besides its parameters; nothing of another module is
+    known.
+    """
     return model.checkpoint_settings() if isinstance(model, Segmenter) else {}
 
 
-def check_settings(model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str) -> None:
+def check_settings(
+    model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str
+) -> None:
     """Compare what a checkpoint was trained with and what a model has.
 
     Args:
-        saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an early one of ours.
+        saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an
+            early one of ours.
     Raises:
         ValueError: they differ; the keys are named.
     """
     own = settings_of(model)
     if saved is None and _is_of_openai(state):
         saved = {"MODEL.CLIP_ACTIVATION": "quick_gelu"}
-    differing = [f"{key} is {value!r} there and {own[key]!r} here" for key, value in (saved or {}).items()
-                 if key in own and own[key] != value]  # fmt: skip
+    differing = [
+        f"{key} is {value!r} there and {own[key]!r} here"
+        for key, value in (saved or {}).items()
+        if key in own and own[key] != value
+    ]
     if differing:
         raise ValueError(
-            f"checkpoint {source} was trained with other settings than this config's: {'; '.join(differing)}. Set them to what "
-            "they were in training"
+            f"checkpoint {source} was trained with other settings than this config's: "
+            f"{'; '.join(differing)}. Set them to what they were in training"
         )
 
 
 def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is a published one over OpenAI's CLIP; CAT-Seg's largest models have open_clip's instead."""
+    """Whether a state dict is a published one over OpenAI's CLIP; CAT-Seg's largest models have
+    open_clip's instead.
+    """
     state = {plain_name(name): value for name, value in state.items()}
     first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
     return first is not None and len(first) <= OPENAI_WIDTH
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state dict, …}``.
+    """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state
+    dict, …}``.
 
     Raises:
-        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or without a state dict.
+        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or
+            without a state dict.
     """
     content = read_weights(path, "MODEL.WEIGHTS")
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
@@ -99,7 +112,8 @@ def require_weights(cfg: CfgNode, model: Segmenter) -> None:
     """ValueError if the model needs a checkpoint and MODEL.WEIGHTS names none."""
     if model.needs_checkpoint and not cfg.MODEL.WEIGHTS:
         raise ValueError(
-            "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: --opts MODEL.WEIGHTS FILE"
+            "MODEL.WEIGHTS is empty, so the segmentation head would be random. Give a checkpoint: "
+            "--opts MODEL.WEIGHTS FILE"
         )
 
 
@@ -113,8 +127,9 @@ def fetched(address: str) -> str:
         return PathManager.get_local_path(address)
     except Exception as error:  # every kind of network trouble ends here
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: {str(error)[:200]}). Without a "
-            "network, copy the file to this machine and give its path"
+            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: "
+            f"{str(error)[:200]}). Without a network, copy the file to this machine and give its "
+            "path"
         ) from error
 
 
@@ -137,7 +152,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         finally:
-            self._parsed_url_during_load = None  # Detectron2 leaves it behind when a file cannot be read
+            # Detectron2 leaves it behind when a file cannot be read
+            self._parsed_url_during_load = None
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
@@ -148,10 +164,12 @@ class StrictCheckpointer(DetectionCheckpointer):
         return resumable_files(self.save_dir) if self.save_dir else []
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Resume from the last checkpoint, or from the one before where that cannot be read; without any load ``path``.
+        """Resume from the last checkpoint, or from the one before where that cannot be read;
+        without any load ``path``.
 
         Raises:
-            UnreadableCheckpointError: no checkpoint of the folder can be read. ValueError: one that does not fit.
+            UnreadableCheckpointError: no checkpoint of the folder can be read. ValueError: one that
+                does not fit.
         """
         candidates = self.resumable_files() if resume else []
         if not candidates:
@@ -162,15 +180,16 @@ class StrictCheckpointer(DetectionCheckpointer):
             except UnreadableCheckpointError as error:
                 logger.warning("%s\nTrying the checkpoint before it", error)
         raise UnreadableCheckpointError(
-            f"--resume: none of {[p.name for p in candidates]} in {self.save_dir!r} can be read. Start without --resume in "
-            "another OUTPUT_DIR"
+            f"--resume: none of {[p.name for p in candidates]} in {self.save_dir!r} can be read. "
+            "Start without --resume in another OUTPUT_DIR"
         )
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` in full or not at all.
 
         Args:
-            tag: make it the one to resume from, which needs the state of ``checkpointables``; else only the model is written.
+            tag: make it the one to resume from, which needs the state of ``checkpointables``; else
+                only the model is written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -186,10 +205,14 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file is to be resumed from."""
-        write_atomically(Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename))
+        write_atomically(
+            Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename)
+        )
 
     def keep_last(self, count: int) -> None:
-        """Remove all numbered checkpoints but the ``count`` that were written last; 0 keeps them all."""
+        """Remove all numbered checkpoints but the ``count`` that were written last; 0 keeps them
+        all.
+        """
         if count and self.save_to_disk:
             numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
             for path in numbered[count:]:
@@ -197,13 +220,20 @@ class StrictCheckpointer(DetectionCheckpointer):
 
 
 def resumable_files(folder: str | Path) -> list[Path]:
-    """Checkpoints of a folder that a run can go on from: first the one that was written last, then those before it.
+    """Checkpoints of a folder that a run can go on from: first the one that was written last, then
+    those before it.
 
-    That is the file that ``last_checkpoint`` names, if it is there. Names do not count, since a folder may hold those of
-    an earlier run.
+    That is the file that ``last_checkpoint`` names, if it is there. Names do not count, since a
+    folder may hold those of an earlier run.
     """
     folder = Path(folder)
     note = folder / "last_checkpoint"
-    noted = folder / note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else folder
-    numbered = sorted(folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    noted = (
+        folder / note.read_text(encoding="utf-8", errors="replace").strip()
+        if note.is_file()
+        else folder
+    )
+    numbered = sorted(
+        folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True
+    )
     return [*([noted] if noted.is_file() else []), *(path for path in numbered if path != noted)]

@@ -1,4 +1,6 @@
-"""Checkpoints of CAT-Seg and HyperCLIP: recognised by their key names, translated to ours, every key accounted for."""
+"""Checkpoints of CAT-Seg and HyperCLIP: recognised by their key names, translated to ours, every
+key accounted for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _HEAD_RULES = (
     (r"^decoder(\d)\.up\.", lambda m: f"decoder.stages.{int(m[1]) - 1}.up."),
     (
         r"^decoder(\d)\.conv\.double_conv\.(\d)\.",
-        lambda m: f"decoder.stages.{int(m[1]) - 1}.{ {'0': 'conv1', '1': 'norm1', '3': 'conv2', '4': 'norm2'}[m[2]]}.",
+        lambda m: (
+            f"decoder.stages.{int(m[1]) - 1}.{ {'0': 'conv1', '1': 'norm1', '3': 'conv2', '4': 'norm2'}[m[2]] }."  # noqa: E501
+        ),
     ),
     (r"\.swin_block\.guidance_norm\.", ".spatial.guidance_norm."),
     (r"\.swin_block\.block_(\d)\.", lambda m: f".spatial.blocks.{int(m[1]) - 1}."),
@@ -34,7 +38,9 @@ _HEAD_RULES = (
     (r"\.attention\.padding_tokens$", ".classes.padding_token"),
     (r"\.attention\.padding_guidance$", ".classes.padding_guidance"),
 )
-_DERIVED = re.compile(r"(attn_mask|relative_position_index|pixel_mean|pixel_std|input_resolution|context_length|vocab_size)$")
+_DERIVED = re.compile(
+    r"(attn_mask|relative_position_index|pixel_mean|pixel_std|input_resolution|context_length|vocab_size)$"
+)
 """Buffers that the model computes itself; a published file may hold them."""
 
 
@@ -46,9 +52,9 @@ def is_published(keys: Mapping[str, Tensor]) -> bool:
 def convert_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate a published state dict to this framework's names.
 
-    HyperCLIP's adapters (``hyperbolic_attn.adapter_attn_q.weights``) become parametrizations, CAT-Seg's split
-    projections (``attn.q_proj_weight``) become trained projections over the fused weight. Keys that are not
-    recognised keep their name, so that loading reports them.
+    HyperCLIP's adapters (``hyperbolic_attn.adapter_attn_q.weights``) become parametrizations,
+    CAT-Seg's split projections (``attn.q_proj_weight``) become trained projections over the fused
+    weight. Keys that are not recognised keep their name, so that loading reports them.
     """
     converted: dict[str, Tensor] = {}
     split: dict[str, dict[str, Tensor]] = {}

@@ -1,4 +1,6 @@
-"""Which activation a CLIP model was trained with: OpenAI's quick GELU or the usual GELU. No shape or key of a file tells."""
+"""Which activation a CLIP model was trained with: OpenAI's quick GELU or the usual GELU. No shape
+or key of a file tells.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def activation_of(model: nn.Module) -> str:
-    """The activation that a model's blocks compute with, both names if it has both, "" if neither."""
+    """The activation that a model's blocks compute with, both names if it has both, "" if neither."""  # noqa: E501
     kinds = {type(module) for module in model.modules()}
     return "+".join(
         name for name, kind in ((GELU, nn.GELU), (QUICK_GELU, QuickGELU)) if kind in kinds
@@ -28,7 +30,9 @@ def activation_of(model: nn.Module) -> str:
 
 
 def activation_of_tag(architecture: str, tag: str) -> str:
-    """What open_clip says of the weights behind a tag; of an architecture without a tag what its configuration says."""
+    """What open_clip says of the weights behind a tag; of an architecture without a tag what its
+    configuration says.
+    """
     source = (
         open_clip.get_pretrained_cfg(architecture, tag)
         if tag
@@ -38,11 +42,13 @@ def activation_of_tag(architecture: str, tag: str) -> str:
 
 
 def activation_of_file(name: str, path: Path, content: Mapping[str, Tensor]) -> str:
-    """What a weights file was trained with, by its content, its folder's configuration, or the architecture's name.
+    """What a weights file was trained with, by its content, its folder's configuration, or the
+    architecture's name.
 
     Args:
-        name: of the architecture: a folder and a name of open_clip (ViT-B-16, ViT-B-16-quickgelu) say which activation is
-            meant, a name of OpenAI (ViT-B/16) only that OpenAI's weights have the quick one.
+        name: of the architecture: a folder and a name of open_clip (ViT-B-16, ViT-B-16-quickgelu)
+            say which activation is meant, a name of OpenAI (ViT-B/16) only that OpenAI's weights
+            have the quick one.
         content: its state dict.
     Returns:
         "" where nothing tells: under OpenAI's name, weights of the usual format may be anybody's.

@@ -26,17 +26,20 @@ logger = logging.getLogger("hyperclip.vocabulary")
 class TextEmbedder:
     """Unit embeddings of a vocabulary's classes.
 
-    A class's embedding is the normalised mean of the normalised embeddings of its prompts: every template with the
-    first synonym ("first", as released) or with every synonym ("mean"). With "max" every synonym has an embedding of its
-    own, and a class scores what its best synonym scores: see :meth:`class_of`. Synonyms with the same tokens count once.
+    A class's embedding is the normalised mean of the normalised embeddings of its prompts: every
+    template with the first synonym ("first", as released) or with every synonym ("mean"). With
+    "max" every synonym has an embedding of its
+    own, and a class scores what its best synonym scores: see :meth:`class_of`. Synonyms with the
+        same tokens count once.
 
-    Without gradients results are cached under the prompts, the contents of the text tower and the precision that it runs in,
-    so that nothing that changes them leaves an old result; see :mod:`hyperclip.clip.text_state`.
+    Without gradients results are cached under the prompts, the contents of the text tower and the
+    precision that it runs in, so that nothing that changes them leaves an old result; see
+    :mod:`hyperclip.clip.text_state`.
 
     Args:
         templates: sentences with one ``{}``.
-        synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no difference; models that are
-            built from a config have :func:`synonym_rule`'s.
+        synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no
+            difference; models that are built from a config have :func:`synonym_rule`'s.
         capacity: vocabularies kept; the oldest is dropped.
     """
 
@@ -50,15 +53,24 @@ class TextEmbedder:
     ) -> None:
         for rule in (synonyms, typed or synonyms):
             if rule not in SYNONYM_RULES:
-                raise ValueError(f"MODEL.SYNONYMS: got {rule!r}, expected one of {list(SYNONYM_RULES)}")
+                raise ValueError(
+                    f"MODEL.SYNONYMS: got {rule!r}, expected one of {list(SYNONYM_RULES)}"
+                )
         self.typed = typed or synonyms
-        self.tokenizer, self.templates, self.synonyms, self.capacity = tokenizer, templates, synonyms, capacity
+        self.tokenizer, self.templates, self.synonyms, self.capacity = (
+            tokenizer,
+            templates,
+            synonyms,
+            capacity,
+        )
         self._tokens: OrderedDict[tuple, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
         self._embeddings: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, tokenizer: Tokenizer) -> TextEmbedder:
-        """The embedder of a config: its templates, and what its MODEL.SYNONYMS means for lists and for typed names."""
+        """The embedder of a config: its templates, and what its MODEL.SYNONYMS means for lists and
+        for typed names.
+        """
         templates, setting = prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS
         return cls(tokenizer, templates, setting, typed=synonym_rule(setting, typed=True))
 
@@ -87,7 +99,8 @@ class TextEmbedder:
             ValueError: a name that does not fit into the text context.
         """
         prompts, _ = self.prompts(vocabulary)
-        long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]  # a token has a byte or more
+        # a token has a byte or more
+        long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]
         if long:
             tokenize(self.tokenizer, long, clip.context_length)
 
@@ -99,48 +112,75 @@ class TextEmbedder:
         return [k for k, names in enumerate(asked) for _ in names]
 
     def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
-        """Unit embeddings (T, C) of the classes, or of their synonyms, with gradient where gradients are enabled.
+        """Unit embeddings (T, C) of the classes, or of their synonyms, with gradient where
+        gradients are enabled.
 
         Args:
-            only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t, C).
+            only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t,
+                C).
         Raises:
-            ValueError: a name that does not fit into the text context, two classes with the same tokens, or "max" in training
-                with a class of two synonyms.
+            ValueError: a name that does not fit into the text context, two classes with the same
+                tokens, or "max" in training with a class of two synonyms.
         """
         tokens, owners, used = self._tokenized(clip, vocabulary)
         rows = int(owners[-1]) + 1
         if rows > len(vocabulary) and (only is not None or torch.is_grad_enabled()):
             raise ValueError(
-                f"MODEL.SYNONYMS 'max': vocabulary {vocabulary.name!r} has {rows} synonyms of {len(vocabulary)} classes, which "
-                "is for evaluation only. Train with 'first' or 'mean'"
+                f"MODEL.SYNONYMS 'max': vocabulary {vocabulary.name!r} has {rows} synonyms of "
+                f"{len(vocabulary)} classes, which is for evaluation only. Train with 'first' or "
+                "'mean'"
             )
-        if torch.is_grad_enabled() and any(p.requires_grad for n, p in clip.named_parameters() if not n.startswith("visual.")):
+        if torch.is_grad_enabled() and any(
+            p.requires_grad for n, p in clip.named_parameters() if not n.startswith("visual.")
+        ):
             if only is None:
                 return self._embed(clip, tokens, owners, rows)
             wanted = torch.isin(owners, only)
-            return self._embed(clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only))
-        # What is kept may be handed to training later, which cannot use tensors that were made in inference mode.
+            return self._embed(
+                clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only)
+            )
+        # What is kept may be handed to training later, which cannot use tensors that were made in
+        # inference mode.
         with torch.inference_mode(False), torch.no_grad():
             key = (self._asked_key(clip, vocabulary), text_state(clip, used))
             found = self._embeddings.get(key)
             if found is None:
-                found = _remember(self._embeddings, key, self._embed(clip, tokens, owners, rows), self.capacity)
+                found = _remember(
+                    self._embeddings, key, self._embed(clip, tokens, owners, rows), self.capacity
+                )
         return found if only is None else found[only]
 
     def _asked_key(self, clip: CLIP, vocabulary: Vocabulary) -> tuple:
         """All that the tokens depend on."""
         device = clip.token_embedding.weight.device
-        return vocabulary.classes, self.rule(vocabulary), self.templates, self.tokenizer, clip.context_length, str(device)
+        return (
+            vocabulary.classes,
+            self.rule(vocabulary),
+            self.templates,
+            self.tokenizer,
+            clip.context_length,
+            str(device),
+        )
 
     def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids (P, S) of the prompts, the embedding that each belongs to (P,), and all ids once (R,)."""
+        """Token ids (P, S) of the prompts, the embedding that each belongs to (P,), and all ids
+        once (R,).
+        """
         key = self._asked_key(clip, vocabulary)
         found = self._tokens.get(key)
         if found is None:
-            left_out = sum(len(synonyms) - 1 for synonyms in vocabulary.classes) if self.rule(vocabulary) == "first" else 0
+            left_out = (
+                sum(len(synonyms) - 1 for synonyms in vocabulary.classes)
+                if self.rule(vocabulary) == "first"
+                else 0
+            )
             if left_out:
-                logger.info("vocabulary %r: first names only (MODEL.SYNONYMS first), %d synonyms are not asked",
-                            vocabulary.name, left_out)  # fmt: skip
+                logger.info(
+                    "vocabulary %r: first names only (MODEL.SYNONYMS first), %d synonyms are not "
+                    "asked",
+                    vocabulary.name,
+                    left_out,
+                )
             prompts, owners = self.prompts(vocabulary)
             device = clip.token_embedding.weight.device
             with torch.inference_mode(False):

@@ -34,8 +34,8 @@ def read_folder_config(folder: Path) -> dict[str, Any] | None:
             return config
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"CLIP model {str(file)!r} cannot be read ({type(error).__name__}: {error}). Expected JSON "
-            "with model_cfg: embed_dim, vision_cfg and text_cfg, as open_clip writes it"
+            f"CLIP model {str(file)!r} cannot be read ({type(error).__name__}: {error}). Expected "
+            "JSON with model_cfg: embed_dim, vision_cfg and text_cfg, as open_clip writes it"
         ) from error
     raise ValueError(
         f"CLIP model {str(file)!r}: expected model_cfg with embed_dim, vision_cfg and text_cfg"
@@ -52,6 +52,6 @@ def folder_weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"CLIP model {str(folder)!r} has no weights: expected {WEIGHTS[0]} or {WEIGHTS[1]} in it. Copy "
-        "the file there, or set MODEL.CLIP_WEIGHTS to it or to 'none'"
+        f"CLIP model {str(folder)!r} has no weights: expected {WEIGHTS[0]} or {WEIGHTS[1]} in it. "
+        "Copy the file there, or set MODEL.CLIP_WEIGHTS to it or to 'none'"
     )

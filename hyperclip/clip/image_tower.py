@@ -1,7 +1,7 @@
 """The dense image tower: open_clip's vision transformer read block by block, with every token kept.
 
-Plain functions over open_clip's own modules; nothing is patched. Shapes: B images, N = h w patches, D width,
-C embedding, K heads. The class token is always token 0.
+Plain functions over open_clip's own modules; nothing is patched. Shapes: B images, N = h w patches,
+D width, C embedding, K heads. The class token is always token 0.
 """
 
 from __future__ import annotations
@@ -18,27 +18,36 @@ from ..runtime.recompute import chain, run
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Resize position embeddings (1 + n n, D) to a grid (h, w), "bicubic" or "bilinear"; the class token's row is kept."""
+    """Resize position embeddings (1 + n n, D) to a grid (h, w), "bicubic" or "bilinear"; the class
+    token's row is kept.
+    """
     side = int((len(positions) - 1) ** 0.5)
     if (side, side) == tuple(grid):
         return positions
     patches = positions[1:].T.reshape(1, -1, side, side)
-    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=False).to(positions.dtype)
+    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=False).to(
+        positions.dtype
+    )
     return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
-def embed_patches(visual: VisionTransformer, images: Tensor, positions: Tensor | None = None) -> Tensor:
+def embed_patches(
+    visual: VisionTransformer, images: Tensor, positions: Tensor | None = None
+) -> Tensor:
     """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block.
 
     Args:
-        positions: position embeddings (1 + N, D) to use; None for the tower's own, resized by :func:`resize_positions`.
+        positions: position embeddings (1 + N, D) to use; None for the tower's own, resized by
+            :func:`resize_positions`.
     Raises:
         ValueError: H or W is not a multiple of the patch size.
     """
     ph, pw = visual.conv1.kernel_size
     height, width = images.shape[-2:]
     if height % ph or width % pw:
-        raise ValueError(f"image size: got {height} x {width}, expected multiples of the patch size {ph} x {pw}")
+        raise ValueError(
+            f"image size: got {height} x {width}, expected multiples of the patch size {ph} x {pw}"
+        )
     patches = visual.conv1(images)
     x = patches.flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
@@ -63,15 +72,19 @@ def residual_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 
 
 def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The norm and the two linear layers that follow attention, without keeping what the norm gives."""
+    """The norm and the two linear layers that follow attention, without keeping what the norm
+    gives.
+    """
     return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc)))
 
 
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The last block without attention: each token keeps its own value, and the class token's row is added to it.
+    """The last block without attention: each token keeps its own value, and the class token's row
+    is added to it.
 
-    ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024); the
-    residual of the class token (instead of each token's own) is what its released weights were trained with.
+    ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024);
+    the residual of the class token (instead of each token's own) is what its released weights were
+    trained with.
     """
     attn = block.attn
     d = x.shape[-1]
@@ -81,21 +94,28 @@ def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 
 
 def recomputes(transformer: Transformer) -> bool:
-    """Whether a tower's blocks compute their activations again in the backward pass: open_clip's flag, in training only."""
+    """Whether a tower's blocks compute their activations again in the backward pass: open_clip's
+    flag, in training only.
+    """
     return bool(transformer.grad_checkpointing and transformer.training)
 
 
 def check_layers(layers: Sequence[int], blocks: int) -> None:
     """ValueError unless all of these are blocks of an image tower before its last one."""
     if any(not 0 <= i < blocks - 1 for i in layers):
-        raise ValueError(f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(layers)}, expected indices 0 to {blocks - 2}")
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(layers)}, expected indices 0 to "
+            f"{blocks - 2}"
+        )
 
 
-def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
+def encode_dense(
+    visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()
+) -> DenseFeatures:
     """Encode images (B, 3, H, W), normalised, into one embedding for each patch.
 
-    With ``visual.transformer.grad_checkpointing``, in training, every block computes its activations again in the backward
-    pass.
+    With ``visual.transformer.grad_checkpointing``, in training, every block computes its
+    activations again in the backward pass.
 
     Args:
         visual: open_clip's ``VisionTransformer``.
@@ -106,7 +126,10 @@ def encode_dense(visual: VisionTransformer, images: Tensor, layers: Sequence[int
     """
     blocks = visual.transformer.resblocks
     check_layers(layers, len(blocks))
-    grid = [side // patch for side, patch in zip(images.shape[-2:], visual.conv1.kernel_size, strict=True)]
+    grid = [
+        side // patch
+        for side, patch in zip(images.shape[-2:], visual.conv1.kernel_size, strict=True)
+    ]
     x = embed_patches(visual, images)
     recompute = recomputes(visual.transformer)
     outputs: dict[int, Tensor] = {}

@@ -1,8 +1,12 @@
-"""What the output of a text tower depends on besides the prompts, as a key that changes whenever any of it does.
+"""What the output of a text tower depends on besides the prompts, as a key that changes whenever
+any of it does.
 
-Version counters would be cheaper, but ``p.data.add_``, fused optimisers and whatever runs in inference mode change weights
-without counting. So the weights themselves are looked at: sums over the rows and over the columns of their bits, as integers,
-which are exact whatever the order of summation. That is one pass over the tower, about 1 % of the time of an image.
+Version counters would be cheaper, but ``p.data.add_``, fused optimisers and whatever runs in
+inference mode change weights
+without counting. So the weights themselves are looked at: sums over the rows and over the columns
+    of their bits, as integers,
+which are exact whatever the order of summation. That is one pass over the tower, about 1 % of the
+time of an image.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 SETTING = (bool, int, float, str, tuple, type(None))
-"""Types of modules' attributes that say how they compute: an adapter's curvature, an epsilon, the number of heads."""
+"""Types of modules' attributes that say how they compute: an adapter's curvature, an epsilon, the
+number of heads.
+"""
 
 
 def text_state(clip: CLIP, tokens: Tensor) -> bytes:
@@ -32,7 +38,10 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         settings.append((prefix, type(module).__qualname__, plain))
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         settings.append([(name, str(value.dtype), tuple(value.shape)) for name, value in own])
-        tensors += [value.detach()[tokens] if value is clip.token_embedding.weight else value.detach() for _, value in own]
+        tensors += [
+            value.detach()[tokens] if value is clip.token_embedding.weight else value.detach()
+            for _, value in own
+        ]
     sums = torch.cat([part for tensor in tensors for part in bit_sums(tensor)])
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
     digest.update(sums.cpu().numpy().tobytes())
@@ -52,12 +61,15 @@ def _precision(device: torch.device) -> tuple:
     kind = device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     backends = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-    products = [getattr(backend, "fp32_precision", None) for backend in backends]  # PyTorch 2.9 and later
+    # PyTorch 2.9 and later
+    products = [getattr(backend, "fp32_precision", None) for backend in backends]
     return str(device), autocast, torch.get_float32_matmul_precision(), products
 
 
 def bit_sums(tensor: Tensor) -> list[Tensor]:
-    """The bits of a tensor as integers, summed along its rows and along its columns; of a vector the bits themselves."""
+    """The bits of a tensor as integers, summed along its rows and along its columns; of a vector
+    the bits themselves.
+    """
     rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
     size = rows.element_size() * rows.shape[1]
     words = rows.contiguous().view(torch.int64 if size % 8 == 0 else torch.uint8)

@@ -1,8 +1,10 @@
 """The text tower: open_clip's text transformer over the tokens that matter.
 
-Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot matter, and tokens that all
-prompts begin with ("a photo of a") are the same in all of them: leaving out the ones and computing the others once gives the
-same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens that matter.
+Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot
+matter, and tokens that all prompts begin with ("a photo of a") are the same in all of them: leaving
+out the ones and computing the others once gives the
+same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens
+    that matter.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
     """Prompts to token ids (P, context).
 
     Raises:
-        ValueError: a prompt longer than the context (it would be cut without a word), or no prompt at all.
+        ValueError: a prompt longer than the context (it would be cut without a word), or no prompt
+            at all.
     """
     if not prompts:
         raise ValueError("prompts: got none, expected at least one")
@@ -43,14 +46,17 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
 def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     """Encode token ids (P, S) into embeddings (P, C), not normalised.
 
-    With ``clip.transformer.grad_checkpointing``, in training, every block computes its activations again in the backward pass.
+    With ``clip.transformer.grad_checkpointing``, in training, every block computes its activations
+    again in the backward pass.
 
     Raises:
-        ValueError: the tower is not causal with pooling at the end-of-text token, as OpenAI's CLIP is.
+        ValueError: the tower is not causal with pooling at the end-of-text token, as OpenAI's CLIP
+            is.
     """
     if clip.text_pool_type != "argmax" or clip.attn_mask is None:
         raise ValueError(
-            f"text tower: got pooling {clip.text_pool_type!r}, expected a causal tower that pools at the end of text"
+            f"text tower: got pooling {clip.text_pool_type!r}, expected a causal tower that pools "
+            "at the end of text"
         )
     end = tokens.argmax(dim=-1)
     tokens = tokens[:, : int(end.max()) + 1]
@@ -72,10 +78,12 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
 
 
 class Packing(NamedTuple):
-    """Which tokens of P prompts are computed: those that all begin with once, then what follows in each up to its end.
+    """Which tokens of P prompts are computed: those that all begin with once, then what follows in
+    each up to its end.
 
     Attributes:
-        prompts: P. shared: how many tokens are shared, 0 or more. length: S, of what follows in the longest prompt.
+        prompts: P. shared: how many tokens are shared, 0 or more. length: S, of what follows in the
+            longest prompt.
         kept: (N - shared,), ascending positions in P S tokens, of those that follow.
     """
 
@@ -96,7 +104,10 @@ def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tenso
     prompts, shared, length, kept = packing
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     own = qkv.new_zeros(prompts * length, qkv.shape[1]).index_copy(0, kept, qkv[shared:])
-    by_head = (z.unflatten(-1, (3, attn.num_heads, -1)) for z in (qkv[None, :shared], own.unflatten(0, (prompts, length))))
+    by_head = (
+        z.unflatten(-1, (3, attn.num_heads, -1))
+        for z in (qkv[None, :shared], own.unflatten(0, (prompts, length)))
+    )
     (q0, k0, v0), (q, k, v) = ([z.transpose(1, 2) for z in part.unbind(2)] for part in by_head)
     k, v = (torch.cat([z0.expand(prompts, -1, -1, -1), z], dim=2) for z0, z in ((k0, k), (v0, v)))
     visible = torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)

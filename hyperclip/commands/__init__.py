@@ -19,6 +19,8 @@ def console() -> NoReturn:
 
 
 def register_systems() -> None:
-    """Import the installed packages that add systems, those with an entry point ``hyperclip.systems``."""
+    """Import the installed packages that add systems, those with an entry point
+    ``hyperclip.systems``.
+    """
     for package in entry_points(group="hyperclip.systems"):
         package.load()

@@ -1,13 +1,13 @@
 """A page to try any image and any words: hyperclip-app, then open the address that it prints.
 
-It starts on the quickstart's weights, without a network, and listens on this machine only (--share publishes it). Other
-systems come from configs, with KEY VALUE pairs of their own:
+It starts on the quickstart's weights, without a network, and listens on this machine only (--share
+publishes it). Other systems come from configs, with KEY VALUE pairs of their own:
 
     hyperclip-app --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --config-file configs/cliper/vit-b-16/ovs_voc21.yaml
 
-Visitors choose among these systems and upload images; nothing that they send is taken for a path or an address. Uploads are
-kept for an hour at most, in a folder that is removed when the program ends.
+Visitors choose among these systems and upload images; nothing that they send is taken for a path or
+an address. Uploads are kept for an hour at most, in a folder that is removed when the program ends.
 """
 
 from __future__ import annotations
@@ -106,9 +106,13 @@ def _digest(file: str, inode: int, size: int, changed: int) -> str:
 
 
 def weights_content(cfg: CfgNode) -> tuple[str, ...]:
-    """What the weight files and folders of a config hold. A file is read anew only after it was touched."""
+    """What the weight files and folders of a config hold. A file is read anew only after it was
+    touched.
+    """
     values = dict(flat_config(yaml.safe_load(cfg.dump())))
-    named = [str(values[key]) for key in input_keys() if isinstance(values[key], str) and values[key]]
+    named = [
+        str(values[key]) for key in input_keys() if isinstance(values[key], str) and values[key]
+    ]
     found = []
     for place in map(local_path, named):
         files = sorted(place.rglob("*")) if place.is_dir() else [place]
@@ -128,7 +132,9 @@ def config_of(system: str) -> CfgNode:
 
 
 class Predictors:
-    """Systems are built when first asked for; the two used last are kept, by their config and the content of their weights."""
+    """Systems are built when first asked for; the two used last are kept, by their config and the
+    content of their weights.
+    """
 
     def __init__(self, kept: int = 2) -> None:
         self.kept = kept
@@ -166,15 +172,28 @@ def checked_threshold(name: str, value: Any) -> float | None:
     """
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2 or not math.isfinite(value):
-        raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 2, or nothing for the system's own.")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value <= 2
+        or not math.isfinite(value)
+    ):
+        raise ValueError(
+            f"{name}: got {value!r}, expected a number from 0 to 2, or nothing for the system's "
+            "own."
+        )
     return float(value)
 
 
 def predict(
-    predictor: Predictor, image: EncodedImage, vocabulary: Vocabulary, score: float | None, pixel: float | None
+    predictor: Predictor,
+    image: EncodedImage,
+    vocabulary: Vocabulary,
+    score: float | None,
+    pixel: float | None,
 ) -> Prediction:
-    """Segment an image as the system's config says, or with thresholds below which classes and pixels get no label.
+    """Segment an image as the system's config says, or with thresholds below which classes and
+    pixels get no label.
 
     A threshold of None leaves that of the config; one of 0 leaves nothing out.
     """
@@ -182,17 +201,29 @@ def predict(
 
 
 def asked_names(vocabulary: Vocabulary, prediction: Prediction) -> str:
-    """HTML that says which classes were asked by several names, and what else may have been meant; "" for neither."""
+    """HTML that says which classes were asked by several names, and what else may have been meant;
+    "" for neither.
+    """
     rule = prediction.synonyms
-    lines = [f"{n[0]}: asked by {', '.join(n)} ({rule} of these names)" for n in prediction.asked or () if len(n) > 1]
+    lines = [
+        f"{n[0]}: asked by {', '.join(n)} ({rule} of these names)"
+        for n in prediction.asked or ()
+        if len(n) > 1
+    ]
     lines += [f"Warning: {vocabulary.doubt}"] if vocabulary.doubt else []
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 def segment(
-    picture: str | None, classes: str, background: str, score: float | None, pixel: float | None, system: str
+    picture: str | None,
+    classes: str,
+    background: str,
+    score: float | None,
+    pixel: float | None,
+    system: str,
 ) -> tuple[str, str]:
-    """What the button does: the overlay with its legend and the label map, both as HTML that holds the image itself.
+    """What the button does: the overlay with its legend and the label map, both as HTML that holds
+    the image itself.
 
     Raises:
         gr.Error: anything that the user can mend, with what to do.
@@ -202,7 +233,10 @@ def segment(
     if system not in SYSTEMS:
         raise _error(f"Unknown system {system!r}, expected one of {list(SYSTEMS)}.")
     try:
-        thresholds = checked_threshold("Class threshold", score), checked_threshold("Pixel threshold", pixel)
+        thresholds = (
+            checked_threshold("Class threshold", score),
+            checked_threshold("Pixel threshold", pixel),
+        )
         vocabulary = Vocabulary.from_text(classes or "", background or "")
         own = config_of(system).INPUT
         image = read_image(picture, image_bits=own.IMAGE_BITS, max_pixels=own.MAX_PIXELS)
@@ -210,11 +244,13 @@ def segment(
         prediction = predict(predictor, predictor.encode(image), vocabulary, *thresholds)
     except (ImportError, OSError, ValueError) as error:
         raise _error(str(error).replace(picture, Path(picture).name)) from error
-    shown = _data_url(Image.fromarray(overlay(image, prediction.labels, prediction.names)), "overlay.png")
+    shown = _data_url(
+        Image.fromarray(overlay(image, prediction.labels, prediction.names)), "overlay.png"
+    )
     file = _data_url(label_image(prediction.labels, len(vocabulary)), "labels.png")
     return (
-        f'<img src="{shown}" alt="The image with its classes painted over it" style="max-width: 100%">',
-        f'<a href="{file}" download="labels.png">labels.png</a>: class index of each pixel, 255 for none '
+        f'<img src="{shown}" alt="The image with its classes painted over it" style="max-width: 100%">',  # noqa: E501
+        f'<a href="{file}" download="labels.png">labels.png</a>: class index of each pixel, 255 for none '  # noqa: E501
         "(65535 from 255 classes on)" + asked_names(vocabulary, prediction),
     )
 
@@ -240,13 +276,20 @@ def uploaded_file(path: object) -> str:
         file = Path(path).resolve() if isinstance(path, str) else None
     except (OSError, RuntimeError, ValueError):
         file = None
-    if file is None or not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
-        raise _error("Upload the image (again): this is no file that was uploaded here within the last hour.")
+    if (
+        file is None
+        or not file.is_relative_to(Path(get_upload_folder()).resolve())
+        or not file.is_file()
+    ):
+        raise _error(
+            "Upload the image (again): this is no file that was uploaded here within the last hour."
+        )
     return str(file)
 
 
 def without_places(value: Any) -> Any:
-    """A value of a request as it may reach Gradio, which opens the path, or fetches the address, of any file description.
+    """A value of a request as it may reach Gradio, which opens the path, or fetches the address, of
+    any file description.
 
     Raises:
         gr.Error: something else than a plain value or a file that was uploaded here.
@@ -258,42 +301,68 @@ def without_places(value: Any) -> Any:
 
 
 class Page(gr.Blocks):
-    """Blocks of which every request goes through :func:`without_places` before Gradio looks at it."""
+    """Blocks of which every request goes through :func:`without_places` before Gradio looks at it."""  # noqa: E501
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
-        """Gradio's step from a request to the arguments of a function; queued or not, all of them take it."""
-        return await super().preprocess_data(block_fn, [without_places(value) for value in inputs], *others, **named)
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any
+    ) -> Any:
+        """Gradio's step from a request to the arguments of a function; queued or not, all of them
+        take it.
+        """
+        return await super().preprocess_data(
+            block_fn, [without_places(value) for value in inputs], *others, **named
+        )
 
 
 def _threshold_box(label: str, info: str) -> gr.Number:
     element = label.lower().replace(" ", "-")
-    return gr.Number(None, label=label, info=info, placeholder="the system's own", step=0.01, elem_id=element)
+    return gr.Number(
+        None, label=label, info=info, placeholder="the system's own", step=0.01, elem_id=element
+    )
 
 
 def build_page() -> gr.Blocks:
     """The page. Fonts are the browser's own, so that nothing is fetched."""
     with Page(title="Segment anything you can name", delete_cache=(600, 3600)) as page:
-        gr.Markdown("## Segment anything you can name\n`;` or a new line separates classes, `,` synonyms of one class.")
+        gr.Markdown(
+            "## Segment anything you can name\n`;` or a new line separates classes, `,` synonyms "
+            "of one class."
+        )
         with gr.Row():
             with gr.Column():
-                picture: Any = gr.Image(type="filepath", label="Image", sources=["upload", "clipboard"], elem_id="picture")
-                # The file as it was uploaded: our own reader turns and converts it, and says what is wrong with it.
+                picture: Any = gr.Image(
+                    type="filepath",
+                    label="Image",
+                    sources=["upload", "clipboard"],
+                    elem_id="picture",
+                )
+                # The file as it was uploaded: our own reader turns and converts it, and says what
+                # is wrong with it.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
-                # Several lines, since a box of one line joins the lines that are pasted into it to one name.
-                classes = gr.Textbox(label="Classes", lines=2, placeholder="dog, puppy; road; sky", elem_id="classes")
+                # Several lines, since a box of one line joins the lines that are pasted into it to
+                # one name.
+                classes = gr.Textbox(
+                    label="Classes", lines=2, placeholder="dog, puppy; road; sky", elem_id="classes"
+                )
                 background = gr.Textbox(
-                    label="Background words", lines=2, elem_id="background",
+                    label="Background words",
+                    lines=2,
+                    elem_id="background",
                     placeholder="wall; grass (CLIPer only, may be empty)",
-                )  # fmt: skip
+                )
                 with gr.Row():
                     score = _threshold_box("Class threshold", "classes below it are left out")
                     pixel = _threshold_box("Pixel threshold", "pixels below it get no class")
-                system = gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="System", elem_id="system")
+                system = gr.Dropdown(
+                    list(SYSTEMS), value=next(iter(SYSTEMS)), label="System", elem_id="system"
+                )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column():
                 picture_out = gr.HTML(label="Result", elem_id="overlay")
                 labels_out = gr.HTML(label="Label map", elem_id="labels")
-        button.click(segment, [picture, classes, background, score, pixel, system], [picture_out, labels_out])
+        button.click(
+            segment, [picture, classes, background, score, pixel, system], [picture_out, labels_out]
+        )
     return page
 
 
@@ -310,28 +379,42 @@ def check_port(port: int) -> None:
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise OSError(f"--port: got {port}, where nothing can listen ({error.strerror}). Choose another one") from error
+            raise OSError(
+                f"--port: got {port}, where nothing can listen ({error.strerror}). Choose another "
+                "one"
+            ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Open the page for as long as this process runs."""
     register_systems()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--config-file", action="append", nargs="+", default=[], metavar=("FILE", "KEY VALUE"),
+        "--config-file",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("FILE", "KEY VALUE"),
         help="offer this system too, first",
-    )  # fmt: skip
+    )
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--share", action="store_true", help="publish the page through Gradio's tunnel")
+    parser.add_argument(
+        "--share", action="store_true", help="publish the page through Gradio's tunnel"
+    )
     arguments = parser.parse_args(argv)
     check_port(arguments.port)
     keep_freed_memory()
     offer_first(arguments.config_file)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed then, too
+    # so that the folder below is removed then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     fonts = ["system-ui", "sans-serif"]
     with tempfile.TemporaryDirectory(prefix="uploads-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of this program alone
         build_page().launch(
-            server_name="127.0.0.1", server_port=arguments.port, share=arguments.share,
+            server_name="127.0.0.1",
+            server_port=arguments.port,
+            share=arguments.share,
             theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
-        )  # fmt: skip
+        )

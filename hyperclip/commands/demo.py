@@ -3,12 +3,15 @@
     hyperclip-demo --config-file configs/vitb_384_hyperbolic.yaml --input photos/ --output out \\
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
-For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the class index of
-every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the classes with the names
-that were asked and their colours, which repeat after 155 classes: where two of the same colour meet in an image, one gets
-another there, and classes.json says so under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it
-may also be the name of a .txt file of such text or of a .json class file. Of a folder, whatever is no image is named and left
-out. Images that cannot be read or segmented are reported, the others are done, and the exit status is 1.
+For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the
+    class index of
+every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the
+    classes with the names
+that were asked and their colours, which repeat after 155 classes: where two of the same colour meet
+in an image, one gets another there, and classes.json says so under "recolored". In --vocabulary ";"
+or a line end separates classes, "," synonyms; it may also be the name of a .txt file of such text
+or of a .json class file. Of a folder, whatever is no image is named and left out. Images that
+cannot be read or segmented are reported, the others are done, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -54,25 +57,39 @@ logger = logging.getLogger("hyperclip.demo")
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--input", required=True, nargs="+", help="image files, folders or glob patterns")
-    parser.add_argument("--output", required=True, type=user_path, help="folder of the results")
-    parser.add_argument("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
-    parser.add_argument("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     parser.add_argument(
-        "--threshold", type=float, default=0.0, help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
+        "--input", required=True, nargs="+", help="image files, folders or glob patterns"
+    )
+    parser.add_argument("--output", required=True, type=user_path, help="folder of the results")
+    parser.add_argument(
+        "--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's"
+    )
+    parser.add_argument(
+        "--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)",
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args(argv)
 
 
 def check_threshold(cfg: CfgNode, threshold: float) -> None:
-    """ValueError if no score of the system can be on either side of the threshold; NaN and infinity included."""
+    """ValueError if no score of the system can be on either side of the threshold; NaN and infinity
+    included.
+    """
     limit = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).largest_confidence(cfg)
     if not 0 <= threshold <= limit:
         raise ValueError(
-            f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's scores"
+            f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's "
+            "scores"
         )
 
 
@@ -96,27 +113,39 @@ def find_images(inputs: list[str]) -> list[Path]:
                 kinds = " ".join(IMAGE_SUFFIXES)
                 logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
         if not matches:
-            raise FileNotFoundError(f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or patterns")
+            raise FileNotFoundError(
+                f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or "
+                "patterns"
+            )
         found.update(dict.fromkeys(matches))
     return list(found)
 
 
 def result_names(images: list[Path], output: Path) -> dict[Path, str]:
-    """A name for each image's results: its stem, or its whole name where another image of its folder has that stem.
+    """A name for each image's results: its stem, or its whole name where another image of its
+    folder has that stem.
 
     Raises:
         ValueError: two images of the same name, or a result that would replace an input.
     """
     stems = Counter((path.parent, path.stem) for path in images)
-    names = {path: path.stem if stems[path.parent, path.stem] == 1 else path.name for path in images}
+    names = {
+        path: path.stem if stems[path.parent, path.stem] == 1 else path.name for path in images
+    }
     written: dict[Path, Path] = {}
     inputs = {path.resolve() for path in images}
     for path, name in names.items():
         for target in (output / f"{name}.png", output / f"{name}_labels.png"):
             if target.resolve() in inputs:
-                raise ValueError(f"--output: {target} is an input image and would be replaced. Choose another folder")
+                raise ValueError(
+                    f"--output: {target} is an input image and would be replaced. Choose another "
+                    "folder"
+                )
             if target in written:
-                raise ValueError(f"--input: {written[target]} and {path} would both be written to {target}. Rename one")
+                raise ValueError(
+                    f"--input: {written[target]} and {path} would both be written to {target}. "
+                    "Rename one"
+                )
             written[target] = path
     return names
 
@@ -133,10 +162,16 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
         loaded = load_vocabulary(arguments.vocabulary)
         return replace(loaded, negatives=split_words(arguments.negatives) or loaded.negatives)
     if arguments.negatives:
-        raise ValueError("--negatives: give --vocabulary too; the config's classes bring negatives of their own")
+        raise ValueError(
+            "--negatives: give --vocabulary too; the config's classes bring negatives of their own"
+        )
     register_files(cfg.DATASETS.FILES)
     source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    return load_vocabulary(source) if source else vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
+    return (
+        load_vocabulary(source)
+        if source
+        else vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
+    )
 
 
 class ClassList:
@@ -149,7 +184,8 @@ class ClassList:
     def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder | None) -> None:
         self.file, self.colors = file, palette(len(vocabulary))
         self.classes: list[dict] = [
-            {"index": i, "name": name, "color": self.colors[i].tolist()} for i, name in enumerate(vocabulary.names)
+            {"index": i, "name": name, "color": self.colors[i].tolist()}
+            for i, name in enumerate(vocabulary.names)
         ]
         if text is not None:
             for known, asked in zip(self.classes, text.asked(vocabulary), strict=True):
@@ -158,7 +194,9 @@ class ClassList:
 
     def write(self) -> None:
         """Write the file anew."""
-        write_atomically(self.file, lambda p: p.write_text(json.dumps(self.classes, indent=1) + "\n"))
+        write_atomically(
+            self.file, lambda p: p.write_text(json.dumps(self.classes, indent=1) + "\n")
+        )
 
     def add(self, name: str, labels: np.ndarray) -> None:
         """Note the classes that have another colour in this image's results."""
@@ -170,7 +208,9 @@ class ClassList:
             self.write()
 
 
-def save_prediction(output: Path, name: str, image: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+def save_prediction(
+    output: Path, name: str, image: np.ndarray, labels: np.ndarray, names: list[str]
+) -> None:
     """Write the overlay and the label map of one image."""
     picture = Image.fromarray(overlay(image, labels, names))
     index = label_image(labels, len(names))
@@ -179,7 +219,9 @@ def save_prediction(output: Path, name: str, image: np.ndarray, labels: np.ndarr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment the images of the command line; 1 if some could not be read or segmented, or their results not be written."""
+    """Segment the images of the command line; 1 if some could not be read or segmented, or their
+    results not be written.
+    """
     register_systems()
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
@@ -213,14 +255,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         labels = np.where(prediction.confidence < arguments.threshold, NO_CLASS, prediction.labels)
         try:
             save_prediction(arguments.output, names[path], image, labels, prediction.names)
-        except OSError as error:  # a name that is too long with its ending, say: the others are done
+        # a name that is too long with its ending, say: the others are done
+        except OSError as error:
             logger.error("%s: %s", path, error)
             failed += 1
             continue
         classes.add(names[path], labels)
-        largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[1:].argsort()[::-1][:3]
+        largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[
+            1:
+        ].argsort()[::-1][:3]
         found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
         logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)
     if failed:
-        logger.error("%d of %d images could not be read or their results not be written", failed, len(images))
+        logger.error(
+            "%d of %d images could not be read or their results not be written", failed, len(images)
+        )
     return 1 if failed else 0

@@ -1,7 +1,7 @@
 """Train or evaluate a model.
 
-    hyperclip-train --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY VALUE …]
-    hyperclip-train --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
+hyperclip-train --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY VALUE …]
+hyperclip-train --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def run(args: argparse.Namespace) -> None:
     setup_run(cfg, args)
     if args.eval_only:
         if not cfg.DATASETS.TEST:
-            raise ValueError("DATASETS.TEST is empty, so that there is nothing to evaluate: name a registered dataset")
+            raise ValueError(
+                "DATASETS.TEST is empty, so that there is nothing to evaluate: name a registered "
+                "dataset"
+            )
         if not args.resume:
             check_weights(cfg)
         check_test_sets(cfg)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Read the command line, check what can be known before a process starts, and start them all."""
+    """Read the command line, check what can be known before a process starts, and start them all."""  # noqa: E501
     register_systems()
     arguments = default_argument_parser(__doc__).parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)

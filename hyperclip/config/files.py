@@ -1,4 +1,6 @@
-"""Reading config files: the chain of _BASE_ files, the keys of each as one table, and what is wrong with them."""
+"""Reading config files: the chain of _BASE_ files, the keys of each as one table, and what is wrong
+with them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
     """Read a config file and its bases.
 
     Returns:
-        the files' keys, those first that the later ones override, and what to say of bases that do not exist.
+        the files' keys, those first that the later ones override, and what to say of bases that do
+        not exist.
     Raises:
         FileNotFoundError: the file itself does not exist.
         ValueError: a file that is not YAML, has a key twice, holds no keys, or is its own base.
@@ -42,7 +45,9 @@ def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
     found = local_path(path)
     if not found.is_file():
         what = "is a folder" if found.is_dir() else "does not exist"
-        raise FileNotFoundError(f"config file: got {str(path)!r}, which {what}. The shipped ones are in configs/")
+        raise FileNotFoundError(
+            f"config file: got {str(path)!r}, which {what}. The shipped ones are in configs/"
+        )
     missing: list[str] = []
     return list(_layers(found, (), missing)), missing
 
@@ -55,7 +60,10 @@ def command_line_layer(overrides: Sequence[Any]) -> Layer:
     """
     if len(overrides) % 2:
         raise ValueError(f"overrides: got {list(overrides)}, expected pairs KEY VALUE")
-    values = {str(key): from_command_line(value) for key, value in zip(overrides[0::2], overrides[1::2], strict=True)}
+    values = {
+        str(key): from_command_line(value)
+        for key, value in zip(overrides[0::2], overrides[1::2], strict=True)
+    }
     return Layer("command line", None, values)
 
 
@@ -63,22 +71,33 @@ def _layers(path: Path, chain: tuple[Path, ...], missing: list[str]) -> Iterator
     content = load_yaml(path, "config", ConfigLoader)
     if not isinstance(content, dict):
         got = "nothing" if content in (None, "") else shown(content)[:60]
-        raise ValueError(f"config {str(path)!r}: got {got}, expected sections of keys. Write for example {EXAMPLE}")
+        raise ValueError(
+            f"config {str(path)!r}: got {got}, expected sections of keys. Write for example "
+            f"{EXAMPLE}"
+        )
     bases = content.pop(BASE, [])
     chain = (*chain, path.resolve())
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base or "://" in base:
-            raise ValueError(f"config {str(path)!r}: {BASE}: got {shown(base)}, expected the name of a config file here")
+            raise ValueError(
+                f"config {str(path)!r}: {BASE}: got {shown(base)}, expected the name of a config "
+                "file here"
+            )
         # Relative to the file that names it, else a shipped one
         below = path.parent / user_path(base)
         below = below if below.is_file() else local_path(base)
         if below.resolve() in chain:
             names = " -> ".join(p.name for p in (*chain, below.resolve()))
-            raise ValueError(f"config {str(path)!r}: {BASE}: got {base!r}, which leads back to a file being read ({names})")
+            raise ValueError(
+                f"config {str(path)!r}: {BASE}: got {base!r}, which leads back to a file being "
+                f"read ({names})"
+            )
         if below.is_file():
             yield from _layers(below, chain, missing)
         else:
-            missing.append(f"config {str(path)!r}: {BASE}: got {base!r}, but {str(below)!r} does not exist")
+            missing.append(
+                f"config {str(path)!r}: {BASE}: got {base!r}, but {str(below)!r} does not exist"
+            )
     yield Layer(str(path), path.parent, dict(_flat(content)))
 
 
@@ -101,7 +120,11 @@ def key_faults(layer: Layer, known: Sequence[str]) -> Iterator[tuple[str, str]]:
         elif key in sections:
             if value != {}:
                 inside = [name for name in known if name.startswith(f"{key}.")][:3]
-                yield key, f"config key {key} ({layer.where}): got {shown(value)}, expected keys below it, such as {inside}"
+                yield (
+                    key,
+                    f"config key {key} ({layer.where}): got {shown(value)}, expected keys below "
+                    f"it, such as {inside}",
+                )
             else:
                 yield key, ""
         elif key not in known:

@@ -1,4 +1,6 @@
-"""What the keys of a config may hold: which of Detectron2's are read here, which are paths, what numbers are allowed."""
+"""What the keys of a config may hold: which of Detectron2's are read here, which are paths, what
+numbers are allowed.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,20 @@ LEGACY = {
 """Keys of the released configs that mean nothing here, and what replaces them."""
 
 LEGACY_VALUES = {
-    ("MODEL.META_ARCHITECTURE", "CATSeg"): "use HyperCLIP, which builds CAT-Seg, too: see configs/vitb_384_catseg.yaml",
-    ("MODEL.SEM_SEG_HEAD.NAME", "CATSegHead"): "expected CostVolumeHead, the same head under META_ARCHITECTURE HyperCLIP",
+    (
+        "MODEL.META_ARCHITECTURE",
+        "CATSeg",
+    ): "use HyperCLIP, which builds CAT-Seg, too: see configs/vitb_384_catseg.yaml",
+    (
+        "MODEL.SEM_SEG_HEAD.NAME",
+        "CATSegHead",
+    ): "expected CostVolumeHead, the same head under META_ARCHITECTURE HyperCLIP",
 }
 """Values of the released configs that mean nothing here, and what replaces them."""
 
-CLIP_IS_THE_BACKBONE = "the backbone is CLIP; use MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, CLIP_FINETUNE and CLIP_LAYERS"
+CLIP_IS_THE_BACKBONE = (
+    "the backbone is CLIP; use MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, CLIP_FINETUNE and CLIP_LAYERS"
+)
 OTHER_HEAD = "it belongs to Detectron2's own head; use HIDDEN_DIMS, NUM_LAYERS and DECODER_DIMS"
 DETECTION = "it belongs to Detectron2's detectors; remove it"
 UNREAD = {
@@ -46,7 +56,9 @@ UNREAD = {
     "TEST.PRECISE_BN": "no part of the model has batch norm; remove it",
     "VIS_PERIOD": "use tools/visualize.py",
 }
-"""What to use instead of those of Detectron2's keys that nothing reads, by how they begin; the longest that fits counts."""
+"""What to use instead of those of Detectron2's keys that nothing reads, by how they begin; the
+longest that fits counts.
+"""
 
 Bounds = tuple[float, float]
 INFINITE = float("inf")
@@ -59,8 +71,10 @@ class KeyRules:
     """What is known of some keys.
 
     Attributes:
-        reads: keys of Detectron2 that are read; the others may not be set, since that would do nothing.
-        inputs: keys that name files or folders to read, or something else that is no path, such as a model's name.
+        reads: keys of Detectron2 that are read; the others may not be set, since that would do
+            nothing.
+        inputs: keys that name files or folders to read, or something else that is no path, such as
+            a model's name.
         outputs: keys that name files or folders to write.
         names: lists of texts whose default is empty.
         bounds: smallest and largest allowed number, by key; of lists, that of each entry.

@@ -1,4 +1,6 @@
-"""Values of a config: what was written, and what it means where a number, a text or a list is wanted."""
+"""Values of a config: what was written, and what it means where a number, a text or a list is
+wanted.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from .rules import ENDLESS, Bounds
 
 @dataclass(frozen=True)
 class Plain:
-    """A value without quotes: as it was written, and what YAML takes it for. 007 is a name where a name is wanted."""
+    """A value without quotes: as it was written, and what YAML takes it for. 007 is a name where a
+    name is wanted.
+    """
 
     text: str
     value: Any
@@ -31,7 +35,9 @@ class ConfigLoader(UniqueKeyLoader):
 
 def _keep_text(kind: str) -> None:
     construct: Any = yaml.SafeLoader.yaml_constructors[kind]
-    ConfigLoader.add_constructor(kind, lambda loader, node: Plain(node.value, construct(loader, node)))
+    ConfigLoader.add_constructor(
+        kind, lambda loader, node: Plain(node.value, construct(loader, node))
+    )
 
 
 for _kind in ("int", "float", "bool", "null", "timestamp"):
@@ -39,7 +45,9 @@ for _kind in ("int", "float", "bool", "null", "timestamp"):
 
 
 def from_command_line(value: Any) -> Any:
-    """A value of KEY VALUE; quotes inside of it are taken off. Only a list in YAML's style is read as YAML."""
+    """A value of KEY VALUE; quotes inside of it are taken off. Only a list in YAML's style is read
+    as YAML.
+    """
     if not isinstance(value, str):
         return value
     read = _literal(value)
@@ -83,16 +91,24 @@ def unwrap(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value as messages show it: as it was written."""
-    value = [v.text if isinstance(v, Plain) else v for v in value] if isinstance(value, list) else value
+    value = (
+        [v.text if isinstance(v, Plain) else v for v in value] if isinstance(value, list) else value
+    )
     if isinstance(value, Plain):
         return "nothing (null)" if value.value is None else value.text
     return repr(value)
 
 
 def out_of_bounds(key: str, value: Any, bounds: Bounds) -> str:
-    """What is expected of a number, or of the numbers of a list, that is outside its bounds; "" if it is inside."""
+    """What is expected of a number, or of the numbers of a list, that is outside its bounds; "" if
+    it is inside.
+    """
     low, high = bounds
-    numbers = [v for v in (value if isinstance(value, list | tuple) else [value]) if type(v) in (int, float)]
+    numbers = [
+        v
+        for v in (value if isinstance(value, list | tuple) else [value])
+        if type(v) in (int, float)
+    ]
     if any(not math.isfinite(v) for v in numbers) and key not in ENDLESS:
         return "a finite number"
     if all(low <= v <= high for v in numbers):
@@ -101,7 +117,8 @@ def out_of_bounds(key: str, value: Any, bounds: Bounds) -> str:
 
 
 def locate(value: str, folder: Path | None) -> str:
-    """A name that may be a path: with ``~`` as the home folder, and relative to the folder of the file that it stands in.
+    """A name that may be a path: with ``~`` as the home folder, and relative to the folder of the
+    file that it stands in.
 
     Left as it is: what is not there, what the working folder leads to as well, an address.
 
@@ -161,8 +178,10 @@ def _number(value: Any, default: int | float) -> int | float:
 def _sequence(value: Any, default: Sequence[Any], texts: bool) -> Any:
     kind = str if texts else type(default[0]) if default else object
     of, allowed = {
-        str: ("texts", (str,)), int: ("whole numbers", (int,)), float: ("numbers", (int, float)),
-    }.get(kind, ("values", ()))  # fmt: skip
+        str: ("texts", (str,)),
+        int: ("whole numbers", (int,)),
+        float: ("numbers", (int, float)),
+    }.get(kind, ("values", ()))
     wrong = f"a list of {of}, such as {list(default) or ['name']}"
     if not isinstance(value, list | tuple):
         raise ValueError(wrong)

@@ -1,4 +1,5 @@
-"""Datasets: the registry, layouts, label maps, records, the mapper. What is exported is loaded when it is first used.
+"""Datasets: the registry, layouts, label maps, records, the mapper. What is exported is loaded when
+it is first used.
 
 :mod:`hyperclip.data.catalog` registers the datasets with Detectron2; making a config imports it.
 """

@@ -1,6 +1,8 @@
-"""The stream of training batches: which image comes when, and how it is augmented, depends on seed and position alone.
+"""The stream of training batches: which image comes when, and how it is augmented, depends on seed
+and position alone.
 
-So a run goes on exactly where it was, whatever the number of workers, and several processes see the batches of one.
+So a run goes on exactly where it was, whatever the number of workers, and several processes see the
+batches of one.
 """
 
 from __future__ import annotations
@@ -32,16 +34,20 @@ EXIF_ORIENTATION = 0x0112
 """Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
 
 FEW = 100
-"""The share of faulty images is taken of at least so many, so that one of the first does not end a run."""
+"""The share of faulty images is taken of at least so many, so that one of the first does not end a
+run.
+"""
 
 
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    An image that cannot be read gives way to another one, drawn by chance; "faults" of the sample says so.
+    An image that cannot be read gives way to another one, drawn by chance; "faults" of the sample
+    says so.
 
     Args:
-        records: Detectron2's. mapper: makes a sample of a record. seed: of the order and the augmentation.
+        records: Detectron2's. mapper: makes a sample of a record. seed: of the order and the
+            augmentation.
     """
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
@@ -54,14 +60,17 @@ class TrainSamples(Dataset):
         return int(order_of_epoch(self.seed, epoch, len(self.records))[offset])
 
     def is_wide(self, position: int) -> bool:
-        """Whether the record at a position is wider than high; nothing but the head of its file is read, and once."""
+        """Whether the record at a position is wider than high; nothing but the head of its file is
+        read, and once.
+        """
         index = self.index(position)
         if index not in self._wide:
             self._wide[index] = is_wide(self.records[index])
         return self._wide[index]
 
     def __getitem__(self, position: int) -> dict:
-        """The sample, with "position" and "faults", a message for each image that could not be read.
+        """The sample, with "position" and "faults", a message for each image that could not be
+        read.
 
         Raises:
             ValueError: none of several images can be read.
@@ -78,7 +87,9 @@ class TrainSamples(Dataset):
                     continue
                 return sample | {"position": position, "faults": faults}
         listed = "\n  ".join(faults)
-        raise ValueError(f"{ATTEMPTS} training images, drawn one after another, could not be read:\n  {listed}")
+        raise ValueError(
+            f"{ATTEMPTS} training images, drawn one after another, could not be read:\n  {listed}"
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -88,13 +99,18 @@ def order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def is_wide(record: Mapping[str, Any]) -> bool:
-    """Whether an image is wider than high, by its record or by the head of its file; False if that cannot be read."""
+    """Whether an image is wider than high, by its record or by the head of its file; False if that
+    cannot be read.
+    """
     if "width" in record and "height" in record:
         return record["width"] > record["height"]
     try:
         with Image.open(record["file_name"]) as file:
             width, height = file.size
-            turned = record.get("orientation") != "stored" and file.getexif().get(EXIF_ORIENTATION, 1) > 4
+            turned = (
+                record.get("orientation") != "stored"
+                and file.getexif().get(EXIF_ORIENTATION, 1) > 4
+            )
     except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False  # whoever reads all of it says what is wrong
     return height > width if turned else width > height
@@ -104,8 +120,8 @@ class Batch(NamedTuple):
     """A batch of all processes together.
 
     Attributes:
-        positions: of its samples. position: the next one after all that were looked at. waiting: positions that were looked
-            at and are in no batch yet.
+        positions: of its samples. position: the next one after all that were looked at. waiting:
+            positions that were looked at and are in no batch yet.
     """
 
     positions: list[int]
@@ -116,14 +132,16 @@ class Batch(NamedTuple):
 class TrainStream:
     """Endless batches of one of several processes.
 
-    Batch k of all processes together are the positions k B to (k + 1) B - 1, each process has a slice. When grouped, a batch
-    is of images that are all wide or all high, and takes the positions in the order in which its group fills. Every process
-    finds all batches for itself, so that their number does not change what a batch holds.
+    Batch k of all processes together are the positions k B to (k + 1) B - 1, each process has a
+    slice. When grouped, a batch is of images that are all wide or all high, and takes the positions
+    in the order in which its group fills. Every process finds all batches for itself, so that their
+    number does not change what a batch holds.
 
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
         rank, processes: this process. workers: processes that read; 0 reads in this one.
-        grouped: make batches of one orientation, which pays where images of a batch are padded to the largest.
+        grouped: make batches of one orientation, which pays where images of a batch are padded to
+            the largest.
         max_faulty: share of images that may be unreadable.
     """
 
@@ -196,20 +214,26 @@ class TrainStream:
         self.seen += 1
         self.faulty += len(faults)
         for fault in faults:
-            logger.warning("skipped image %d of %d: %s", self.faulty, self.seen + self.faulty, fault)
+            logger.warning(
+                "skipped image %d of %d: %s", self.faulty, self.seen + self.faulty, fault
+            )
         if faults and self.faulty > self.max_faulty * max(self.seen + self.faulty, FEW):
             raise ValueError(
-                f"{self.faulty} of {self.seen + self.faulty} training images could not be read, more than "
-                f"DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The last: {faults[-1]}. "
-                "tools/check_datasets.py --samples 0 lists them all"
+                f"{self.faulty} of {self.seen + self.faulty} training images could not be read, "
+                f"more than DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The "
+                f"last: {faults[-1]}. tools/check_datasets.py --samples 0 lists them all"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process is."""
         return {
-            "seed": self.samples.seed, "batch": self.batch, "position": self.position, "waiting": list(self.waiting),
-            "seen": self.seen, "faulty": self.faulty,
-        }  # fmt: skip
+            "seed": self.samples.seed,
+            "batch": self.batch,
+            "position": self.position,
+            "waiting": list(self.waiting),
+            "seen": self.seen,
+            "faulty": self.faulty,
+        }
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
         """Go on where all processes of a run were, even if their number was another one.
@@ -219,14 +243,19 @@ class TrainStream:
         """
         state = states[self.rank] if len(states) == self.processes else states[0]
         if state["batch"] != self.batch:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH: got {self.batch}, the run had {state['batch']}; expected the same")
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH: got {self.batch}, the run had {state['batch']}; expected "
+                "the same"
+            )
         self.samples.seed = state["seed"]
         self.position, self.waiting = state["position"], list(state["waiting"])
         self.seen, self.faulty = state["seen"], state["faulty"]
 
 
 def start_method(workers: int) -> str | None:
-    """How to start a loader's workers: forked on Linux, where processes of Detectron2's launcher would spawn them."""
+    """How to start a loader's workers: forked on Linux, where processes of Detectron2's launcher
+    would spawn them.
+    """
     return "fork" if workers and sys.platform == "linux" else None
 
 
@@ -235,7 +264,9 @@ def _as_it_is(sample: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """A signal to the whole group is the main process's affair, which still needs its workers for the step it is in."""
+    """A signal to the whole group is the main process's affair, which still needs its workers for
+    the step it is in.
+    """
     if hasattr(signal, "SIGUSR1"):  # Windows has neither
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "alarm"):

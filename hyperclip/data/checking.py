@@ -19,9 +19,12 @@ class Report:
 
     Attributes:
         spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
-        images: how many there are. faults: a line each. layout: label folder that is used, and its label map.
-        sampled: images that were opened. pixels: of each class in their labels (T,), the last entry those that do not count.
-        occurrences: in how many of them each class occurs (T,). left_out: a line on files that are neither images nor labels.
+        images: how many there are. faults: a line each. layout: label folder that is used, and its
+            label map.
+        sampled: images that were opened. pixels: of each class in their labels (T,), the last entry
+            those that do not count.
+        occurrences: in how many of them each class occurs (T,). left_out: a line on files that are
+            neither images nor labels.
     """
 
     spec: DatasetSpec
@@ -40,7 +43,9 @@ class Report:
         return " or ".join(map(str, self.spec.images)) or "any"
 
     def histogram(self) -> list[tuple[str, float, int]]:
-        """(class, share of the counted pixels in percent, images with it) for all classes, the most frequent first."""
+        """(class, share of the counted pixels in percent, images with it) for all classes, the most
+        frequent first.
+        """
         counted = self.pixels[:-1]
         order = np.argsort(-counted, kind="stable")
         total, names = max(int(counted.sum()), 1), self.spec.label_names
@@ -53,15 +58,19 @@ class Report:
 
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
-    """Look for a dataset, match its files, count them, and open a sample of them, evenly spread. Nothing is raised.
+    """Look for a dataset, match its files, count them, and open a sample of them, evenly spread.
+    Nothing is raised.
 
-    The EXIF tags of a set that a file describes are read of all images, unless it says what they mean.
+    The EXIF tags of a set that a file describes are read of all images, unless it says what they
+    mean.
 
     Args:
         samples: how many images to open with their labels; 0 for all.
     """
     classes = len(spec.label_names)
-    report = Report(spec, pixels=np.zeros(classes + 1, np.int64), occurrences=np.zeros(classes, np.int64))
+    report = Report(
+        spec, pixels=np.zeros(classes + 1, np.int64), occurrences=np.zeros(classes, np.int64)
+    )
     try:
         found = pair_files(spec)
     except FileNotFoundError as error:
@@ -70,7 +79,10 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     except ValueError as error:
         report.status, report.faults = "faulty", [str(error)]
         return report
-    report.layout, report.faults = f"{found.layout.labels} ({found.layout.label_map.name})", list(found.faults)
+    report.layout, report.faults = (
+        f"{found.layout.labels} ({found.layout.label_map.name})",
+        list(found.faults),
+    )
     report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     records = make_records(spec, found)
     report.images = len(records)
@@ -78,11 +90,16 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     for k in opened:
         _check_files(records[k], report)
     if spec.file and not spec.orientation:
-        others = {record["file_name"] for record in records} - {records[k]["file_name"] for k in opened}
-        tags = ((path, exif_orientation(path)) for path in sorted(others))  # a few of many images may be turned
+        others = {record["file_name"] for record in records} - {
+            records[k]["file_name"] for k in opened
+        }
+        # a few of many images may be turned
+        tags = ((path, exif_orientation(path)) for path in sorted(others))
         report.faults += [turned_fault(path, tag) for path, tag in tags if tag != 1]
     if report.sampled and not report.faults and not report.pixels[:-1].any():
-        report.faults.append(f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}")
+        report.faults.append(
+            f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}"
+        )
     if report.faults or not records:
         report.status = "faulty"
     elif spec.images and len(records) not in spec.images:
@@ -106,7 +123,9 @@ def _check_files(record: dict, report: Report) -> None:
         report.faults.append(str(error))
         return
     classes = len(report.occurrences)
-    counts = np.bincount(np.where(label == report.spec.ignore, classes, label).ravel(), minlength=classes + 1)
+    counts = np.bincount(
+        np.where(label == report.spec.ignore, classes, label).ravel(), minlength=classes + 1
+    )
     report.pixels += counts
     report.occurrences += counts[:classes] > 0
 

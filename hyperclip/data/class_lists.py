@@ -13,34 +13,46 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     """Class names of the training sets, or of MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON.
 
     Raises:
-        ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES, or an ignore
-            value that is a class or another one than the dataset's.
+        ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES,
+            or an ignore value that is a class or another one than the dataset's.
     """
     head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
-    with_background = [name for name in names if name in DATASETS and DATASETS[name].background != "none"]
+    with_background = [
+        name for name in names if name in DATASETS and DATASETS[name].background != "none"
+    ]
     if with_background:
-        raise ValueError(f"DATASETS.TRAIN: {with_background} count their background as a class without a name, which is for "
-                         "evaluation. Train on labels that leave it out")  # fmt: skip
+        raise ValueError(
+            f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
+            "which is for evaluation. Train on labels that leave it out"
+        )
     own = [vocabulary_of(name) for name in names]
     if any(v.classes != own[0].classes for v in own):
-        raise ValueError(f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things")
-    vocabulary = _distinct(cfg, _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0]))
+        raise ValueError(
+            f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things"
+        )
+    vocabulary = _distinct(
+        cfg, _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0])
+    )
     if head.NUM_CLASSES != len(vocabulary):
-        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}")
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has "
+            f"{len(vocabulary)}"
+        )
     for name in names:
         ignore = getattr(MetadataCatalog.get(name), "ignore_label", head.IGNORE_VALUE)
         if ignore != head.IGNORE_VALUE or 0 <= ignore < len(vocabulary):
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE: got {head.IGNORE_VALUE}, dataset {name} ignores {ignore}; expected the "
-                f"same value, outside its classes 0 to {len(vocabulary) - 1}"
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE: got {head.IGNORE_VALUE}, dataset {name} ignores "
+                f"{ignore}; expected the same value, outside its classes 0 to {len(vocabulary) - 1}"
             )
     return vocabulary
 
 
 def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
-    """What a model is asked on a test set: its classes of the family TEST.VOCABULARY, or those of TEST_CLASS_JSON.
+    """What a model is asked on a test set: its classes of the family TEST.VOCABULARY, or those of
+    TEST_CLASS_JSON.
 
     Raises:
         ValueError: a class file whose length is not the dataset's number of classes.
@@ -52,7 +64,9 @@ def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
 
 
 def _distinct(cfg: CfgNode, vocabulary: Vocabulary) -> Vocabulary:
-    """Return the vocabulary; ValueError if two of its classes are asked the same under MODEL.SYNONYMS."""
+    """Return the vocabulary; ValueError if two of its classes are asked the same under
+    MODEL.SYNONYMS.
+    """
     asked_names(vocabulary, synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed))
     return vocabulary
 
@@ -65,7 +79,7 @@ def _override(path: str, key: str, own: Vocabulary, dataset: str, fold: bool = F
         vocabulary = vocabulary.with_background_prompts()
     if len(vocabulary) != len(own):
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} has {len(own)}. "
-            "Leave it empty: each dataset brings its own class list"
+            f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} "
+            f"has {len(own)}. Leave it empty: each dataset brings its own class list"
         )
     return vocabulary

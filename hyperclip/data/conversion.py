@@ -1,7 +1,8 @@
-"""Published labels into those that the registered datasets read: the conversions, on arrays, and how many files are done.
+"""Published labels into those that the registered datasets read: the conversions, on arrays, and
+how many files are done.
 
-The scripts ``datasets/prepare_*.py`` know the published folders. A run keeps what an earlier one has done, writes files in
-full or not at all, and collects faults instead of stopping at the first.
+The scripts ``datasets/prepare_*.py`` know the published folders. A run keeps what an earlier one
+has done, writes files in full or not at all, and collects faults instead of stopping at the first.
 """
 
 from __future__ import annotations
@@ -27,20 +28,96 @@ from .label_maps import ILLEGAL, LABEL_MAPS
 from .records import LISTED_FAULTS
 
 __all__ = [
-    "CONTEXT59_IDS", "Counts", "Job", "ade847_ids", "ade847_labels", "ade_object_ids", "by_image", "coco_object_labels",
-    "coco_stuff_labels", "context459_labels", "context59_labels", "convert_files", "decode_mask", "is_readable", "need",
-    "read_ade_index", "read_index", "read_pixels", "run_lengths", "shrink",
-]  # fmt: skip
+    "CONTEXT59_IDS",
+    "Counts",
+    "Job",
+    "ade847_ids",
+    "ade847_labels",
+    "ade_object_ids",
+    "by_image",
+    "coco_object_labels",
+    "coco_stuff_labels",
+    "context459_labels",
+    "context59_labels",
+    "convert_files",
+    "decode_mask",
+    "is_readable",
+    "need",
+    "read_ade_index",
+    "read_index",
+    "read_pixels",
+    "run_lengths",
+    "shrink",
+]
 
 IGNORE16 = 65535
 """Label of pixels of no class in 16-bit files."""
 
 CONTEXT59_IDS = (
-    0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159, 162,
-    187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416,
-    420, 424, 427, 440, 445, 454, 458,
-)  # fmt: skip
-"""Category ids in trainval_merged.json of "nothing" and then the 59 classes, in the order of their indices."""
+    0,
+    2,
+    9,
+    18,
+    19,
+    22,
+    23,
+    25,
+    31,
+    33,
+    34,
+    44,
+    45,
+    46,
+    59,
+    65,
+    68,
+    72,
+    80,
+    85,
+    98,
+    104,
+    105,
+    113,
+    115,
+    144,
+    158,
+    159,
+    162,
+    187,
+    189,
+    207,
+    220,
+    232,
+    258,
+    259,
+    260,
+    284,
+    295,
+    296,
+    308,
+    324,
+    326,
+    347,
+    349,
+    354,
+    355,
+    360,
+    366,
+    368,
+    397,
+    415,
+    416,
+    420,
+    424,
+    427,
+    440,
+    445,
+    454,
+    458,
+)
+"""Category ids in trainval_merged.json of "nothing" and then the 59 classes, in the order of their
+indices.
+"""
 
 ADE_SHORT_SIDE, JPEG_QUALITY = 512, 75
 
@@ -58,12 +135,16 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
     illegal = labels == ILLEGAL
     if illegal.any():
-        raise ValueError(f"got values {np.unique(raw[illegal])[:10].tolist()}, expected a stuffthingmap's 0..182 and 255")
+        raise ValueError(
+            f"got values {np.unique(raw[illegal])[:10].tolist()}, expected a stuffthingmap's "
+            "0..182 and 255"
+        )
     return labels.astype(np.uint8)
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run lengths of a segmentation in any of its forms: polygons, plain or compressed run lengths.
+    """COCO's compressed run lengths of a segmentation in any of its forms: polygons, plain or
+    compressed run lengths.
 
     Raises:
         ValueError: not a segmentation, or one of an image of another size.
@@ -76,10 +157,15 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         else:
             lengths = segmentation
         size = list(lengths["size"])
-    except Exception as error:  # pycocotools raises bare exceptions, and whatever indexing into broken input gives
-        raise ValueError(f"a segmentation is neither polygons nor run lengths ({error!r})") from error
+    # pycocotools raises bare exceptions, and whatever indexing into broken input gives
+    except Exception as error:
+        raise ValueError(
+            f"a segmentation is neither polygons nor run lengths ({error!r})"
+        ) from error
     if size != [height, width]:
-        raise ValueError(f"a segmentation is for {size[0]} x {size[1]} pixels, expected {height} x {width}")
+        raise ValueError(
+            f"a segmentation is for {size[0]} x {size[1]} pixels, expected {height} x {width}"
+        )
     return lengths
 
 
@@ -92,18 +178,23 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     lengths = run_lengths(segmentation, height, width)
     try:
         mask = coco_masks.decode(lengths)
-        if mask.sum() != coco_masks.area(lengths):  # pycocotools leaves what is behind the last run uninitialised
+        # pycocotools leaves what is behind the last run uninitialised
+        if mask.sum() != coco_masks.area(lengths):
             raise ValueError("they end before the image does")
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the run lengths of a segmentation are damaged: {error}") from error
     return mask.astype(bool)
 
 
-def coco_object_labels(annotations: Sequence[Mapping], classes: Mapping[int, int], height: int, width: int) -> np.ndarray:
-    """The instances of an image as one label. Large ones are painted first, so that small ones stay visible.
+def coco_object_labels(
+    annotations: Sequence[Mapping], classes: Mapping[int, int], height: int, width: int
+) -> np.ndarray:
+    """The instances of an image as one label. Large ones are painted first, so that small ones stay
+    visible.
 
     Args:
-        annotations: COCO's, with "category_id" and "segmentation"; crowd regions count like the others.
+        annotations: COCO's, with "category_id" and "segmentation"; crowd regions count like the
+            others.
         classes: category id -> 1..80.
     Returns:
         uint8 (H, W): 0 = background, 1..80.
@@ -116,13 +207,19 @@ def coco_object_labels(annotations: Sequence[Mapping], classes: Mapping[int, int
     for k in sorted(range(len(areas)), key=lambda k: -areas[k]):
         category = annotations[k]["category_id"]
         if category not in classes:
-            raise ValueError(f"category id: got {category}, expected one of the {len(classes)} that the file lists")
+            raise ValueError(
+                f"category id: got {category}, expected one of the {len(classes)} that the file "
+                "lists"
+            )
         labels[decode_mask(lengths[k], height, width)] = classes[category]
     return labels
 
 
-def context59_labels(masks: Iterable[tuple[int, np.ndarray]], height: int, width: int) -> np.ndarray:
-    """Masks of Pascal Context, painted one over the other in the order given, as indices of its 59 frequent classes.
+def context59_labels(
+    masks: Iterable[tuple[int, np.ndarray]], height: int, width: int
+) -> np.ndarray:
+    """Masks of Pascal Context, painted one over the other in the order given, as indices of its 59
+    frequent classes.
 
     Args:
         masks: (category id, bool (H, W)).
@@ -135,7 +232,9 @@ def context59_labels(masks: Iterable[tuple[int, np.ndarray]], height: int, width
     labels = np.full((height, width), IGNORE, np.uint8)
     for category, mask in masks:
         if mask.shape != labels.shape:
-            raise ValueError(f"mask of category {category}: got shape {mask.shape}, expected {labels.shape}")
+            raise ValueError(
+                f"mask of category {category}: got shape {mask.shape}, expected {labels.shape}"
+            )
         labels[mask.astype(bool)] = index.get(category, IGNORE)
     return labels
 
@@ -151,14 +250,17 @@ def context459_labels(raw: np.ndarray) -> np.ndarray:
         ValueError: another shape, fractions, or values above 459.
     """
     if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer):
-        raise ValueError(f"LabelMap: got {raw.dtype} of shape {raw.shape}, expected integers (H, W)")
+        raise ValueError(
+            f"LabelMap: got {raw.dtype} of shape {raw.shape}, expected integers (H, W)"
+        )
     if raw.size and not (0 <= raw.min() and raw.max() <= 459):
         raise ValueError(f"LabelMap: got values {raw.min()}..{raw.max()}, expected 0..459")
     return np.where(raw == 0, IGNORE16, raw.astype(np.int32) - 1).astype(np.uint16)
 
 
 def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
-    """Object ids, int32 (H, W) of 0..6655, in ADE20K's ``_seg.png``: red counts tens of 256, green the rest, blue instances.
+    """Object ids, int32 (H, W) of 0..6655, in ADE20K's ``_seg.png``: red counts tens of 256, green
+    the rest, blue instances.
 
     Args:
         rgb: uint8 (H, W, 3).
@@ -166,31 +268,39 @@ def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
         ValueError: another shape or type.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"got {rgb.dtype} of shape {rgb.shape}, expected the uint8 (H, W, 3) of a _seg.png")
+        raise ValueError(
+            f"got {rgb.dtype} of shape {rgb.shape}, expected the uint8 (H, W, 3) of a _seg.png"
+        )
     return rgb[..., 0].astype(np.int32) // 10 * 256 + rgb[..., 1]
 
 
 @cache
 def ade847_ids() -> tuple[int, ...]:
     """ADE20K's object ids of the 847 classes, in the order of their indices."""
-    return tuple(json.loads(Path(__file__).with_name("ade847_ids.json").read_text(encoding="utf-8")))
+    return tuple(
+        json.loads(Path(__file__).with_name("ade847_ids.json").read_text(encoding="utf-8"))
+    )
 
 
 def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
-    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, and 65535 for objects without a class.
+    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, and 65535 for objects
+    without a class.
 
     Raises:
         ValueError: other ids.
     """
     if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < 26 * 256):
-        raise ValueError(f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{26 * 256 - 1}")
+        raise ValueError(
+            f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{26 * 256 - 1}"
+        )
     table = np.full(26 * 256, IGNORE16, np.uint16)
     table[list(ade847_ids())] = np.arange(len(ade847_ids()))
     return table[object_ids]
 
 
 def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
-    """An image (H, W) or (H, W, C) with its shorter side at 512 pixels if it was longer, else as it is.
+    """An image (H, W) or (H, W, C) with its shorter side at 512 pixels if it was longer, else as it
+    is.
 
     Args:
         interpolation: ``cv2.INTER_LINEAR`` for images, ``cv2.INTER_NEAREST`` for labels.
@@ -208,8 +318,10 @@ class Job:
     """One input to convert.
 
     Attributes:
-        source: what the input is called in an error. targets: the files it becomes, .png, .tif or .jpg.
-        make: gives an array for each target; raises OSError, ValueError, LookupError or TypeError if the input is damaged.
+        source: what the input is called in an error. targets: the files it becomes, .png, .tif or
+            .jpg.
+        make: gives an array for each target; raises OSError, ValueError, LookupError or TypeError
+            if the input is damaged.
     """
 
     source: str
@@ -219,7 +331,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a conversion did: inputs converted now, and inputs kept as an earlier run had left them."""
+    """What a conversion did: inputs converted now, and inputs kept as an earlier run had left them."""  # noqa: E501
 
     folder: Path
     written: int
@@ -227,22 +339,34 @@ class Counts:
 
     def report(self, *official: int) -> str:
         """One line to show, which says so if the number of files is none of the official ones."""
-        line, total = f"{self.folder}: {self.written} written, {self.kept} kept", self.written + self.kept
+        line, total = (
+            f"{self.folder}: {self.written} written, {self.kept} kept",
+            self.written + self.kept,
+        )
         if total in official:
             return line
-        return f"{line}. The official number is {' or '.join(map(str, official))}, not {total}: is the download complete?"
+        return (
+            f"{line}. The official number is {' or '.join(map(str, official))}, not {total}: is "
+            "the download complete?"
+        )
 
 
 def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
-    """Do all jobs whose targets are not there yet; files that are there, not empty and readable, are left alone.
+    """Do all jobs whose targets are not there yet; files that are there, not empty and readable,
+    are left alone.
 
-    A damaged input does not stop the others, nothing is left half-written, and a run that was stopped can be started again.
+    A damaged input does not stop the others, nothing is left half-written, and a run that was
+    stopped can be started again.
 
     Raises:
-        ValueError: no job at all; or, after all others are done, the first 20 inputs that could not be converted.
+        ValueError: no job at all; or, after all others are done, the first 20 inputs that could not
+            be converted.
     """
     if not jobs:
-        raise ValueError(f"got no input file for {folder}, expected at least one. Was the download unpacked in full?")
+        raise ValueError(
+            f"got no input file for {folder}, expected at least one. Was the download unpacked in "
+            "full?"
+        )
     written, kept, faults = 0, 0, []
     for job in tqdm(jobs, desc=folder.name, unit="file", disable=None):
         if all(is_readable(target) for target in job.targets):
@@ -258,16 +382,22 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
             write_atomically(target, partial(_save, array, target.suffix))
         written += 1
     if faults:
-        more = f"\n  … and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
+        more = (
+            f"\n  … and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
+        )
         raise ValueError(
-            f"{len(faults)} of {len(jobs)} inputs for {folder} could not be converted ({written} written, {kept} kept):\n  "
-            + "\n  ".join(faults[:LISTED_FAULTS]) + f"{more}\nGet these files again; another run keeps what is done"
-        )  # fmt: skip
+            f"{len(faults)} of {len(jobs)} inputs for {folder} could not be converted ({written} "
+            f"written, {kept} kept):\n  "
+            + "\n  ".join(faults[:LISTED_FAULTS])
+            + f"{more}\nGet these files again; another run keeps what is done"
+        )
     return Counts(folder, written, kept)
 
 
 def is_readable(path: Path) -> bool:
-    """Whether an image is there in full. PNGs are checked by their checksums, others by decoding them."""
+    """Whether an image is there in full. PNGs are checked by their checksums, others by decoding
+    them.
+    """
     try:
         with Image.open(path) as image:
             image.verify() if image.format == "PNG" else image.load()
@@ -278,20 +408,27 @@ def is_readable(path: Path) -> bool:
 
 def _save(array: np.ndarray, suffix: str, path: Path) -> None:
     kind = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}[suffix]
-    Image.fromarray(array).save(path, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    Image.fromarray(array).save(
+        path, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {})
+    )
 
 
 def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
     """The pixels of a colour (H, W, 3) or grey (H, W) image, uint8.
 
     Args:
-        orientation: "stored", or "applied" as its EXIF data says; "" refuses images that this would turn.
+        orientation: "stored", or "applied" as its EXIF data says; "" refuses images that this would
+            turn.
     Raises:
         FileNotFoundError: no such file. ValueError: an unreadable one, or one that EXIF turns.
     """
     try:
         image = decode(path, "image").oriented(orientation)
     except ValueError as error:
-        hint = "Pass --orientation stored or --orientation applied: " if "EXIF orientation" in str(error) else ""
+        hint = (
+            "Pass --orientation stored or --orientation applied: "
+            if "EXIF orientation" in str(error)
+            else ""
+        )
         raise ValueError(f"{hint}{error}") from error
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))

@@ -6,7 +6,8 @@
       val: {images: photos, labels: masks, list: val.txt}
     classes: [road, [car, automobile], sky]
 
-registers ``streets_train`` and ``streets_val``, for training and testing like any other. All keys: datasets/README.md.
+registers ``streets_train`` and ``streets_val``, for training and testing like any other. All keys:
+datasets/README.md.
 """
 
 from __future__ import annotations
@@ -73,7 +74,11 @@ KEYS: Rules = {
     "image_bits": (lambda v: type(v) is int and 1 <= v <= 16, "the significant bits of 16-bit images, 1 to 16", "12"),
     "max_pixels": (_is_count, "the pixels of the largest image, a whole number above 0", "500000000"),
 }  # fmt: skip
-AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')
+AFFIX = (
+    lambda v: isinstance(v, list) and [*map(type, v)] == [str, str],
+    "two strings",
+    '["", "_mask"]',
+)
 SPLIT_KEYS: Rules = {
     "images": (_is_text, "a folder", '"photos"'),
     "labels": (_is_text, "a folder", '"masks"'),
@@ -84,11 +89,12 @@ SPLIT_KEYS: Rules = {
 
 
 def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
-    """Register the datasets of several YAML files. Doing it again changes nothing, unless a file was edited: then what it said
-    before is forgotten.
+    """Register the datasets of several YAML files. Doing it again changes nothing, unless a file
+    was edited: then what it said before is forgotten.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is taken.
+        FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is
+            taken.
     """
     specs = [spec for path in paths for spec in read_dataset_file(path)]
     files = {spec.file for spec in specs}
@@ -105,8 +111,9 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
 
     Raises:
         FileNotFoundError: no such file, or no such class file.
-        ValueError: not YAML in UTF-8, an unknown or missing key, a value of another type, classes that a label map by names
-            cannot tell apart, a class without a label value, a label value of an unknown class, …
+        ValueError: not YAML in UTF-8, an unknown or missing key, a value of another type, classes
+            that a label map by names cannot tell apart, a class without a label value, a label
+            value of an unknown class, …
     """
     path = local_path(path)
     where = f"dataset file {str(path)!r}"
@@ -116,25 +123,34 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     background = content.get("background", "none")
     if background != "none" and "background" in vocabulary.names:
         raise ValueError(
-            f"{where}: classes: got one of the name 'background' with background: {background}, which adds it as the last "
-            "class. Remove it from the classes"
+            f"{where}: classes: got one of the name 'background' with background: {background}, "
+            "which adds it as the last class. Remove it from the classes"
         )
     if (background == "fold") != bool(vocabulary.background):
         raise ValueError(
-            f"{where}: background: got {background!r} with background_words {list(vocabulary.background)}, expected words for "
-            "'fold', and for 'fold' alone. Add or remove them, or change background"
+            f"{where}: background: got {background!r} with background_words "
+            f"{list(vocabulary.background)}, expected words for 'fold', and for 'fold' alone. Add "
+            "or remove them, or change background"
         )
     label_map = _label_map(content, vocabulary, background, path.name, where)
     root = (path.parent / user_path(content.get("root", "."))).resolve()
     specs = []
     for split, keys in content["splits"].items():
         _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
-        image_affix, label_affix = (tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix"))
+        image_affix, label_affix = (
+            tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix")
+        )
         lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
         images, masks = (str(user_path(keys[key])) for key in ("images", "labels"))
-        layout = Layout(images, masks, label_map, lists, image_affix=image_affix, label_affix=label_affix)
+        layout = Layout(
+            images, masks, label_map, lists, image_affix=image_affix, label_affix=label_affix
+        )
         name = f"{content['name']}_{split}"
-        files = {key: content[key] for key in ("orientation", "image_bits", "max_pixels") if key in content}
+        files = {
+            key: content[key]
+            for key in ("orientation", "image_bits", "max_pixels")
+            if key in content
+        }
         specs.append(DatasetSpec(name, name, (), background, (layout,), {"catseg": vocabulary}, f"see {path}", label_map.ignore,
                                  root=root, benchmark=False, file=path.resolve(), **files))  # fmt: skip
     return specs
@@ -142,18 +158,25 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
 
 def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str) -> None:
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: got {type(content).__name__}, expected a mapping with the keys {list(rules)}")
+        raise ValueError(
+            f"{where}: got {type(content).__name__}, expected a mapping with the keys {list(rules)}"
+        )
     for key in content:
         if key not in rules:
             near = difflib.get_close_matches(str(key), rules, n=1)
-            raise ValueError(f"{where}: unknown key {key!r}, expected one of {list(rules)}. Nearest: {near}")
+            raise ValueError(
+                f"{where}: unknown key {key!r}, expected one of {list(rules)}. Nearest: {near}"
+            )
     missing = [key for key in needed if content.get(key) in (None, "", [], {})]
     if missing:
         raise ValueError(f"{where}: keys {missing} are missing or empty")
     for key, value in content.items():
         passes, expected, example = rules[key]
         if not passes(value):
-            raise ValueError(f"{where}: {key}: got {value!r}, expected {expected}. Write for example {key}: {example}")
+            raise ValueError(
+                f"{where}: {key}: got {value!r}, expected {expected}. Write for example {key}: "
+                f"{example}"
+            )
 
 
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
@@ -163,56 +186,93 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
         loaded = load_vocabulary(classes if built_in else path.parent / user_path(classes))
         return replace(loaded, background=words or loaded.background)
     names = tuple(tuple(_listed(c)) for c in classes)
-    wrong = {k: classes[k] for k, synonyms in enumerate(names) if not synonyms or not all(map(_is_text, synonyms))}
+    wrong = {
+        k: classes[k]
+        for k, synonyms in enumerate(names)
+        if not synonyms or not all(map(_is_text, synonyms))
+    }
     if wrong:
         raise ValueError(
-            f"{where}: classes: got {wrong} (by position, from 0), expected a name or a list of names for each. Put quotes "
-            "around names that YAML takes for something else, such as no, on, null and 7"
+            f"{where}: classes: got {wrong} (by position, from 0), expected a name or a list of "
+            "names for each. Put quotes around names that YAML takes for something else, such as "
+            "no, on, null and 7"
         )
     names = split_entries(classes, where)
-    twice = sorted(name for name, often in Counter(synonyms[0] for synonyms in names).items() if often > 1)
+    twice = sorted(
+        name for name, often in Counter(synonyms[0] for synonyms in names).items() if often > 1
+    )
     if twice:
-        raise ValueError(f"{where}: classes: {twice} are there twice. Remove one of each, or put another synonym first")
+        raise ValueError(
+            f"{where}: classes: {twice} are there twice. Remove one of each, or put another "
+            "synonym first"
+        )
     return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
 
 
-def _label_map(content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str) -> LabelMap:
+def _label_map(
+    content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str
+) -> LabelMap:
     """The file's own label map, which gets this name, or the built-in one that it asks for."""
-    given, names = content.get("label_map"), [*vocabulary.names, *(["background"] if background != "none" else [])]
+    given, names = (
+        content.get("label_map"),
+        [*vocabulary.names, *(["background"] if background != "none" else [])],
+    )
     ignore = IGNORE if len(names) < IGNORE else 65535
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
         if known is None or {*known.classes.values()} - {known.ignore} != set(range(len(names))):
-            raise ValueError(f"{where}: label_map {given!r}: expected one for {len(names)} classes, of {sorted(LABEL_MAPS)}")
+            raise ValueError(
+                f"{where}: label_map {given!r}: expected one for {len(names)} classes, of "
+                f"{sorted(LABEL_MAPS)}"
+            )
         if "ignore" in content:
-            raise ValueError(f"{where}: ignore: got {content['ignore']}, but label_map {given!r} has its own. Remove one")
+            raise ValueError(
+                f"{where}: ignore: got {content['ignore']}, but label_map {given!r} has its own. "
+                "Remove one"
+            )
         return known
-    classes = {k: k for k in range(len(names))} if given is None else _by_name(given, vocabulary, names, ignore, where)
+    classes = (
+        {k: k for k in range(len(names))}
+        if given is None
+        else _by_name(given, vocabulary, names, ignore, where)
+    )
     ignored = _listed(content.get("ignore", []))
     both = {raw: names[classes[raw]] for raw in ignored if classes.get(raw, ignore) != ignore}
     if both:
-        raise ValueError(f"{where}: ignore: values of {both} are also classes. Remove them from one of the two")
+        raise ValueError(
+            f"{where}: ignore: values of {both} are also classes. Remove them from one of the two"
+        )
     default = {} if "ignore" in content else {ignore: ignore}
     return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore, name)
 
 
-def _by_name(given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str) -> dict[int, int]:
+def _by_name(
+    given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str
+) -> dict[int, int]:
     """Class index, or ``ignore``, of each label value from the names that a file gives them."""
     often = Counter(vocabulary.names)
     unclear = sorted(name for name in often if often[name] > 1 or name in ("ignore", "background"))
     if unclear:
         raise ValueError(
-            f"{where}: label_map: got classes with the first names {unclear}, expected each once, and no class of the name "
-            "'ignore' or 'background', which mean something else here. Put another synonym first"
+            f"{where}: label_map: got classes with the first names {unclear}, expected each once, "
+            "and no class of the name 'ignore' or 'background', which mean something else here. "
+            "Put another synonym first"
         )
     index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}
-    wrong = {raw: name for raw, name in given.items() if not (_is_value(raw) and isinstance(name, str) and name in index)}
+    wrong = {
+        raw: name
+        for raw, name in given.items()
+        if not (_is_value(raw) and isinstance(name, str) and name in index)
+    }
     if wrong:
         raise ValueError(
-            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, {LARGEST} at most, without "
-            f"quotes), each with one of the names {list(index)}. Correct these, or add the classes"
+            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, "
+            f"{LARGEST} at most, without quotes), each with one of the names {list(index)}. "
+            "Correct these, or add the classes"
         )
     unused = sorted(set(names) - set(given.values()))
     if unused:
-        raise ValueError(f"{where}: label_map: no label value means {unused}; add them, or remove these classes")
+        raise ValueError(
+            f"{where}: label_map: no label value means {unused}; add them, or remove these classes"
+        )
     return {raw: index[name] for raw, name in given.items()}

@@ -1,4 +1,6 @@
-"""Image files as they are stored: samples of any depth, orientation by EXIF, and Pillow's limit on the number of pixels."""
+"""Image files as they are stored: samples of any depth, orientation by EXIF, and Pillow's limit on
+the number of pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,41 @@ import numpy as np
 from PIL import ExifTags, Image
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k", ".avif", ".mpo",
-    ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".qoi",
-)  # fmt: skip
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".avif",
+    ".mpo",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+    ".tga",
+    ".qoi",
+)
 """Names of images end like this, in small or capital letters."""
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-"""Names of labels end like this: formats that keep every value. GIF does not: whoever writes one may renumber its colours."""
+"""Names of labels end like this: formats that keep every value. GIF does not: whoever writes one
+may renumber its colours.
+"""
 
 LABEL_FORMATS = ("PNG", "TIFF", "BMP")
 
 ORIENTATIONS = ("stored", "applied")
-"""Which pixels labels belong to where EXIF tells viewers to turn an image: those in the file, or those that a viewer shows."""
+"""Which pixels labels belong to where EXIF tells viewers to turn an image: those in the file, or
+those that a viewer shows.
+"""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,7 +60,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its orientation tag. All but 6 and 8, which undo each other, undo themselves."""
+"""What makes an image upright, by its orientation tag. All but 6 and 8, which undo each other, undo
+themselves.
+"""
 
 _LIMIT = threading.Lock()
 """Pillow's limit is a global of its module: one thread at a time raises it."""
@@ -46,8 +73,10 @@ class ImageFile:
     """A decoded file.
 
     Attributes:
-        path: where it came from. image: Pillow's, as stored, not turned. orientation: its tag, 1 (upright) to 8.
-        raw_mode: how Pillow names the stored samples, "L;4" for grey of four bits. format: "PNG", "JPEG", …
+        path: where it came from. image: Pillow's, as stored, not turned. orientation: its tag, 1
+            (upright) to 8.
+        raw_mode: how Pillow names the stored samples, "L;4" for grey of four bits. format: "PNG",
+            "JPEG", …
         signed: whether samples are signed. compression: of a TIFF, else "".
     """
 
@@ -86,16 +115,20 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
         FileNotFoundError: no such file. ValueError: it is empty, cut short, too large or no image.
     """
     try:
-        # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it where it has to be turned.
+        # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it
+        # where it has to be turned.
         with _pixel_limit(max_pixels), open(path, "rb") as stream, Image.open(stream) as image:
             if 0 < max_pixels < image.width * image.height:
-                raise Image.DecompressionBombError(f"{image.width * image.height} pixels are more than {max_pixels}")
+                raise Image.DecompressionBombError(
+                    f"{image.width * image.height} pixels are more than {max_pixels}"
+                )
             raw_mode = _raw_mode(image)  # Pillow forgets it in load()
             signed = 2 in _listed(getattr(image, "tag_v2", {}).get(339))
             orientation = _orientation(image)
             image.load()
             pixels: Image.Image = image
-            if orientation != 1 and _orientation(image) == 1:  # Pillow turns TIFF files while it reads them
+            # Pillow turns TIFF files while it reads them
+            if orientation != 1 and _orientation(image) == 1:
                 pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
             kind, compression = image.format or "", str(image.info.get("compression", ""))
             return ImageFile(str(path), pixels, orientation, raw_mode, kind, signed, compression)
@@ -103,19 +136,24 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
         raise FileNotFoundError(f"{what} {str(path)!r} does not exist") from None
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{what} {str(path)!r} cannot be read ({error}). If it is to be trusted, allow more by max_pixels in the dataset's "
-            "YAML file, or by the config key INPUT.MAX_PIXELS"
+            f"{what} {str(path)!r} cannot be read ({error}). If it is to be trusted, allow more by "
+            "max_pixels in the dataset's YAML file, or by the config key INPUT.MAX_PIXELS"
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        raise ValueError(f"{what} {str(path)!r} cannot be read ({error}); is it empty or cut short?") from error
+        raise ValueError(
+            f"{what} {str(path)!r} cannot be read ({error}); is it empty or cut short?"
+        ) from error
 
 
 def turned_fault(path: str, orientation: int) -> str:
-    """What to say of a file that EXIF turns where its dataset does not say what that means for labels."""
+    """What to say of a file that EXIF turns where its dataset does not say what that means for
+    labels.
+    """
     return (
-        f"{path!r}: its EXIF orientation is {orientation}, so viewers turn or mirror it, and nothing says which "
-        "pixels labels belong to. Write `orientation: stored` (they were drawn on the pixels in the file) or `orientation: "
-        "applied` (on what viewers show) into the dataset's YAML file, see datasets/README.md"
+        f"{path!r}: its EXIF orientation is {orientation}, so viewers turn or mirror it, and "
+        "nothing says which pixels labels belong to. Write `orientation: stored` (they were drawn "
+        "on the pixels in the file) or `orientation: applied` (on what viewers show) into the "
+        "dataset's YAML file, see datasets/README.md"
     )
 
 
@@ -134,26 +172,28 @@ def stored_values(file: ImageFile, how: str) -> np.ndarray:
     Args:
         how: see :meth:`ImageFile.oriented`.
     Raises:
-        ValueError: see :meth:`ImageFile.oriented`; a format that changes values; more than one channel; fractions.
+        ValueError: see :meth:`ImageFile.oriented`; a format that changes values; more than one
+            channel; fractions.
     """
     if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
         kind = " ".join(filter(None, (file.format, file.compression)))
         raise ValueError(
-            f"label file {file.path!r}: got a {kind} file, which need not keep values as they were; expected one of "
-            f"{list(LABEL_FORMATS)}, without lossy compression"
+            f"label file {file.path!r}: got a {kind} file, which need not keep values as they "
+            f"were; expected one of {list(LABEL_FORMATS)}, without lossy compression"
         )
     values = np.asarray(file.oriented(how))
     if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
         raise ValueError(
-            f"label file {file.path!r}: got an image of mode {file.image.mode} and shape {values.shape}, expected one channel "
-            "of class indices (grey of 1 to 32 bits, or a palette). Colour-coded masks have to be converted to indices first"
+            f"label file {file.path!r}: got an image of mode {file.image.mode} and shape "
+            f"{values.shape}, expected one channel of class indices (grey of 1 to 32 bits, or a "
+            "palette). Colour-coded masks have to be converted to indices first"
         )
     return _undo_scaling(values, file)
 
 
 def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:
-    """Grey samples of less than 8 bits come from Pillow spread over 0..255 (of one bit as truth values), and inverted where a
-    TIFF counts from white."""
+    """Grey samples of less than 8 bits come from Pillow spread over 0..255 (of one bit as truth
+    values), and inverted where a TIFF counts from white."""
     mode, _, stored = file.raw_mode.partition(";")
     if mode not in ("1", "L"):
         return values

@@ -1,4 +1,6 @@
-"""Indices that published datasets bring along: JSON and pickle files, read as data and checked before they are used."""
+"""Indices that published datasets bring along: JSON and pickle files, read as data and checked
+before they are used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 
 
 def need(path: Path, how: str) -> Path:
-    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get it."""
+    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get it."""  # noqa: E501
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist. {how}")
     return path
@@ -21,7 +23,8 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
     """A JSON file that holds an object of lists.
 
     Args:
-        entries: by the name of a list, what each of its entries has to have: keys with the types of their values.
+        entries: by the name of a list, what each of its entries has to have: keys with the types of
+            their values.
     Raises:
         ValueError: it holds something else; the first entry that lacks a key is named.
     """
@@ -30,10 +33,16 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not JSON ({error}); is it cut short?") from error
     if not isinstance(index, dict) or not entries.keys() <= index.keys():
-        raise ValueError(f"{str(path)!r}: expected an object with {list(entries)}, which this is not. Is it another file?")
+        raise ValueError(
+            f"{str(path)!r}: expected an object with {list(entries)}, which this is not. Is it "
+            "another file?"
+        )
     for name, needed in entries.items():
         if not isinstance(index[name], list):
-            raise ValueError(f"{str(path)!r}: {name}: got {type(index[name]).__name__}, expected a list. Is it another file?")
+            raise ValueError(
+                f"{str(path)!r}: {name}: got {type(index[name]).__name__}, expected a list. Is it "
+                "another file?"
+            )
         for k, entry in enumerate(index[name]):
             fault = _fault_of_entry(entry, needed)
             if fault:
@@ -48,7 +57,10 @@ def _fault_of_entry(entry: Any, needed: Mapping[str, type]) -> str:
         if key not in entry:
             return f"no key {key!r}"
         if type(entry[key]) is not kind:
-            return f"{key}: got {entry[key]!r}, expected {'a whole number' if kind is int else 'a text'}"
+            return (
+                f"{key}: got {entry[key]!r}, expected "
+                f"{'a whole number' if kind is int else 'a text'}"
+            )
     return ""
 
 
@@ -61,23 +73,33 @@ def by_image(annotations: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, 
 
 
 class _DataOnly(pickle.Unpickler):
-    """Opens pickles of arrays and containers and refuses everything else: a pickle can name any function to be called."""
+    """Opens pickles of arrays and containers and refuses everything else: a pickle can name any
+    function to be called.
+    """
 
     admitted = {
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode"),
-        ("numpy._core.multiarray", "scalar"), ("numpy._core.numeric", "_frombuffer"), ("collections", "OrderedDict"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("collections", "OrderedDict"),
         *(("builtins", kind) for kind in ("bytearray", "bytes", "complex", "frozenset", "set")),
-    }  # fmt: skip
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         if (module, name) not in self.admitted:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which an index of images does not need")
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which an index of images does not need"
+            )
         return super().find_class(module, name)
 
 
 def read_ade_index(path: Path) -> list[PurePosixPath]:
-    """The images that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that ADE20K_2021_17_01 is in.
+    """The images that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that
+    ADE20K_2021_17_01 is in.
 
     Raises:
         ValueError: a damaged file, one that holds more than data, or not the index.
@@ -85,10 +107,16 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
     try:
         with path.open("rb") as file:
             index = _DataOnly(file).load()
-        images = [PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)]
+        images = [
+            PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)
+        ]
     except Exception as error:  # a broken pickle can raise anything
-        raise ValueError(f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}") from error
+        raise ValueError(
+            f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"
+        ) from error
     outside = [str(p) for p in images if p.is_absolute() or ".." in p.parts]
     if outside:
-        raise ValueError(f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the datasets")
+        raise ValueError(
+            f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the datasets"
+        )
     return images

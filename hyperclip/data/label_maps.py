@@ -1,7 +1,9 @@
-"""Label maps: what the values of published label files mean, and reading such files as class indices.
+"""Label maps: what the values of published label files mean, and reading such files as class
+indices.
 
-A label map says which raw value of a file means which class. Classes are 0..T-1; what counts for nothing has the
-dataset's ignore value; every other raw value is an error, since it means that files and classes do not belong together.
+A label map says which raw value of a file means which class. Classes are 0..T-1; what counts for
+nothing has the dataset's ignore value; every other raw value is an error, since it means that files
+and classes do not belong together.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ LARGEST = 65535
 """Largest raw value that a label map may name: what 16 bits hold."""
 
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182)
-"""Values of the stuffthingmaps (category id - 1) that are none of the 171 classes; the last is "other"."""
+"""Values of the stuffthingmaps (category id - 1) that are none of the 171 classes; the last is
+"other".
+"""
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Cityscapes' label ids of its 19 classes, in the order of their train ids; the other ids up to 33 do not count."""
+"""Cityscapes' label ids of its 19 classes, in the order of their train ids; the other ids up to 33
+do not count.
+"""
 
 HALVES = ("right", "left")
 
@@ -51,24 +57,31 @@ class LabelMap:
     def __post_init__(self) -> None:
         outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
         if outside:
-            raise ValueError(f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to {LARGEST}")
+            raise ValueError(
+                f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to "
+                f"{LARGEST}"
+            )
         object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))
 
     @cached_property
     def table(self) -> np.ndarray:
-        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no meaning."""
+        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no meaning."""  # noqa: E501
         table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
         table[list(self.classes)] = list(self.classes.values())
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its table; a built-in one as its name, since each of many records holds it."""
+        """Pickled without its table; a built-in one as its name, since each of many records holds
+        it.
+        """
         if LABEL_MAPS.get(self.name) == self:
             return _built_in, (self.name,)
         return LabelMap, (dict(self.classes), self.ignore, self.name)
 
     def look_up(self, raw: np.ndarray) -> np.ndarray:
-        """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and others without a meaning."""
+        """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and
+        others without a meaning.
+        """
         if raw.dtype == np.uint8:  # the table holds them all
             return self.table[raw]
         inside = (raw >= 0) & (raw < len(self.table))
@@ -76,29 +89,47 @@ class LabelMap:
 
 
 def indices(classes: int, *ignored: int, ignore: int = IGNORE) -> LabelMap:
-    """Files that hold class indices 0..T-1 already; the values ``ignored`` and ``ignore`` do not count."""
-    return LabelMap({**{k: k for k in range(classes)}, **dict.fromkeys((*ignored, ignore), ignore)}, ignore)
+    """Files that hold class indices 0..T-1 already; the values ``ignored`` and ``ignore`` do not
+    count.
+    """
+    return LabelMap(
+        {**{k: k for k in range(classes)}, **dict.fromkeys((*ignored, ignore), ignore)}, ignore
+    )
 
 
 def from_one(classes: int, background: int = IGNORE) -> LabelMap:
-    """Files that count classes from 1, with 0 for the rest, which becomes ``background``; 255 does not count."""
+    """Files that count classes from 1, with 0 for the rest, which becomes ``background``; 255 does
+    not count.
+    """
     return LabelMap({0: background, **{k + 1: k for k in range(classes)}, IGNORE: IGNORE})
 
 
 def _coco_stuff() -> LabelMap:
     used = [i for i in range(182) if i not in COCO_STUFF_GAPS]
-    return LabelMap({**dict.fromkeys((*COCO_STUFF_GAPS, IGNORE), IGNORE), **{raw: k for k, raw in enumerate(used)}})
+    return LabelMap(
+        {
+            **dict.fromkeys((*COCO_STUFF_GAPS, IGNORE), IGNORE),
+            **{raw: k for k, raw in enumerate(used)},
+        }
+    )
 
 
 def _cityscapes() -> LabelMap:
-    return LabelMap({**dict.fromkeys((*range(34), IGNORE), IGNORE), **{raw: k for k, raw in enumerate(CITYSCAPES_IDS)}})
+    return LabelMap(
+        {
+            **dict.fromkeys((*range(34), IGNORE), IGNORE),
+            **{raw: k for k, raw in enumerate(CITYSCAPES_IDS)},
+        }
+    )
 
 
 def _context_voc_first(background: int) -> LabelMap:
-    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other 39."""
+    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other 39."""  # noqa: E501
     voc_first, names = builtin("voc20b"), builtin("context59").names
     order = [*voc_first.names, *voc_first.background]
-    return LabelMap({0: background, **{i + 1: names.index(n) for i, n in enumerate(order)}, IGNORE: IGNORE})
+    return LabelMap(
+        {0: background, **{i + 1: names.index(n) for i, n in enumerate(order)}, IGNORE: IGNORE}
+    )
 
 
 _BUILT_IN = {
@@ -116,7 +147,9 @@ _BUILT_IN = {
 LABEL_MAPS: Mapping[str, LabelMap] = MappingProxyType(
     {name: replace(label_map, name=name) for name, label_map in _BUILT_IN.items()}
 )
-"""The built-in label maps by name. A dataset file has one of its own, see :mod:`hyperclip.data.dataset_file`."""
+"""The built-in label maps by name. A dataset file has one of its own, see
+:mod:`hyperclip.data.dataset_file`.
+"""
 
 
 def _built_in(name: str) -> LabelMap:
@@ -124,14 +157,17 @@ def _built_in(name: str) -> LabelMap:
 
 
 def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
-    """The values (H, W) of a label file as they are stored: grey samples of 1 to 32 bits, or the indices of a palette image.
+    """The values (H, W) of a label file as they are stored: grey samples of 1 to 32 bits, or the
+    indices of a palette image.
 
     Args:
-        orientation: "stored" or "applied", which matters to a file that EXIF turns; "" refuses such a file.
+        orientation: "stored" or "applied", which matters to a file that EXIF turns; "" refuses such
+            a file.
         max_pixels: more pixels are refused; 0 for Pillow's limit.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF turns.
+        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF
+            turns.
     """
     return stored_values(decode(path, "label file", max_pixels), orientation)
 
@@ -166,7 +202,8 @@ def read_label(
         takes = legal if len(legal) < 12 else f"{legal[:3]} … {legal[-3:]}"
         raise ValueError(
             f"label file {str(path)!r}: got values {values[:10].tolist()} that label map "
-            f"{label_map.name!r} does not know; it takes {takes}. Do the labels belong to this dataset?"
+            f"{label_map.name!r} does not know; it takes {takes}. Do the labels belong to this "
+            "dataset?"
         )
     return mapped
 
@@ -190,7 +227,10 @@ def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:
     """
     height, width = array.shape[:2]
     if width != 2 * height:
-        raise ValueError(f"{str(path)!r}: got {width} x {height} pixels, expected exactly 2:1 to cut it into two halves")
+        raise ValueError(
+            f"{str(path)!r}: got {width} x {height} pixels, expected exactly 2:1 to cut it into "
+            "two halves"
+        )
     if half not in HALVES:
         raise ValueError(f"half: got {half!r}, expected one of {list(HALVES)}")
     return array[:, height:] if half == "right" else array[:, :height]

@@ -1,6 +1,8 @@
-"""Where the files of the known datasets are, below the root: every directory layout that is accepted, the preferred one first.
+"""Where the files of the known datasets are, below the root: every directory layout that is
+accepted, the preferred one first.
 
-Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders are accepted too.
+Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders
+are accepted too.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ class Layout:
     """Where a dataset's files are, below the root.
 
     Attributes:
-        images, labels: folders. An image and its label share a key: the path in the folder without suffix and affixes.
+        images, labels: folders. An image and its label share a key: the path in the folder without
+            suffix and affixes.
         label_map: what the labels' values mean.
-        lists: candidate files with one key a line; the first that exists chooses the split. One has to exist, if any is given.
+        lists: candidate files with one key a line; the first that exists chooses the split. One has
+            to exist, if any is given.
         superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.
     """
@@ -65,7 +69,10 @@ COCO_OBJECT = (
 ADE150 = tuple(
     Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", LABEL_MAPS[label_map])
     for folder in ("ADEChallengeData2016", "ADEchallengeData2016")
-    for labels, label_map in (("annotations_detectron2", "indices_150"), ("annotations", "from_one_150"))
+    for labels, label_map in (
+        ("annotations_detectron2", "indices_150"),
+        ("annotations", "from_one_150"),
+    )
 )
 _ADE847 = "ADE20K_2021_17_01"
 ADE847 = (
@@ -98,7 +105,12 @@ def _context(converted_map: str, raw_map: str) -> tuple[Layout, ...]:
     names = ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt", "context_val.txt")
     images, lists = f"{context}/JPEGImages", tuple(f"{context}/{name}" for name in names)
     return (
-        Layout(images, f"{context}/annotations_detectron2/pc59_val", LABEL_MAPS[converted_map], superset=True),
+        Layout(
+            images,
+            f"{context}/annotations_detectron2/pc59_val",
+            LABEL_MAPS[converted_map],
+            superset=True,
+        ),
         Layout(images, f"{context}/SegmentationClassContext", LABEL_MAPS[raw_map], lists),
     )
 

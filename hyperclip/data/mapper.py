@@ -1,4 +1,6 @@
-"""From a record to tensors: read, augment as released, pad. The label is read once, and only in training."""
+"""From a record to tensors: read, augment as released, pad. The label is read once, and only in
+training.
+"""
 
 from __future__ import annotations
 
@@ -63,12 +65,19 @@ class SemSegMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         if cfg.INPUT.DATASET_MAPPER_NAME != "mask_former_semantic":
             raise ValueError(
-                f"INPUT.DATASET_MAPPER_NAME: got {cfg.INPUT.DATASET_MAPPER_NAME!r}, expected 'mask_former_semantic'"
+                f"INPUT.DATASET_MAPPER_NAME: got {cfg.INPUT.DATASET_MAPPER_NAME!r}, expected "
+                "'mask_former_semantic'"
             )
         if cfg.INPUT.FORMAT != "RGB":
-            raise ValueError(f"INPUT.FORMAT: got {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained on")
+            raise ValueError(
+                f"INPUT.FORMAT: got {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained on"
+            )
         if is_train:
-            size, longest, style = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+            size, longest, style = (
+                cfg.INPUT.MIN_SIZE_TRAIN,
+                cfg.INPUT.MAX_SIZE_TRAIN,
+                cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+            )
         else:
             size, longest, style = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"
         augmentations: list[T.Augmentation] = [ResizeShortestEdge(size, longest, style)]
@@ -77,14 +86,19 @@ class SemSegMapper:
             if crop.ENABLED:
                 augmentations.append(
                     T.RandomCrop_CategoryAreaConstraint(
-                        crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+                        crop.TYPE,
+                        crop.SIZE,
+                        crop.SINGLE_CATEGORY_MAX_AREA,
+                        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
                     )
                 )
             if cfg.INPUT.COLOR_AUG_SSD:
                 augmentations.append(_ColorJitter())
             flip = cfg.INPUT.RANDOM_FLIP
             if flip not in ("none", "horizontal", "vertical"):
-                raise ValueError(f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'")
+                raise ValueError(
+                    f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'"
+                )
             if flip != "none":
                 horizontal = flip == "horizontal"
                 augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
@@ -98,10 +112,12 @@ class SemSegMapper:
         }
 
     def __call__(self, record: dict) -> dict:
-        """Add "image" (3, H, W) uint8 and, in training, "sem_seg" (H, W) int64 to a copy of the record.
+        """Add "image" (3, H, W) uint8 and, in training, "sem_seg" (H, W) int64 to a copy of the
+        record.
 
         Raises:
-            FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another size.
+            FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another
+                size.
         """
         record = copy.copy(record)
         if self.image_bits:
@@ -111,7 +127,8 @@ class SemSegMapper:
         label = None
         if self.is_train:
             image, label = read_pair(record)
-            label = label.astype(np.float32)  # Detectron2's nearest resize takes float or 8-bit only
+            # Detectron2's nearest resize takes float or 8-bit only
+            label = label.astype(np.float32)
         else:
             image = read_record_image(record)
         record.setdefault("height", image.shape[0])
@@ -143,7 +160,8 @@ class _ColorJitter(T.Augmentation):
 
 
 def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of one of Detectron2's records; see :func:`read_image` and :func:`read_record_label`.
+    """Image and label of one of Detectron2's records; see :func:`read_image` and
+    :func:`read_record_label`.
 
     Raises:
         FileNotFoundError, ValueError: as these do. ValueError: sizes that differ.
@@ -151,8 +169,9 @@ def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
     image, label = read_record_image(record), read_record_label(record)
     if image.shape[:2] != label.shape:
         raise ValueError(
-            f"{record['file_name']} has {image.shape[1]} x {image.shape[0]} pixels, its label {record['sem_seg_file_name']} "
-            f"{label.shape[1]} x {label.shape[0]}; expected the same size{exif_hint(record)}"
+            f"{record['file_name']} has {image.shape[1]} x {image.shape[0]} pixels, its label "
+            f"{record['sem_seg_file_name']} {label.shape[1]} x {label.shape[0]}; expected the same "
+            f"size{exif_hint(record)}"
         )
     return image, label
 
@@ -172,18 +191,30 @@ def read_record_image(record: Mapping) -> np.ndarray:
     """The image, or its half, of one of Detectron2's records; see :func:`read_image`.
 
     Raises:
-        ValueError: an image that EXIF turns, with a label, while the record does not say which pixels that one belongs to.
+        ValueError: an image that EXIF turns, with a label, while the record does not say which
+            pixels that one belongs to.
     """
     path = record["file_name"]
     orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")
-    image = _read(path, orientation, record.get("image_bits", 0), record.get("max_pixels", 0), str(Path(path).parent))
-    return np.ascontiguousarray(take_half(image, record["half"], path)) if "half" in record else image
+    image = _read(
+        path,
+        orientation,
+        record.get("image_bits", 0),
+        record.get("max_pixels", 0),
+        str(Path(path).parent),
+    )
+    return (
+        np.ascontiguousarray(take_half(image, record["half"], path)) if "half" in record else image
+    )
 
 
-def read_image(path: str | Path, orientation: str = "applied", image_bits: int = 0, max_pixels: int = 0) -> np.ndarray:
+def read_image(
+    path: str | Path, orientation: str = "applied", image_bits: int = 0, max_pixels: int = 0
+) -> np.ndarray:
     """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
 
-    Grey, palette and alpha images are converted; 16 bits are scaled to 8. A warning is logged where they seem to be fewer.
+    Grey, palette and alpha images are converted; 16 bits are scaled to 8. A warning is logged where
+    they seem to be fewer.
 
     Args:
         orientation: "stored" leaves the pixels where they are.
@@ -191,17 +222,21 @@ def read_image(path: str | Path, orientation: str = "applied", image_bits: int =
         max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is empty, cut short, too large, no image, of 32-bit values without a known range, or with
-            values of more than ``image_bits``.
+        ValueError: a file that is empty, cut short, too large, no image, of 32-bit values without a
+            known range, or with values of more than ``image_bits``.
     """
     return _read(path, orientation, image_bits, max_pixels)
 
 
-def _read(path: str | Path, orientation: str, bits: int, max_pixels: int, folder: str = "") -> np.ndarray:
+def _read(
+    path: str | Path, orientation: str, bits: int, max_pixels: int, folder: str = ""
+) -> np.ndarray:
     file = decode(path, "image", max_pixels)
     image = file.image
-    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PPM")  # Pillow spreads those to 16 bits
-    colour16 = image.mode in ("RGB", "RGBA", "LA") and ";16" in file.raw_mode  # Pillow drops the lower 8 bits
+    # Pillow spreads those to 16 bits
+    grey16 = image.mode.startswith("I;16") or (image.mode == "I" and file.format == "PPM")
+    # Pillow drops the lower 8 bits
+    colour16 = image.mode in ("RGB", "RGBA", "LA") and ";16" in file.raw_mode
     if grey16:
         known = 12 if file.raw_mode == "I;12" else 0
         image = Image.fromarray(_eight_bits(np.asarray(image), bits or known, path, folder))
@@ -210,7 +245,8 @@ def _read(path: str | Path, orientation: str, bits: int, max_pixels: int, folder
         image = Image.fromarray(scaled) if bits else image
     elif image.mode in ("I", "F"):
         raise ValueError(
-            f"image {str(path)!r} cannot be read (mode {image.mode!r} of 32-bit values; expected 8 or 16 bits a channel)"
+            f"image {str(path)!r} cannot be read (mode {image.mode!r} of 32-bit values; expected 8 "
+            "or 16 bits a channel)"
         )
     # a palette's or a profile's metadata plays no part in turning
     turned = ImageFile(file.path, image, file.orientation, "", "", False, "").oriented(orientation)
@@ -218,31 +254,45 @@ def _read(path: str | Path, orientation: str, bits: int, max_pixels: int, folder
 
 
 def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) -> np.ndarray:
-    """16-bit values as uint8, by their significant bits; a warning if all of them are dark, of the folder if one is named."""
+    """16-bit values as uint8, by their significant bits; a warning if all of them are dark, of the
+    folder if one is named.
+    """
     top = int(values.max(initial=0))
     if bits and top >= 1 << bits:
-        raise ValueError(f"image {str(path)!r}: got values up to {top}, more than {bits} bits hold. Correct image_bits")
+        raise ValueError(
+            f"image {str(path)!r}: got values up to {top}, more than {bits} bits hold. Correct "
+            "image_bits"
+        )
     if not bits and 0 < top < BRIGHT:
         _warn_of_depth(path, folder, max(8, top.bit_length() + top.bit_length() % 2))
-    return (values.astype(np.float32) / (((1 << bits) - 1) / 255 if bits else 257) + 0.5).astype(np.uint8)
+    return (values.astype(np.float32) / (((1 << bits) - 1) / 255 if bits else 257) + 0.5).astype(
+        np.uint8
+    )
 
 
 def _colour16(path: str | Path) -> np.ndarray:
     """All 16 bits of a colour image (H, W, 3), RGB, not turned, its alpha channel left out."""
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    values = cv2.imdecode(
+        np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    )
     if values is None or values.dtype != np.uint16:
-        raise ValueError(f"image {str(path)!r} cannot be read in 16 bits a channel; convert it to 8 bits")
+        raise ValueError(
+            f"image {str(path)!r} cannot be read in 16 bits a channel; convert it to 8 bits"
+        )
     if values.ndim == 2 or values.shape[2] == 2:
         values = np.repeat(values.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
     return np.ascontiguousarray(values[..., 2::-1])
 
 
 def _warn_of_depth(path: str | Path, folder: str, bits: int) -> None:
-    """Say that 16-bit values are small: of each image, or once of a dataset's folder, which training reads again and again."""
+    """Say that 16-bit values are small: of each image, or once of a dataset's folder, which
+    training reads again and again.
+    """
     which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
     message = (
-        f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read is far too dark: say so by "
-        f"image_bits: {bits} in the dataset's YAML file, or by the config key INPUT.IMAGE_BITS {bits}"
+        f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read "
+        f"is far too dark: say so by image_bits: {bits} in the dataset's YAML file, or by the "
+        f"config key INPUT.IMAGE_BITS {bits}"
     )
     if folder:
         log_first_n(logging.WARNING, message, name=logger.name, key="message")

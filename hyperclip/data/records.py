@@ -1,4 +1,6 @@
-"""From a dataset's folders to Detectron2's records: which image belongs to which label, and what is wrong with the tree."""
+"""From a dataset's folders to Detectron2's records: which image belongs to which label, and what is
+wrong with the tree.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,17 @@ from .layouts import Layout
 from .pairing import ListReader, find_files, find_path, kinds_of, left_out, read_list, walk
 from .registry import DatasetSpec, dataset_root
 
-__all__ = ["IMAGE_SUFFIXES", "LISTED_FAULTS", "Pairing", "find_layouts", "load_records", "make_records", "pair_files",
-           "read_list", "require_no_faults"]  # fmt: skip
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LISTED_FAULTS",
+    "Pairing",
+    "find_layouts",
+    "load_records",
+    "make_records",
+    "pair_files",
+    "read_list",
+    "require_no_faults",
+]
 
 logger = logging.getLogger("hyperclip.data")
 
@@ -35,13 +46,15 @@ class Pairing:
 
 
 def load_records(spec: DatasetSpec) -> list[dict]:
-    """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images are cut, and what the
+    """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images
+    are cut, and what the
     dataset says of its files: "orientation", "image_bits", "max_pixels".
 
     A number of images that is not the official one is logged as a warning.
 
     Raises:
-        FileNotFoundError: no accepted layout is there (it says which were looked for, and how to get the data).
+        FileNotFoundError: no accepted layout is there (it says which were looked for, and how to
+            get the data).
         ValueError: files without a counterpart, or twice; the first 20 are listed.
     """
     found = pair_files(spec)
@@ -49,7 +62,9 @@ def load_records(spec: DatasetSpec) -> list[dict]:
     records = make_records(spec, found)
     if spec.images and len(records) not in spec.images:
         root = spec.root or dataset_root()
-        logger.warning("%s is incomplete: %d of %d images in %s", spec.name, len(records), spec.images[0], root)
+        logger.warning(
+            "%s is incomplete: %d of %d images in %s", spec.name, len(records), spec.images[0], root
+        )
     return records
 
 
@@ -60,27 +75,42 @@ def require_no_faults(spec: DatasetSpec, found: Pairing) -> None:
     notes = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
     listed = "\n  ".join([*(found.faults[:LISTED_FAULTS] or ["no image at all"]), *notes])
     raise ValueError(
-        f"dataset {spec.name} in {str(spec.root or dataset_root())!r}: {len(found.pairs)} images with labels, "
-        f"{len(found.faults)} faults:\n  {listed}"
+        f"dataset {spec.name} in {str(spec.root or dataset_root())!r}: {len(found.pairs)} images "
+        f"with labels, {len(found.faults)} faults:\n  {listed}"
     )
 
 
 def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
     """Detectron2's records of matched files, see :func:`load_records`."""
-    said = {"orientation": spec.orientation, "image_bits": spec.image_bits, "max_pixels": spec.max_pixels}
+    said = {
+        "orientation": spec.orientation,
+        "image_bits": spec.image_bits,
+        "max_pixels": spec.max_pixels,
+    }
     said = {key: value for key, value in said.items() if value}
     label_map = found.layout.label_map
     records = [
-        {"file_name": str(image), "sem_seg_file_name": str(label), "label_map": label_map, "image_id": key, **said}
+        {
+            "file_name": str(image),
+            "sem_seg_file_name": str(label),
+            "label_map": label_map,
+            "image_id": key,
+            **said,
+        }
         for key, image, label in found.pairs
     ]
     if not spec.halves:
         return records
-    return [{**r, "half": half, "image_id": f"{r['image_id']}_{half}"} for r in records for half in HALVES]
+    return [
+        {**r, "half": half, "image_id": f"{r['image_id']}_{half}"}
+        for r in records
+        for half in HALVES
+    ]
 
 
 def pair_files(spec: DatasetSpec) -> Pairing:
-    """Match a dataset's images with its labels, in the first layout that is complete, or else in the one that comes closest.
+    """Match a dataset's images with its labels, in the first layout that is complete, or else in
+    the one that comes closest.
 
     Nothing is opened but the list of the split.
 
@@ -111,7 +141,9 @@ def _pair(layout: Layout, root: Path) -> Pairing:
     if layout.superset:
         keys = [key for key in keys if key in labels]
     faults += [f"no label for {images[key]}" for key in keys if key not in labels]
-    return Pairing(layout, [(k, images[k], labels[k]) for k in keys if k in images and k in labels], faults)
+    return Pairing(
+        layout, [(k, images[k], labels[k]) for k in keys if k in images and k in labels], faults
+    )
 
 
 def find_layouts(spec: DatasetSpec, root: Path) -> list[Layout]:
@@ -129,7 +161,9 @@ def find_layouts(spec: DatasetSpec, root: Path) -> list[Layout]:
             absent.append(f"list {' or '.join(layout.lists)}")
         elif not absent and not any(map(labels.takes, walk(labels.folder))):
             label = "*".join(layout.label_affix)
-            absent.append("; ".join([f"label {label} in {layout.labels}", *left_out(images, labels)]))
+            absent.append(
+                "; ".join([f"label {label} in {layout.labels}", *left_out(images, labels)])
+            )
         if not absent:
             found.append(layout)
         missing.append(f"{layout.images} with {layout.labels}: no {', no '.join(absent)}")
@@ -138,6 +172,11 @@ def find_layouts(spec: DatasetSpec, root: Path) -> list[Layout]:
     if spec.root:
         how = f"To get it: {spec.help}"
     else:
-        how = f"To get it: {spec.help} (datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
+        how = (
+            f"To get it: {spec.help} (datasets/README.md). The root is the environment variable "
+            "DETECTRON2_DATASETS"
+        )
     listed = "\n  ".join(missing)
-    raise FileNotFoundError(f"dataset {spec.name}: not found below {str(root)!r}. Accepted are\n  {listed}\n{how}")
+    raise FileNotFoundError(
+        f"dataset {spec.name}: not found below {str(root)!r}. Accepted are\n  {listed}\n{how}"
+    )

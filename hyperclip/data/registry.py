@@ -1,4 +1,6 @@
-"""The registered datasets, one table. Each row knows its folders, its classes, its background and how labels are read."""
+"""The registered datasets, one table. Each row knows its folders, its classes, its background and
+how labels are read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from .layouts import Layout
 
 BACKGROUND_RULES = ("none", "fold", "threshold")
 VOCABULARIES = ("catseg", "cliper", "clean")
-"""Families of class lists: CAT-Seg's and HyperCLIP's, CLIPer's, and ours with split compounds and all synonyms."""
+"""Families of class lists: CAT-Seg's and HyperCLIP's, CLIPer's, and ours with split compounds and
+all synonyms.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,21 @@ class DatasetSpec:
         name: what configs call it (CAT-Seg's name where it has one).
         alias: short name for the command line.
         images: official number of images, more than one if official lists differ; empty for any.
-        background: "none": pixels of no class do not count. Else the class behind the last one is the background, and
-            predicted where the model answers with one of the vocabulary's background words ("fold"), or with no class at all
-            because its score stays below a threshold ("threshold").
+        background: "none": pixels of no class do not count. Else the class behind the last one is
+            the background, and predicted where the model answers with one of the vocabulary's
+            background words ("fold"), or with no class at all because its score stays below a
+            threshold ("threshold").
         layouts: the directory layouts that are accepted; the first that is there is used.
-        vocabularies: class list by family, a built-in list's name or the list itself; "catseg" is always there.
+        vocabularies: class list by family, a built-in list's name or the list itself; "catseg" is
+            always there.
         help: how to get the data.
         ignore: label of pixels that do not count.
         halves: each 2:1 image is two samples, its right and its left half.
         root: folder of the layouts; None for :func:`dataset_root`.
         note: how the numbers compare with others.
         benchmark: whether it is one of the papers' test sets.
-        orientation: which pixels the labels belong to where EXIF turns an image: "stored", "applied", or "" for an error.
+        orientation: which pixels the labels belong to where EXIF turns an image: "stored",
+            "applied", or "" for an error.
         image_bits: significant bits of 16-bit images; 0 for all.
         max_pixels: larger images are refused; 0 for Pillow's limit.
         file: the YAML file that describes it.
@@ -77,7 +84,9 @@ class DatasetSpec:
             ValueError: an unknown family.
         """
         if family not in VOCABULARIES:
-            raise ValueError(f"TEST.VOCABULARY: got {family!r}, expected one of {list(VOCABULARIES)}")
+            raise ValueError(
+                f"TEST.VOCABULARY: got {family!r}, expected one of {list(VOCABULARIES)}"
+            )
         chosen = self.vocabularies.get(family, self.vocabularies["catseg"])
         return builtin(chosen) if isinstance(chosen, str) else chosen
 
@@ -87,7 +96,10 @@ def _lists(catseg: str, cliper: str = "") -> dict[str, str]:
     return {"catseg": catseg, "clean": f"clean_{catseg}"} | ({"cliper": cliper} if cliper else {})
 
 
-STUFF, OBJECT = _lists("coco_stuff", "cliper_coco_stuff"), _lists("coco_object", "cliper_coco_object")
+STUFF, OBJECT = (
+    _lists("coco_stuff", "cliper_coco_stuff"),
+    _lists("coco_object", "cliper_coco_object"),
+)
 CITY, VOC, CONTEXT = (
     _lists("cityscapes", "cliper_cityscapes"), _lists("voc20", "cliper_voc"), _lists("context59", "cliper_context"),
 )  # fmt: skip
@@ -97,8 +109,14 @@ GET_VOC = "download VOC 2012 trainval, and SegmentationClassAug if you have it"
 GET_CONTEXT = "download VOC 2010 and Pascal Context, then run datasets/prepare_pascal_context_{}.py"
 GET_CITY = "download leftImg8bit_trainvaltest and gtFine_trainvaltest"
 
-SHRUNK = "images and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the released code"
-DIVIDED = "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones by those present"
+SHRUNK = (
+    "images and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the "
+    "released code"
+)
+DIVIDED = (
+    "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones "
+    "by those present"
+)
 FOLDED = "39 more classes of Pascal Context are prompted and count as background"
 OWN_LABELS = "the papers made their labels from COCO's instances in ways of their own"
 IN_HALVES = "each image cut into two squares, as CLIPer does; others take it whole or in windows"
@@ -140,9 +158,11 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
 
 
 def dataset_root() -> Path:
-    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or ``datasets``.
+    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or
+    ``datasets``.
 
-    That is a folder of the working folder or, where there is none and this is the repository, of the repository.
+    That is a folder of the working folder or, where there is none and this is the repository, of
+    the repository.
     """
     given = os.environ.get("DETECTRON2_DATASETS")
     return user_path(given) if given else local_path("datasets")
@@ -158,6 +178,7 @@ def find_dataset(name: str) -> DatasetSpec:
         if name in (spec.name, spec.alias):
             return spec
     raise ValueError(
-        f"dataset: got {name!r}, expected one of {[s.alias for s in DATASETS.values()]} or its full name, one of "
-        f"{sorted(DATASETS)}. Your own is described by a YAML file, see datasets/README.md"
+        f"dataset: got {name!r}, expected one of {[s.alias for s in DATASETS.values()]} or its "
+        f"full name, one of {sorted(DATASETS)}. Your own is described by a YAML file, see "
+        "datasets/README.md"
     )

@@ -1,4 +1,6 @@
-"""Boundary IoU: the IoU of the bands along the borders of the regions, which the IoU of whole regions hardly sees."""
+"""Boundary IoU: the IoU of the bands along the borders of the regions, which the IoU of whole
+regions hardly sees.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
     """
     height, width = labels.shape
     steps = max(1, round(dilation * float(np.hypot(height, width))))
-    padded = cv2.copyMakeBorder(labels.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-(2.0**16))
+    padded = cv2.copyMakeBorder(
+        labels.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-(2.0**16)
+    )
     kernel = np.ones((3, 3), np.uint8)
     low, high = (f(padded, kernel, iterations=steps)[1:-1, 1:-1] for f in (cv2.erode, cv2.dilate))
     return low != high
 
 
 class BoundaryCounts:
-    """Pixels of the bands per class, added image by image: in both, in the truth, in the prediction; int64 (3, T).
+    """Pixels of the bands per class, added image by image: in both, in the truth, in the
+    prediction; int64 (3, T).
 
     Args:
         classes: T. ignore: truth that does not count.
@@ -38,15 +43,22 @@ class BoundaryCounts:
         self.counts = np.zeros((3, classes), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one image: class indices (H, W) of the truth and of the prediction, negative where it abstains."""
+        """Add one image: class indices (H, W) of the truth and of the prediction, negative where it
+        abstains.
+        """
         counted = truth != self.ignore
-        near_truth, near_prediction = boundary_band(truth) & counted, boundary_band(prediction) & counted & (prediction >= 0)
+        near_truth, near_prediction = (
+            boundary_band(truth) & counted,
+            boundary_band(prediction) & counted & (prediction >= 0),
+        )
         both = near_truth & near_prediction & (truth == prediction)
         for row, values in enumerate((truth[both], truth[near_truth], prediction[near_prediction])):
             self.counts[row] += np.bincount(values.astype(np.int64), minlength=self.classes)
 
     def miou(self) -> float:
-        """Mean Boundary IoU in percent over the classes that have a band in the truth; nan without any."""
+        """Mean Boundary IoU in percent over the classes that have a band in the truth; nan without
+        any.
+        """
         both, truth, prediction = self.counts
         present = truth > 0
         iou = both[present] / (truth + prediction - both)[present]

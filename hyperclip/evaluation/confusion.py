@@ -12,7 +12,8 @@ from ..labels import NO_CLASS
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the set.
+    """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the
+    set.
 
     ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one
     (``NO_CLASS``): they are missed by their class and a false positive of nobody.
@@ -26,7 +27,8 @@ class ConfusionMatrix:
         self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
 
     def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
-        """Add one image: class indices (H, W) of the truth and of the prediction, which may be ``NO_CLASS``.
+        """Add one image: class indices (H, W) of the truth and of the prediction, which may be
+        ``NO_CLASS``.
 
         Returns:
             the counts of this image, shaped like ``counts``.
@@ -35,20 +37,27 @@ class ConfusionMatrix:
         """
         if truth.shape != prediction.shape:
             raise ValueError(
-                f"prediction of size {tuple(prediction.shape)} for a label map of {tuple(truth.shape)}; they have to agree"
+                f"prediction of size {tuple(prediction.shape)} for a label map of "
+                f"{tuple(truth.shape)}; they have to agree"
             )
-        truth, prediction = truth.to(self.counts.device).long(), prediction.to(self.counts.device).long()
+        truth, prediction = (
+            truth.to(self.counts.device).long(),
+            prediction.to(self.counts.device).long(),
+        )
         valid = truth != self.ignore
         truth, prediction = truth[valid], prediction[valid]
         for name, values in (("label", truth), ("prediction", prediction[prediction != NO_CLASS])):
             if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.classes:
                 raise ValueError(
-                    f"{name}: got values {int(values.min())} to {int(values.max())}, expected 0 to {self.classes - 1} or "
-                    f"the ignore value {self.ignore}. Does the vocabulary belong to this dataset?"
+                    f"{name}: got values {int(values.min())} to {int(values.max())}, expected 0 to "
+                    f"{self.classes - 1} or the ignore value {self.ignore}. Does the vocabulary "
+                    "belong to this dataset?"
                 )
         columns = self.classes + 1
         column = torch.where(prediction == NO_CLASS, self.classes, prediction)
-        added = torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(self.counts)
+        added = torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(
+            self.counts
+        )
         self.counts += added
         return added
 
@@ -63,7 +72,8 @@ class SegmentationScores:
 
     Attributes:
         miou: mean IoU over the classes present in the truth (Detectron2 since July 2022).
-        miou_old: the same sum divided by the classes present in the truth or predicted (Detectron2 before).
+        miou_old: the same sum divided by the classes present in the truth or predicted (Detectron2
+            before).
         pixel_accuracy: share of pixels that are right.
         mean_accuracy: mean recall over the classes present in the truth.
         iou: per class (T,), nan where the class is neither in the truth nor predicted.
@@ -77,7 +87,9 @@ class SegmentationScores:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> SegmentationScores:
-        """Read the scores off a confusion matrix (T, T) or (T, T + 1), rows truth, columns prediction."""
+        """Read the scores off a confusion matrix (T, T) or (T, T + 1), rows truth, columns
+        prediction.
+        """
         counts = counts.double().cpu()
         right, truth, predicted = counts.diagonal(), counts.sum(1), counts[:, : len(counts)].sum(0)
         union = truth + predicted - right

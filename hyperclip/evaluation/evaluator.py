@@ -24,21 +24,30 @@ from .protocols import answered_labels, to_dataset_labels
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Scores of a registered dataset, pixels with its ignore label left out, its background rule applied.
+    """Scores of a registered dataset, pixels with its ignore label left out, its background rule
+    applied.
 
-    Accepts "sem_seg" (P, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains. Counts are integers, kept on
-    the device of the first output; those of all processes are summed, which is exact with Detectron2's inference sampler: it
-    hands out each image once. Memory does not grow with the number of images.
+    Accepts "sem_seg" (P, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains.
+    Counts are integers, kept on the device of the first output; those of all processes are summed,
+    which is exact with Detectron2's inference sampler: it hands out each image once. Memory does
+        not grow with the number of images.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.
         boundary: also compute the mean Boundary IoU, on the CPU.
-        per_image: file that gets a line of JSON for each image: image_id, mIoU over the classes of that image, pACC.
+        per_image: file that gets a line of JSON for each image: image_id, mIoU over the classes of
+            that image, pACC.
     """
 
-    def __init__(self, dataset_name: str, boundary: bool = False, per_image: Path | None = None) -> None:
+    def __init__(
+        self, dataset_name: str, boundary: bool = False, per_image: Path | None = None
+    ) -> None:
         meta = MetadataCatalog.get(dataset_name)
-        self.dataset_name, self.names, self.ignore = dataset_name, list(meta.stuff_classes), meta.ignore_label
+        self.dataset_name, self.names, self.ignore = (
+            dataset_name,
+            list(meta.stuff_classes),
+            meta.ignore_label,
+        )
         self.background = DATASETS[dataset_name].background if dataset_name in DATASETS else "none"
         self.with_boundary, self.per_image = boundary, per_image
         self._lines: IO[str] | None = None
@@ -59,27 +68,37 @@ class SemSegEvaluator(DatasetEvaluator):
         """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
 
         Raises:
-            ValueError, FileNotFoundError: a label that cannot be read, has another size or unknown values.
-            NotFiniteError: scores, or the confidence of labels, that hold NaN or infinity: no label is made of them.
+            ValueError, FileNotFoundError: a label that cannot be read, has another size or unknown
+                values.
+            NotFiniteError: scores, or the confidence of labels, that hold NaN or infinity: no label
+                is made of them.
         """
         for record, output in zip(inputs, outputs, strict=True):
             answers = [output[key] for key in ("sem_seg", "sem_seg_confidence") if key in output]
-            FiniteCheck().add(f"the answer for {record.get('file_name', record['sem_seg_file_name'])}", *answers).require()
-            prediction = to_dataset_labels(answered_labels(output), len(self.names), self.background)
+            FiniteCheck().add(
+                f"the answer for {record.get('file_name', record['sem_seg_file_name'])}", *answers
+            ).require()
+            prediction = to_dataset_labels(
+                answered_labels(output), len(self.names), self.background
+            )
             truth = torch.from_numpy(read_record_label(record))
             self.matrix.counts = self.matrix.counts.to(prediction.device)
             try:
                 added = self.matrix.update(truth, prediction)
             except ValueError as error:
                 hint = exif_hint(record) if truth.shape != prediction.shape else ""
-                raise ValueError(f"dataset {self.dataset_name}, {record['sem_seg_file_name']}: {error}{hint}") from error
+                raise ValueError(
+                    f"dataset {self.dataset_name}, {record['sem_seg_file_name']}: {error}{hint}"
+                ) from error
             self.images += 1
             if self.with_boundary:
                 self.boundary.update(truth.numpy(), prediction.cpu().numpy())
             if self._lines is not None:
                 scores = SegmentationScores.from_counts(added)
                 found = {"mIoU": scores.miou, "pACC": scores.pixel_accuracy}
-                line = {"image_id": record.get("image_id")} | {k: None if math.isnan(v) else v for k, v in found.items()}
+                line = {"image_id": record.get("image_id")} | {
+                    k: None if math.isnan(v) else v for k, v in found.items()
+                }
                 self._lines.write(json.dumps(line) + "\n")
 
     def evaluate(self) -> OrderedDict | None:
@@ -102,7 +121,9 @@ class SemSegEvaluator(DatasetEvaluator):
         if self.with_boundary:
             self.boundary.counts = sum(counts for _, counts, _ in parts)
             result["boundary_mIoU"] = self.boundary.miou()
-        result |= {f"IoU-{n}": v for n, v in zip(self.names, scores.iou, strict=True) if not math.isnan(v)}
+        result |= {
+            f"IoU-{n}": v for n, v in zip(self.names, scores.iou, strict=True) if not math.isnan(v)
+        }
         return OrderedDict(sem_seg=result)
 
     def _part(self, rank: int) -> Path:

@@ -19,7 +19,8 @@ class Published:
         method, backbone: what was evaluated. variant: "", "windows", "no refiner", or both.
         source: where it stands. miou: in percent by the benchmark's alias.
         note: why the figures are not to be compared with what this framework computes, if so.
-        settings: of a variant, by alias or "*" for all: the keys that it changes of the shipped config.
+        settings: of a variant, by alias or "*" for all: the keys that it changes of the shipped
+            config.
     """
 
     method: str
@@ -39,7 +40,8 @@ def published_rows() -> tuple[Published, ...]:
 
 
 def published_for(description: Description, benchmark: str) -> list[Published]:
-    """What papers report for a method on a benchmark: for its own backbone, or if there is none for all of them.
+    """What papers report for a method on a benchmark: for its own backbone, or if there is none for
+    all of them.
 
     Args:
         description: of the system. benchmark: alias of a registered dataset.

@@ -1,7 +1,7 @@
 """From what a model answers to what is counted: the background rules of the datasets.
 
-A model answers with the index of a prompt, or with ``NO_CLASS``. A dataset's labels are its classes 0..T-1, the last of
-which is the background where the dataset has one.
+A model answers with the index of a prompt, or with ``NO_CLASS``. A dataset's labels are its classes
+0..T-1, the last of which is the background where the dataset has one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from ..labels import NO_CLASS
 
 
 def answered_labels(output: dict[str, Tensor]) -> Tensor:
-    """Prompt indices (H, W) of a model's output: "sem_seg_labels", or the best of the scores "sem_seg" (P, H, W)."""
+    """Prompt indices (H, W) of a model's output: "sem_seg_labels", or the best of the scores
+    "sem_seg" (P, H, W).
+    """
     return output["sem_seg_labels"] if "sem_seg_labels" in output else output["sem_seg"].argmax(0)
 
 
@@ -23,8 +25,8 @@ def to_dataset_labels(answer: Tensor, classes: int, background: str) -> Tensor:
     Args:
         answer: 0..P-1 or ``NO_CLASS``.
         classes: T, the background included where there is one.
-        background: "none" leaves everything as it is, ``NO_CLASS`` included; "threshold" makes ``NO_CLASS`` the background
-            T-1; "fold" does the same with every prompt from T-1 on.
+        background: "none" leaves everything as it is, ``NO_CLASS`` included; "threshold" makes
+            ``NO_CLASS`` the background T-1; "fold" does the same with every prompt from T-1 on.
     """
     if background == "none":
         return answer

@@ -16,25 +16,45 @@ from ..runtime.files import local_path
 from .papers import Published
 
 RELEASED = (("vit*.yaml", False), ("*/vit-*/ovs_*.yaml", True))
-"""Shipped configs that hold a row of a paper, and whether they do so for their own datasets alone."""
+"""Shipped configs that hold a row of a paper, and whether they do so for their own datasets alone.
+"""
 
 NO_INFLUENCE = ("OUTPUT_DIR", "OVERWRITE", "DATASETS.", "DATALOADER.", "SOLVER.", "VERSION")
-"""How keys begin that do not change what an evaluation finds; the dataset and its vocabulary are looked at themselves."""
+"""How keys begin that do not change what an evaluation finds; the dataset and its vocabulary are
+looked at themselves.
+"""
 
 FREE = (
-    *NO_INFLUENCE, "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.COMPILE_HEAD", "MODEL.CHECKPOINT_ACTIVATIONS",
-    "TEST.CLASS_CHUNK", "TEST.IMS_PER_BATCH", "TEST.BOUNDARY_IOU",
-    "TEST.PER_IMAGE_RESULTS", "TEST.BEST_METRIC", "TEST.EVAL_PERIOD", "IMPORTS", "WANDB.", "SEED",
-    "VIS_PERIOD", "CUDNN_BENCHMARK",
-    "MODEL.SYNONYMS", "TEST.VOCABULARY", "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
-)  # fmt: skip
-"""And how those begin that do not change a method: they change no result, or class names, of which a row says more."""
+    *NO_INFLUENCE,
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.COMPILE_HEAD",
+    "MODEL.CHECKPOINT_ACTIVATIONS",
+    "TEST.CLASS_CHUNK",
+    "TEST.IMS_PER_BATCH",
+    "TEST.BOUNDARY_IOU",
+    "TEST.PER_IMAGE_RESULTS",
+    "TEST.BEST_METRIC",
+    "TEST.EVAL_PERIOD",
+    "IMPORTS",
+    "WANDB.",
+    "SEED",
+    "VIS_PERIOD",
+    "CUDNN_BENCHMARK",
+    "MODEL.SYNONYMS",
+    "TEST.VOCABULARY",
+    "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+)
+"""And how those begin that do not change a method: they change no result, or class names, of which
+a row says more.
+"""
 
 
 def changed_settings(
     cfg: CfgNode, spec: DatasetSpec, papers: Sequence[Published], variant: Mapping[str, Any]
 ) -> list[str] | None:
-    """Keys whose values are not those of the figure that is shown beside a result, "KEY value (released value)".
+    """Keys whose values are not those of the figure that is shown beside a result, "KEY value
+    (released value)".
 
     Args:
         papers: the figures that are shown, of the config's own backbone.
@@ -49,7 +69,11 @@ def changed_settings(
     for paper in papers if variant else ():
         expected |= paper.settings.get("*", {}) | paper.settings.get(spec.alias, {})
     now, free = _flat(cfg), (*FREE, *output_keys())
-    differing = [k for k in sorted(expected.keys() & now.keys()) if not k.startswith(free) and expected[k] != now[k]]
+    differing = [
+        k
+        for k in sorted(expected.keys() & now.keys())
+        if not k.startswith(free) and expected[k] != now[k]
+    ]
     return [f"{key} {now[key]} ({expected[key]})" for key in differing]
 
 
@@ -67,7 +91,9 @@ def _released(method: tuple[str, ...], spec: DatasetSpec) -> dict[str, Any] | No
 
 @functools.cache
 def _shipped(folder: Path) -> list[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
-    """Method, the datasets that it is for, none for all, and all values of each config that holds a row of a paper."""
+    """Method, the datasets that it is for, none for all, and all values of each config that holds a
+    row of a paper.
+    """
     found = []
     for pattern, for_its_own in RELEASED:
         for path in sorted(folder.glob(pattern)):
@@ -75,7 +101,9 @@ def _shipped(folder: Path) -> list[tuple[tuple[str, ...], tuple[str, ...], dict[
                 cfg = load_config(path)
             except ValueError:  # keys of a system whose package is not imported
                 continue
-            found.append((_method(cfg), tuple(cfg.DATASETS.TEST) if for_its_own else (), _flat(cfg)))
+            found.append(
+                (_method(cfg), tuple(cfg.DATASETS.TEST) if for_its_own else (), _flat(cfg))
+            )
     return found
 
 

@@ -1,8 +1,9 @@
 """Results files: one schema, one writer and one reader for every program that evaluates.
 
 ``results.json`` holds ``{"schema": 2, "metric": …, "rows": […]}``; a row is what
-:func:`hyperclip.evaluation.rows.describe_evaluation` gives, with "system", "benchmark" and "dataset", or "error"
-where it could not be evaluated. ``results.csv`` and ``results.md`` hold the same rows.
+:func:`hyperclip.evaluation.rows.describe_evaluation` gives, with "system", "benchmark" and
+"dataset", or "error" where it could not be evaluated. ``results.csv`` and ``results.md`` hold the
+same rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ NESTED = ("IoU", "published", "notes", "fingerprint", "settings")
 
 
 def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Write rows as ``results.json`` (everything), ``results.csv`` (without the classes) and ``results.md``, each in full."""
+    """Write rows as ``results.json`` (everything), ``results.csv`` (without the classes) and
+    ``results.md``, each in full.
+    """
 
     def write_csv(path: Path) -> None:
         flat = [{k: v for k, v in row.items() if k not in NESTED} for row in rows]
@@ -35,7 +38,10 @@ def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
 
     write_json(rows, output / "results.json")
     write_atomically(output / "results.csv", write_csv)
-    write_atomically(output / "results.md", lambda p: p.write_text(benchmark_table(rows) + "\n", encoding="utf-8"))
+    write_atomically(
+        output / "results.md",
+        lambda p: p.write_text(benchmark_table(rows) + "\n", encoding="utf-8"),
+    )
 
 
 def write_json(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -49,24 +55,34 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: a folder without ``results.json``.
-        ValueError: a file that is not one, or one of an earlier schema; the message says how to make it anew.
+        ValueError: a file that is not one, or one of an earlier schema; the message says how to
+            make it anew.
     """
     path = user_path(folder) / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} does not exist: expected the output folder of an evaluated run")
+        raise FileNotFoundError(
+            f"{str(path)!r} does not exist: expected the output folder of an evaluated run"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not a results file: no JSON in UTF-8 ({error})") from error
+        raise ValueError(
+            f"{str(path)!r} is not a results file: no JSON in UTF-8 ({error})"
+        ) from error
     if isinstance(content, list) or (isinstance(content, dict) and "results" in content):
         raise ValueError(
-            f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: python tools/train_net.py "
-            "--eval-only --config-file … OUTPUT_DIR …, or python tools/evaluate.py --config-file … --output …"
+            f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: "
+            "python tools/train_net.py --eval-only --config-file … OUTPUT_DIR …, or python "
+            "tools/evaluate.py --config-file … --output …"
         )
-    rows = content.get("rows") if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+    rows = (
+        content.get("rows")
+        if isinstance(content, dict) and content.get("schema") == SCHEMA
+        else None
+    )
     if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError(
-            f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each with "system" and "dataset", '
+            f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each with "system" and "dataset", '  # noqa: E501
             'and "mIoU", "images", "protocol" or an "error"; scores are numbers or null'
         )
     return rows
@@ -83,7 +99,9 @@ def _is_row(row: object) -> bool:
 
 
 def write_class_table(row: Mapping[str, Any], path: Path) -> None:
-    """Write the IoU of each class of a row as CSV, in percent; empty where a class is neither there nor predicted."""
+    """Write the IoU of each class of a row as CSV, in percent; empty where a class is neither there
+    nor predicted.
+    """
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:

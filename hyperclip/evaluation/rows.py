@@ -1,4 +1,6 @@
-"""What a row of the benchmarks' table says: the number, all that it depends on, and why it may differ from a paper's."""
+"""What a row of the benchmarks' table says: the number, all that it depends on, and why it may
+differ from a paper's.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Benchmark:
     """A dataset that is ready to be evaluated.
 
     Attributes:
-        spec: the dataset. records: what is evaluated. total: how many there are of them without a limit.
+        spec: the dataset. records: what is evaluated. total: how many there are of them without a
+            limit.
         faults: files that have no counterpart, or are there twice.
     """
 
@@ -66,10 +69,16 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
         "official_images": spec.images[0] if spec.images else benchmark.total,
         "complete": benchmark.complete,
         "labels": found.labels,
-        **{key: value for key, value in scores.items() if not key.startswith("IoU-") and key != "images"},
+        **{
+            key: value
+            for key, value in scores.items()
+            if not key.startswith("IoU-") and key != "images"
+        },
         "seconds_per_image": found.seconds,
         "peak_memory_mb": found.peak_memory,
-        "published": [{"miou": p.miou[spec.alias], "backbone": p.backbone, "source": p.source} for p in papers],
+        "published": [
+            {"miou": p.miou[spec.alias], "backbone": p.backbone, "source": p.source} for p in papers
+        ],
         "notes": list(notes(cfg, benchmark, found)),
         "settings": dict(found.description.settings),
         "IoU": {name: scores.get(f"IoU-{name}") for name in spec.label_names},
@@ -89,7 +98,10 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
     released = spec.vocabulary(system.class_lists)
     if spec.background == "fold":
         released = released.with_background_prompts()
-    if synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first" or found.vocabulary.classes != released.classes:
+    if (
+        synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first"
+        or found.vocabulary.classes != released.classes
+    ):
         yield "other class names or synonyms than the method's released ones"
     elif found.vocabulary.negatives != released.negatives:
         yield "other negatives than the released ones"
@@ -104,12 +116,15 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
         elif changed:
             yield f"other settings than the released ones: {', '.join(changed)}"
     if system.class_lists == "catseg" and found.protocol == "threshold":
-        yield f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports for this model"
+        yield (
+            f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports "
+            "for this model"
+        )
 
 
 def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None = None) -> str:
-    """Changes when the config, a file or folder that it names, the vocabulary, the data, the meaning of its labels or the
-    framework do. Files count by their content.
+    """Changes when the config, a file or folder that it names, the vocabulary, the data, the
+    meaning of its labels or the framework do. Files count by their content.
 
     Args:
         hashes: of this run; None reads every file anew.
@@ -117,15 +132,23 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None
         OSError: a file that cannot be read.
     """
     hashes = hashes or ContentHashes()
-    keys = {k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)}
+    keys = {
+        k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)
+    }
     named = {k: local_path(str(v)) for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
     files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
-    vocabulary, spec, records = test_vocabulary(cfg, benchmark.spec.name), benchmark.spec, benchmark.records
+    vocabulary, spec, records = (
+        test_vocabulary(cfg, benchmark.spec.name),
+        benchmark.spec,
+        benchmark.records,
+    )
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
     maps = {r["label_map"] for r in records}
     labels = sorted((m.name, sorted(m.classes.items())) for m in maps)
     names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"]) for r in records]
-    data = [hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])]
+    data = [
+        hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])
+    ]
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
     content = [keys, files, asked, labels, names, data, protocol, framework_versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -136,7 +159,7 @@ def last_line(error: Exception) -> str:
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
         lines = [line for line in text.splitlines() if line.strip()]
-        start = max(k for k, line in enumerate(lines) if line.startswith("  ")) + 1  # the trace is indented, the message not
+        # the trace is indented, the message not
+        start = max(k for k, line in enumerate(lines) if line.startswith("  ")) + 1
         text = "\n".join(lines[min(start, len(lines) - 1) :])
     return text or type(error).__name__
-

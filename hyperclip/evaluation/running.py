@@ -1,4 +1,6 @@
-"""Evaluating a model on one registered dataset: its vocabulary, its background rule, its scores, what it cost."""
+"""Evaluating a model on one registered dataset: its vocabulary, its background rule, its scores,
+what it cost.
+"""
 
 from __future__ import annotations
 
@@ -78,12 +80,15 @@ def evaluate_dataset(
         model: a :class:`Segmenter`, or what distributes its training.
         records: evaluate these instead of the whole set.
         evaluator: instead of the one that the config asks for.
-        stop: says, to all processes the same, whether to end early; it is asked by all of them together.
+        stop: says, to all processes the same, whether to end early; it is asked by all of them
+            together.
     Returns:
         the same on all processes, but for the scores, which only the main process has (else empty).
     Raises:
-        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not fit; NaN in a result.
-        RuntimeError: for example too little memory. With several processes all of them raise what one of them met first.
+        FileNotFoundError, ValueError: data that is missing or broken, a class list that does not
+            fit; NaN in a result.
+        RuntimeError: for example too little memory. With several processes all of them raise what
+            one of them met first.
         EvaluationStoppedError: ``stop`` said so.
     """
     system = bare(model)
@@ -124,7 +129,9 @@ def dataset_question(cfg: CfgNode, dataset: str) -> Question:
     Raises:
         ValueError: a class list that does not fit, see :func:`test_vocabulary`.
     """
-    return Question(test_vocabulary(cfg, dataset), background=background_rule(dataset) == "threshold")
+    return Question(
+        test_vocabulary(cfg, dataset), background=background_rule(dataset) == "threshold"
+    )
 
 
 def names_of(dataset: str) -> tuple[str, ...]:
@@ -139,7 +146,9 @@ def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
 
 def per_image_file(cfg: CfgNode, name: str) -> Path | None:
     """Where the scores of each image of a dataset go, None if the config does not ask for them."""
-    return Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
+    return (
+        Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
+    )
 
 
 def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
@@ -158,8 +167,9 @@ def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
 def failing_together() -> Iterator[None]:
     """What one process raises inside, all raise, so that none waits for ever for one that has left.
 
-    What waits for other processes inside, all have to reach or none. An error of another process comes as a ``RuntimeError``
-    with its words, one of the input (``OSError``, ``ValueError``) as a ``ValueError``.
+    What waits for other processes inside, all have to reach or none. An error of another process
+    comes as a ``RuntimeError`` with its words, one of the input (``OSError``, ``ValueError``) as a
+    ``ValueError``.
     """
     error: Exception | None = None
     try:
@@ -167,7 +177,11 @@ def failing_together() -> Iterator[None]:
     except Exception as raised:
         error = raised
     if comm.get_world_size() > 1:
-        said = None if error is None else (isinstance(error, OSError | ValueError), f"{type(error).__name__}: {error}")
+        said = (
+            None
+            if error is None
+            else (isinstance(error, OSError | ValueError), f"{type(error).__name__}: {error}")
+        )
         everywhere = comm.all_gather(said)
         if error is None:
             for rank, other in enumerate(everywhere):
@@ -188,7 +202,8 @@ def _run(
 ) -> None:
     loader = build_test_loader(cfg, records)
     every = 1 if comm.get_world_size() == 1 else LOOK_EVERY
-    shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)  # batches that every process has
+    # batches that every process has
+    shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)
     evaluator.reset()
     training = model.training
     model.eval()
@@ -197,7 +212,9 @@ def _run(
             for i, batch in enumerate(loader):
                 if stop is not None and i < shared and i % every == 0 and stop():
                     raise EvaluationStoppedError
-                evaluator.process(batch, model([{**record, "question": question} for record in batch]))
+                evaluator.process(
+                    batch, model([{**record, "question": question} for record in batch])
+                )
                 progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.evaluation")
     finally:

@@ -1,4 +1,6 @@
-"""Many systems on many benchmarks in one process: each model is loaded once, each number is kept as soon as it is there."""
+"""Many systems on many benchmarks in one process: each model is loaded once, each number is kept as
+soon as it is there.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class System:
 
 
 def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
-    """Datasets by alias, by name, by YAML file (its splits but "train"); "all" are the papers' benchmarks.
+    """Datasets by alias, by name, by YAML file (its splits but "train"); "all" are the papers'
+    benchmarks.
 
     Raises:
         ValueError, FileNotFoundError: nothing of that name, or no name at all.
@@ -47,12 +50,16 @@ def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
         elif name.endswith((".yaml", ".yml")):
             found = [spec for spec in register_files([name]) if not spec.name.endswith("_train")]
             if not found:
-                raise ValueError(f"{name}: got no split but 'train', expected another one to evaluate on")
+                raise ValueError(
+                    f"{name}: got no split but 'train', expected another one to evaluate on"
+                )
         else:
             found = [find_dataset(name)]
         chosen |= {spec.name: spec for spec in found}
     if not chosen:
-        raise ValueError(f"benchmarks: got {list(names)}, expected names; \"all\" are {[s.alias for s in all_benchmarks()]}")
+        raise ValueError(
+            f'benchmarks: got {list(names)}, expected names; "all" are {[s.alias for s in all_benchmarks()]}'  # noqa: E501
+        )
     return list(chosen.values())
 
 
@@ -67,21 +74,31 @@ def make_plan(
     """Which system is evaluated on what; "own" among the names stands for a config's DATASETS.TEST.
 
     Raises:
-        ValueError, FileNotFoundError: see :func:`choose_datasets` and :func:`load_benchmarks`; a class list that does not fit.
+        ValueError, FileNotFoundError: see :func:`choose_datasets` and :func:`load_benchmarks`; a
+            class list that does not fit.
     """
     wanted = []
     for system in systems:
         own = list(system.cfg.DATASETS.TEST)
-        wanted.append(choose_datasets([n for name in names for n in (own if name.strip() == "own" else [name])]))
+        wanted.append(
+            choose_datasets(
+                [n for name in names for n in (own if name.strip() == "own" else [name])]
+            )
+        )
         check_system(system.cfg)
         for spec in wanted[-1]:
             test_vocabulary(system.cfg, spec.name)
     specs = {spec.name: spec for chosen in wanted for spec in chosen}
     ready = {b.spec.name: b for b in load_benchmarks(list(specs.values()), limit, partial)}
-    return [(system, [ready[s.name] for s in specs if s.name in ready]) for system, specs in zip(systems, wanted, strict=True)]
+    return [
+        (system, [ready[s.name] for s in specs if s.name in ready])
+        for system, specs in zip(systems, wanted, strict=True)
+    ]
 
 
-def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False) -> list[Benchmark]:
+def load_benchmarks(
+    specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False
+) -> list[Benchmark]:
     """Find the files of datasets before anything is computed.
 
     Args:
@@ -100,29 +117,46 @@ def load_benchmarks(specs: Sequence[DatasetSpec], limit: int = 0, partial: bool 
             faults.append(f"{spec.alias}: {error}")
             continue
         records = make_records(spec, found)
-        benchmark = Benchmark(spec, records[:limit] if limit else records, len(records), len(found.faults))
+        benchmark = Benchmark(
+            spec, records[:limit] if limit else records, len(records), len(found.faults)
+        )
         if spec.images and len(records) not in spec.images and not partial:
             faults.append(f"{spec.alias}: incomplete, {len(records)} of {spec.images[0]} images")
         if found.faults:
-            logger.warning("%s: %d faults, the first: %s", spec.alias, len(found.faults), found.faults[0])
+            logger.warning(
+                "%s: %d faults, the first: %s", spec.alias, len(found.faults), found.faults[0]
+            )
         benchmarks.append(benchmark)
     if faults and (not partial or not benchmarks):
-        advice = "" if partial else "\nTo evaluate what is there, pass --allow-partial; tools/check_datasets.py says more"
-        raise ValueError(f"{len(faults)} of {len(specs)} benchmarks are not ready:\n" + "\n".join(faults) + advice)
+        advice = (
+            ""
+            if partial
+            else "\nTo evaluate what is there, pass --allow-partial; tools/check_datasets.py says more"  # noqa: E501
+        )
+        raise ValueError(
+            f"{len(faults)} of {len(specs)} benchmarks are not ready:\n"
+            + "\n".join(faults)
+            + advice
+        )
     for fault in faults:
         logger.warning("left out: %s", fault)
     return benchmarks
 
 
-def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) -> list[dict[str, Any]]:
-    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights, data and framework are kept.
+def run_suite(
+    plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path
+) -> list[dict[str, Any]]:
+    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights, data and
+    framework are kept.
 
-    Each row stands alone: whatever one of them meets, on any process, is its "error", and the others are evaluated.
+    Each row stands alone: whatever one of them meets, on any process, is its "error", and the
+        others are evaluated.
 
     Args:
         plan: each system with its benchmarks.
     Returns:
-        a row for each pair, with "error" where it could not be evaluated; written as results.json, .csv and .md after each.
+        a row for each pair, with "error" where it could not be evaluated; written as results.json,
+        .csv and .md after each.
     """
     rows: list[dict[str, Any]] = []
     hashes = ContentHashes()
@@ -137,7 +171,9 @@ def run_suite(plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path) 
 
 
 class _Loader:
-    """Loads a config's model when it is first asked for, and once; what it met is met again by every later call."""
+    """Loads a config's model when it is first asked for, and once; what it met is met again by
+    every later call.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg, self.failure = cfg, ""
@@ -150,13 +186,16 @@ class _Loader:
             try:
                 with failing_together():
                     self.model = load_model(self.cfg)
-            except Exception as error:  # its words alone: the error itself would keep what was loaded so far
+            # its words alone: the error itself would keep what was loaded so far
+            except Exception as error:
                 self.failure = _describe(error)
                 raise ValueError(self.failure) from None
         return self.model
 
 
-def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, hashes: ContentHashes) -> dict[str, Any]:
+def _row(
+    system: System, benchmark: Benchmark, loader: _Loader, output: Path, hashes: ContentHashes
+) -> dict[str, Any]:
     """A row that was kept, or a new one, which is kept unless it failed."""
     alias = benchmark.spec.alias
     path = output / "rows" / system.name / f"{alias}.json"
@@ -165,8 +204,14 @@ def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, ha
         mark, row = _kept(system, benchmark, path, hashes)
         kept = row is not None
         if row is None:
-            found = evaluate_dataset(system.cfg, loader(), benchmark.spec.name, records=benchmark.records)
-            row = {**start, **describe_evaluation(system.cfg, benchmark, found), "fingerprint": mark}
+            found = evaluate_dataset(
+                system.cfg, loader(), benchmark.spec.name, records=benchmark.records
+            )
+            row = {
+                **start,
+                **describe_evaluation(system.cfg, benchmark, found),
+                "fingerprint": mark,
+            }
         else:
             logger.info("%s on %s: kept from %s", system.name, alias, path)
         with failing_together():
@@ -177,7 +222,9 @@ def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, ha
     except Exception as error:
         row = {**start, "error": _describe(error)}
         expected = isinstance(error, OSError | ValueError)
-        logger.error("%s on %s: %s", system.name, alias, row["error"], exc_info=None if expected else error)
+        logger.error(
+            "%s on %s: %s", system.name, alias, row["error"], exc_info=None if expected else error
+        )
     if "error" in row and torch.cuda.is_available():
         torch.cuda.empty_cache()  # what did not fit is in nobody's way any more
     return row
@@ -186,7 +233,9 @@ def _row(system: System, benchmark: Benchmark, loader: _Loader, output: Path, ha
 def _kept(
     system: System, benchmark: Benchmark, path: Path, hashes: ContentHashes
 ) -> tuple[str, dict[str, Any] | None]:
-    """The fingerprint, and the row of it that is whole. The main process decides for all: they have to do the same."""
+    """The fingerprint, and the row of it that is whole. The main process decides for all: they have
+    to do the same.
+    """
     found: tuple[str, dict[str, Any] | None] = "", None
     with failing_together():
         if comm.is_main_process():
@@ -202,5 +251,3 @@ def _describe(error: Exception) -> str:
     """What a row says of an error; of one that nobody expected, its kind as well."""
     known = isinstance(error, OSError | ValueError)
     return last_line(error) if known else f"{type(error).__name__}: {last_line(error)}"
-
-

@@ -7,4 +7,11 @@ from .cost_head import CosineHead, CostVolumeHead
 from .logits import REJECTED, ViewLogits
 from .loss import pixel_class_bce, sample_classes
 
-__all__ = ["REJECTED", "CosineHead", "CostVolumeHead", "ViewLogits", "pixel_class_bce", "sample_classes"]
+__all__ = [
+    "REJECTED",
+    "CosineHead",
+    "CostVolumeHead",
+    "ViewLogits",
+    "pixel_class_bce",
+    "sample_classes",
+]

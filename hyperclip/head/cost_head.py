@@ -40,7 +40,11 @@ class PreparedImages:
     def __getitem__(self, images: slice) -> PreparedImages:
         """Some of the images."""
         spatial = [[block[images] for block in layer] for layer in self.spatial]
-        return PreparedImages(self.embeddings[images], spatial, [Prepared(s.kernel, s.guided[images]) for s in self.decoder])
+        return PreparedImages(
+            self.embeddings[images],
+            spatial,
+            [Prepared(s.kernel, s.guided[images]) for s in self.decoder],
+        )
 
 
 class CostVolumeHead(nn.Module):
@@ -53,11 +57,15 @@ class CostVolumeHead(nn.Module):
         hidden_dim, num_layers, num_heads, window: of the aggregation.
         appearance_dim, text_dim: channels that guidance is projected to.
         decoder_dims, decoder_guidance_dims, decoder_guidance_proj_dims: of the two decoder stages.
-        pad_length: classes that class attention always sees (padding tokens fill up); 0 for no padding.
-        max_classes: with more classes than this only the best are aggregated, chosen for each view; 0 for all.
+        pad_length: classes that class attention always sees (padding tokens fill up); 0 for no
+            padding.
+        max_classes: with more classes than this only the best are aggregated, chosen for each view;
+            0 for all.
         attention: "linear" or "full", across classes.
-        pooling_train, pooling_test: average pooling before class attention, in training and in evaluation.
-        recompute: in training, compute the activations of each part again in the backward pass, which takes less memory.
+        pooling_train, pooling_test: average pooling before class attention, in training and in
+            evaluation.
+        recompute: in training, compute the activations of each part again in the backward pass,
+            which takes less memory.
     Raises:
         ValueError: sizes that do not fit each other.
     """
@@ -87,22 +95,39 @@ class CostVolumeHead(nn.Module):
     ) -> None:
         super().__init__()
         pairs_of_numbers = {
-            "FEATURE_RESOLUTION": grid, "DECODER_DIMS": decoder_dims, "DECODER_GUIDANCE_DIMS": decoder_guidance_dims,
-            "DECODER_GUIDANCE_PROJ_DIMS": decoder_guidance_proj_dims, "POOLING_SIZES": pooling_train,
+            "FEATURE_RESOLUTION": grid,
+            "DECODER_DIMS": decoder_dims,
+            "DECODER_GUIDANCE_DIMS": decoder_guidance_dims,
+            "DECODER_GUIDANCE_PROJ_DIMS": decoder_guidance_proj_dims,
+            "POOLING_SIZES": pooling_train,
             "POOLING_SIZES_TEST": pooling_test,
-        }  # fmt: skip
+        }
         for key, pair in pairs_of_numbers.items():
             if len(pair) != 2 or min(pair) < 1:
-                raise ValueError(f"MODEL.SEM_SEG_HEAD.{key}: got {list(pair)}, expected two numbers of 1 or more")
+                raise ValueError(
+                    f"MODEL.SEM_SEG_HEAD.{key}: got {list(pair)}, expected two numbers of 1 or more"
+                )
         if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}")
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}"
+            )
         for size in (pooling_train, pooling_test):
             if any(side % s for side, s in zip(grid, size, strict=True)):
-                raise ValueError(f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid {grid}")
+                raise ValueError(
+                    f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid "
+                    f"{grid}"
+                )
         self.grid, self.max_classes = grid, max_classes
-        self.pooling_train, self.pooling_test, self.recompute = pooling_train, pooling_test, recompute
+        self.pooling_train, self.pooling_test, self.recompute = (
+            pooling_train,
+            pooling_test,
+            recompute,
+        )
         self.upsample = nn.ModuleList(
-            [nn.ConvTranspose2d(width, d, s, s) for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)]
+            [
+                nn.ConvTranspose2d(width, d, s, s)
+                for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)
+            ]
         )
         self.cost_embedding = nn.Conv2d(1, hidden_dim, 7, padding=3)
         self.appearance_projection = nn.Conv2d(embed_dim, appearance_dim, 3, padding=1)
@@ -111,7 +136,14 @@ class CostVolumeHead(nn.Module):
         self.decoder_projections = nn.ModuleList([nn.Conv2d(i, o, 3, padding=1) for i, o in pairs])
         self.layers = nn.ModuleList(
             AggregationLayer(
-                hidden_dim, appearance_dim, text_dim, num_heads, window, self.grid, pad_length, attention
+                hidden_dim,
+                appearance_dim,
+                text_dim,
+                num_heads,
+                window,
+                self.grid,
+                pad_length,
+                attention,
             )
             for _ in range(num_layers)
         )
@@ -124,13 +156,14 @@ class CostVolumeHead(nn.Module):
         for key in ("TEXT_GUIDANCE_DIM", "APPEARANCE_GUIDANCE_DIM"):
             if head[key] not in (0, input_shape["embed_dim"]):
                 raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.{key}: got {head[key]}, expected {input_shape['embed_dim']}, CLIP's embedding "
-                    "width (or 0, which takes it from CLIP)"
+                    f"MODEL.SEM_SEG_HEAD.{key}: got {head[key]}, expected "
+                    f"{input_shape['embed_dim']}, CLIP's embedding width (or 0, which takes it "
+                    "from CLIP)"
                 )
         if len(head.CLIP_LAYERS) != 2:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(head.CLIP_LAYERS)}, expected two blocks, one for each stage of "
-                "the decoder, such as [3, 7]"
+                f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(head.CLIP_LAYERS)}, expected two "
+                "blocks, one for each stage of the decoder, such as [3, 7]"
             )
         return {
             **input_shape,
@@ -157,15 +190,24 @@ class CostVolumeHead(nn.Module):
         return {"pooling": list(self.pooling_test), "max_classes": self.max_classes}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls for some class maps at a time."""
+        """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls for some
+        class maps at a time.
+        """
         super().compile(*args, **kwargs)
-        for part in (self.decoder, *(part for layer in self._layers for part in (layer.spatial, layer.classes))):
+        for part in (
+            self.decoder,
+            *(part for layer in self._layers for part in (layer.spatial, layer.classes)),
+        ):
             part.compile(*args, **kwargs)
 
     def embed_costs(self, costs: Tensor) -> Tensor:
-        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its own."""
+        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its own."""  # noqa: E501
         b, t = costs.shape[:2]
-        return self.cost_embedding(costs.flatten(0, 1)[:, None]).unflatten(0, (b, t)).permute(0, 1, 3, 4, 2)
+        return (
+            self.cost_embedding(costs.flatten(0, 1)[:, None])
+            .unflatten(0, (b, t))
+            .permute(0, 1, 3, 4, 2)
+        )
 
     def decoder_features(self, features: DenseFeatures) -> list[Tensor]:
         """Intermediate maps at twice and four times the grid: (B, D1, 2h, 2w), (B, D2, 4h, 4w)."""
@@ -179,8 +221,9 @@ class CostVolumeHead(nn.Module):
         """
         if tuple(features.embeddings.shape[-2:]) != self.grid:
             raise ValueError(
-                f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid {self.grid}. The image "
-                "given to CLIP has to be MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
+                f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid "
+                f"{self.grid}. The image given to CLIP has to be "
+                "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
             )
         appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
         projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
@@ -195,13 +238,19 @@ class CostVolumeHead(nn.Module):
         return cast(Iterable[AggregationLayer], self.layers)
 
     def select(self, embeddings: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B, K, C), and (B, K) or None."""
+        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B,
+        K, C), and (B, K) or None.
+        """
         text_guidance = F.relu(self.text_projection(text))
         costs = cost_volume(embeddings, text)
         kept = top_classes(costs, self.max_classes)
         if kept is None:
             return costs, text_guidance, None
-        return costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid)), text_guidance[kept], kept
+        return (
+            costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid)),
+            text_guidance[kept],
+            kept,
+        )
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
         """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out.
@@ -211,11 +260,16 @@ class CostVolumeHead(nn.Module):
         """
         images = self.prepare(features)
         costs, text_guidance, kept = self.select(images.embeddings, text)
-        recompute, pooling = self.recompute and self.training, self.pooling_train if self.training else self.pooling_test
+        recompute, pooling = (
+            self.recompute and self.training,
+            self.pooling_train if self.training else self.pooling_test,
+        )
         x = self.embed_costs(costs)
         for layer, guided in zip(self._layers, images.spatial, strict=True):
             x = layer(x, guided, text_guidance, pooling, recompute)
-        return ViewLogits(self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute), len(text), kept).whole()
+        return ViewLogits(
+            self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute), len(text), kept
+        ).whole()
 
     @torch.no_grad()
     def infer(self, images: PreparedImages, text: Tensor, chunk: int = 0) -> ViewLogits:
@@ -223,8 +277,10 @@ class CostVolumeHead(nn.Module):
 
         Args:
             images: of ``prepare``. text: unit embeddings (T, embed_dim).
-            chunk: class maps handled at a time, 0 for as many as :func:`hyperclip.runtime.memory.items_at_a_time` says. In memory
-                there are always the embeddings of all class maps of one image, and those of more images within ``chunk``.
+            chunk: class maps handled at a time, 0 for as many as
+                :func:`hyperclip.runtime.memory.items_at_a_time` says. In memory there are always
+                the embeddings of all class maps of one image, and those of more images within
+                ``chunk``.
         """
         costs, text_guidance, kept = self.select(images.embeddings, text)
         b, k, h, w = costs.shape
@@ -239,7 +295,9 @@ class CostVolumeHead(nn.Module):
             in_pieces(lambda maps, part: maps.copy_(self.embed_costs(part)), chunk, x, costs[own])
             for layer, guided in zip(self._layers, some.spatial, strict=True):
                 layer.update(x, guided, own_text, self.pooling_test, chunk)
-            in_pieces(partial(self._decode, some.decoder), chunk, logits[own], x.permute(0, 1, 4, 2, 3))
+            in_pieces(
+                partial(self._decode, some.decoder), chunk, logits[own], x.permute(0, 1, 4, 2, 3)
+            )
         return ViewLogits(logits, len(text), kept)
 
     def _decode(self, prepared: list[Prepared], logits: Tensor, maps: Tensor) -> None:
@@ -247,7 +305,9 @@ class CostVolumeHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """No head at all: the cosine of every patch with every class is its logit. The baseline of dense CLIP."""
+    """No head at all: the cosine of every patch with every class is its logit. The baseline of
+    dense CLIP.
+    """
 
     @configurable
     def __init__(self) -> None:

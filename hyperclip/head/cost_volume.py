@@ -1,4 +1,6 @@
-"""The cost volume: cosine similarity of every patch with every class. Shapes: B images, T classes, C channels."""
+"""The cost volume: cosine similarity of every patch with every class. Shapes: B images, T classes,
+C channels.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Upsampling decoder: two stages, each joins a class map with image features of twice the resolution.
+"""Upsampling decoder: two stages, each joins a class map with image features of twice the
+resolution.
 
-The first convolution of a stage sees [class map; image features] and is linear, so its image half is computed once for an
-image and added to every class. On the class map it follows another linear operation, the transposed convolution, with
-nothing in between: both are one transposed convolution of 4 x 4, with half the operations. Source: CAT-Seg (CVPR 2024).
+The first convolution of a stage sees [class map; image features] and is linear, so its image half
+is computed once for an image and added to every class. On the class map it follows another linear
+operation, the transposed convolution, with
+nothing in between: both are one transposed convolution of 4 x 4, with half the operations. Source:
+    CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations
@@ -17,25 +20,30 @@ from ..runtime.recompute import run
 
 
 class Prepared(NamedTuple):
-    """What a stage needs beside the class maps: the kernel (in, out, 4, 4) and the image's share (B, out, 2h, 2w)."""
+    """What a stage needs beside the class maps: the kernel (in, out, 4, 4) and the image's share
+    (B, out, 2h, 2w).
+    """
 
     kernel: Tensor
     guided: Tensor
 
 
 class DecoderStage(nn.Module):
-    """Transposed convolution to twice the size, then two 3x3 convolutions with group norm, guided by the image.
+    """Transposed convolution to twice the size, then two 3x3 convolutions with group norm, guided
+    by the image.
 
     Args:
-        in_dim: channels of the class maps. out_dim: channels given. guidance_dim: channels of the image features.
+        in_dim: channels of the class maps. out_dim: channels given. guidance_dim: channels of the
+            image features.
     """
 
     def __init__(self, in_dim: int, out_dim: int, guidance_dim: int) -> None:
         super().__init__()
         if in_dim <= guidance_dim or out_dim % 16:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.DECODER_DIMS: got {in_dim} -> {out_dim} with guidance {guidance_dim}, expected "
-                "outputs in multiples of 16 and more input than guidance channels"
+                f"MODEL.SEM_SEG_HEAD.DECODER_DIMS: got {in_dim} -> {out_dim} with guidance "
+                f"{guidance_dim}, expected outputs in multiples of 16 and more input than guidance "
+                "channels"
             )
         self.up = nn.ConvTranspose2d(in_dim, in_dim - guidance_dim, kernel_size=2, stride=2)
         self.conv1 = nn.Conv2d(in_dim, out_dim, 3, padding=1, bias=False)
@@ -45,11 +53,17 @@ class DecoderStage(nn.Module):
 
     def prepare(self, guidance: Tensor) -> Prepared:
         """What does not depend on the class maps, of guidance (B, G, 2h, 2w)."""
-        bias = cast(Tensor, self.up.bias)[:, None, None].expand(len(guidance), -1, *guidance.shape[-2:])
+        bias = cast(Tensor, self.up.bias)[:, None, None].expand(
+            len(guidance), -1, *guidance.shape[-2:]
+        )
         guided = F.conv2d(torch.cat([bias, guidance], dim=1), self.conv1.weight, padding=1)
-        with torch.autocast(guidance.device.type, enabled=False):  # what up and then the convolution make of a single pixel
-            kernel = F.conv2d(self.up.weight, self.conv1.weight[:, : self.up.out_channels], padding=2)
-        return Prepared(kernel, guided.contiguous(memory_format=torch.channels_last))  # as the class maps are
+        # what up and then the convolution make of a single pixel
+        with torch.autocast(guidance.device.type, enabled=False):
+            kernel = F.conv2d(
+                self.up.weight, self.conv1.weight[:, : self.up.out_channels], padding=2
+            )
+        # as the class maps are
+        return Prepared(kernel, guided.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
         """Class maps x (N, in, h, w) of B images and ``prepare``'s result to (N, out, 2h, 2w)."""
@@ -66,13 +80,19 @@ class Decoder(nn.Module):
     def __init__(self, dim: int, dims: tuple[int, int], guidance_dims: tuple[int, int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            [DecoderStage(dim, dims[0], guidance_dims[0]), DecoderStage(dims[0], dims[1], guidance_dims[1])]
+            [
+                DecoderStage(dim, dims[0], guidance_dims[0]),
+                DecoderStage(dims[0], dims[1], guidance_dims[1]),
+            ]
         )
         self.classifier = nn.Conv2d(dims[1], 1, 3, padding=1)
 
     def prepare(self, guidance: list[Tensor]) -> list[Prepared]:
         """What does not depend on the class maps, for both stages."""
-        return [cast(DecoderStage, stage).prepare(g) for stage, g in zip(self.stages, guidance, strict=True)]
+        return [
+            cast(DecoderStage, stage).prepare(g)
+            for stage, g in zip(self.stages, guidance, strict=True)
+        ]
 
     def forward(self, x: Tensor, prepared: list[Prepared], recompute: bool = False) -> Tensor:
         """x (B, T, C, h, w) with ``prepare``'s result to logits (B, T, 4h, 4w).
@@ -88,11 +108,15 @@ class Decoder(nn.Module):
     def _classify(self, x: Tensor) -> Tensor:
         """The classifier: x (N, C, h, w) to logits (N, h, w).
 
-        A convolution computes many outputs side by side, of which this one would use a single one. So without gradients each
-        pixel's product with each of the 3 x 3 weights is taken first, and what belongs to a logit is added up afterwards.
+        A convolution computes many outputs side by side, of which this one would use a single one.
+        So without gradients each pixel's product with each of the 3 x 3 weights is taken first, and
+        what belongs to a logit is added up afterwards.
         """
         if torch.is_grad_enabled():
             return self.classifier(x)[:, 0]
-        weight = self.classifier.weight[0].flip(1, 2).flatten(1)  # where a pixel's products go, not where a logit's come from
+        # where a pixel's products go, not where a logit's come from
+        weight = self.classifier.weight[0].flip(1, 2).flatten(1)
         products = torch.bmm(weight.T.expand(len(x), -1, -1), x.flatten(2))
-        return F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0] + cast(Tensor, self.classifier.bias)
+        return F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0] + cast(
+            Tensor, self.classifier.bias
+        )

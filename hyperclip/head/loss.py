@@ -1,4 +1,6 @@
-"""The training loss: binary cross-entropy of every pixel with every class, or with a sample of the classes."""
+"""The training loss: binary cross-entropy of every pixel with every class, or with a sample of the
+classes.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from torch import Tensor
 
 
 def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
-    """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of every class.
+    """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of
+    every class.
 
     Equal to BCE-with-logits against one-hot targets (all zero where ignored), computed as
-    ``(sum softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR 2024).
+    ``(sum softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR
+    2024).
 
     Args:
         logits: (B, T, h, w); resized bilinearly to the target's size.
@@ -19,7 +23,9 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
     Raises:
         ValueError: a label that is neither below T nor ``ignore``.
     """
-    logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(
+        logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False
+    )
     check_labels(target, logits.shape[1], ignore)
     valid = target != ignore
     index = target.masked_fill(~valid, 0).long()
@@ -32,11 +38,16 @@ def check_labels(target: Tensor, classes: int, ignore: int) -> None:
     bad = target[(target != ignore) & ((target < 0) | (target >= classes))]
     if len(bad):
         values = sorted(set(bad.tolist()))[:5]
-        raise ValueError(f"labels: got {values}, expected 0 to {classes - 1} or the ignore value {ignore}")
+        raise ValueError(
+            f"labels: got {values}, expected 0 to {classes - 1} or the ignore value {ignore}"
+        )
 
 
-def sample_classes(target: Tensor, classes: int, count: int, ignore: int = 255) -> tuple[Tensor, Tensor]:
-    """Choose the classes of one training step: those in the labels, filled up to ``count`` with random others.
+def sample_classes(
+    target: Tensor, classes: int, count: int, ignore: int = 255
+) -> tuple[Tensor, Tensor]:
+    """Choose the classes of one training step: those in the labels, filled up to ``count`` with
+    random others.
 
     Args:
         target: class indices (B, H, W) or ``ignore``.
@@ -64,7 +75,9 @@ def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
 
 
 def choose_classes(present: Tensor, count: int) -> Tensor:
-    """Indices (t,), ascending, of the classes that are present (T,), filled up to ``count`` with random others."""
+    """Indices (t,), ascending, of the classes that are present (T,), filled up to ``count`` with
+    random others.
+    """
     others = (~present).nonzero()[:, 0]
     missing = max(count - int(present.sum()), 0)
     fill = others[torch.randperm(len(others), device=present.device)[:missing]]
@@ -72,5 +85,7 @@ def choose_classes(present: Tensor, count: int) -> Tensor:
 
 
 def in_terms_of(target: Tensor, chosen: Tensor, ignore: int = 255) -> Tensor:
-    """Labels as places in ``chosen`` (t,), ascending, which holds every class of theirs; ``ignore`` stays."""
+    """Labels as places in ``chosen`` (t,), ascending, which holds every class of theirs; ``ignore``
+    stays.
+    """
     return torch.where(target == ignore, target, torch.searchsorted(chosen, target))

@@ -1,1 +1,3 @@
-"""What concerns the machine and not the method: files, memory, threads, random numbers, compatibility."""
+"""What concerns the machine and not the method: files, memory, threads, random numbers,
+compatibility.
+"""

@@ -1,9 +1,11 @@
-"""What differs between machines: torchvision's operators, Detectron2, and what only some systems have.
+"""What differs between machines: torchvision's operators, Detectron2, and what only some systems
+have.
 
-PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load, and
-torchvision's import then fails while it registers fake kernels for two operators that were never defined.
-Defining just their schemas first lets everything else of torchvision (transforms, models, datasets) work;
-the two operators themselves still raise torchvision's own clear error when called.
+PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load,
+and torchvision's import then fails while it registers fake kernels for two operators that were
+never defined. Defining just their schemas first lets everything else of torchvision (transforms,
+models, datasets) work; the two operators themselves still raise torchvision's own clear error when
+called.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def define_missing_torchvision_operators() -> torch.library.Library | None:
     """Define the schemas of torchvision's operators if its library cannot be loaded.
 
     Returns:
-        the library that holds the schemas (they live as long as it does), or None if the real operators are there.
+        the library that holds the schemas (they live as long as it does), or None if the real
+        operators are there.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -55,13 +58,16 @@ def require_detectron2() -> None:
         import detectron2.config  # noqa: F401
     except Exception as error:
         raise ImportError(
-            f"Detectron2 cannot be imported ({type(error).__name__}: {error}). Install it with `bash tools/setup.sh`, or "
-            "from its own repository after torch: pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+            f"Detectron2 cannot be imported ({type(error).__name__}: {error}). Install it with "
+            "`bash tools/setup.sh`, or from its own repository after torch: pip install "
+            "--no-build-isolation git+https://github.com/facebookresearch/detectron2"
         ) from error
 
 
 def stop_signals() -> tuple[int, ...]:
-    """The signals that tell a run to stop: SIGTERM and, where the system has it, SIGUSR1, which Slurm can send."""
+    """The signals that tell a run to stop: SIGTERM and, where the system has it, SIGUSR1, which
+    Slurm can send.
+    """
     return tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
-"""The folder that holds configs/: the repository, or the package where it is installed from a wheel."""
+"""The folder that holds configs/: the repository, or the package where it is installed from a
+wheel.
+"""
 
 NAME_PART = 40
-"""Letters of a file's name that are repeated in the name of its temporary file: both have to fit a file system's limit."""
+"""Letters of a file's name that are repeated in the name of its temporary file: both have to fit a
+file system's limit.
+"""
 
 
 def user_path(name: str | Path) -> Path:
@@ -23,19 +27,26 @@ def user_path(name: str | Path) -> Path:
 def local_path(name: str | Path) -> Path:
     """Where to read a file or folder.
 
-    ``~`` is the home folder. What is not there in the working folder is looked for in the repository, so that the
-    names of shipped files, such as ``configs/quickstart/hyperclip.yaml``, work from any folder; in an installed
-    package only they are there. What is nowhere stays as it was given.
+    ``~`` is the home folder. What is not there in the working folder is looked for in the
+    repository, so that the names of shipped files, such as ``configs/quickstart/hyperclip.yaml``,
+    work from any folder; in an installed package only they are there. What is nowhere stays as it
+    was given.
     """
     path = user_path(name)
-    if path.is_absolute() or _exists(path) or (SHIPPED == _PACKAGE and path.parts[:1] != ("configs",)):
+    if (
+        path.is_absolute()
+        or _exists(path)
+        or (SHIPPED == _PACKAGE and path.parts[:1] != ("configs",))
+    ):
         return path
     shipped = SHIPPED / path
     return shipped if _exists(shipped) else path
 
 
 def portable_name(path: Path) -> str:
-    """The absolute path; of what is shipped, the name by which :func:`local_path` finds it on every machine."""
+    """The absolute path; of what is shipped, the name by which :func:`local_path` finds it on every
+    machine.
+    """
     place = path.resolve()
     if place.is_relative_to(SHIPPED / "configs"):
         name = place.relative_to(SHIPPED)
@@ -45,7 +56,9 @@ def portable_name(path: Path) -> str:
 
 
 def local_name(name: str) -> str:
-    """A name that may be a path, or something else such as a model's name: :func:`local_path` where that changes it."""
+    """A name that may be a path, or something else such as a model's name: :func:`local_path` where
+    that changes it.
+    """
     if not name or "://" in name:
         return name
     path = local_path(name)
@@ -60,7 +73,8 @@ def _exists(path: Path) -> bool:
 
 
 def need_output_folder(folder: Path, key: str) -> None:
-    """Make a folder, and make sure that files can be written there: before anything is computed for them.
+    """Make a folder, and make sure that files can be written there: before anything is computed for
+    them.
 
     Args:
         key: what messages call the folder.
@@ -73,7 +87,8 @@ def need_output_folder(folder: Path, key: str) -> None:
             file.write(bytes(2**12))
     except (OSError, ValueError) as error:
         raise _same_kind(error)(
-            f"{key}: got {str(folder)!r}, where nothing can be written: {_refusal(error)}. Choose another folder"
+            f"{key}: got {str(folder)!r}, where nothing can be written: {_refusal(error)}. Choose "
+            "another folder"
         ) from error
 
 
@@ -96,13 +111,21 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         # torch.save says that a disk is full with a RuntimeError of its C++ side
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "write" in str(error).lower()):
-            raise _same_kind(error)(f"{str(target)!r} cannot be written: {_refusal(error)}") from error
+        if isinstance(error, OSError) or (
+            isinstance(error, RuntimeError) and "write" in str(error).lower()
+        ):
+            raise _same_kind(error)(
+                f"{str(target)!r} cannot be written: {_refusal(error)}"
+            ) from error
         raise
 
 
 def _same_kind(error: Exception) -> type[OSError]:
-    return type(error) if isinstance(error, OSError) and type(error).__module__ == "builtins" else OSError
+    return (
+        type(error)
+        if isinstance(error, OSError) and type(error).__module__ == "builtins"
+        else OSError
+    )
 
 
 def _refusal(error: Exception) -> str:

@@ -1,6 +1,8 @@
-"""No result that holds NaN or infinity: what a model computes is looked at, and its likely cause is named.
+"""No result that holds NaN or infinity: what a model computes is looked at, and its likely cause is
+named.
 
-A NaN is never the larger of two numbers, so a label map made of NaN looks like any other: every pixel of class 0, or of none.
+A NaN is never the larger of two numbers, so a label map made of NaN looks like any other: every
+pixel of class 0, or of none.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class NotFiniteError(FloatingPointError, ValueError):
-    """NaN or infinity where a number belongs. It is a ValueError, too: programs report it as any other fault of their input."""
+    """NaN or infinity where a number belongs. It is a ValueError, too: programs report it as any
+    other fault of their input.
+    """
 
 
 class FiniteCheck:
-    """Looks at tensors as they come, and says once whether all of them were finite. Until then nothing waits for a GPU.
+    """Looks at tensors as they come, and says once whether all of them were finite. Until then
+    nothing waits for a GPU.
 
     It takes one pass over each tensor and no memory, and keeps none of them.
     """
@@ -28,7 +33,9 @@ class FiniteCheck:
         self._half = False
 
     def add(self, what: str, *tensors: Tensor) -> FiniteCheck:
-        """Look at tensors of any shape that an error message may call ``what``; those of integers are finite."""
+        """Look at tensors of any shape that an error message may call ``what``; those of integers
+        are finite.
+        """
         for tensor in tensors:
             if tensor.numel() and tensor.is_floating_point():
                 low, high = tensor.detach().aminmax()  # NaN if any entry is
@@ -40,26 +47,31 @@ class FiniteCheck:
         """Say whether everything that was added is finite.
 
         Args:
-            model: what computed it; its weights are searched for the cause. half: whether it used half precision in places.
+            model: what computed it; its weights are searched for the cause. half: whether it used
+                half precision in places.
         Raises:
             NotFiniteError: naming what is not, and the likely cause.
         """
         if not self._extremes:
             return
         device = next(iter(self._extremes.values()))[0].device
-        rows = [torch.stack([x.to(device) for x in found]).isfinite().all() for found in self._extremes.values()]
+        rows = [
+            torch.stack([x.to(device) for x in found]).isfinite().all()
+            for found in self._extremes.values()
+        ]
         finite = torch.stack(rows).tolist()
         broken = [what for what, good in zip(self._extremes, finite, strict=True) if not good]
         if broken:
             name = "the model" if model is None else type(model).__name__
             raise NotFiniteError(
-                f"{name}: NaN or infinity in {broken[0]}. Likely cause: {likely_cause(model, half or self._half)}"
+                f"{name}: NaN or infinity in {broken[0]}. Likely cause: "
+                f"{likely_cause(model, half or self._half)}"
             )
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Refuse a model whose weights hold NaN or infinity: some of them would change labels without being seen, such as -inf
-    before a ReLU.
+    """Refuse a model whose weights hold NaN or infinity: some of them would change labels without
+    being seen, such as -inf before a ReLU.
 
     Raises:
         NotFiniteError: naming the first of them.
@@ -70,11 +82,17 @@ def require_finite_weights(model: nn.Module) -> None:
 
 
 def broken_weights(model: nn.Module) -> Iterator[str]:
-    """Names of the parameters that hold NaN or infinity, and of the buffers that hold NaN (a mask may hold -inf)."""
+    """Names of the parameters that hold NaN or infinity, and of the buffers that hold NaN (a mask
+    may hold -inf).
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.numel() and tensor.is_floating_point():
             low, high = tensor.detach().aminmax()
-            finite = low.isfinite() & high.isfinite() if isinstance(tensor, nn.Parameter) else ~low.isnan()
+            finite = (
+                low.isfinite() & high.isfinite()
+                if isinstance(tensor, nn.Parameter)
+                else ~low.isnan()
+            )
             if not bool(finite):
                 yield name
 
@@ -91,18 +109,19 @@ def likely_cause(model: nn.Module | None, half: bool) -> str:
     kinds = set() if model is None else {p.dtype for p in model.parameters()}
     if half or kinds & set(HALF):
         return (
-            "half precision, whose largest number is 65504 in float16. Compute in float32: set the system's HALF key False, or "
-            "leave autocast out"
+            "half precision, whose largest number is 65504 in float16. Compute in float32: set the "
+            "system's HALF key False, or leave autocast out"
         )
     return (
-        "weights that are broken or belong to another model (none of them is NaN itself), an image that holds NaN, or a "
-        "setting that divides by zero"
+        "weights that are broken or belong to another model (none of them is NaN itself), an image "
+        "that holds NaN, or a setting that divides by zero"
     )
 
 
 def _broken_weights(names: list[str]) -> str:
     more, verb = (f" and {len(names) - 1} more", "hold") if len(names) > 1 else ("", "holds")
     return (
-        f"broken weights: {names[0]}{more} {verb} NaN or infinity. Get the file anew, or take a checkpoint from "
-        "before training diverged (MODEL.WEIGHTS, MODEL.CLIP_WEIGHTS, a refiner's model)"
+        f"broken weights: {names[0]}{more} {verb} NaN or infinity. Get the file anew, or take a "
+        "checkpoint from before training diverged (MODEL.WEIGHTS, MODEL.CLIP_WEIGHTS, a refiner's "
+        "model)"
     )

@@ -15,7 +15,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def items_at_a_time(entries: int, device: torch.device) -> int:
-    """How many items of a step, each with so many float32 entries in its largest tensor, are to be handled together, >= 1.
+    """How many items of a step, each with so many float32 entries in its largest tensor, are to be
+    handled together, >= 1.
 
     As many as stay in the caches of a CPU's cores, or as fit into a GPU's free memory.
     """
@@ -27,13 +28,16 @@ def items_at_a_time(entries: int, device: torch.device) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed blocks of at most 32 MB for its next tensors, up to 1 GB in each of the allocator's arenas.
+    """Let this process keep freed blocks of at most 32 MB for its next tensors, up to 1 GB in each
+    of the allocator's arenas.
 
-    Returns False where that cannot be set. By itself glibc gives such memory back to the system after many a step, and gets it
-    again page by page, filled with zeros.
+    Returns False where that cannot be set. By itself glibc gives such memory back to the system
+    after many a step, and gets it again page by page, filled with zeros.
     """
     try:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     except (OSError, TypeError):  # Windows has no such handle
         return False
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30))
+    return mallopt is not None and bool(
+        mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30)
+    )

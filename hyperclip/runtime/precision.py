@@ -1,7 +1,9 @@
-"""In what precision float32 numbers are multiplied: the one place that says so, for training and for every inference.
+"""In what precision float32 numbers are multiplied: the one place that says so, for training and
+for every inference.
 
-A GPU may round the factors of a float32 product to TF32 (10 bits), and does so in convolutions unless it is told not to. These
-are switches of the whole process, so they are set while our code computes and put back afterwards.
+A GPU may round the factors of a float32 product to TF32 (10 bits), and does so in convolutions
+unless it is told not to. These are switches of the whole process, so they are set while our code
+computes and put back afterwards.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ def inference_precision(wanted: str, model: Any) -> str:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Inside, float32 matrices and convolutions are multiplied in float32, or in TF32 where the GPU has it.
+    """Inside, float32 matrices and convolutions are multiplied in float32, or in TF32 where the GPU
+    has it.
 
-    The process's own switches are back afterwards. Threads share them: one that wants others waits until they are free.
+    The process's own switches are back afterwards. Threads share them: one that wants others waits
+    until they are free.
     """
     me = threading.get_ident()
     kinds = ("tf32", "ieee", "ieee", "tf32", "tf32") if tf32 else ("ieee",) * 5
@@ -73,11 +77,19 @@ def _kinds() -> list[Any]:
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
-    return [backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv, backends.cudnn.rnn]
+    return [
+        backends.cuda.matmul,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+    ]
 
 
 def _read() -> Switches:
-    """The process's switches; an old one is None where the new ones contradict it, which torch refuses to read."""
+    """The process's switches; an old one is None where the new ones contradict it, which torch
+    refuses to read.
+    """
     old: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
         try:

@@ -1,4 +1,6 @@
-"""What every program of the repository does at its end: leave, and say in one line what its user can mend."""
+"""What every program of the repository does at its end: leave, and say in one line what its user
+can mend.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,26 @@ from collections.abc import Callable
 from typing import NoReturn
 
 USER_ERRORS = (OSError, ValueError, FloatingPointError, ImportError, MemoryError)
-"""What input, machine or network cause; anything else is a fault of the program, which needs its traceback."""
+"""What input, machine or network cause; anything else is a fault of the program, which needs its
+traceback.
+"""
 
 
 def user_errors() -> tuple[type[BaseException], ...]:
-    """``USER_ERRORS``, and torch's own where the program has loaded torch; one that needs none runs without it."""
+    """``USER_ERRORS``, and torch's own where the program has loaded torch; one that needs none runs
+    without it.
+    """
     torch = sys.modules.get("torch")
-    return (*USER_ERRORS, torch.OutOfMemoryError, torch.distributed.DistError) if torch else USER_ERRORS
+    return (
+        (*USER_ERRORS, torch.OutOfMemoryError, torch.distributed.DistError)
+        if torch
+        else USER_ERRORS
+    )
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main()`` and leave with the status that it returns; after one of :func:`user_errors` with 1 and a line on stderr.
+    """Call ``main()`` and leave with the status that it returns; after one of :func:`user_errors`
+    with 1 and a line on stderr.
 
     Raises:
         SystemExit: always, but for errors that are none of its user's.
@@ -28,9 +39,14 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
         status = main()
     except user_errors() as error:
         sys.exit(f"error: {one_line(error)}")
-    except _process_errors() as error:  # one of several processes failed; its text ends as a traceback does
+    # one of several processes failed; its text ends as a traceback does
+    except _process_errors() as error:
         message = message_of_process(str(error))
-        sys.exit(f"error: {message}" if message else f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}")
+        sys.exit(
+            f"error: {message}"
+            if message
+            else f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}"
+        )
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -56,8 +72,17 @@ def message_of_process(text: str) -> str:
     """
     lines = text.rstrip().splitlines()
     frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
-    # The error stands behind the last frame and its code, which are indented; its message may have several lines
-    rest = list(itertools.dropwhile(lambda line: line[:1] in (" ", ""), lines[frames[-1] if frames else 0 :]))
+    # The error stands behind the last frame and its code, which are indented; its message may have
+    # several lines
+    rest = list(
+        itertools.dropwhile(
+            lambda line: line[:1] in (" ", ""), lines[frames[-1] if frames else 0 :]
+        )
+    )
     name, _, message = "\n".join(rest).partition(": ")
     kind = pydoc.locate(name.strip()) if rest else None
-    return one_line(message or name) if isinstance(kind, type) and issubclass(kind, user_errors()) else ""
+    return (
+        one_line(message or name)
+        if isinstance(kind, type) and issubclass(kind, user_errors())
+        else ""
+    )

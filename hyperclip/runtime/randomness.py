@@ -1,4 +1,4 @@
-"""Random numbers of Python, NumPy and torch: seeded for a while, kept as they were, saved and set."""
+"""Random numbers of Python, NumPy and torch: seeded for a while, kept as they were, saved and set."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
-    """What happens inside leaves the random numbers of Python, NumPy and torch outside as they were."""
+    """What happens inside leaves the random numbers of Python, NumPy and torch outside as they
+    were.
+    """
     state = random_state()
     try:
         yield
@@ -23,7 +25,9 @@ def kept_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch's CPU that depend on the seed alone; those outside stay as they were."""
+    """Random numbers of Python, NumPy and torch's CPU that depend on the seed alone; those outside
+    stay as they were.
+    """
     words = np.random.SeedSequence(seed).generate_state(3)
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(int(words[0]))
@@ -38,10 +42,15 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """State of all random numbers of this process, in types that ``torch.load(weights_only=True)`` reads."""
+    """State of all random numbers of this process, in types that ``torch.load(weights_only=True)``
+    reads.
+    """
     name, keys, *rest = np.random.get_state(legacy=True)
     assert isinstance(keys, np.ndarray)
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest)}
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    }
     state["torch"] = torch.get_rng_state()
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 

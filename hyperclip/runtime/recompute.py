@@ -1,4 +1,6 @@
-"""Less memory in training: what the backward pass needs is computed again there instead of being kept."""
+"""Less memory in training: what the backward pass needs is computed again there instead of being
+kept.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run(function: Callable[..., Tensor], *args: Any, recompute: bool) -> Tensor:
-    """``function(*args)``, of which the backward pass keeps only the arguments with ``recompute``, where gradients are enabled.
+    """``function(*args)``, of which the backward pass keeps only the arguments with ``recompute``,
+    where gradients are enabled.
 
     The rest is computed again there, once, with the adapter maps that ``function`` evaluates.
     """
@@ -27,7 +30,9 @@ _part_of_whole = ContextVar("_part_of_whole", default=False)
 
 
 def _as_a_whole(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """``function(*args)`` in which :func:`chain` does nothing: what it would keep, the whole does not."""
+    """``function(*args)`` in which :func:`chain` does nothing: what it would keep, the whole does
+    not.
+    """
     token = _part_of_whole.set(True)
     try:
         return function(*args)
@@ -35,14 +40,18 @@ def _as_a_whole(function: Callable[..., Tensor], *args: Any) -> Tensor:
         _part_of_whole.reset(token)
 
 
-def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor]) -> Tensor:
+def chain(
+    cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor], Tensor]
+) -> Tensor:
     """``costly(cheap(x))``, of which the backward pass keeps x, but not ``cheap(x)``.
 
-    For norms and activations between matrix products: a large tensor less for the time of a small operation. What ``costly``
+    For norms and activations between matrix products: a large tensor less for the time of a small
+        operation. What ``costly``
     saves beside its input, it keeps.
 
     Args:
-        cheap: one operation whose own gradient needs its input alone, as that of a norm or a GELU; it draws no random numbers.
+        cheap: one operation whose own gradient needs its input alone, as that of a norm or a GELU;
+            it draws no random numbers.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _part_of_whole.get():
         return costly(cheap(x))
@@ -51,8 +60,13 @@ def chain(cheap: Callable[[Tensor], Tensor], x: Tensor, costly: Callable[[Tensor
     kind = x.device.type
     mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
-    def pack(saved: Tensor) -> Tensor | torch.Size:  # the graph holds this function, so it must not hold y
-        same = saved.untyped_storage().data_ptr() == place and saved.numel() == count and saved.is_contiguous()
+    # the graph holds this function, so it must not hold y
+    def pack(saved: Tensor) -> Tensor | torch.Size:
+        same = (
+            saved.untyped_storage().data_ptr() == place
+            and saved.numel() == count
+            and saved.is_contiguous()
+        )
         return saved.shape if same else saved
 
     def unpack(kept: Tensor | torch.Size) -> Tensor:

@@ -1,6 +1,8 @@
-"""Work in independent pieces on a CPU: a piece for each core, rather than all cores for every step of each piece.
+"""Work in independent pieces on a CPU: a piece for each core, rather than all cores for every step
+of each piece.
 
-Steps of a millisecond wait for the slower core at each end, and leave what one core needs next in the cache of another.
+Steps of a millisecond wait for the slower core at each end, and leave what one core needs next in
+the cache of another.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from torch import Tensor
 
 
 def in_pieces(function: Callable[..., Any], most: int, *tensors: Tensor) -> None:
-    """Call ``function`` with pieces of tensors of the same second dimension, cut there, without gradients.
+    """Call ``function`` with pieces of tensors of the same second dimension, cut there, without
+    gradients.
 
-    On a CPU as many calls run at a time as torch has threads, with one thread each, if there is enough for all of them; else
-    one call at a time has all threads.
+    On a CPU as many calls run at a time as torch has threads, with one thread each, if there is
+    enough for all of them; else one call at a time has all threads.
 
     Args:
-        function: may change its pieces. What it returns is dropped; what it raises is raised when no call runs any more.
+        function: may change its pieces. What it returns is dropped; what it raises is raised when
+            no call runs any more.
         most: of the second dimension, how much may be in work at a time, >= 1.
     """
     length, device = tensors[0].shape[1], tensors[0].device
@@ -31,12 +35,20 @@ def in_pieces(function: Callable[..., Any], most: int, *tensors: Tensor) -> None
     if min(length, most) < threads:
         threads = 1
     rounds = -(-length // (most // threads * threads))
-    pieces = zip(*(tensor.tensor_split(min(length, rounds * threads), dim=1) for tensor in tensors), strict=True)
+    pieces = zip(
+        *(tensor.tensor_split(min(length, rounds * threads), dim=1) for tensor in tensors),
+        strict=True,
+    )
     inference = torch.is_inference_mode_enabled()
     mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
-    def run(piece: tuple[Tensor, ...]) -> None:  # with the modes of the caller, which are a thread's own
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed):
+    # with the modes of the caller, which are a thread's own
+    def run(piece: tuple[Tensor, ...]) -> None:
+        with (
+            torch.inference_mode(inference),
+            torch.no_grad(),
+            torch.autocast(device.type, dtype, enabled=mixed),
+        ):
             function(*piece)
 
     if threads == 1:
@@ -63,7 +75,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     begun = Barrier(threads + 1)
 
     def begin() -> None:
-        torch.set_num_threads(1)  # of this thread, and of those that begin later, until the number is set again below
+        # of this thread, and of those that begin later, until the number is set again below
+        torch.set_num_threads(1)
         torch.get_num_threads()  # the first call in a thread takes the number over
         begun.wait()
 

@@ -1,4 +1,6 @@
-"""Reading weights files without running code from them, whatever container and wrapper their state dict is in."""
+"""Reading weights files without running code from them, whatever container and wrapper their state
+dict is in.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ CONTAINERS = (
     "weights",
     "params",
 )
-"""Names under which trainers keep a model's state dict; where a file has several of them, the first one counts."""
+"""Names under which trainers keep a model's state dict; where a file has several of them, the first
+one counts.
+"""
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of parameter names that DistributedDataParallel, torch.compile and FSDP put between a module and its own names."""
+"""Parts of parameter names that DistributedDataParallel, torch.compile and FSDP put between a
+module and its own names.
+"""
 
 
 DICTS = (
@@ -44,7 +50,9 @@ DICTS = (
     "mmengine.config.config.ConfigDict",
     "addict.addict.Dict",
 )
-"""Configs that checkpoints carry along: read as plain dicts, whether their package is installed or not."""
+"""Configs that checkpoints carry along: read as plain dicts, whether their package is installed or
+not.
+"""
 
 
 class UnreadableWeightsError(ValueError):
@@ -52,14 +60,17 @@ class UnreadableWeightsError(ValueError):
 
 
 def read_weights(path: str | Path, key: str) -> Any:
-    """Read a file of torch (``weights_only=True``) or safetensors; which of them is seen from its content.
+    """Read a file of torch (``weights_only=True``) or safetensors; which of them is seen from its
+    content.
 
-    Besides tensors and Python's own types, NumPy's scalars and arrays, paths, dates and ``argparse.Namespace`` are read.
+    Besides tensors and Python's own types, NumPy's scalars and arrays, paths, dates and
+    ``argparse.Namespace`` are read.
 
     Args:
         key: the config key that named the file, for messages.
     Raises:
-        FileNotFoundError: no such file. UnreadableWeightsError: a damaged file, or objects of other classes, which are named.
+        FileNotFoundError: no such file. UnreadableWeightsError: a damaged file, or objects of other
+            classes, which are named.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,19 +91,21 @@ def read_weights(path: str | Path, key: str) -> Any:
         if not refused:
             reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
             raise UnreadableWeightsError(
-                f"{key} {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected a file saved by torch or a "
-                "safetensors file; was the copy or download cut short?"
+                f"{key} {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected "
+                "a file saved by torch or a safetensors file; was the copy or download cut short?"
             ) from error
     raise UnreadableWeightsError(
-        f"{key} {str(path)!r} holds objects of {', '.join(sorted(refused))}, which are not opened since they could run code. "
-        "If you trust the file, save its state dict alone: content = torch.load(FILE, weights_only=False); "
-        "torch.save(content['state_dict'], NEW); or allow the classes in your program with "
-        "torch.serialization.add_safe_globals"
+        f"{key} {str(path)!r} holds objects of {', '.join(sorted(refused))}, which are not opened "
+        "since they could run code. If you trust the file, save its state dict alone: content = "
+        "torch.load(FILE, weights_only=False); torch.save(content['state_dict'], NEW); or allow "
+        "the classes in your program with torch.serialization.add_safe_globals"
     )
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: the length of a header (8 bytes), and the header, which is JSON."""
+    """Whether a file begins as safetensors do: the length of a header (8 bytes), and the header,
+    which is JSON.
+    """
     if path.suffix == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -101,7 +114,9 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _refused_globals(path: Path) -> list[str]:
-    """Classes and functions of a file that are not allowed; none where that cannot be seen beforehand."""
+    """Classes and functions of a file that are not allowed; none where that cannot be seen
+    beforehand.
+    """
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # the older format, or a damaged file: reading it says more
@@ -110,7 +125,9 @@ def _refused_globals(path: Path) -> list[str]:
 
 @cache
 def harmless_globals() -> tuple[Any, ...]:
-    """What may be created while a file is read: classes that hold data alone, under the names of several versions."""
+    """What may be created while a file is read: classes that hold data alone, under the names of
+    several versions.
+    """
     from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
     from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
@@ -156,7 +173,8 @@ def _plain_dict(*_: object) -> dict[Any, Any]:
 
 
 def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
-    """The state dict of what a file holds: the content itself, or what is in one of its containers, however deep.
+    """The state dict of what a file holds: the content itself, or what is in one of its containers,
+    however deep.
 
     Args:
         what: the file, for messages.
@@ -165,7 +183,8 @@ def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
     """
     if not isinstance(content, Mapping):
         raise UnreadableWeightsError(
-            f"{what} holds a {type(content).__name__}, expected a state dict or a dict that holds one"
+            f"{what} holds a {type(content).__name__}, expected a state dict or a dict that holds "
+            "one"
         )
     found = _search(content, what)
     if found is None:
@@ -200,7 +219,8 @@ def _search(content: Mapping[Any, Any], what: str) -> dict[str, Tensor] | None:
             return {}
     if len(found) > 1:
         raise UnreadableWeightsError(
-            f"{what} holds several state dicts: {', '.join(found)}. Save the one that is meant alone"
+            f"{what} holds several state dicts: {', '.join(found)}. Save the one that is meant "
+            "alone"
         )
     if found:
         return next(iter(found.values()))
@@ -209,7 +229,9 @@ def _search(content: Mapping[Any, Any], what: str) -> dict[str, Tensor] | None:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers added: ``model._orig_mod.module.clip.x`` is ``clip.x``."""
+    """A parameter's name without what wrappers added: ``model._orig_mod.module.clip.x`` is
+    ``clip.x``.
+    """
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     while len(parts) > 1 and parts[0] == "model":  # a LightningModule that holds the model
         parts = parts[1:]
@@ -232,7 +254,8 @@ def rename_for(state: Mapping[str, Tensor], own: Collection[str], what: str) -> 
         target = name if name in own else targets.get(plain, plain)
         if target in renamed:
             raise ValueError(
-                f"{what} holds {plain} twice, once wrapped and once not. Save one of the two models alone"
+                f"{what} holds {plain} twice, once wrapped and once not. Save one of the two "
+                "models alone"
             )
         renamed[target] = value
     return renamed
@@ -250,8 +273,9 @@ def require_fit(
     ]
     if missing or unexpected or shapes:
         raise ValueError(
-            f"{what}: {len(missing)} keys missing from the file: {_first(missing)}; {len(unexpected)} keys unexpected: "
-            f"{_first(unexpected)}; {len(shapes)} of another shape: {_first(shapes)}. {advice}"
+            f"{what}: {len(missing)} keys missing from the file: {_first(missing)}; "
+            f"{len(unexpected)} keys unexpected: {_first(unexpected)}; {len(shapes)} of another "
+            f"shape: {_first(shapes)}. {advice}"
         )
 
 

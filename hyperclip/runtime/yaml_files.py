@@ -17,7 +17,8 @@ class DuplicateKeyError(yaml.YAMLError):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """``yaml.SafeLoader`` that refuses mappings with a key twice; what "<<" merges may be overridden as always.
+    """``yaml.SafeLoader`` that refuses mappings with a key twice; what "<<" merges may be
+    overridden as always.
 
     Raises:
         DuplicateKeyError: names the key and both lines.
@@ -35,13 +36,16 @@ class UniqueKeyLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if key in lines:
                 raise DuplicateKeyError(
-                    f"key {key_node.value!r} is there twice, in line {lines[key]} and in line {line}. Keep one of them"
+                    f"key {key_node.value!r} is there twice, in line {lines[key]} and in line "
+                    f"{line}. Keep one of them"
                 )
             lines[key] = line
         return node
 
 
-def load_yaml(path: str | Path, what: str = "YAML file", loader: type[UniqueKeyLoader] = UniqueKeyLoader) -> Any:
+def load_yaml(
+    path: str | Path, what: str = "YAML file", loader: type[UniqueKeyLoader] = UniqueKeyLoader
+) -> Any:
     """Read a YAML file with plain values only, in UTF-8 with or without a byte order mark.
 
     Args:
@@ -57,9 +61,11 @@ def load_yaml(path: str | Path, what: str = "YAML file", loader: type[UniqueKeyL
         return yaml.load(path.read_text(encoding="utf-8-sig"), loader)
     except DuplicateKeyError as error:
         raise ValueError(f"{what} {str(path)!r}: {error}") from error
-    # Beside YAML's own errors: UnicodeDecodeError, a value that its tag does not fit, nesting without end.
+    # Beside YAML's own errors: UnicodeDecodeError, a value that its tag does not fit, nesting
+    # without end.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{what} {str(path)!r}: not valid YAML in UTF-8 ({reason}). Mend that place, or save the file as UTF-8"
+            f"{what} {str(path)!r}: not valid YAML in UTF-8 ({reason}). Mend that place, or save "
+            "the file as UTF-8"
         ) from error

@@ -1,8 +1,11 @@
 """tinyscenes: a procedural world of textured shapes with exact masks, drawn with NumPy and OpenCV.
 
-A class is a noun phrase "colour texture shape" ("red striped star"). A third of the combinations is held
-out: their attributes are all seen in training, their combination never is. Every image is a pure function
-of (seed, index), so the dataset needs no download and is the same on every machine with the same OpenCV.
+A class is a noun phrase "colour texture shape" ("red striped star"). A third of the combinations is
+held
+out: their attributes are all seen in training, their combination never is. Every image is a pure
+    function
+of (seed, index), so the dataset needs no download and is the same on every machine with the same
+OpenCV.
 """
 
 from __future__ import annotations
@@ -30,13 +33,15 @@ IGNORE = 255
 def class_names(part: str = "all") -> list[str]:
     """Return the phrases of one part of the world: ``seen`` (60), ``unseen`` (30) or ``all`` (90).
 
-    A combination (colour i, texture j, shape k) is unseen when i + j + k is divisible by 3, so that every
-    colour, texture, shape and every pair of them occurs among the seen ones.
+    A combination (colour i, texture j, shape k) is unseen when i + j + k is divisible by 3, so that
+    every colour, texture, shape and every pair of them occurs among the seen ones.
     """
     if part not in ("seen", "unseen", "all"):
         raise ValueError(f"part of tinyscenes: got {part!r}, expected 'seen', 'unseen' or 'all'")
     names = []
-    for (i, color), (j, texture), (k, shape) in product(*map(enumerate, (COLORS, TEXTURES, SHAPES))):
+    for (i, color), (j, texture), (k, shape) in product(
+        *map(enumerate, (COLORS, TEXTURES, SHAPES))
+    ):
         unseen = (i + j + k) % 3 == 0
         if part == "all" or unseen == (part == "unseen"):
             names.append(f"{color} {texture} {shape}")
@@ -73,7 +78,10 @@ def _polygon(shape: str) -> np.ndarray:
     elif shape == "cross":
         w = 0.36
         one_arm = np.array([[w, w], [1.0, w], [1.0, -w]])
-        turns = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in -np.pi / 2 * np.arange(4)]
+        turns = [
+            np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+            for a in -np.pi / 2 * np.arange(4)
+        ]
         return np.concatenate([one_arm @ turn for turn in turns])
     else:
         angles, radii = np.arange(40) * 9.0, np.full(40, 0.92)
@@ -81,7 +89,9 @@ def _polygon(shape: str) -> np.ndarray:
     return np.stack([np.cos(radians), np.sin(radians)], 1) * radii[:, None]
 
 
-def shape_mask(shape: str, size: int, center: tuple[float, float], radius: float, angle: float) -> np.ndarray:
+def shape_mask(
+    shape: str, size: int, center: tuple[float, float], radius: float, angle: float
+) -> np.ndarray:
     """Draw one filled shape.
 
     Args:
@@ -94,7 +104,9 @@ def shape_mask(shape: str, size: int, center: tuple[float, float], radius: float
         bool array (size, size).
     """
     a = np.deg2rad(angle)
-    corners = _polygon(shape) @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) * radius + np.array(center)
+    corners = _polygon(shape) @ np.array(
+        [[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]
+    ) * radius + np.array(center)
     mask = np.zeros((size, size), np.uint8)
     fixed_point = np.round(corners * 16).astype(np.int32)
     cv2.fillPoly(mask, [fixed_point], 1, shift=4)
@@ -122,7 +134,9 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     return ground + grain + rng.uniform(50, 190)
 
 
-def _paint(image: np.ndarray, mask: np.ndarray, phrase: str, radius: float, rng: np.random.Generator) -> None:
+def _paint(
+    image: np.ndarray, mask: np.ndarray, phrase: str, radius: float, rng: np.random.Generator
+) -> None:
     """Paint one object of class ``phrase`` into ``image`` (size, size, 3) in place."""
     color, texture, _ = phrase.split(" ")
     tone = np.array(COLORS[color], np.float32) * rng.uniform(0.8, 1.1) + rng.uniform(-14, 14, 3)
@@ -167,14 +181,20 @@ def _draw_scene(
     return _finish(image, rng), label
 
 
-def render_captioned_scene(seed: int, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, list[str]]:
-    """Draw one captioned scene of 1 to 3 objects, for contrastive pre-training: no mask is given away.
+def render_captioned_scene(
+    seed: int, index: int, size: int = SCENE_SIZE
+) -> tuple[np.ndarray, list[str]]:
+    """Draw one captioned scene of 1 to 3 objects, for contrastive pre-training: no mask is given
+    away.
 
     Returns:
-        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a hundredth of it.
+        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a
+        hundredth of it.
     """
     names = class_names()
-    image, label = _draw_scene(names, np.random.default_rng([_SCENE_STREAM, seed, index]), size, (1, 3))
+    image, label = _draw_scene(
+        names, np.random.default_rng([_SCENE_STREAM, seed, index]), size, (1, 3)
+    )
     visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
     return image, [names[k] for k in visible[pixels >= 0.01 * size * size]]
 
@@ -189,7 +209,11 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     names = class_names()
     phrase = names[int(rng.integers(len(names)))]
     radius = rng.uniform(12.0, 22.0) * size / 48
-    center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2)) if radius * 1.7 < size else (size / 2,) * 2
+    center = (
+        tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
+        if radius * 1.7 < size
+        else (size / 2,) * 2
+    )
     image = _background(size, rng)
     mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
     _paint(image, mask, phrase, radius, rng)
@@ -197,7 +221,8 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """A captioned image of one of the two pre-training worlds, "objects" or "scenes", and the phrases of what it shows.
+    """A captioned image of one of the two pre-training worlds, "objects" or "scenes", and the
+    phrases of what it shows.
 
     Raises:
         ValueError: another world.

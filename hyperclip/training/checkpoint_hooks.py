@@ -1,4 +1,6 @@
-"""The state of a run: what its checkpoints hold, when they are written, and how a run goes on from one."""
+"""The state of a run: what its checkpoints hold, when they are written, and how a run goes on from
+one.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,15 @@ STOP_SIGNALS = stop_signals()
 
 
 def gather_process_states(stream: TrainStream) -> list[dict[str, Any]]:
-    """Random numbers and place in the data of all processes, on the main one; all of them have to call it."""
+    """Random numbers and place in the data of all processes, on the main one; all of them have to
+    call it.
+    """
     return comm.gather({"random": random_state(), "stream": stream.state_dict()})
 
 
 def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, seed: int) -> None:
-    """Go on with a checkpoint's random numbers and data. With another number of processes only the data goes on.
+    """Go on with a checkpoint's random numbers and data. With another number of processes only the
+    data goes on.
 
     Args:
         states: of all processes. seed: for random numbers that cannot go on.
@@ -58,15 +63,25 @@ def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, see
     if len(states) == comm.get_world_size():
         set_random_state(states[comm.get_rank()]["random"])
         return
-    logger.warning("the run had %d processes and goes on with %d: random numbers in the model start anew", len(states),
-                   comm.get_world_size())  # fmt: skip
+    logger.warning(
+        "the run had %d processes and goes on with %d: random numbers in the model start anew",
+        len(states),
+        comm.get_world_size(),
+    )
     seed_all_rng(seed + stream.position + comm.get_rank())
 
 
 def describe_state(cfg: CfgNode) -> dict[str, Any]:
     """Config and versions, for a reader of a checkpoint."""
-    versions = {"torch": torch.__version__, "detectron2": detectron2.__version__, "open_clip": open_clip.__version__}
-    return {"config": cfg.dump(), "versions": {name: str(version) for name, version in versions.items()}}
+    versions = {
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        "open_clip": open_clip.__version__,
+    }
+    return {
+        "config": cfg.dump(),
+        "versions": {name: str(version) for name, version in versions.items()},
+    }
 
 
 class StopSignals:
@@ -90,7 +105,9 @@ class StopSignals:
         self._before.clear()
 
     def any_told(self, grace: float = 0.0) -> bool:
-        """Whether one of the processes, which all have to ask, was told to stop, and that ``grace`` seconds ago or more."""
+        """Whether one of the processes, which all have to ask, was told to stop, and that ``grace``
+        seconds ago or more.
+        """
         told = self.told_at is not None and time.monotonic() - self.told_at >= grace
         if comm.get_world_size() == 1:
             return told
@@ -104,18 +121,25 @@ class StopSignals:
 
 
 class Checkpoints(HookBase):
-    """Writes checkpoints: every ``period`` iterations, at the end, and when the run is told to stop by SIGTERM or SIGUSR1.
+    """Writes checkpoints: every ``period`` iterations, at the end, and when the run is told to stop
+    by SIGTERM or SIGUSR1.
 
-    A told run finishes its iteration, saves and leaves with the code ``INTERRUPTED``, all processes together. A periodic
-    checkpoint that cannot be written is an error in the log, and the run goes on.
+    A told run finishes its iteration, saves and leaves with the code ``INTERRUPTED``, all processes
+    together. A periodic checkpoint that cannot be written is an error in the log, and the run goes
+    on.
 
     Args:
-        checkpointer: of the run. period: 0 writes only the last. keep: how many numbered files are kept; 0 for all.
+        checkpointer: of the run. period: 0 writes only the last. keep: how many numbered files are
+            kept; 0 for all.
         signals: notes the signals, while whoever trains is inside of it.
     """
 
     def __init__(
-        self, checkpointer: StrictCheckpointer, period: int, keep: int, signals: StopSignals | None = None
+        self,
+        checkpointer: StrictCheckpointer,
+        period: int,
+        keep: int,
+        signals: StopSignals | None = None,
     ) -> None:
         self.checkpointer, self.period, self.keep = checkpointer, period, keep
         self.signals = signals or StopSignals()
@@ -144,7 +168,9 @@ class Checkpoints(HookBase):
         """
         self.save(f"model_{self.trainer.iter:07d}")
         comm.synchronize()
-        logger.info("Told to stop: saved after iteration %d. Go on with --resume", self.trainer.iter)
+        logger.info(
+            "Told to stop: saved after iteration %d. Go on with --resume", self.trainer.iter
+        )
         raise SystemExit(INTERRUPTED)
 
     def save(self, name: str) -> None:
@@ -160,8 +186,9 @@ class Checkpoints(HookBase):
             self.checkpointer.save(name, processes=states, **describe_state(self.trainer.cfg))
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f"checkpoint {name} could not be written to {self.checkpointer.save_dir!r} ({error}). Is the disk full? Free "
-                "some space, or set SOLVER.CHECKPOINT_KEEP to a smaller number"
+                f"checkpoint {name} could not be written to {self.checkpointer.save_dir!r} "
+                f"({error}). Is the disk full? Free some space, or set SOLVER.CHECKPOINT_KEEP to a "
+                "smaller number"
             ) from error
         self.checkpointer.keep_last(self.keep)
 
@@ -169,24 +196,32 @@ class Checkpoints(HookBase):
 class Evaluations(hooks.EvalHook):
     """Evaluates every ``period`` iterations and after a training that came to its end.
 
-    A signal to stop ends an evaluation, and the run is saved and left. A run that is resumed first makes up for the
-    evaluation after its last iteration if that was due and its scores were not written.
+    A signal to stop ends an evaluation, and the run is saved and left. A run that is resumed first
+    makes up for the evaluation after its last iteration if that was due and its scores were not
+    written.
 
     Args:
-        period: 0 for after the last iteration alone. evaluate: gives scores by dataset, or raises EvaluationStoppedError.
+        period: 0 for after the last iteration alone. evaluate: gives scores by dataset, or raises
+            EvaluationStoppedError.
         checkpoints: saves the run. metrics: ``metrics.json``, which gets the scores.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[], Any], checkpoints: Checkpoints, metrics: Path) -> None:
+    def __init__(
+        self, period: int, evaluate: Callable[[], Any], checkpoints: Checkpoints, metrics: Path
+    ) -> None:
         super().__init__(period, evaluate)
         self.checkpoints, self.metrics = checkpoints, metrics
 
     def before_train(self) -> None:
         start, names = self.trainer.start_iter, self.trainer.test_names
-        missing = start > 0 and self._is_due(start) and not is_written(self.metrics, start - 1, names)
+        missing = (
+            start > 0 and self._is_due(start) and not is_written(self.metrics, start - 1, names)
+        )
         if not comm.all_gather(missing)[0]:  # the main process's files count
             return
-        logger.info("The evaluation after iteration %d was interrupted: making up for it", start - 1)
+        logger.info(
+            "The evaluation after iteration %d was interrupted: making up for it", start - 1
+        )
         self.trainer.storage.iter = start - 1
         try:
             self._do_eval()
@@ -205,8 +240,10 @@ class Evaluations(hooks.EvalHook):
 
     def after_train(self) -> None:
         try:
-            if self.trainer.iter >= self.trainer.max_iter:  # it is less after an error, in the last iteration, too
-                self.trainer.iter = self.trainer.storage.iter = self.trainer.max_iter  # one more where none was run
+            # it is less after an error, in the last iteration, too
+            if self.trainer.iter >= self.trainer.max_iter:
+                # one more where none was run
+                self.trainer.iter = self.trainer.storage.iter = self.trainer.max_iter
                 self._do_eval()
         except EvaluationStoppedError:
             logger.info("Told to stop in the final evaluation. --resume makes up for it")
@@ -219,10 +256,12 @@ class Evaluations(hooks.EvalHook):
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the model with the best evaluation as ``model_best.pth``, and its value in ``model_best.json``.
+    """Keeps the model with the best evaluation as ``model_best.pth``, and its value in
+    ``model_best.json``.
 
     Args:
-        checkpointer: of the run. metric: mean of this score over the test sets, or DATASET/SCORE for that of one.
+        checkpointer: of the run. metric: mean of this score over the test sets, or DATASET/SCORE
+            for that of one.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, metric: str) -> None:
@@ -242,8 +281,12 @@ class BestCheckpoint(HookBase):
             if record["metric"] == self.metric:
                 self.best = record["value"]
             else:
-                logger.warning("model_best.pth is the best by %s: from now on the best by %s is looked for anew",
-                               record["metric"], self.metric)  # fmt: skip
+                logger.warning(
+                    "model_best.pth is the best by %s: from now on the best by %s is looked for "
+                    "anew",
+                    record["metric"],
+                    self.metric,
+                )
         self._look(self.trainer.start_iter - 1)  # an evaluation that was made up for
 
     def after_step(self) -> None:
@@ -264,12 +307,15 @@ class BestCheckpoint(HookBase):
         with self.trainer.evaluated_weights():
             self.checkpointer.save("model_best", tag=False, iteration=iteration)
         record = {"metric": self.metric, "value": value, "iteration": iteration}
-        write_atomically(self._record, lambda p: p.write_text(json.dumps(record) + "\n", encoding="utf-8"))
+        write_atomically(
+            self._record, lambda p: p.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        )
         logger.info("Best %s so far: %.3f", self.metric, value)
 
 
 def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
-    """A score of an evaluation's results: of one dataset (DATASET/SCORE), or the mean over all of them.
+    """A score of an evaluation's results: of one dataset (DATASET/SCORE), or the mean over all of
+    them.
 
     The IoU of a class that is nowhere in the labels is NaN.
 
@@ -281,13 +327,19 @@ def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
     if chosen and score.startswith("IoU-"):
         return statistics.fmean(scores.get(score, float("nan")) for scores in chosen)
     if not chosen or any(score not in scores for scores in chosen):
-        known = sorted({key for scores in results.values() for key in scores if not key.startswith("IoU-")})
-        raise ValueError(f"TEST.BEST_METRIC: got {metric!r}, expected one of {known}, or DATASET/SCORE with a dataset of "
-                         f"{sorted(results)}")  # fmt: skip
+        known = sorted(
+            {key for scores in results.values() for key in scores if not key.startswith("IoU-")}
+        )
+        raise ValueError(
+            f"TEST.BEST_METRIC: got {metric!r}, expected one of {known}, or DATASET/SCORE with a "
+            f"dataset of {sorted(results)}"
+        )
     return statistics.fmean(scores[score] for scores in chosen)
 
 
 def split_metric(metric: str) -> tuple[str, str]:
-    """Dataset, "" for all of them, and score of TEST.BEST_METRIC; the name of a class may hold a "/", that of a dataset not."""
+    """Dataset, "" for all of them, and score of TEST.BEST_METRIC; the name of a class may hold a
+    "/", that of a dataset not.
+    """
     dataset, slash, score = metric.partition("/")
     return (dataset, score) if slash and not metric.startswith("IoU-") else ("", metric)

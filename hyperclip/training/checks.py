@@ -1,4 +1,6 @@
-"""What can be known before the first image is checked before it: datasets, class lists, the metric of the best checkpoint."""
+"""What can be known before the first image is checked before it: datasets, class lists, the metric
+of the best checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ def check_training(cfg: CfgNode) -> None:
     """Check what a training needs, and what its evaluations will need.
 
     Raises:
-        FileNotFoundError, ValueError: a dataset that is unknown, absent or incomplete, classes that do not fit its labels,
-            no such score.
+        FileNotFoundError, ValueError: a dataset that is unknown, absent or incomplete, classes that
+            do not fit its labels, no such score.
     """
     train_vocabulary(cfg)
     for name in registered_names(cfg.DATASETS.TRAIN):
@@ -38,8 +40,8 @@ def check_test_sets(cfg: CfgNode) -> None:
     """Check that every dataset of DATASETS.TEST can be evaluated.
 
     Raises:
-        FileNotFoundError, ValueError: one that is unknown, absent or incomplete, a class list that does not fit, no ignore
-            label, a loader that cannot be built.
+        FileNotFoundError, ValueError: one that is unknown, absent or incomplete, a class list that
+            does not fit, no ignore label, a loader that cannot be built.
     """
     for name in registered_names(cfg.DATASETS.TEST):
         _check_metadata(name)
@@ -47,7 +49,9 @@ def check_test_sets(cfg: CfgNode) -> None:
         records = DatasetCatalog.get(name)
         _check_records(name, records)
         if cfg.TEST.IMS_PER_BATCH < 1:
-            raise ValueError(f"TEST.IMS_PER_BATCH: got {cfg.TEST.IMS_PER_BATCH}, expected at least 1")
+            raise ValueError(
+                f"TEST.IMS_PER_BATCH: got {cfg.TEST.IMS_PER_BATCH}, expected at least 1"
+            )
         build_test_loader(cfg, records)
 
 
@@ -84,28 +88,35 @@ def best_metric(cfg: CfgNode) -> str:
     metric = f"{dataset}/{score}" if dataset else score
     found: dict[str, dict[str, float]] = {}
     for name in names:
-        found[name] = dict.fromkeys(SCORES, 0.0) | ({"boundary_mIoU": 0.0} if cfg.TEST.BOUNDARY_IOU else {})
+        found[name] = dict.fromkeys(SCORES, 0.0) | (
+            {"boundary_mIoU": 0.0} if cfg.TEST.BOUNDARY_IOU else {}
+        )
         classes = [f"IoU-{n}" for n in MetadataCatalog.get(name).stuff_classes]
         if score.startswith("IoU-") and dataset in ("", name) and score not in classes:
-            raise ValueError(f"TEST.BEST_METRIC: got {cfg.TEST.BEST_METRIC!r}, but dataset {name} has no class {score[4:]!r}; "
-                             f"expected one of {classes[:5]} …, or of {list(found[name])}")  # fmt: skip
+            raise ValueError(
+                f"TEST.BEST_METRIC: got {cfg.TEST.BEST_METRIC!r}, but dataset {name} has no class "
+                f"{score[4:]!r}; expected one of {classes[:5]} …, or of {list(found[name])}"
+            )
     metric_of(found, metric)
     return metric
 
 
 def _check_metadata(name: str) -> None:
     meta: Any = MetadataCatalog.get(name)
-    missing = [key for key in ("stuff_classes", "ignore_label") if getattr(meta, key, None) in (None, [])]
+    missing = [
+        key for key in ("stuff_classes", "ignore_label") if getattr(meta, key, None) in (None, [])
+    ]
     if missing:
         raise ValueError(
-            f"dataset {name}: got no {' and no '.join(missing)} in Detectron2's MetadataCatalog, expected both. Set them: "
-            f"MetadataCatalog.get({name!r}).set(stuff_classes=[names], ignore_label=255)"
+            f"dataset {name}: got no {' and no '.join(missing)} in Detectron2's MetadataCatalog, "
+            f"expected both. Set them: MetadataCatalog.get({name!r}).set(stuff_classes=[names], "
+            "ignore_label=255)"
         )
     classes = len(meta.stuff_classes)
     if type(meta.ignore_label) is not int or 0 <= meta.ignore_label < classes:
         raise ValueError(
-            f"dataset {name}: ignore_label: got {meta.ignore_label!r}, expected a whole number that is none of its classes 0 "
-            f"to {classes - 1}, such as 255"
+            f"dataset {name}: ignore_label: got {meta.ignore_label!r}, expected a whole number "
+            f"that is none of its classes 0 to {classes - 1}, such as 255"
         )
 
 
@@ -115,4 +126,7 @@ def _check_records(name: str, records: list[dict]) -> None:
     for key in ("file_name", "sem_seg_file_name"):
         without = next((k for k, record in enumerate(records) if key not in record), None)
         if without is not None:
-            raise ValueError(f"dataset {name}: record {without} has no {key!r}, expected it in each of the {len(records)}")
+            raise ValueError(
+                f"dataset {name}: record {without} has no {key!r}, expected it in each of the "
+                f"{len(records)}"
+            )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 class WeightAverage(HookBase):
     """Averages the trainable parameters after every step.
 
-    The decay of step n is the smaller of ``decay`` and (1 + n) / (10 + n), so that the start is soon forgotten.
+    The decay of step n is the smaller of ``decay`` and (1 + n) / (10 + n), so that the start is
+    soon forgotten.
 
     Args:
         model: trained. decay: weight of the average so far, in (0, 1).
@@ -24,7 +25,10 @@ class WeightAverage(HookBase):
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
-            raise ValueError(f"SOLVER.EMA_DECAY: got {decay}, expected a number between 0 and 1, or 0 for no average")
+            raise ValueError(
+                f"SOLVER.EMA_DECAY: got {decay}, expected a number between 0 and 1, or 0 for no "
+                "average"
+            )
         self.model, self.decay, self.steps = model, decay, 0
         self.averages: dict[str, Tensor] = {}
 
@@ -59,8 +63,14 @@ class WeightAverage(HookBase):
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "averages": {name: value.cpu() for name, value in self.averages.items()}}
+        return {
+            "steps": self.steps,
+            "averages": {name: value.cpu() for name, value in self.averages.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps = state_dict["steps"]
-        self.averages = {name: state_dict["averages"][name].to(p.device, copy=True) for name, p in self._trained()}
+        self.averages = {
+            name: state_dict["averages"][name].to(p.device, copy=True)
+            for name, p in self._trained()
+        }

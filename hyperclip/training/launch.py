@@ -1,4 +1,6 @@
-"""Start the processes of a run: Detectron2's launcher, or those that torchrun or Slurm have started already."""
+"""Start the processes of a run: Detectron2's launcher, or those that torchrun or Slurm have started
+already.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,17 @@ Main = Callable[[argparse.Namespace], int | None]
 
 
 def launch_processes(
-    main: Main, arguments: argparse.Namespace, *, device: str = "cuda", timeout: timedelta = DEFAULT_TIMEOUT
+    main: Main,
+    arguments: argparse.Namespace,
+    *,
+    device: str = "cuda",
+    timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> int | None:
     """Call ``main(arguments)`` in every process of the run.
 
-    Under torchrun, or with its variables set (``tools/slurm.sh``), this process is one of them. Otherwise Detectron2's launcher
-    starts ``--num-gpus`` processes on this machine; one process is this one. The group talks over NCCL on GPUs, else gloo.
+    Under torchrun, or with its variables set (``tools/slurm.sh``), this process is one of them.
+    Otherwise Detectron2's launcher starts ``--num-gpus`` processes on this machine; one process is
+    this one. The group talks over NCCL on GPUs, else gloo.
 
     Args:
         arguments: of Detectron2's ``default_argument_parser``.
@@ -46,13 +53,20 @@ def launch_processes(
         what main returned, or None if it ran in processes that were started here.
 
     Raises:
-        ValueError: an environment that lacks a variable, is combined with --num-gpus or --num-machines, or hides the GPU;
-            more processes than GPUs, or a negative number of them.
-        SystemExit: a process that was started here left with a code other than 0; it is passed on, 128 + N for signal N.
+        ValueError: an environment that lacks a variable, is combined with --num-gpus or
+            --num-machines, or hides the GPU; more processes than GPUs, or a negative number of
+            them.
+        SystemExit: a process that was started here left with a code other than 0; it is passed on,
+            128 + N for signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
     if started_by_environment():
-        return _join_environment(main, arguments, torch.device(device).type == "cuda" and torch.cuda.is_available(), timeout)
+        return _join_environment(
+            main,
+            arguments,
+            torch.device(device).type == "cuda" and torch.cuda.is_available(),
+            timeout,
+        )
     on_cuda = torch.device(device).type == "cuda"
     check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
@@ -72,7 +86,9 @@ def launch_processes(
         )
     except ProcessExitedException as error:
         logger.error("%s", error)
-        raise SystemExit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code) from error
+        raise SystemExit(
+            error.exit_code if error.exit_code > 0 else 128 - error.exit_code
+        ) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -80,7 +96,8 @@ def launch_processes(
 
 
 def check_process_count(count: int, on_cuda: bool = True) -> None:
-    """Raise ValueError if ``--num-gpus`` is negative or more than there are GPUs; without any, processes share the CPU.
+    """Raise ValueError if ``--num-gpus`` is negative or more than there are GPUs; without any,
+    processes share the CPU.
 
     Args:
         on_cuda: whether the processes use GPUs where there are some. One process needs none.
@@ -90,34 +107,40 @@ def check_process_count(count: int, on_cuda: bool = True) -> None:
     visible = torch.cuda.device_count() if on_cuda and count > 1 else 0
     if 0 < visible < count:
         raise ValueError(
-            f"--num-gpus: got {count} where {visible} GPUs are visible, expected 1 to {visible}. If there are more, look at "
-            "CUDA_VISIBLE_DEVICES"
+            f"--num-gpus: got {count} where {visible} GPUs are visible, expected 1 to {visible}. "
+            "If there are more, look at CUDA_VISIBLE_DEVICES"
         )
 
 
 def started_by_environment() -> bool:
     """Whether torchrun, or a launcher that sets the same variables, started this process."""
-    return dist.is_torchelastic_launched() or all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return dist.is_torchelastic_launched() or all(
+        name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    )
 
 
-def _join_environment(main: Main, arguments: argparse.Namespace, on_cuda: bool, timeout: timedelta) -> int | None:
+def _join_environment(
+    main: Main, arguments: argparse.Namespace, on_cuda: bool, timeout: timedelta
+) -> int | None:
     if arguments.num_gpus > 1 or arguments.num_machines > 1:
         raise ValueError(
-            f"--num-gpus and --num-machines: got {arguments.num_gpus} and {arguments.num_machines} in a process that torchrun "
-            "or Slurm has started, expected 1 and 1. Leave them out: torchrun's --nproc-per-node and --nnodes say how many"
+            f"--num-gpus and --num-machines: got {arguments.num_gpus} and {arguments.num_machines} "
+            "in a process that torchrun or Slurm has started, expected 1 and 1. Leave them out: "
+            "torchrun's --nproc-per-node and --nnodes say how many"
         )
     missing = [name for name in ENVIRONMENT if name not in os.environ]
     if missing:
         raise ValueError(
-            f"environment: got no {', '.join(missing)}, expected {', '.join(ENVIRONMENT)}. Start with torchrun or "
-            "tools/slurm.sh, or unset RANK to use --num-gpus"
+            f"environment: got no {', '.join(missing)}, expected {', '.join(ENVIRONMENT)}. Start "
+            "with torchrun or tools/slurm.sh, or unset RANK to use --num-gpus"
         )
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if on_cuda:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
-                f"LOCAL_RANK: got {local_rank} where {torch.cuda.device_count()} GPUs are visible, expected a smaller number. "
-                "Start one process for each GPU, and let each see all GPUs of its machine (Slurm: no --gpus-per-task)"
+                f"LOCAL_RANK: got {local_rank} where {torch.cuda.device_count()} GPUs are visible, "
+                "expected a smaller number. Start one process for each GPU, and let each see all "
+                "GPUs of its machine (Slurm: no --gpus-per-task)"
             )
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
@@ -128,7 +151,8 @@ def _join_environment(main: Main, arguments: argparse.Namespace, on_cuda: bool, 
     except SystemExit:  # an interrupted training: all processes leave together
         dist.destroy_process_group()
         raise
-    dist.destroy_process_group()  # not after an error: the others may be waiting, and leaving ends their wait
+    # not after an error: the others may be waiting, and leaving ends their wait
+    dist.destroy_process_group()
     return result
 
 

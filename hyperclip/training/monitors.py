@@ -1,4 +1,6 @@
-"""What a training says of itself: a table at its start, then hooks for gradients, loss, adapters, radii and speed."""
+"""What a training says of itself: a table at its start, then hooks for gradients, loss, adapters,
+radii and speed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ logger = logging.getLogger("hyperclip.training")
 
 
 class FirstGradients(HookBase):
-    """After the first step: which trainable parameters got no gradient, or only zeros. It says so once, in the log."""
+    """After the first step: which trainable parameters got no gradient, or only zeros. It says so
+    once, in the log.
+    """
 
     def __init__(self) -> None:
         self.done = False
@@ -41,15 +45,22 @@ class FirstGradients(HookBase):
             logger.info("All %d trainable parameters got a gradient", trainable)
             return
         logger.warning(
-            "%d of %d trainable parameters got no gradient in the first step: %s. That is right for q and k of the image "
-            "tower's last block, which only gives values, and for the inner factors of lora and relations, which start at zero",
-            len(without), trainable, ", ".join(without),
-        )  # fmt: skip
+            "%d of %d trainable parameters got no gradient in the first step: %s. That is right "
+            "for q and k of the image tower's last block, which only gives values, and for the "
+            "inner factors of lora and relations, which start at zero",
+            len(without),
+            trainable,
+            ", ".join(without),
+        )
 
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:
     """Names of trainable parameters whose gradient is missing or zero everywhere."""
-    return [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    return [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
 
 
 class LossWatch(HookBase):
@@ -77,14 +88,18 @@ class LossWatch(HookBase):
             self.first = recent
         elif recent >= self.first:
             logger.warning(
-                "The loss has not fallen after %d iterations: median %.4g, %.4g at the start. Check the class list against the "
-                "labels (tools/check_datasets.py --histogram), SOLVER.BASE_LR and SOLVER.CLIP_MULTIPLIER",
-                done, recent, self.first,
-            )  # fmt: skip
+                "The loss has not fallen after %d iterations: median %.4g, %.4g at the start. "
+                "Check the class list against the labels (tools/check_datasets.py --histogram), "
+                "SOLVER.BASE_LR and SOLVER.CLIP_MULTIPLIER",
+                done,
+                recent,
+                self.first,
+            )
 
 
 class AdapterDistance(HookBase):
-    """Writes how far the adapters are from the identity, by tower: mean Frobenius norm of what they change in their weights.
+    """Writes how far the adapters are from the identity, by tower: mean Frobenius norm of what they
+    change in their weights.
 
     Args:
         period: iterations between two values.
@@ -98,14 +113,17 @@ class AdapterDistance(HookBase):
         if (self.trainer.iter + 1) % self.period:
             return
         for encoder, distance in adapter_distances(self.trainer.model).items():
-            self.trainer.storage.put_scalar(f"adapter_distance/{encoder}", distance, smoothing_hint=False)
+            self.trainer.storage.put_scalar(
+                f"adapter_distance/{encoder}", distance, smoothing_hint=False
+            )
 
 
 def adapter_distances(model: nn.Module) -> dict[str, float]:
     """Mean over a tower's blocks of ||W' - W|| / ||W||, for the towers that have adapters."""
     found: dict[str, list[float]] = {}
     for name, _ in adapters(model):
-        if not name.endswith(".0"):  # the first of a chain on one weight; the others are in its result
+        # the first of a chain on one weight; the others are in its result
+        if not name.endswith(".0"):
             continue
         owner, weight = name.split(".parametrizations.")
         module, weight = model.get_submodule(owner), weight.split(".")[0]
@@ -116,15 +134,20 @@ def adapter_distances(model: nn.Module) -> dict[str, float]:
 
 
 class EmbeddingRadius(HookBase):
-    """Writes the mean hyperbolic radius of the embeddings before they are normalised: radius/text and radius/vision.
+    """Writes the mean hyperbolic radius of the embeddings before they are normalised: radius/text
+    and radius/vision.
 
-    The radius of an embedding v is the distance of exp0(v) from the origin, (2 / sqrt(c)) artanh(sqrt(c) |exp0(v)|), which
-    is 2 |v| for every curvature: see :func:`hyperclip.hyperbolic.radius`. The mean is over the prompts, or over the patches,
-    of the iteration and of this process. Source: HyperCLIP (CVPR 2025), whose plot of the text radius over 171 classes falls
+    The radius of an embedding v is the distance of exp0(v) from the origin, (2 / sqrt(c))
+    artanh(sqrt(c) |exp0(v)|), which
+    is 2 |v| for every curvature: see :func:`hyperclip.hyperbolic.radius`. The mean is over the
+        prompts, or over the patches,
+    of the iteration and of this process. Source: HyperCLIP (CVPR 2025), whose plot of the text
+        radius over 171 classes falls
     from about 7.2 to 5.85; that scale looks like |v|, half of this.
 
-    It looks at the towers' last layer norm in iterations that are logged, and the gradients do not see it. A tower that is
-    not run, since nothing in it trains, keeps its value. Put this before hooks that evaluate.
+    It looks at the towers' last layer norm in iterations that are logged, and the gradients do not
+    see it. A tower that is not run, since nothing in it trains, keeps its value. Put this before
+    hooks that evaluate.
 
     Args:
         period: iterations between two values.
@@ -142,7 +165,10 @@ class EmbeddingRadius(HookBase):
         if clip is None:
             return
         text, vision = partial(self._look, "text", clip), partial(self._look, "vision", clip)
-        self.handles = [clip.ln_final.register_forward_hook(text), clip.visual.ln_post.register_forward_hook(vision)]
+        self.handles = [
+            clip.ln_final.register_forward_hook(text),
+            clip.visual.ln_post.register_forward_hook(vision),
+        ]
 
     def before_step(self) -> None:
         iteration = self.trainer.iter
@@ -151,7 +177,9 @@ class EmbeddingRadius(HookBase):
 
     def after_step(self) -> None:
         self.active = False
-        self.latest |= {encoder: torch.cat(radii).mean().item() for encoder, radii in self.seen.items()}
+        self.latest |= {
+            encoder: torch.cat(radii).mean().item() for encoder, radii in self.seen.items()
+        }
         if (self.trainer.iter + 1) % self.period:
             return
         for encoder, radius in self.latest.items():
@@ -161,15 +189,20 @@ class EmbeddingRadius(HookBase):
         for handle in self.handles:
             handle.remove()
 
-    def _look(self, encoder: str, clip: CLIP, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def _look(
+        self, encoder: str, clip: CLIP, _module: nn.Module, _inputs: object, output: Tensor
+    ) -> None:
         if not self.active:
             return
-        # Without autocast: in older releases of torch it would keep a copy of the projection that gets no gradient.
+        # Without autocast: in older releases of torch it would keep a copy of the projection that
+        # gets no gradient.
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             x = output.float()
             tokens = x if encoder == "text" else x[:, 1:]  # the class token is no dense embedding
             projection = clip.text_projection if encoder == "text" else clip.visual.proj
-            self.seen.setdefault(encoder, []).append(hyperbolic.radius(_projected(tokens, projection)).flatten())
+            self.seen.setdefault(encoder, []).append(
+                hyperbolic.radius(_projected(tokens, projection)).flatten()
+            )
 
 
 def _projected(x: Tensor, projection: Tensor | Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -181,10 +214,12 @@ def _projected(x: Tensor, projection: Tensor | Callable[[Tensor], Tensor] | None
 class Throughput(HookBase):
     """Writes images_per_second, waiting for data included, and memory_mb, the peak so far.
 
-    A step is timed from before to after it. Put this before hooks that evaluate or save: then their time does not count.
+    A step is timed from before to after it. Put this before hooks that evaluate or save: then their
+    time does not count.
 
     Args:
-        batch: images of an iteration, of all processes. period: iterations between two values, and averaged.
+        batch: images of an iteration, of all processes. period: iterations between two values, and
+            averaged.
     """
 
     def __init__(self, batch: int, period: int) -> None:
@@ -200,20 +235,25 @@ class Throughput(HookBase):
         if (self.trainer.iter + 1) % self.period:
             return
         memory = peak_memory(next(self.trainer.model.parameters()).device)
-        self.trainer.storage.put_scalar("images_per_second", self.batch * self.steps / self.seconds, smoothing_hint=False)
+        self.trainer.storage.put_scalar(
+            "images_per_second", self.batch * self.steps / self.seconds, smoothing_hint=False
+        )
         self.trainer.storage.put_scalar("memory_mb", memory, smoothing_hint=False)
         self.steps, self.seconds = 0, 0.0
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory so far, in MiB: what torch allocated on a CUDA device, else what this process held in RAM."""
+    """Most memory so far, in MiB: what torch allocated on a CUDA device, else what this process
+    held in RAM.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_resident_bytes() / 2**20
 
 
 class EstimatedTime(HookBase):
-    """Logs how long the run still takes, from the mean time of its iterations but the first. Place it like Throughput.
+    """Logs how long the run still takes, from the mean time of its iterations but the first. Place
+    it like Throughput.
 
     Args:
         after: numbers of iterations, counted from the start or the resumption, at which it does so.
@@ -234,24 +274,37 @@ class EstimatedTime(HookBase):
         if done in self.after and left:
             each = self.seconds / (done - 1)
             logger.info(
-                "About %s left for %d iterations at %.3g s/iteration, evaluation and checkpoints not counted",
-                datetime.timedelta(seconds=round(left * each)), left, each,
-            )  # fmt: skip
+                "About %s left for %d iterations at %.3g s/iteration, evaluation and checkpoints "
+                "not counted",
+                datetime.timedelta(seconds=round(left * each)),
+                left,
+                each,
+            )
 
 
 def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) -> str:
     """Text table of what a run is about to do.
 
     Args:
-        records: images of the training sets. classes: of their labels. processes: that share a batch.
+        records: images of the training sets. classes: of their labels. processes: that share a
+            batch.
     Raises:
         ValueError: no image or no process, or a precision that the device does not have.
     """
     if records < 1 or processes < 1:
-        raise ValueError(f"training: got {records} images and {processes} processes, expected at least one of both")
+        raise ValueError(
+            f"training: got {records} images and {processes} processes, expected at least one of "
+            "both"
+        )
     solver = cfg.SOLVER
-    batch, own, parts = solver.IMS_PER_BATCH, solver.IMS_PER_BATCH // processes, solver.MICRO_BATCHES
-    evaluation = f"every {cfg.TEST.EVAL_PERIOD:,} iterations and " if cfg.TEST.EVAL_PERIOD > 0 else ""
+    batch, own, parts = (
+        solver.IMS_PER_BATCH,
+        solver.IMS_PER_BATCH // processes,
+        solver.MICRO_BATCHES,
+    )
+    evaluation = (
+        f"every {cfg.TEST.EVAL_PERIOD:,} iterations and " if cfg.TEST.EVAL_PERIOD > 0 else ""
+    )
     rows = [
         ("training sets", ", ".join(cfg.DATASETS.TRAIN)),
         ("pictures", f"{records:,}"),
@@ -260,8 +313,16 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
         ("micro-batches", f"{parts} in each process, of {own // parts} images"),
         ("iterations", f"{solver.MAX_ITER:,}"),
         ("epochs", f"{solver.MAX_ITER * batch / records:.2f}"),
-        ("precision", choose_precision("float16" if solver.AMP.ENABLED else solver.PRECISION, cfg.MODEL.DEVICE)),
-        ("evaluation", f"{evaluation}at the end" if cfg.DATASETS.TEST else "none, DATASETS.TEST is empty"),
+        (
+            "precision",
+            choose_precision(
+                "float16" if solver.AMP.ENABLED else solver.PRECISION, cfg.MODEL.DEVICE
+            ),
+        ),
+        (
+            "evaluation",
+            f"{evaluation}at the end" if cfg.DATASETS.TEST else "none, DATASETS.TEST is empty",
+        ),
         ("checkpoints", f"every {solver.CHECKPOINT_PERIOD:,} iterations and at the end"),
     ]
     return tabulate(rows, tablefmt="simple", disable_numparse=True)

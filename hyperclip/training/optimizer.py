@@ -17,7 +17,8 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Instan
 
 
 def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
-    """One group for each trainable parameter: CLIP's at CLIP_MULTIPLIER, norms and embeddings without decay.
+    """One group for each trainable parameter: CLIP's at CLIP_MULTIPLIER, norms and embeddings
+    without decay.
 
     Raises:
         ValueError: nothing trains, or a learning rate of 0 or less.
@@ -29,7 +30,11 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
                 continue
             seen.add(parameter)
             full = f"{module_name}.{name}"
-            group = {"params": [parameter], "lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+            group = {
+                "params": [parameter],
+                "lr": solver.BASE_LR,
+                "weight_decay": solver.WEIGHT_DECAY,
+            }
             if full.startswith("clip."):
                 group["lr"] *= solver.CLIP_MULTIPLIER
             if isinstance(module, NORMS):
@@ -39,20 +44,22 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
             groups.append(group)
     if not groups:
         raise ValueError(
-            "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with --eval-only, or choose "
-            "another MODEL.SEM_SEG_HEAD.NAME or CLIP_FINETUNE"
+            "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with "
+            "--eval-only, or choose another MODEL.SEM_SEG_HEAD.NAME or CLIP_FINETUNE"
         )
     still = sum(p.numel() for group in groups if group["lr"] <= 0 for p in group["params"])
     if still:
         raise ValueError(
-            f"SOLVER.BASE_LR {solver.BASE_LR} and CLIP_MULTIPLIER {solver.CLIP_MULTIPLIER} give {still:,} trainable "
-            "parameters a learning rate of 0 or less, expected more. To leave CLIP as it is, set CLIP_FINETUNE to none"
+            f"SOLVER.BASE_LR {solver.BASE_LR} and CLIP_MULTIPLIER {solver.CLIP_MULTIPLIER} give "
+            f"{still:,} trainable parameters a learning rate of 0 or less, expected more. To leave "
+            "CLIP as it is, set CLIP_FINETUNE to none"
         )
     return groups
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over :func:`parameter_groups`, clipping the full model's gradient norm before each step.
+    """AdamW or SGD over :func:`parameter_groups`, clipping the full model's gradient norm before
+    each step.
 
     Raises:
         ValueError: an unknown optimiser or clip type.
@@ -60,16 +67,25 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: got {clip.CLIP_TYPE!r}, expected 'full_model'")
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: got {clip.CLIP_TYPE!r}, expected 'full_model'"
+        )
     if solver.NESTEROV and solver.OPTIMIZER == "ADAMW":
-        raise ValueError("SOLVER.NESTEROV: got True with OPTIMIZER ADAMW, which has none. Set OPTIMIZER SGD, or remove the key")
+        raise ValueError(
+            "SOLVER.NESTEROV: got True with OPTIMIZER ADAMW, which has none. Set OPTIMIZER SGD, or "
+            "remove the key"
+        )
     groups = parameter_groups(model, cfg)
     if solver.OPTIMIZER == "ADAMW":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
     elif solver.OPTIMIZER == "SGD":
         if solver.NESTEROV and not solver.MOMENTUM:
-            raise ValueError("SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it")
-        optimizer = torch.optim.SGD(groups, solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+            raise ValueError(
+                "SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it"
+            )
+        optimizer = torch.optim.SGD(
+            groups, solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
+        )
     else:
         raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, expected 'ADAMW' or 'SGD'")
     if clip.ENABLED:
@@ -85,9 +101,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Let the weight decay of adapters that start at the identity matrix pull them there instead of to zero.
+    """Let the weight decay of adapters that start at the identity matrix pull them there instead of
+    to zero.
 
-    AdamW's decay has then the gradient of ``weight_decay / 2 ||M - I||^2`` outside of its moments, SGD's inside.
+    AdamW's decay has then the gradient of ``weight_decay / 2 ||M - I||^2`` outside of its moments,
+    SGD's inside.
     """
     started = {p for _, adapter in adapters(model) for p in adapter.starts_at_identity()}
     inside = isinstance(optimizer, torch.optim.SGD)
@@ -110,7 +128,8 @@ def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> Non
 
 
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-    """Detectron2's schedules: WarmupCosineLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR, WarmupPolyLR.
+    """Detectron2's schedules: WarmupCosineLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR,
+    WarmupPolyLR.
 
     Raises:
         ValueError: an unknown one.
@@ -119,5 +138,6 @@ def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         return build_lr_scheduler(cfg, optimizer)
     except ValueError as error:
         raise ValueError(
-            f"SOLVER.LR_SCHEDULER_NAME: got {cfg.SOLVER.LR_SCHEDULER_NAME!r}, expected one of {list(SCHEDULES)} ({error})"
+            f"SOLVER.LR_SCHEDULER_NAME: got {cfg.SOLVER.LR_SCHEDULER_NAME!r}, expected one of "
+            f"{list(SCHEDULES)} ({error})"
         ) from error

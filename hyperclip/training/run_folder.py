@@ -26,28 +26,50 @@ WEIGHTS = (NUMBERED, "model_final.pth", "model_final_average.pth", "model_best.p
 RUN_FILES = (*WEIGHTS, "last_checkpoint", "metrics.json")
 """By these files a folder is known to hold a training."""
 
-LEFT_BEHIND = (*RUN_FILES, "model_best.json", "results.json", "wandb_id.txt", "events.out.tfevents.*",
-               "nonfinite_iteration_*.json", "per_image/*.jsonl")  # fmt: skip
+LEFT_BEHIND = (
+    *RUN_FILES,
+    "model_best.json",
+    "results.json",
+    "wandb_id.txt",
+    "events.out.tfevents.*",
+    "nonfinite_iteration_*.json",
+    "per_image/*.jsonl",
+)
 """What a training writes, and a new one that overwrites it begins without."""
 
 LAST_KEY = "VIS_PERIOD"
-"""The last of Detectron2's own keys in a config file that was written, where they are in alphabetical order."""
+"""The last of Detectron2's own keys in a config file that was written, where they are in
+alphabetical order.
+"""
 
 MAY_DIFFER = ("OUTPUT_DIR", "OVERWRITE", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""
 
 MAY_CHANGE = (
-    "DATALOADER.NUM_WORKERS", "DATALOADER.MAX_FAULTY_SHARE", "DATASETS.TEST", "SOLVER.CHECKPOINT_", "SOLVER.LOG_PERIOD",
-    "SOLVER.WATCH_PERIOD", "SOLVER.MICRO_BATCHES", "MODEL.CHECKPOINT_ACTIVATIONS", "MODEL.COMPILE_HEAD", "TEST.", "WANDB.",
-)  # fmt: skip
-"""How keys begin that a run may be resumed with new values of, since they do not change what is learned."""
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.MAX_FAULTY_SHARE",
+    "DATASETS.TEST",
+    "SOLVER.CHECKPOINT_",
+    "SOLVER.LOG_PERIOD",
+    "SOLVER.WATCH_PERIOD",
+    "SOLVER.MICRO_BATCHES",
+    "MODEL.CHECKPOINT_ACTIVATIONS",
+    "MODEL.COMPILE_HEAD",
+    "TEST.",
+    "WANDB.",
+)
+"""How keys begin that a run may be resumed with new values of, since they do not change what is
+learned.
+"""
 
 
 def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
-    """Check the output folder, then Detectron2's own setup (seed, environment report, config.yaml) and our logger.
+    """Check the output folder, then Detectron2's own setup (seed, environment report, config.yaml)
+    and our logger.
 
     Raises:
-        ValueError: a training would go into a folder that holds one, or go on with that of another config.
+        ValueError: a training would go into a folder that holds one, or go on with that of another
+            config.
     """
     keep_freed_memory()
     register_files(cfg.DATASETS.FILES)
@@ -55,9 +77,14 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         check_output_folder(cfg, arguments.resume)
     comm.synchronize()
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    trained_with = path.read_bytes() if arguments.eval_only and path.is_file() and run_files(path.parent) else None
+    trained_with = (
+        path.read_bytes()
+        if arguments.eval_only and path.is_file() and run_files(path.parent)
+        else None
+    )
     default_setup(cfg, arguments)
-    if trained_with is not None and comm.is_main_process():  # an evaluation does not replace a training's record
+    # an evaluation does not replace a training's record
+    if trained_with is not None and comm.is_main_process():
         write_atomically(path, lambda temporary: temporary.write_bytes(trained_with))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
 
@@ -65,27 +92,33 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
     """Refuse to start a training in a folder that holds one, or to resume that of another config.
 
-    A folder without checkpoints and metrics holds none, whatever a start that failed has left in it.
+    A folder without checkpoints and metrics holds none, whatever a start that failed has left in
+    it.
 
     Raises:
         ValueError: saying how to go on; of another config it names the keys that differ.
     """
     folder, found = Path(cfg.OUTPUT_DIR), run_files(Path(cfg.OUTPUT_DIR))
     if resume and cfg.OVERWRITE:
-        raise ValueError("OVERWRITE: got True with --resume, expected one of the two. To go on with the run leave OVERWRITE "
-                         "out, to start anew over it leave --resume out")  # fmt: skip
+        raise ValueError(
+            "OVERWRITE: got True with --resume, expected one of the two. To go on with the run "
+            "leave OVERWRITE out, to start anew over it leave --resume out"
+        )
     if resume:
         _check_resumable(cfg, folder)
     elif found and not cfg.OVERWRITE:
         differing = differing_keys(cfg, recorded_config(folder), MAY_DIFFER)
         raise ValueError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a training already ({', '.join(p.name for p in found[:3])} …"
-            f"{_of_another_config(differing)}). To go on with it pass --resume, else choose another OUTPUT_DIR; to remove what "
-            "it has written and start anew set OVERWRITE True"
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a training already "
+            f"({', '.join(p.name for p in found[:3])} …{_of_another_config(differing)}). To go on "
+            "with it pass --resume, else choose another OUTPUT_DIR; to remove what it has written "
+            "and start anew set OVERWRITE True"
         )
     elif found and Path(cfg.MODEL.WEIGHTS).resolve() in {path.resolve() for path in found}:
-        raise ValueError(f"OVERWRITE: got True with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}, which is one of the files that it "
-                         "removes. Choose another OUTPUT_DIR")  # fmt: skip
+        raise ValueError(
+            f"OVERWRITE: got True with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}, which is one of the "
+            "files that it removes. Choose another OUTPUT_DIR"
+        )
 
 
 def clear_run(cfg: CfgNode) -> None:
@@ -105,7 +138,8 @@ def run_files(folder: Path, names: tuple[str, ...] = RUN_FILES) -> list[Path]:
 
 
 def recorded_config(folder: Path) -> dict[str, object]:
-    """Keys and values that a folder's training was begun with: those in its latest checkpoint, else those of config.yaml.
+    """Keys and values that a folder's training was begun with: those in its latest checkpoint, else
+    those of config.yaml.
 
     Empty if neither can be read, or says so.
     """
@@ -126,8 +160,11 @@ def recorded_config(folder: Path) -> dict[str, object]:
     return found
 
 
-def differing_keys(cfg: CfgNode, before: dict[str, object], free: tuple[str, ...]) -> dict[str, str]:
-    """Values before and now, "a -> b", of the keys that differ. A key that only one of them has cannot be compared.
+def differing_keys(
+    cfg: CfgNode, before: dict[str, object], free: tuple[str, ...]
+) -> dict[str, str]:
+    """Values before and now, "a -> b", of the keys that differ. A key that only one of them has
+    cannot be compared.
 
     Args:
         before: keys and values of a run. free: how keys begin that may differ.
@@ -142,16 +179,18 @@ def _check_resumable(cfg: CfgNode, folder: Path) -> None:
         weights = run_files(folder, WEIGHTS)
         if weights:
             raise ValueError(
-                f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} has {', '.join(p.name for p in weights)}, which a run would "
-                "overwrite, but no checkpoint to go on from: last_checkpoint names none that is there. Write the name of a "
-                "checkpoint into that file, or choose another OUTPUT_DIR"
+                f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} has "
+                f"{', '.join(p.name for p in weights)}, which a run would overwrite, but no "
+                "checkpoint to go on from: last_checkpoint names none that is there. Write the "
+                "name of a checkpoint into that file, or choose another OUTPUT_DIR"
             )
         return
     differing = differing_keys(cfg, recorded_config(folder), (*MAY_DIFFER, *MAY_CHANGE))
     if differing:
         raise ValueError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{_of_another_config(differing)}. Resume it with its own values. To "
-            "train on from its weights with new ones, choose another OUTPUT_DIR and give a checkpoint as MODEL.WEIGHTS"
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{_of_another_config(differing)}. Resume "
+            "it with its own values. To train on from its weights with new ones, choose another "
+            "OUTPUT_DIR and give a checkpoint as MODEL.WEIGHTS"
         )
 
 

@@ -1,4 +1,6 @@
-"""One training step: precision, accumulated gradients, and no step with a gradient that is not finite."""
+"""One training step: precision, accumulated gradients, and no step with a gradient that is not
+finite.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> str:
-    """"auto" is bfloat16 on GPUs that compute in it (from NVIDIA's Ampere on), else float32.
+    """ "auto" is bfloat16 on GPUs that compute in it (from NVIDIA's Ampere on), else float32.
 
     Raises:
         ValueError: an unknown precision, or float16 without CUDA.
@@ -31,21 +33,31 @@ def choose_precision(wanted: str, device: str | torch.device) -> str:
         raise ValueError(f"SOLVER.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
     on_cuda = torch.device(device).type == "cuda"
     if wanted == "float16" and not on_cuda:
-        raise ValueError("SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to cuda")
+        raise ValueError(
+            "SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to "
+            "cuda"
+        )
     if wanted == "auto":
         # Before Ampere torch emulates bfloat16, which is slower than float32.
-        return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return (
+            "bfloat16"
+            if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+            else "float32"
+        )
     return wanted
 
 
 class TrainLoop(SimpleTrainer):
-    """Detectron2's simple trainer with mixed precision, gradient accumulation and a check of every gradient.
+    """Detectron2's simple trainer with mixed precision, gradient accumulation and a check of every
+    gradient.
 
     Weights and optimiser state stay in float32; float16 scales the loss.
 
     Args:
-        model: gives a dict of losses. optimizer: its own hooks may clip the gradients, which are unscaled by then.
-        micro_batches: a batch is run in this many parts, whose gradients add up to those of the whole.
+        model: gives a dict of losses. optimizer: its own hooks may clip the gradients, which are
+            unscaled by then.
+        micro_batches: a batch is run in this many parts, whose gradients add up to those of the
+            whole.
         precision: "float32", "bfloat16" or "float16".
         faults: folder that gets the file names of a batch whose gradient is not finite.
     """
@@ -69,7 +81,8 @@ class TrainLoop(SimpleTrainer):
         """One optimiser step.
 
         Raises:
-            FloatingPointError: the gradient is not finite. Nothing was changed then, and the batch's files are written down.
+            FloatingPointError: the gradient is not finite. Nothing was changed then, and the
+                batch's files are written down.
         """
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
@@ -78,7 +91,8 @@ class TrainLoop(SimpleTrainer):
         losses = self._backward(batch)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model)
-        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step and scales less
+        # the scaler skips such a step and scales less
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():
             self._report(batch, losses)
         self._write_metrics(losses, data_time)
         get_event_storage().put_scalar("gradient_norm", norm.item(), smoothing_hint=False)
@@ -91,10 +105,16 @@ class TrainLoop(SimpleTrainer):
         batch = decide_for_all(batch, self.model)
         size = -(-len(batch) // self.micro_batches)
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
-        mixed = torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32")
+        mixed = torch.autocast(
+            self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"
+        )
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
-            wait = contextlib.nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync()
+            wait = (
+                contextlib.nullcontext()
+                if last or not hasattr(self.model, "no_sync")
+                else self.model.no_sync()
+            )
             with wait:
                 with mixed:
                     losses = self.model(part)
@@ -105,19 +125,29 @@ class TrainLoop(SimpleTrainer):
         return total
 
     def _report(self, batch: list[dict], losses: dict[str, Tensor]) -> None:
-        names = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        names = [
+            n
+            for n, p in self.model.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
         path = self.faults / f"nonfinite_iteration_{self.iter}_process_{comm.get_rank()}.json"
         content = {
             "iteration": self.iter,
             "losses": {name: str(loss.item()) for name, loss in losses.items()},
             "parameters": names,
-            "files": [{key: x[key] for key in ("file_name", "sem_seg_file_name") if key in x} for x in batch],
+            "files": [
+                {key: x[key] for key in ("file_name", "sem_seg_file_name") if key in x}
+                for x in batch
+            ],
         }
-        write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+        write_atomically(
+            path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        )
         raise FloatingPointError(
-            f"iteration {self.iter}: the gradients of {len(names)} parameters are not finite ({', '.join(names[:3])} …), the "
-            f"loss is {content['losses']}. No step was made; the batch's files are listed in {path}. Look at these images "
-            "and labels, lower SOLVER.BASE_LR, or set SOLVER.PRECISION to float32"
+            f"iteration {self.iter}: the gradients of {len(names)} parameters are not finite "
+            f"({', '.join(names[:3])} …), the loss is {content['losses']}. No step was made; the "
+            f"batch's files are listed in {path}. Look at these images and labels, lower "
+            "SOLVER.BASE_LR, or set SOLVER.PRECISION to float32"
         )
 
     def close_loader(self) -> None:

@@ -1,4 +1,6 @@
-"""The trainer: Detectron2's engine with our mapper, optimiser, strict checkpoints and per-dataset vocabularies."""
+"""The trainer: Detectron2's engine with our mapper, optimiser, strict checkpoints and per-dataset
+vocabularies.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,26 @@ from ..evaluation.running import build_evaluator, build_test_loader, evaluate_da
 from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
-from .checkpoint_hooks import GRACE, INTERRUPTED, BestCheckpoint, Checkpoints, Evaluations, StopSignals, restore_process_state
+from .checkpoint_hooks import (
+    GRACE,
+    INTERRUPTED,
+    BestCheckpoint,
+    Checkpoints,
+    Evaluations,
+    StopSignals,
+    restore_process_state,
+)
 from .checks import best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
-from .monitors import AdapterDistance, EmbeddingRadius, EstimatedTime, FirstGradients, LossWatch, Throughput, describe_training
+from .monitors import (
+    AdapterDistance,
+    EmbeddingRadius,
+    EstimatedTime,
+    FirstGradients,
+    LossWatch,
+    Throughput,
+    describe_training,
+)
 from .optimizer import build_optimizer, build_schedule
 from .run_folder import check_output_folder, clear_run
 from .step import TrainLoop, choose_precision
@@ -46,19 +64,23 @@ logger = logging.getLogger("hyperclip.training")
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's default trainer for open-vocabulary segmentation, on CPU and CUDA, one or many processes."""
+    """Detectron2's default trainer for open-vocabulary segmentation, on CPU and CUDA, one or many
+    processes.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         check_system(cfg)
         check_batch_size(cfg)
-        precision = choose_precision("float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE)
+        precision = choose_precision(
+            "float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE
+        )
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has nothing to train. Evaluate it "
-                "with --eval-only"
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has "
+                "nothing to train. Evaluate it with --eval-only"
             )
         check_training(cfg)
         model.train_vocabulary = train_vocabulary(cfg)
@@ -67,7 +89,9 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         self.stream = self.build_train_loader(cfg)
         ddp = {} if on_cuda else {"device_ids": None}
-        model = create_ddp_model(model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp)
+        model = create_ddp_model(
+            model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp
+        )
         self._trainer = TrainLoop(
             model,
             self.stream,
@@ -79,7 +103,11 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
-        self.signals, self.resumed, self.test_names = StopSignals(), False, registered_names(cfg.DATASETS.TEST)
+        self.signals, self.resumed, self.test_names = (
+            StopSignals(),
+            False,
+            registered_names(cfg.DATASETS.TEST),
+        )
         self.register_hooks(self.build_hooks())
         counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
         logger.info("Training:\n%s", describe_training(cfg, *counts))
@@ -89,13 +117,20 @@ class Trainer(DefaultTrainer):
         """Build the model and log what trains."""
         model = build_system(cfg)
         rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
-        logger.info("Parameters:\n%s", tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")))
+        logger.info(
+            "Parameters:\n%s",
+            tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")),
+        )
         return model
 
     def build_hooks(self) -> list[HookBase]:
-        """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each of them relies on."""
+        """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each
+        of them relies on.
+        """
         solver, test = self.cfg.SOLVER, self.cfg.TEST
-        checkpoints = Checkpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, self.signals)
+        checkpoints = Checkpoints(
+            self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, self.signals
+        )
         built: list[HookBase] = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
@@ -107,7 +142,12 @@ class Trainer(DefaultTrainer):
             Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
             EstimatedTime(),
             checkpoints,
-            Evaluations(test.EVAL_PERIOD, self._evaluate, checkpoints, Path(self.cfg.OUTPUT_DIR) / "metrics.json"),
+            Evaluations(
+                test.EVAL_PERIOD,
+                self._evaluate,
+                checkpoints,
+                Path(self.cfg.OUTPUT_DIR) / "metrics.json",
+            ),
         ]
         metric = best_metric(self.cfg)
         if test.EVAL_PERIOD and metric:
@@ -121,7 +161,8 @@ class Trainer(DefaultTrainer):
         return build_writers(self.cfg, self.max_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Start from MODEL.WEIGHTS, or go on from the last checkpoint of OUTPUT_DIR as if the run had not been interrupted.
+        """Start from MODEL.WEIGHTS, or go on from the last checkpoint of OUTPUT_DIR as if the run
+        had not been interrupted.
 
         Raises:
             ValueError: a checkpoint that does not fit, or that no file of the folder can be read.
@@ -130,7 +171,8 @@ class Trainer(DefaultTrainer):
         found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         goes_on = resume and self.checkpointer.has_checkpoint()
         self.start_iter = self.iter + 1 if goes_on else 0
-        if resume and comm.is_main_process():  # without a checkpoint it begins anew, and so do its metrics
+        # without a checkpoint it begins anew, and so do its metrics
+        if resume and comm.is_main_process():
             drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         if goes_on and "processes" in found:
             restore_process_state(found["processes"], self.stream, max(self.cfg.SEED, 0))
@@ -167,7 +209,9 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict:
         with kept_random_state(), self.evaluated_weights():
-            self._last_eval_results = self.test(self.cfg, self.model, stop=lambda: self.signals.any_told(GRACE))
+            self._last_eval_results = self.test(
+                self.cfg, self.model, stop=lambda: self.signals.any_told(GRACE)
+            )
         return self._last_eval_results
 
     @classmethod
@@ -186,8 +230,15 @@ class Trainer(DefaultTrainer):
             ValueError: a sampler of Detectron2 that this stream has no equal of.
         """
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ValueError(f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected 'TrainingSampler'")
-        records = [record for name in registered_names(cfg.DATASETS.TRAIN) for record in DatasetCatalog.get(name)]
+            raise ValueError(
+                f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected "
+                "'TrainingSampler'"
+            )
+        records = [
+            record
+            for name in registered_names(cfg.DATASETS.TRAIN)
+            for record in DatasetCatalog.get(name)
+        ]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainStream(
             TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
@@ -215,14 +266,16 @@ class Trainer(DefaultTrainer):
         evaluators: Sequence[SemSegEvaluator] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> OrderedDict:
-        """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write ``results.json``.
+        """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write
+        ``results.json``.
 
         Args:
             stop: says whether to end early, see :func:`evaluate_dataset`.
         Returns:
             scores by dataset, in percent (on the main process).
         Raises:
-            FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets` finds.
+            FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets`
+                finds.
         """
         check_test_sets(cfg)
         rows: list[dict[str, Any]] = []
@@ -230,11 +283,17 @@ class Trainer(DefaultTrainer):
         for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
             records = DatasetCatalog.get(name)
-            found = evaluate_dataset(cfg, model, name, records=records, evaluator=evaluator, stop=stop)
+            found = evaluate_dataset(
+                cfg, model, name, records=records, evaluator=evaluator, stop=stop
+            )
             if comm.is_main_process():
                 results[name] = found.scores
                 benchmark = Benchmark(spec_of(name), records, len(records))
-                start = {"system": found.description.system, "benchmark": benchmark.spec.alias, "dataset": name}
+                start = {
+                    "system": found.description.system,
+                    "benchmark": benchmark.spec.alias,
+                    "dataset": name,
+                }
                 rows.append(start | describe_evaluation(cfg, benchmark, found))
         if comm.is_main_process():
             logger.info("Results (percent):\n%s", results_table(results))
@@ -244,11 +303,15 @@ class Trainer(DefaultTrainer):
 
 def check_batch_size(cfg: CfgNode) -> None:
     """ValueError unless the batch divides evenly among the processes and their micro-batches."""
-    processes, parts, batch = comm.get_world_size(), cfg.SOLVER.MICRO_BATCHES, cfg.SOLVER.IMS_PER_BATCH
+    processes, parts, batch = (
+        comm.get_world_size(),
+        cfg.SOLVER.MICRO_BATCHES,
+        cfg.SOLVER.IMS_PER_BATCH,
+    )
     if parts < 1 or batch % (processes * parts):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES {parts}, expected a multiple of "
-            "their product"
+            f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES "
+            f"{parts}, expected a multiple of their product"
         )
 
 

@@ -1,7 +1,8 @@
-"""What is decided for a whole batch, before micro-batches and processes share it: its size after padding, its classes.
+"""What is decided for a whole batch, before micro-batches and processes share it: its size after
+padding, its classes.
 
-A loss is the mean over the pixels and classes of its images. Parts of a batch give the gradient of the whole only where each
-of them is padded to the same size and asks for the same classes.
+A loss is the mean over the pixels and classes of its images. Parts of a batch give the gradient of
+the whole only where each of them is padded to the same size and asks for the same classes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from ..segmenter import bare
 
 
 def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
-    """Copies of the records of this process's part of a batch, with what all parts have in common; all processes call it.
+    """Copies of the records of this process's part of a batch, with what all parts have in common;
+    all processes call it.
 
     Args:
-        batch: records with "image" (3, H, W) and "sem_seg" (H, W). model: trained; ``sampled_classes`` of it, where it has
-            such, is how many classes a step takes.
+        batch: records with "image" (3, H, W) and "sem_seg" (H, W). model: trained;
+            ``sampled_classes`` of it, where it has such, is how many classes a step takes.
     Returns:
-        records that also have "padded_size", the largest (height, width) of all images, and, where classes are sampled,
-        "sampled_classes", their indices (t,), ascending.
+        records that also have "padded_size", the largest (height, width) of all images, and, where
+        classes are sampled, "sampled_classes", their indices (t,), ascending.
     Raises:
         ValueError: a label that is neither a class nor ignored.
     """

@@ -1,4 +1,6 @@
-"""Where a training's numbers go: the log, metrics.json, TensorBoard and, if wanted, Weights & Biases."""
+"""Where a training's numbers go: the log, metrics.json, TensorBoard and, if wanted, Weights &
+Biases.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from typing import Any, TextIO
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 
 from ..config import flat_config
 from ..runtime.files import write_atomically
@@ -38,11 +46,17 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
         return []
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    writers: list[EventWriter] = [CommonMetricPrinter(max_iter, WINDOW), MetricsFile(folder / "metrics.json", WINDOW)]
+    writers: list[EventWriter] = [
+        CommonMetricPrinter(max_iter, WINDOW),
+        MetricsFile(folder / "metrics.json", WINDOW),
+    ]
     if importlib.util.find_spec("tensorboard"):
         writers.append(TensorboardXWriter(str(folder), WINDOW))
     else:
-        logger.warning("No curves for TensorBoard are written: it is not installed. To have them: pip install tensorboard")
+        logger.warning(
+            "No curves for TensorBoard are written: it is not installed. To have them: pip install "
+            "tensorboard"
+        )
     if cfg.WANDB.PROJECT:
         config = dict(flat_config(yaml.safe_load(cfg.dump())))
         name = cfg.WANDB.NAME or folder.resolve().name
@@ -51,12 +65,14 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
 
 
 class MetricsFile(JSONWriter):
-    """Detectron2's JSON lines, but the file is opened at the first write, so that it can be replaced before.
+    """Detectron2's JSON lines, but the file is opened at the first write, so that it can be
+    replaced before.
 
     Every write ends on the disk: it is flushed and synced.
     """
 
-    def __init__(self, path: Path, window_size: int = WINDOW) -> None:  # JSONWriter's own opens the file
+    # JSONWriter's own opens the file
+    def __init__(self, path: Path, window_size: int = WINDOW) -> None:
         self._path, self._window_size, self._last_write = path, window_size, -1
 
     @cached_property
@@ -64,7 +80,9 @@ class MetricsFile(JSONWriter):
         return self._path.open("a", encoding="utf-8")
 
     def write(self) -> None:
-        """Write what is new. What the last line of an earlier process says of the same iteration becomes part of its line."""
+        """Write what is new. What the last line of an earlier process says of the same iteration
+        becomes part of its line.
+        """
         if "_file_handle" not in self.__dict__:
             self._join_last_line()
         super().write()
@@ -90,11 +108,14 @@ class MetricsFile(JSONWriter):
 class WandbWriter(EventWriter):
     """Sends the scalars to Weights & Biases, each with its iteration, which is the x-axis there.
 
-    The run's id is kept in ``wandb_id.txt``: a run with the same folder continues it. Remove the file for a new one.
+    The run's id is kept in ``wandb_id.txt``: a run with the same folder continues it. Remove the
+        file for a new one.
 
     Args:
-        folder: gets the id and wandb's own files. project, name: of the run. config: keys and values shown with it.
-        mode: "online", or "offline" for files that ``wandb sync`` sends later. window_size: see ``WINDOW``.
+        folder: gets the id and wandb's own files. project, name: of the run. config: keys and
+            values shown with it.
+        mode: "online", or "offline" for files that ``wandb sync`` sends later. window_size: see
+            ``WINDOW``.
     Raises:
         ValueError: an unknown mode, or wandb is not installed.
     """
@@ -114,18 +135,26 @@ class WandbWriter(EventWriter):
             import wandb
         except ImportError as error:
             raise ValueError(
-                f"WANDB.PROJECT: got {project!r}, but wandb cannot be imported ({error}). Install it with "
-                "'pip install -e .[wandb]', or leave the key empty"
+                f"WANDB.PROJECT: got {project!r}, but wandb cannot be imported ({error}). Install "
+                "it with 'pip install -e .[wandb]', or leave the key empty"
             ) from error
         self._wandb: Any = wandb
         self._folder, self._window_size, self._last_write = folder, window_size, -1
-        self._options = {"project": project, "name": name, "config": dict(config), "mode": mode, "dir": str(folder)}
+        self._options = {
+            "project": project,
+            "name": name,
+            "config": dict(config),
+            "mode": mode,
+            "dir": str(folder),
+        }
 
     @cached_property
     def _run(self) -> Any:
         path = self._folder / "wandb_id.txt"
         if not path.is_file():
-            write_atomically(path, lambda p: p.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8"))
+            write_atomically(
+                path, lambda p: p.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8")
+            )
         number = path.read_text(encoding="utf-8").strip()
         run = self._wandb.init(**self._options, id=number, resume="allow", allow_val_change=True)
         # wandb's own steps never go back, which those of a resumed run may.
@@ -136,7 +165,9 @@ class WandbWriter(EventWriter):
     def write(self) -> None:
         """Send what is new since the last write."""
         lines: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+        for name, (value, iteration) in (
+            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
+        ):
             if iteration > self._last_write:
                 lines.setdefault(iteration, {})[name] = value
         for iteration in sorted(lines):
@@ -151,8 +182,8 @@ class WandbWriter(EventWriter):
 def drop_lines_after(path: Path, iteration: int) -> int:
     """Take out of a file of JSON lines what a resumed run writes again, before anything opens it.
 
-    Lines of this iteration and later ones go, and those that a killed process left unfinished. The file is replaced in
-    one step, or left alone if there is nothing to take out; it need not exist.
+    Lines of this iteration and later ones go, and those that a killed process left unfinished. The
+    file is replaced in one step, or left alone if there is nothing to take out; it need not exist.
 
     Args:
         path: ``metrics.json``. iteration: the first one that is run again.
@@ -171,7 +202,9 @@ def drop_lines_after(path: Path, iteration: int) -> int:
 
 
 def is_written(path: Path, iteration: int, datasets: Collection[str]) -> bool:
-    """Whether a file of JSON lines has the scores of an iteration's evaluation on all these datasets."""
+    """Whether a file of JSON lines has the scores of an iteration's evaluation on all these
+    datasets.
+    """
     lines = path.read_bytes().splitlines() if path.is_file() else []
     found: set[str] = set()
     for line in lines:

@@ -11,10 +11,12 @@ KEYS = ("name", "version", "source", "classes", "negatives", "background")
 
 
 def read_class_file(path: Path) -> Any:
-    """What a class file holds: a list, or an object in which "negatives" and "background", if there, are lists of names.
+    """What a class file holds: a list, or an object in which "negatives" and "background", if
+    there, are lists of names.
 
     Raises:
-        ValueError: not JSON in UTF-8, an unknown key, a key twice, or something else than a list of names.
+        ValueError: not JSON in UTF-8, an unknown key, a key twice, or something else than a list of
+            names.
     """
     where = f"class file {str(path)!r}"
     try:
@@ -25,11 +27,16 @@ def read_class_file(path: Path) -> Any:
         return content
     unknown = sorted(content.keys() - set(KEYS))
     if unknown and "classes" in content:
-        raise ValueError(f"{where}: got the unknown keys {unknown}, expected of {list(KEYS)}. Remove or correct them")
+        raise ValueError(
+            f"{where}: got the unknown keys {unknown}, expected of {list(KEYS)}. Remove or correct "
+            "them"
+        )
     for kind in ("negatives", "background"):
         names = content.get(kind, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{where}: {kind}: got {names!r}, expected a list of names such as [\"wall\", \"sky\"]")
+            raise ValueError(
+                f'{where}: {kind}: got {names!r}, expected a list of names such as ["wall", "sky"]'
+            )
     return content
 
 

@@ -1,8 +1,10 @@
-"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed text.
+"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed
+text.
 
-A name is what the tokenizer gives (see :mod:`hyperclip.vocabulary.names`): no two classes may be asked the same, and typed
-ones have no name in common. The one exception are the lists that ship with the package, which stay as released: ten classes
-of ade847 have the first name of an earlier one, and are never predicted. A file with exactly these classes counts as that
+A name is what the tokenizer gives (see :mod:`hyperclip.vocabulary.names`): no two classes may be
+asked the same, and typed ones have no name in common. The one exception are the lists that ship
+with the package, which stay as released: ten classes of ade847 have the first name of an earlier
+    one, and are never predicted. A file with exactly these classes counts as that
 list.
 """
 
@@ -40,13 +42,16 @@ class Vocabulary:
         classes: T tuples of synonyms.
         name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
-        background: names that are prompted like classes while predictions of them count as background.
+        background: names that are prompted like classes while predictions of them count as
+            background.
         typed: whether a person wrote the names for this use, so that all synonyms are asked: see
             :func:`synonym_rule`.
-        doubt: what else may have been meant, "" for nothing; a program that shows no log has to show it.
+        doubt: what else may have been meant, "" for nothing; a program that shows no log has to
+            show it.
     Raises:
-        ValueError: no class, an empty name, two classes of the same names, or of typed ones with a name in common, a negative
-            or background word that is also a class, or is there twice. Names with the same tokens are the same.
+        ValueError: no class, an empty name, two classes of the same names, or of typed ones with a
+            name in common, a negative or background word that is also a class, or is there twice.
+            Names with the same tokens are the same.
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -62,25 +67,37 @@ class Vocabulary:
             raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
         for i, synonyms in enumerate(self.classes):
             if not synonyms or any(map(is_blank, synonyms)):
-                raise ValueError(f"vocabulary {self.name!r}: class {i} has an empty name: {list(synonyms)}")
+                raise ValueError(
+                    f"vocabulary {self.name!r}: class {i} has an empty name: {list(synonyms)}"
+                )
         self.check_asked(self.classes)
         for kind in ("negatives", "background"):
             self._check_words(kind, getattr(self, kind))
 
     def check_asked(self, asked: Sequence[Sequence[str]]) -> None:
-        """Raise ValueError if two classes are asked the same, since the second could never be predicted.
+        """Raise ValueError if two classes are asked the same, since the second could never be
+        predicted.
 
         Args:
-            asked: the names of each class that are prompted. Of a typed vocabulary two classes may not even share one.
+            asked: the names of each class that are prompted. Of a typed vocabulary two classes may
+                not even share one.
         """
         for i, one, k, other in shared_names(asked, _released_count(self.classes)):
             alike = {*map(tokens_of, asked[i])} == {*map(tokens_of, asked[k])}
             if alike or self.typed:
-                first_only = any(len(names) < len(synonyms) for names, synonyms in zip(asked, self.classes, strict=True))
-                other_way = "put another synonym first, or set MODEL.SYNONYMS to mean" if first_only else "or remove one"
+                first_only = any(
+                    len(names) < len(synonyms)
+                    for names, synonyms in zip(asked, self.classes, strict=True)
+                )
+                other_way = (
+                    "put another synonym first, or set MODEL.SYNONYMS to mean"
+                    if first_only
+                    else "or remove one"
+                )
                 raise ValueError(
-                    f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, so the second could not be "
-                    f"told from the first. Make them one class, {other_way}"
+                    f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, "
+                    "so the second could not be told from the first. Make them one class, "
+                    f"{other_way}"
                 )
 
     def _check_words(self, kind: str, words: Sequence[str]) -> None:
@@ -91,7 +108,9 @@ class Vocabulary:
         for i, one, k, other in shared_names([taken, *((word,) for word in words)]):
             if i:
                 raise ValueError(f"{where}{both(one, other)} is there twice; remove one")
-            raise ValueError(f"{where}{both(words[k - 1], one)} is also a class; remove one of the two")
+            raise ValueError(
+                f"{where}{both(words[k - 1], one)} is also a class; remove one of the two"
+            )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -102,34 +121,44 @@ class Vocabulary:
         return [synonyms[0] for synonyms in self.classes]
 
     def with_background_prompts(self) -> Vocabulary:
-        """The classes followed by a class for each background word: what a model is asked when those are folded."""
-        return replace(self, classes=(*self.classes, *((word,) for word in self.background)), background=())
+        """The classes followed by a class for each background word: what a model is asked when
+        those are folded.
+        """
+        return replace(
+            self, classes=(*self.classes, *((word,) for word in self.background)), background=()
+        )
 
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
-        """One class for each entry; a comma separates synonyms inside an entry, as in CAT-Seg's class files."""
+        """One class for each entry; a comma separates synonyms inside an entry, as in CAT-Seg's
+        class files.
+        """
         return cls(tuple(split_synonyms(entry) for entry in names), name, version)
 
     @classmethod
     def from_text(cls, text: str, negatives: str = "", name: str = "custom") -> Vocabulary:
-        """Parse what a user types: ``;`` or a line end between classes, ``,`` between synonyms ("dog, puppy; road").
+        """Parse what a user types: ``;`` or a line end between classes, ``,`` between synonyms
+        ("dog, puppy; road").
 
         Args:
             negatives: names of what is none of the classes, with any of these between them.
         Raises:
-            ValueError: see the class; or more than two names with nothing but commas between them, which would be one class.
-                A ``;`` at the end says that they are.
+            ValueError: see the class; or more than two names with nothing but commas between them,
+                which would be one class. A ``;`` at the end says that they are.
         """
         entries = [entry.strip() for entry in CLASS_END.split(text) if entry.strip()]
         classes = tuple(split_synonyms(entry) for entry in entries)
         doubt = ""
         if len(entries) == 1 and not {";", "\uff1b"} & set(text):
-            doubt = refuse_one_by_accident(classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}")
+            doubt = refuse_one_by_accident(
+                classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}"
+            )
         return cls(classes, name, negatives=split_words(negatives), typed=True, doubt=doubt)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
-        """Read a class file: text as in :meth:`from_text` if its name ends with ``.txt``, else JSON as in :meth:`from_json`.
+        """Read a class file: text as in :meth:`from_text` if its name ends with ``.txt``, else JSON
+        as in :meth:`from_json`.
 
         Raises:
             FileNotFoundError: no such file. ValueError: text that is not UTF-8, or no class file.
@@ -140,22 +169,26 @@ class Vocabulary:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"class file {str(path)!r}: not text in UTF-8 ({error}). Save it as UTF-8") from error
+            raise ValueError(
+                f"class file {str(path)!r}: not text in UTF-8 ({error}). Save it as UTF-8"
+            ) from error
         return cls.from_text(text, name=path.stem)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
-        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}``, optionally with
-        "negatives" and "background", or a plain list of names.
+        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}``, optionally
+        with "negatives" and "background", or a plain list of names.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not one of the two forms, an unknown key, or a key twice.
+            FileNotFoundError: no such file. ValueError: not one of the two forms, an unknown key,
+                or a key twice.
         """
         path = local_path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of class names, or a .txt; "
-                f"the built-in ones are {sorted(p.stem for p in LISTS.glob('*.json'))}"
+                f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of "
+                "class names, or a .txt; the built-in ones are "
+                f"{sorted(p.stem for p in LISTS.glob('*.json'))}"
             )
         content = read_class_file(path)
         if isinstance(content, list) and all(map(_is_entry, content)):
@@ -164,19 +197,28 @@ class Vocabulary:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            others = {kind: tuple(map(str, content.get(kind, ()))) for kind in ("negatives", "background")}
-            return cls(classes, content["name"], content["version"], others["negatives"], others["background"])
+            others = {
+                kind: tuple(map(str, content.get(kind, ()))) for kind in ("negatives", "background")
+            }
+            return cls(
+                classes,
+                content["name"],
+                content["version"],
+                others["negatives"],
+                others["background"],
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"class file {str(path)!r}: expected a list of names, or an object with name, version and classes "
-                "(a list of lists of synonyms)"
+                f"class file {str(path)!r}: expected a list of names, or an object with name, "
+                "version and classes (a list of lists of synonyms)"
             ) from error
 
 
 def synonym_rule(setting: str, typed: bool) -> str:
     """What a class's synonyms do, "first", "mean" or "max", with this value of MODEL.SYNONYMS.
 
-    Its "first" is for class lists; of names that a person typed none is dropped, so there it means "mean".
+    Its "first" is for class lists; of names that a person typed none is dropped, so there it means
+    "mean".
     """
     return "mean" if setting == "first" and typed else setting
 
@@ -193,19 +235,27 @@ def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
 
 
 def _is_entry(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    )
 
 
 @lru_cache(maxsize=1)
 def _released_lists() -> tuple[tuple[tuple[str, ...], ...], ...]:
-    contents = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.json")))
+    contents = (
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.json"))
+    )
     return tuple(tuple(map(tuple, content["classes"])) for content in contents)
 
 
 def _released_count(classes: Sequence[Sequence[str]]) -> int:
-    """How many of the classes, from the first on, are those of a list that ships with the package: all of it, or none."""
+    """How many of the classes, from the first on, are those of a list that ships with the package:
+    all of it, or none.
+    """
     stripped = tuple(tuple(name.strip() for name in synonyms) for synonyms in classes)
-    return max((len(known) for known in _released_lists() if stripped[: len(known)] == known), default=0)
+    return max(
+        (len(known) for known in _released_lists() if stripped[: len(known)] == known), default=0
+    )
 
 
 def builtin(name: str) -> Vocabulary:
@@ -214,5 +264,11 @@ def builtin(name: str) -> Vocabulary:
 
 
 def load_vocabulary(source: str | Path) -> Vocabulary:
-    """A vocabulary by the name of a built-in list or by the path of a file; see :meth:`Vocabulary.from_file`."""
-    return builtin(str(source)) if (LISTS / f"{source}.json").is_file() else Vocabulary.from_file(source)
+    """A vocabulary by the name of a built-in list or by the path of a file; see
+    :meth:`Vocabulary.from_file`.
+    """
+    return (
+        builtin(str(source))
+        if (LISTS / f"{source}.json").is_file()
+        else Vocabulary.from_file(source)
+    )

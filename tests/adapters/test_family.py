@@ -1,4 +1,6 @@
-"""Every adapter: the identity at the start, mergeable, counted, trained in full; and what each of them is."""
+"""Every adapter: the identity at the start, mergeable, counted, trained in full; and what each of
+them is.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,15 @@ from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.config.keys import load_config
 
 TINY = "configs/quickstart/tiny_clip"
-MODES = ["hyperbolic", "attention", "relations", "rotation", "lora", "hyperbolic+rotation", "lora+relations"]
+MODES = [
+    "hyperbolic",
+    "attention",
+    "relations",
+    "rotation",
+    "lora",
+    "hyperbolic+rotation",
+    "lora+relations",
+]
 SMALL = AdapterOptions(block_size=32, curvature_text=0.01, rank=4)
 
 
@@ -72,7 +82,9 @@ def outputs(model, tokenizer):
 @pytest.mark.parametrize("mode", MODES)
 def test_identity_at_the_start_and_merged_like_unmerged(plain, mode):
     model = adapted(mode)
-    for ours, theirs in zip(outputs(model, plain.tokenizer), outputs(plain.model, plain.tokenizer), strict=True):
+    for ours, theirs in zip(
+        outputs(model, plain.tokenizer), outputs(plain.model, plain.tokenizer), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
     disturb(model)
     before = outputs(model, plain.tokenizer)
@@ -90,7 +102,11 @@ def test_everything_that_trains_gets_a_gradient(plain, mode):
     disturb(model)
     dense, text = outputs(model, plain.tokenizer)
     (dense.square().sum() + text[:, ::2].sum()).backward()
-    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    without = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+    ]
     last = f"visual.transformer.resblocks.{len(model.visual.transformer.resblocks) - 1}."
     # The last block of the image tower gives values only, so that its q and k have no influence.
     assert [n for n in without if not (n.startswith(last) and n.rsplit(".", 1)[1][0] in "qk")] == []
@@ -127,7 +143,8 @@ def test_relations_equal_the_transformation_of_the_whole_tensor():
     disturb(shared)
     for layer in range(3):
         places, slots = shared.across_places[layer], shared.across_slots
-        x = shared.blocks.permute(2, 3, 0, 1)  # (b, b, S, P), relations over the last axis as in the released code
+        # (b, b, S, P), relations over the last axis as in the released code
+        x = shared.blocks.permute(2, 3, 0, 1)
         x = x + places.down(places.up(x))
         x = x.transpose(-1, -2)
         x = x + slots.down(slots.up(x))
@@ -143,7 +160,9 @@ def test_rotations_keep_every_norm():
     rotated = adapter(weight)
     assert (rotated - weight).abs().max() > 0.1
     torch.testing.assert_close(rotated.norm(dim=1), weight.norm(dim=1))
-    torch.testing.assert_close(rotated[:5, :16] @ rotated[7:9, :16].T, weight[:5, :16] @ weight[7:9, :16].T)
+    torch.testing.assert_close(
+        rotated[:5, :16] @ rotated[7:9, :16].T, weight[:5, :16] @ weight[7:9, :16].T
+    )
 
 
 @torch.no_grad()
@@ -151,8 +170,14 @@ def test_low_rank_updates():
     adapter, weight = LowRank(32, rank=3, alpha=6, projections=["k"]), torch.randn(96, 32)
     disturb(adapter)
     update = adapter(weight) - weight
-    assert not update[:32].any() and not update[64:].any() and torch.linalg.matrix_rank(update[32:64], atol=1e-4) == 3
-    torch.testing.assert_close(update[32:64], 2 * adapter.k_up @ adapter.k_down, atol=1e-5, rtol=1e-4)
+    assert (
+        not update[:32].any()
+        and not update[64:].any()
+        and torch.linalg.matrix_rank(update[32:64], atol=1e-4) == 3
+    )
+    torch.testing.assert_close(
+        update[32:64], 2 * adapter.k_up @ adapter.k_down, atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("mode", ["hyperbolic", "attention", "relations", "rotation", "lora"])
@@ -162,7 +187,12 @@ def test_every_adapter_obeys_the_projections(plain, mode, projections):
     disturb(model)
     for encoder in ("vision", "text"):
         for ours, theirs in zip(tower(model, encoder), tower(plain.model, encoder), strict=True):
-            rows = zip("qkv", ours.attn.in_proj_weight.chunk(3), theirs.attn.in_proj_weight.chunk(3), strict=True)
+            rows = zip(
+                "qkv",
+                ours.attn.in_proj_weight.chunk(3),
+                theirs.attn.in_proj_weight.chunk(3),
+                strict=True,
+            )
             moved = {name for name, one, other in rows if (one - other).abs().max() > 1e-4}
             assert moved == set(projections)
             assert torch.equal(ours.attn.out_proj.weight, theirs.attn.out_proj.weight)
@@ -176,26 +206,41 @@ def test_relations_of_chosen_matrices(plain):
         assert shared.blocks.shape[0] == slots * 6
         disturb(model)
         for ours, theirs in zip(tower(model, "text"), tower(plain.model, "text"), strict=True):
-            moved = (ours.attn.in_proj_weight - theirs.attn.in_proj_weight).abs().amax(1).view(3, -1).amax(1) > 1e-4
+            moved = (ours.attn.in_proj_weight - theirs.attn.in_proj_weight).abs().amax(1).view(
+                3, -1
+            ).amax(1) > 1e-4
             wanted = projections or ("q", "k", "v", "out")
             assert moved.tolist() == [name in wanted for name in "qkv"]
-            assert ((ours.attn.out_proj.weight - theirs.attn.out_proj.weight).abs().max() > 1e-4) == ("out" in wanted)
+            assert (
+                (ours.attn.out_proj.weight - theirs.attn.out_proj.weight).abs().max() > 1e-4
+            ) == ("out" in wanted)
         dense, text = outputs(model, plain.tokenizer)
         (dense.square().sum() + text[:, ::2].sum()).backward()
         assert shared.blocks.grad.flatten(2).abs().sum((1, 2)).gt(0).all()
 
 
 def test_released_curvatures():
-    """HyperCLIP: 1.0 in the text tower, 0.01 in the other; HyperCLIP++: 0.01 in both. What is set counts."""
+    """HyperCLIP: 1.0 in the text tower, 0.01 in the other; HyperCLIP++: 0.01 in both. What is set
+    counts.
+    """
     for options, want in (
         (AdapterOptions(block_size=32), {"hyperbolic": (0.01, 1.0), "relations": (0.01, 0.01)}),
-        (AdapterOptions(block_size=32, curvature_vision=0.3, curvature_text=1.0), dict.fromkeys(MODES[:3:2], (0.3, 1.0))),
-        (AdapterOptions(block_size=32, curvature_text=0.7), dict.fromkeys(MODES[:3:2], (0.01, 0.7))),
+        (
+            AdapterOptions(block_size=32, curvature_vision=0.3, curvature_text=1.0),
+            dict.fromkeys(MODES[:3:2], (0.3, 1.0)),
+        ),
+        (
+            AdapterOptions(block_size=32, curvature_text=0.7),
+            dict.fromkeys(MODES[:3:2], (0.01, 0.7)),
+        ),
     ):
         for mode, (vision, text) in want.items():
             model = adapted(mode, options)
-            found = {("vision" if "visual" in name else "text", a.curvature) for name, a in adapters(model)
-                     if hasattr(a, "curvature")}  # fmt: skip
+            found = {
+                ("vision" if "visual" in name else "text", a.curvature)
+                for name, a in adapters(model)
+                if hasattr(a, "curvature")
+            }
             assert found == {("vision", vision), ("text", text)}, mode
 
 
@@ -204,7 +249,11 @@ def test_curvatures_of_a_config():
         keys = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode]
         for more, want in (([], text), (["MODEL.ADAPTER.CURVATURE_TEXT", "0.5"], 0.5)):
             model = build_model(load_config("configs/quickstart/hyperclip.yaml", [*keys, *more]))
-            found = {a.curvature for name, a in adapters(model) if "visual" not in name and hasattr(a, "curvature")}
+            found = {
+                a.curvature
+                for name, a in adapters(model)
+                if "visual" not in name and hasattr(a, "curvature")
+            }
             assert found == {want}
 
 
@@ -212,19 +261,25 @@ def test_curvatures_of_a_config():
 @pytest.mark.parametrize("mode", ["hyperbolic", "relations"])
 @pytest.mark.parametrize(("vision", "text"), [(0.01, 4.0), (4.0, 0.01)])
 def test_rows_are_capped_by_the_curvature_of_their_tower(plain, mode, vision, text):
-    """artanh(1 - 1e-3) / sqrt(c) after the product, and artanh(1 - 1e-5) / sqrt(c) times the blocks before it."""
+    """artanh(1 - 1e-3) / sqrt(c) after the product, and artanh(1 - 1e-5) / sqrt(c) times the blocks
+    before it.
+    """
     model = adapted(mode, replace(SMALL, curvature_vision=vision, curvature_text=text))
     for encoder, c in (("vision", vision), ("text", text)):
         attn = tower(model, encoder)[0].attn
         weight = attn.parametrizations.in_proj_weight.original
         weight *= 8 / weight.norm(dim=1, keepdim=True)
         bounds = math.atanh(1 - 1e-3) / math.sqrt(c), math.atanh(1 - 1e-5) / math.sqrt(c)
-        torch.testing.assert_close(attn.in_proj_weight.norm(dim=1), torch.full((len(weight),), min(8.0, bounds[0])))
+        torch.testing.assert_close(
+            attn.in_proj_weight.norm(dim=1), torch.full((len(weight),), min(8.0, bounds[0]))
+        )
         blocks = next(a for _, a in adapters(attn))
         target = blocks.shared.blocks if mode == "relations" else blocks.q
         target *= 0.25
         rows = attn.in_proj_weight[: len(weight) // 3]
-        torch.testing.assert_close(rows.norm(dim=1), torch.full((len(rows),), min(0.25 * min(8.0, bounds[1]), bounds[0])))
+        torch.testing.assert_close(
+            rows.norm(dim=1), torch.full((len(rows),), min(0.25 * min(8.0, bounds[1]), bounds[0]))
+        )
         directions = torch.nn.functional.cosine_similarity(rows, weight[: len(rows)])
         torch.testing.assert_close(directions, torch.ones(len(rows)))
         if mode == "relations":
@@ -232,7 +287,9 @@ def test_rows_are_capped_by_the_curvature_of_their_tower(plain, mode, vision, te
 
 
 def test_the_order_of_cayleys_map():
-    """(I - S)^-1 (I + S) with S = (P - P^T) / 2: a plane turns by twice the arc tangent of S's entry."""
+    """(I - S)^-1 (I + S) with S = (P - P^T) / 2: a plane turns by twice the arc tangent of S's
+    entry.
+    """
     free = torch.tensor([[[0.3, 0.5], [-0.1, 0.2]]], dtype=torch.float64)
     angle = 2 * math.atan((0.5 + 0.1) / 2)
     want = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
@@ -262,15 +319,22 @@ def test_joined_adapters_without_influence_are_refused(mode, name):
 
 
 @pytest.mark.parametrize("projections", [(), ("k",), ("q", "v")])
-@pytest.mark.parametrize("mode", ["attention+hyperbolic", "attention+lora", "attention+rotation", "attention+relations"])
+@pytest.mark.parametrize(
+    "mode", ["attention+hyperbolic", "attention+lora", "attention+rotation", "attention+relations"]
+)
 def test_joined_adapters_after_the_one_that_replaces(plain, mode, projections):
     model = adapted(mode, replace(SMALL, projections=projections))
     disturb(model)
     dense, text = outputs(model, plain.tokenizer)
     (dense.square().sum() + text[:, ::2].sum()).backward()
-    deepest = len(model.visual.transformer.resblocks) - 1  # gives values only, and of the text tower there is no such block
+    # gives values only, and of the text tower there is no such block
+    deepest = len(model.visual.transformer.resblocks) - 1
     last = f"visual.transformer.resblocks.{deepest}."
-    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    without = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+    ]
     if projections == ("k",):
         without = [n for n in without if f"across_places.{deepest}." not in n]
     assert [n for n in without if not (n.startswith(last) and n.rsplit(".", 1)[1][0] in "qk")] == []
@@ -286,8 +350,14 @@ def test_an_own_adapter_that_ignores_what_it_gets_is_noticed(monkeypatch):
             q, _, v = weight.chunk(3)
             return torch.cat([q, self.value, v])
 
-    monkeypatch.setitem(ADAPTER_REGISTRY._obj_map, "constant", lambda sites, options: [Constant(s.weight) for s in sites])
-    with pytest.raises(ValueError, match=r"what 'hyperbolic_radius' trains for \['k'\] would have no influence"):
+    monkeypatch.setitem(
+        ADAPTER_REGISTRY._obj_map,
+        "constant",
+        lambda sites, options: [Constant(s.weight) for s in sites],
+    )
+    with pytest.raises(
+        ValueError, match=r"what 'hyperbolic_radius' trains for \['k'\] would have no influence"
+    ):
         adapted("hyperbolic+constant")
     adapted("constant+hyperbolic")
     adapted("hyperbolic+constant", replace(SMALL, projections=("q", "v")))
@@ -301,11 +371,27 @@ def test_what_decay_pulls_back_to_the_identity():
 @pytest.mark.parametrize(
     ("mode", "options", "message"),
     [
-        ("hyperbolc", SMALL, r"got 'hyperbolc', expected one of \['attention', 'hyperbolic', 'lora'"),
+        (
+            "hyperbolc",
+            SMALL,
+            r"got 'hyperbolc', expected one of \['attention', 'hyperbolic', 'lora'",
+        ),
         ("hyperbolic+full", SMALL, "adapters can be joined by"),
-        ("relations", AdapterOptions(block_size=32, curvature_vision=0.0), "CURVATURE_.*: got 0.0, expected a positive number"),
-        ("hyperbolic", AdapterOptions(block_size=32, curvature_text=-0.5), "CURVATURE_.*: got -0.5, expected a positive"),
-        ("attention", AdapterOptions(projections=("q", "out")), r"PROJECTIONS: got \['q', 'out'\], expected one or more of"),
+        (
+            "relations",
+            AdapterOptions(block_size=32, curvature_vision=0.0),
+            "CURVATURE_.*: got 0.0, expected a positive number",
+        ),
+        (
+            "hyperbolic",
+            AdapterOptions(block_size=32, curvature_text=-0.5),
+            "CURVATURE_.*: got -0.5, expected a positive",
+        ),
+        (
+            "attention",
+            AdapterOptions(projections=("q", "out")),
+            r"PROJECTIONS: got \['q', 'out'\], expected one or more of",
+        ),
         ("lora", AdapterOptions(rank=0), "RANK: got 0, expected 1 to the attention width"),
         ("rotation", AdapterOptions(block_size=48), "BLOCK_SIZE: got 48, expected a divisor"),
         ("relations", AdapterOptions(block_size=32, block_size_text=16), "BLOCK_SIZE_TEXT: got 16"),
@@ -329,8 +415,12 @@ def test_an_adapter_of_ones_own(monkeypatch, plain):
         return [Scale() for _ in sites]
 
     monkeypatch.setitem(ADAPTER_REGISTRY._obj_map, "scale", scale)
-    model = build_model(load_config("configs/quickstart/hyperclip.yaml",
-                                    ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "scale"]))  # fmt: skip
+    model = build_model(
+        load_config(
+            "configs/quickstart/hyperclip.yaml",
+            ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "scale"],
+        )
+    )
     counts = {part: trainable for part, trainable, _ in parameter_table(model)}
     blocks = len(model.clip.visual.transformer.resblocks), len(model.clip.transformer.resblocks)
     assert (counts["CLIP vision adapters"], counts["CLIP text adapters"]) == blocks

@@ -1,4 +1,6 @@
-"""What each adapter computes, by its formula: caps, curvatures of the towers, blocks, rotations, relations."""
+"""What each adapter computes, by its formula: caps, curvatures of the towers, blocks, rotations,
+relations.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ INPUT_CAP, OUTPUT_CAP = math.atanh(1 - 1e-5), math.atanh(1 - 1e-3)
 
 
 def rows_of(norms, width=8):
-    """A weight (3 width, width) whose rows have these norms, in turn, and directions without zeros."""
+    """A weight (3 width, width) whose rows have these norms, in turn, and directions without zeros."""  # noqa: E501
     weight = (
         torch.rand(
             3 * width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64
@@ -74,7 +76,9 @@ def test_related_blocks_have_the_same_caps(c):
 
 
 def test_rows_are_multiplied_by_the_transposed_blocks():
-    """Row w of q, k, v becomes M w, with blocks of their own: not M^T w, nor the other projections' blocks."""
+    """Row w of q, k, v becomes M w, with blocks of their own: not M^T w, nor the other projections'
+    blocks.
+    """
     adapter = RadiusAdjustment(4, 2, 1e-6).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -164,7 +168,9 @@ def test_only_the_chosen_towers_are_adapted(mode, encoders):
 
 @pytest.mark.parametrize("t", [0.0, 0.3, -2.0])
 def test_cayley_of_a_plane(t):
-    """S = ((0, t), (-t, 0)) of P = ((0, 2t), (0, 0)) gives (I - S)^-1 (I + S), the rotation of tangent t of the half angle."""
+    """S = ((0, t), (-t, 0)) of P = ((0, 2t), (0, 0)) gives (I - S)^-1 (I + S), the rotation of
+    tangent t of the half angle.
+    """
     adapter = Rotation(2, 2, ["q"]).double()
     with torch.no_grad():
         adapter.q[0, 0, 1] = 2 * t

@@ -23,17 +23,27 @@ def tiny(*overrides):
 
 
 @pytest.mark.parametrize(
-    ("config", "model"), [("vitb_384_hyperbolic", "hyperclip_vitb16"), ("vitb_384_catseg", "catseg_vitb16")]
+    ("config", "model"),
+    [("vitb_384_hyperbolic", "hyperclip_vitb16"), ("vitb_384_catseg", "catseg_vitb16")],
 )
 def test_every_published_key_is_accounted_for(golden, config, model):
-    """H0: names, shapes and what trains. The ViT-L models are loaded strictly by the tests of H4."""
+    """H0: names, shapes and what trains. The ViT-L models are loaded strictly by the tests of H4."""  # noqa: E501
     recorded = golden("reference_keys.json")["models"][model]
-    state = {name: torch.empty(shape, device="meta") for name, (shape, *_) in recorded["keys"].items()}
+    state = {
+        name: torch.empty(shape, device="meta") for name, (shape, *_) in recorded["keys"].items()
+    }
     assert is_published(state)
     converted = convert_published(state)
-    built = build_model(load_config(f"configs/{config}.yaml", ["MODEL.DEVICE", "cpu", "MODEL.CLIP_WEIGHTS", "none"]))
-    assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in built.state_dict().items()}
-    assert sum(p.numel() for p in built.parameters() if p.requires_grad) == recorded["summary"]["trainable"]
+    built = build_model(
+        load_config(f"configs/{config}.yaml", ["MODEL.DEVICE", "cpu", "MODEL.CLIP_WEIGHTS", "none"])
+    )
+    assert {k: v.shape for k, v in converted.items()} == {
+        k: v.shape for k, v in built.state_dict().items()
+    }
+    assert (
+        sum(p.numel() for p in built.parameters() if p.requires_grad)
+        == recorded["summary"]["trainable"]
+    )
     ours = [p.numel() for p in built.parameters() if p.requires_grad]
     theirs = [math.prod(shape) for shape, _, _, trains in recorded["keys"].values() if trains]
     assert sorted(ours) == sorted(theirs)
@@ -43,8 +53,13 @@ def test_partial_and_foreign_checkpoints_list_the_keys():
     model = tiny()
     state = model.state_dict()
     before = {k: v.clone() for k, v in state.items()}
-    partial = {k: v + 1 for k, v in state.items() if "decoder.classifier" not in k} | {"stranger": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"(?s)2 keys missing.*decoder.classifier.bias.*1 keys unexpected.*stranger"):
+    partial = {k: v + 1 for k, v in state.items() if "decoder.classifier" not in k} | {
+        "stranger": torch.zeros(1)
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)2 keys missing.*decoder.classifier.bias.*1 keys unexpected.*stranger",
+    ):
         load_strictly(model, partial, "file")
     for k, v in model.state_dict().items():
         assert torch.equal(v, before[k])  # nothing was loaded
@@ -95,10 +110,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 OTHER_SETTINGS = {
-    "MODEL.CLIP_ACTIVATION": ("quick_gelu", "MODEL.CLIP_ACTIVATION is 'quick_gelu' there and 'gelu' here"),
-    "MODEL.ADAPTER.CURVATURE_TEXT": ("0.5", r"RadiusAdjustment, text\) curvature is 0.5 there and 1.0 here"),
+    "MODEL.CLIP_ACTIVATION": (
+        "quick_gelu",
+        "MODEL.CLIP_ACTIVATION is 'quick_gelu' there and 'gelu' here",
+    ),
+    "MODEL.ADAPTER.CURVATURE_TEXT": (
+        "0.5",
+        r"RadiusAdjustment, text\) curvature is 0.5 there and 1.0 here",
+    ),
     "MODEL.SEM_SEG_HEAD.NUM_HEADS": ("2", "MODEL.SEM_SEG_HEAD.NUM_HEADS is 2 there and 4 here"),
-    "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": ("[0, 2]", r"CLIP_LAYERS is \[0, 2\] there and \[\d, \d\] here"),
+    "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": (
+        "[0, 2]",
+        r"CLIP_LAYERS is \[0, 2\] there and \[\d, \d\] here",
+    ),
     "MODEL.CLIP_PIXEL_MEAN": ("[1.0, 2.0, 3.0]", r"CLIP_PIXEL_MEAN is \[1.0, 2.0, 3.0\] there"),
 }
 
@@ -126,11 +150,19 @@ def test_checkpoints_without_settings(tmp_path):
     model = tiny()
     torch.save({"model": model.state_dict()}, tmp_path / "early.pth")
     StrictCheckpointer(model).load(str(tmp_path / "early.pth"))
-    published = {"sem_seg_head.predictor.clip_model.visual.conv1.weight": torch.zeros(768, 3, 16, 16)}
+    published = {
+        "sem_seg_head.predictor.clip_model.visual.conv1.weight": torch.zeros(768, 3, 16, 16)
+    }
     with pytest.raises(ValueError, match="CLIP_ACTIVATION is 'quick_gelu' there and 'gelu' here"):
         check_settings(model, {f"module.{k}": v for k, v in published.items()}, None, "file")
-    check_settings(model, {k: v.repeat(2, 1, 1, 1) for k, v in published.items()}, None, "file")  # of open_clip
-    check_settings(tiny("MODEL.CLIP_WEIGHTS", "none", "MODEL.CLIP_ACTIVATION", "quick_gelu"), published, None, "file")
+    # of open_clip
+    check_settings(model, {k: v.repeat(2, 1, 1, 1) for k, v in published.items()}, None, "file")
+    check_settings(
+        tiny("MODEL.CLIP_WEIGHTS", "none", "MODEL.CLIP_ACTIVATION", "quick_gelu"),
+        published,
+        None,
+        "file",
+    )
 
 
 @pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
@@ -140,7 +172,10 @@ def test_checkpoints_of_other_trainers(tmp_path, container, prefix):
     with torch.no_grad():
         trained.sem_seg_head.decoder.classifier.bias.add_(3)
     state = {prefix + k: v for k, v in trained.state_dict().items()}
-    torch.save({container: state, "best": np.float32(3), "args": argparse.Namespace(out=tmp_path)}, tmp_path / "last.ckpt")
+    torch.save(
+        {container: state, "best": np.float32(3), "args": argparse.Namespace(out=tmp_path)},
+        tmp_path / "last.ckpt",
+    )
     model = tiny()
     StrictCheckpointer(model).load(str(tmp_path / "last.ckpt"))
     assert all(torch.equal(v, trained.state_dict()[k]) for k, v in model.state_dict().items())

@@ -1,4 +1,6 @@
-"""The activation is that of the weights, with and without loading them; a file that does not tell is refused."""
+"""The activation is that of the weights, with and without loading them; a file that does not tell
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ TAGS = {"openai": True, "laion2b_s34b_b88k": False, "metaclip_400m": True}
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A narrow architecture that OpenAI and others have weights of: "Tiny/16" and "Tiny-16"; gives its state dict."""
+    """A narrow architecture that OpenAI and others have weights of: "Tiny/16" and "Tiny-16"; gives
+    its state dict.
+    """
     for name, quick in (("Tiny-16", False), ("Tiny-16-quickgelu", True)):
         config = {**TINY, "quick_gelu": quick} if quick else TINY
         monkeypatch.setitem(factory._MODEL_CONFIGS, name, config)
@@ -51,7 +55,9 @@ def openai(tiny, tmp_path):
 
 
 def both(name, weights="", **options):
-    """The activation of the loaded model, which has to be that of the one a checkpoint is loaded over."""
+    """The activation of the loaded model, which has to be that of the one a checkpoint is loaded
+    over.
+    """
     loaded = activation_of(load_clip(name, weights, **options).model)
     assert activation_of(load_clip(name, weights, load=False, **options).model) == loaded
     return loaded

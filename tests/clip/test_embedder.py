@@ -1,4 +1,6 @@
-"""The text cache: nothing that a result depends on changes without a new one, and nothing else does."""
+"""The text cache: nothing that a result depends on changes without a new one, and nothing else
+does.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +91,20 @@ def fused_sgd(p):
     fused_step(p, torch.optim.SGD)
 
 
-CHANGES = [in_place, through_data, through_detach, in_inference_mode, through_numpy, other_data, negated, flipped, rolled,
-           one_bit, fused_step, fused_sgd]  # fmt: skip
+CHANGES = [
+    in_place,
+    through_data,
+    through_detach,
+    in_inference_mode,
+    through_numpy,
+    other_data,
+    negated,
+    flipped,
+    rolled,
+    one_bit,
+    fused_step,
+    fused_sgd,
+]
 
 
 @torch.no_grad()
@@ -126,8 +140,15 @@ def test_every_part_of_the_tower_counts(adapted, embed):
 
 @torch.no_grad()
 def test_the_settings_of_modules_count(adapted, embed):
-    clip, adapter = adapted.model, adapted.model.transformer.resblocks[0].attn.parametrizations.in_proj_weight[0]
-    for module, key, value in ((adapter, "curvature", 4.0), (adapter, "literal", True), (clip.ln_final, "eps", 0.1)):
+    clip, adapter = (
+        adapted.model,
+        adapted.model.transformer.resblocks[0].attn.parametrizations.in_proj_weight[0],
+    )
+    for module, key, value in (
+        (adapter, "curvature", 4.0),
+        (adapter, "literal", True),
+        (clip.ln_final, "eps", 0.1),
+    ):
         before = embed(clip, WORDS)
         setattr(module, key, value)
         after = embed(clip, WORDS)
@@ -151,8 +172,12 @@ def test_the_prompts_count(clip, embed):
     typed = Vocabulary.from_text("star, sun; cross")
     assert typed == WORDS
     embed.templates, embed.synonyms, embed.typed = prompt_templates("single"), "first", "mean"
-    assert embed(clip.model, WORDS) is first and (embed(clip.model, typed) - first).abs().max() > 1e-3
-    embed.tokenizer = lambda texts, context_length: clip.tokenizer([f"{text}!" for text in texts], context_length)
+    assert (
+        embed(clip.model, WORDS) is first and (embed(clip.model, typed) - first).abs().max() > 1e-3
+    )
+    embed.tokenizer = lambda texts, context_length: clip.tokenizer(
+        [f"{text}!" for text in texts], context_length
+    )
     assert (embed(clip.model, WORDS) - first).abs().max() > 1e-3
 
 
@@ -226,7 +251,10 @@ def test_the_oldest_vocabulary_is_dropped(clip):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), capacity=2)
     words = [Vocabulary.from_names([name]) for name in ("star", "cross", "circle")]
     kept = [embed(clip.model, vocabulary) for vocabulary in words]
-    assert [embed(clip.model, vocabulary) is old for vocabulary, old in zip(words[1:], kept[1:], strict=True)] == [True, True]
+    assert [
+        embed(clip.model, vocabulary) is old
+        for vocabulary, old in zip(words[1:], kept[1:], strict=True)
+    ] == [True, True]
     assert len(embed._embeddings) == len(embed._tokens) == 2
     again = embed(clip.model, words[0])
     assert again is not kept[0] and torch.equal(again, kept[0])

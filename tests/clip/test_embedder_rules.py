@@ -1,4 +1,6 @@
-"""What the cache of text embeddings keeps, what makes it compute again, and what it must not mix up."""
+"""What the cache of text embeddings keeps, what makes it compute again, and what it must not mix
+up.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_the_oldest_vocabularies_give_way(loaded, runs):
 
 @torch.no_grad()
 def test_every_weight_of_the_text_tower_counts(loaded):
-    """Whatever changes a weight that the embedding depends on gives the embedding of the new weights."""
+    """Whatever changes a weight that the embedding depends on gives the embedding of the new
+    weights.
+    """
     model = load_clip("configs/quickstart/tiny_clip").model
     embed, before = embedder(loaded), None
     names = [

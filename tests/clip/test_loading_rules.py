@@ -141,8 +141,8 @@ def test_files_that_do_not_fit_say_what_is_wrong(tmp_path):
     save_file(wrong, tmp_path / "wrong.safetensors")
     with pytest.raises(
         ValueError,
-        match="1 keys missing from the file: ln_final.bias; 1 keys unexpected: odd; 1 of another shape: "
-        r"text_projection: file \(2, 2\), model \(64, 64\)\. Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED",
+        match="1 keys missing from the file: ln_final.bias; 1 keys unexpected: odd; 1 of another shape: "  # noqa: E501
+        r"text_projection: file \(2, 2\), model \(64, 64\)\. Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED",  # noqa: E501
     ) as error:
         load_clip(TINY, str(tmp_path / "wrong.safetensors"))
     assert "\n" not in str(error.value)

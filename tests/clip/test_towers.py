@@ -23,7 +23,11 @@ def tiny():
 
 PROMPTS = {
     "all differ": ["a dog", "a photo of a red striped star in the scene", "x"],
-    "one template": ["a photo of a red star", "a photo of a dog in the scene", "a photo of a red striped star"],
+    "one template": [
+        "a photo of a red star",
+        "a photo of a dog in the scene",
+        "a photo of a red striped star",
+    ],
     "one begins as the other": ["a dog", "a dog on a red cross"],
     "equal": ["a red star", "a red star"],
     "single": ["a red star"],
@@ -33,7 +37,9 @@ PROMPTS = {
 @torch.no_grad()
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_trimmed_text_with_a_shared_beginning_equals_the_whole_context(tiny, dtype, tolerance, prompts):
+def test_trimmed_text_with_a_shared_beginning_equals_the_whole_context(
+    tiny, dtype, tolerance, prompts
+):
     model = load_clip(TINY).model.to(dtype)
     tokens = tokenize(tiny.tokenizer, prompts, 32)
     want = obvious.encode_text(model, tokens)
@@ -58,7 +64,9 @@ def test_dense_tower_shapes_and_intermediates(tiny):
     assert features.embeddings.shape == (2, 64, 8, 12) and features.class_token.shape == (2, 64)
     assert [tuple(m.shape) for m in features.intermediates] == [(2, 128, 8, 12)] * 2
     image = torch.randn(1, 3, 48, 48)
-    reference = tiny.model.visual.forward_intermediates(image, indices=[0, 4], intermediates_only=True)
+    reference = tiny.model.visual.forward_intermediates(
+        image, indices=[0, 4], intermediates_only=True
+    )
     got = encode_dense(tiny.model.visual, image, [0, 4]).intermediates
     for ours, theirs in zip(got, reference["image_intermediates"], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
@@ -69,10 +77,17 @@ def test_dense_tower_shapes_and_intermediates(tiny):
 def test_every_mode_starts_at_the_identity(tiny, mode):
     model = load_clip(TINY).model
     prepare_finetuning(model, mode, options=AdapterOptions(block_size=32, curvature_text=0.01))
-    images, tokens = torch.randn(1, 3, 48, 48), tokenize(tiny.tokenizer, ["a blue dotted cross"], 32)
+    images, tokens = (
+        torch.randn(1, 3, 48, 48),
+        tokenize(tiny.tokenizer, ["a blue dotted cross"], 32),
+    )
     want = encode_dense(tiny.model.visual, images).embeddings
-    torch.testing.assert_close(encode_dense(model.visual, images).embeddings, want, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(encode_text(model, tokens), encode_text(tiny.model, tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encode_dense(model.visual, images).embeddings, want, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        encode_text(model, tokens), encode_text(tiny.model, tokens), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("c", [1.0, 0.01])
@@ -85,10 +100,14 @@ def test_block_product_equals_the_hyperbolic_maps(c, scale):
             p.add_(0.1 * torch.randn(p.shape, dtype=torch.float64))
     weight = scale * torch.randn(192, 64, dtype=torch.float64)
     want = torch.cat(
-        [obvious.adjusted_weight(w, getattr(adapter, n), c) for w, n in zip(weight.chunk(3), "qkv", strict=True)]
+        [
+            obvious.adjusted_weight(w, getattr(adapter, n), c)
+            for w, n in zip(weight.chunk(3), "qkv", strict=True)
+        ]
     )
     got, cotangent = adapter(weight), torch.randn(192, 64, dtype=torch.float64)
-    # The input cap at artanh(1 - 1e-5) rests on a rounded number and is reached by clamping, hence the wider bound.
+    # The input cap at artanh(1 - 1e-5) rests on a rounded number and is reached by clamping, hence
+    # the wider bound.
     tolerance = 1e-10 if scale < 1 or c < 1 else 1e-7
     assert (got - want).abs().max() <= tolerance * want.abs().max()
     ours = torch.autograd.grad(got, list(adapter.parameters()), cotangent)
@@ -113,11 +132,22 @@ def test_quick_gelu_is_chosen_for_openai_weights(tmp_path):
     with pytest.raises(ValueError, match="Set MODEL.CLIP_ACTIVATION to quick_gelu"):
         activation("ViT-B/32", plain)  # OpenAI's or LAION's: nothing in the file says which
 
-    def unloaded(name, weights=""):  # what a checkpoint is loaded over has to have the same activation
-        return type(load_clip(name, str(weights), load=False).model.visual.transformer.resblocks[0].mlp.gelu)
+    # what a checkpoint is loaded over has to have the same activation
+    def unloaded(name, weights=""):
+        return type(
+            load_clip(name, str(weights), load=False).model.visual.transformer.resblocks[0].mlp.gelu
+        )
 
-    assert unloaded("ViT-B-32", openai) is unloaded("ViT-B-32:openai") is open_clip.transformer.QuickGELU
-    assert unloaded("ViT-B-32", "metaclip_400m") is unloaded("ViT-B/32") is open_clip.transformer.QuickGELU
+    assert (
+        unloaded("ViT-B-32", openai)
+        is unloaded("ViT-B-32:openai")
+        is open_clip.transformer.QuickGELU
+    )
+    assert (
+        unloaded("ViT-B-32", "metaclip_400m")
+        is unloaded("ViT-B/32")
+        is open_clip.transformer.QuickGELU
+    )
     assert unloaded("ViT-B-32", plain) is unloaded("ViT-B-32:laion2b_s34b_b79k") is torch.nn.GELU
 
 
@@ -162,19 +192,29 @@ class Tree(torch.nn.Module):
 
 
 def test_openai_archive_and_state_dict_in_their_true_format(fake_state, tmp_path, monkeypatch):
-    """ViT-B/16 with OpenAI's key names, half precision and extra entries, as a TorchScript archive and as a state dict."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in fake_state.clip_state("ViT-B/16").items()}
+    """ViT-B/16 with OpenAI's key names, half precision and extra entries, as a TorchScript archive
+    and as a state dict.
+    """
+    state = {
+        k: v.half() if v.is_floating_point() else v
+        for k, v in fake_state.clip_state("ViT-B/16").items()
+    }
     archive, plain = tmp_path / "ViT-B-16.pt", tmp_path / "state.pt"
     torch.jit.script(Tree(state)).save(str(archive))
     torch.save(state, plain)
-    monkeypatch.setitem(loading.OPENAI_SHA256, hashlib.sha256(archive.read_bytes()).hexdigest(), "test")
+    monkeypatch.setitem(
+        loading.OPENAI_SHA256, hashlib.sha256(archive.read_bytes()).hexdigest(), "test"
+    )
     for path in (archive, plain):
         loaded = load_clip("ViT-B/16", str(path))
         own = loaded.model.state_dict()
         assert set(own) == set(state) - set(loading.OPENAI_EXTRAS) and loaded.source == str(path)
         for name, value in own.items():
             assert value.dtype == torch.float32 and torch.equal(value, state[name].float()), name
-        assert type(loaded.model.visual.transformer.resblocks[0].mlp.gelu) is open_clip.transformer.QuickGELU
+        assert (
+            type(loaded.model.visual.transformer.resblocks[0].mlp.gelu)
+            is open_clip.transformer.QuickGELU
+        )
 
 
 def test_safetensors_of_another_architecture(tmp_path):

@@ -1,4 +1,6 @@
-"""Diffusion models in the true layouts: loading, map shapes, early stop, determinism, cache, and what can be wrong."""
+"""Diffusion models in the true layouts: loading, map shapes, early stop, determinism, cache, and
+what can be wrong.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,21 @@ TINY_LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")
 @pytest.fixture(scope="module", params=["2.1", "1.5"])
 def folder(request, fake_state, tmp_path_factory):
     """A Stable Diffusion pipeline folder with formula-made weights, and its version."""
-    return write_stable_diffusion(fake_state, tmp_path_factory.mktemp("sd"), request.param), request.param
+    return write_stable_diffusion(
+        fake_state, tmp_path_factory.mktemp("sd"), request.param
+    ), request.param
 
 
 def load(path, options=None, **arguments):
     parts = load_diffusion(str(path))
-    return DiffusionAttention(parts.vae, parts.unet, parts.scheduler, parts.prompt, options or DiffusionOptions(), **arguments)
+    return DiffusionAttention(
+        parts.vae,
+        parts.unet,
+        parts.scheduler,
+        parts.prompt,
+        options or DiffusionOptions(),
+        **arguments,
+    )
 
 
 def test_end_to_end_on_a_real_photo(folder, clip_from_file):
@@ -43,7 +54,10 @@ def test_end_to_end_on_a_real_photo(folder, clip_from_file):
     image = torch.tensor(read_image(str(photo))).permute(2, 0, 1)
     (maps,) = model([image])
     assert (maps.count, maps.grid, maps.tokens) == (2 * heads, (64, 64), 4096)
-    assert all(q.shape == k.shape == (4096, 40 // heads) for q, k in zip(maps.queries, maps.keys, strict=True))
+    assert all(
+        q.shape == k.shape == (4096, 40 // heads)
+        for q, k in zip(maps.queries, maps.keys, strict=True)
+    )
     assert model.vae.decoder is None and model.time == 101
     loaded = clip_from_file("ViT-B/16")
     whole = CLIPer(
@@ -63,7 +77,9 @@ def test_the_empty_prompt_is_padded_as_each_version_does(folder):
     path, version = folder
     tokenizer = json.loads((path / "tokenizer" / "tokenizer_config.json").read_text())
     pad = tokenizer["pad_token"]
-    assert (pad["content"] if isinstance(pad, dict) else pad) == ("!" if version == "2.1" else "<|endoftext|>")
+    assert (pad["content"] if isinstance(pad, dict) else pad) == (
+        "!" if version == "2.1" else "<|endoftext|>"
+    )
     prompt = load_diffusion(str(path)).prompt
     assert prompt.shape == (1, 77, {"2.1": 128, "1.5": 96}[version])
 
@@ -93,8 +109,11 @@ def test_broken_files(folder, tmp_path):
 
 
 def test_no_network_and_no_weights(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # fail at once instead of after retries
-    with pytest.raises(FileNotFoundError, match="set MODEL.CLIPER.DIFFUSION.MODEL to its path") as error:
+    # fail at once instead of after retries
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match="set MODEL.CLIPER.DIFFUSION.MODEL to its path"
+    ) as error:
         locate("sd-2.1")
     assert all(f"{name}@{revision}" in str(error.value) for name, revision in KNOWN["sd-2.1"])
     with pytest.raises(FileNotFoundError, match="owner/name@main"):
@@ -104,7 +123,10 @@ def test_no_network_and_no_weights(monkeypatch):
 
 
 def test_a_layer_that_does_not_exist():
-    with pytest.raises(ValueError, match=r"'up_blocks.3.attentions.1' fits 0 self-attention layers.*up_blocks.0.attentions.1"):
+    with pytest.raises(
+        ValueError,
+        match=r"'up_blocks.3.attentions.1' fits 0 self-attention layers.*up_blocks.0.attentions.1",
+    ):
         load(TINY)
     with pytest.raises(ValueError, match="fits 2 self-attention layers"):
         load(TINY, DiffusionOptions(("up_blocks.1",)))
@@ -137,7 +159,10 @@ def test_hooks_go_away_when_the_model_fails():
 
 
 def test_noise_is_the_same_for_every_image_and_run():
-    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((96, 96), (50, 120), (96, 96))]
+    images = [
+        torch.randint(0, 256, (3, h, w), dtype=torch.uint8)
+        for h, w in ((96, 96), (50, 120), (96, 96))
+    ]
     images.append(images[0])
     model = load(TINY, DiffusionOptions(TINY_LAYERS))
     torch.manual_seed(1)
@@ -145,7 +170,9 @@ def test_noise_is_the_same_for_every_image_and_run():
     torch.manual_seed(2)
     second = model(images)
     for a, b in zip(first, second, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a.queries + a.keys, b.queries + b.keys, strict=True))
+        assert all(
+            torch.equal(x, y) for x, y in zip(a.queries + a.keys, b.queries + b.keys, strict=True)
+        )
     same = zip(first[0].queries, first[3].queries, strict=True)
     assert all(torch.allclose(x, y, atol=1e-4) for x, y in same)
     quiet = load(TINY, DiffusionOptions(TINY_LAYERS, noise="none"))([images[0]])[0]
@@ -166,15 +193,24 @@ def test_cached_latents_give_the_same_maps(tmp_path):
 
 
 def test_an_unconditional_unet():
-    """Any diffusers UNet: one without text, whose attention layers have no transformer around them."""
+    """Any diffusers UNet: one without text, whose attention layers have no transformer around them."""  # noqa: E501
     unet = UNet2DModel(
-        sample_size=48, in_channels=4, out_channels=4, block_out_channels=(16, 32), norm_num_groups=8, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1,
-    )  # fmt: skip
+        sample_size=48,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    )
     names = ("up_blocks.0.attentions.1", "up_blocks.0.attentions.0")
     assert list(find_layers(unet, names)) == list(names)
     parts = load_diffusion(TINY)
-    model = DiffusionAttention(parts.vae, unet.eval(), parts.scheduler, None, DiffusionOptions(names))
+    model = DiffusionAttention(
+        parts.vae, unet.eval(), parts.scheduler, None, DiffusionOptions(names)
+    )
     (maps,) = model([torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)])
     assert (maps.count, maps.grid) == (8, (24, 24))
     rows = torch.cat([tile.sum(1) for _, tile in maps.tiles(0)])

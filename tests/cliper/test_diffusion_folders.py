@@ -1,4 +1,6 @@
-"""Diffusion folders that cannot serve are refused when the model is built, in one line; variants of the format load."""
+"""Diffusion folders that cannot serve are refused when the model is built, in one line; variants of
+the format load.
+"""
 
 from __future__ import annotations
 
@@ -202,8 +204,15 @@ def write_text(folder, width, **options):
         "tokenizer": ["transformers", "CLIPTokenizer"],
     }
     (folder / "model_index.json").write_text(json.dumps(index))
-    config = CLIPTextConfig(vocab_size=49408, hidden_size=width, intermediate_size=32, num_hidden_layers=1,
-                            num_attention_heads=2, bos_token_id=49406, eos_token_id=49407)  # fmt: skip
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
     CLIPTextModel(config).save_pretrained(folder / "text_encoder", **options)
     write_tokenizer(folder / "raw", "!").save_pretrained(folder / "tokenizer")
 
@@ -219,7 +228,7 @@ def test_text_encoders(tiny):
     )
     refused(
         tiny,
-        r"weights in .*text_encoder' do not fit its config.json: 1 missing .*final_layer_norm.weight",
+        r"weights in .*text_encoder' do not fit its config.json: 1 missing .*final_layer_norm.weight",  # noqa: E501
     )
     configure(tiny / "text_encoder/config.json", model_type="t5")
     refused(tiny, "of the type 't5', expected CLIP's")

@@ -97,7 +97,9 @@ def test_a_time_step_out_of_range(parts):
 
 
 def test_models_that_are_higher_or_wider(parts, image):
-    """Sizes are (height, width): of the image that is seen, of the latents and of the grid of tokens."""
+    """Sizes are (height, width): of the image that is seen, of the latents and of the grid of
+    tokens.
+    """
     for sample, size in (((16, 24), (32, 48)), ((24, 16), (48, 32))):
         unet = UNet2DModel(
             sample_size=sample,

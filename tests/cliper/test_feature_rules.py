@@ -1,4 +1,6 @@
-"""Self-supervised features are those of the patches, on the right grid, and their maps have the published constants."""
+"""Self-supervised features are those of the patches, on the right grid, and their maps have the
+published constants.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ def visual():
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(
+        2, 3, 48, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def literal_maps(total, rounds):
@@ -43,9 +45,13 @@ def literal_maps(total, rounds):
 
 
 def test_fused_maps():
-    total = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    total = (
+        torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    )
     options = FusionOptions()
-    for rounds, made in zip([0, 1, 2, 5], fused_maps(total.clone(), [0, 1, 2, 5], options), strict=True):
+    for rounds, made in zip(
+        [0, 1, 2, 5], fused_maps(total.clone(), [0, 1, 2, 5], options), strict=True
+    ):
         torch.testing.assert_close(made, literal_maps(total, rounds))
         torch.testing.assert_close(made.sum(-1), torch.ones(2, 3, 9, dtype=torch.float64))
         assert (made >= 0).all()
@@ -92,7 +98,11 @@ def test_ablations_give_affinities_with_rows_that_sum_to_one(visual, images, att
 
 def test_first_version_options_change_the_result(visual, images):
     base, _ = encode_layers(visual, images, FusionOptions(), [3, 5])
-    for change in ({"center": "max", "center_scale": 0.2}, {"residual": -1.0}, {"half_positions": True}):
+    for change in (
+        {"center": "max", "center_scale": 0.2},
+        {"residual": -1.0},
+        {"half_positions": True},
+    ):
         other, _ = encode_layers(visual, images, replace(FusionOptions(), **change), [3, 5])
         assert torch.isfinite(other).all() and (other - base).abs().max() > 1e-7
 
@@ -134,7 +144,10 @@ def test_scores(average, propagation, select):
 
 
 def test_negatives():
-    classes, negatives = F.normalize(torch.randn(3, 8), dim=-1), F.normalize(torch.randn(2, 8), dim=-1)
+    classes, negatives = (
+        F.normalize(torch.randn(3, 8), dim=-1),
+        F.normalize(torch.randn(2, 8), dim=-1),
+    )
     both = with_negatives(classes, negatives, mean=True)
     assert both.shape == (6, 8) and torch.equal(both[3:5], negatives)
     torch.testing.assert_close(both[5], F.normalize(classes.mean(0), dim=0))
@@ -178,7 +191,7 @@ def test_rows_that_every_crop_cut_entirely_stay_zero():
 
 
 def test_proxy_of_patches_that_are_all_alike():
-    """What an image below two patches of the other network gives: one feature for the whole grid."""
+    """What an image below two patches of the other network gives: one feature for the whole grid."""  # noqa: E501
     for seed in range(40):
         feature = torch.randn(1, 384, 1, 1, generator=torch.Generator().manual_seed(seed))
         for grid in ((1, 1), (1, 2), (3, 3), (5, 7)):
@@ -189,7 +202,9 @@ def test_proxy_of_patches_that_are_all_alike():
 
 def test_affinities_of_windows():
     boxes = [(0, 0, 1, 2), (0, 1, 1, 2)]
-    merged = merge_affinities(torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.2, 0.8]]]), boxes, (1, 3))
+    merged = merge_affinities(
+        torch.tensor([[[0.9, 0.1], [0.5, 0.5]], [[0.3, 0.7], [0.2, 0.8]]]), boxes, (1, 3)
+    )
     assert merged[0, 2] == 0 and merged[2, 0] == 0  # no window holds both
     torch.testing.assert_close(merged.sum(-1), torch.ones(3))
     torch.testing.assert_close(merged[1], torch.tensor([0.5, 0.4, 0.7]) / 1.6, atol=1e-4, rtol=0)
@@ -197,7 +212,13 @@ def test_affinities_of_windows():
 
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
-    [(375, 500, (336, 448)), (1, 1, (336, 336)), (8000, 8000, (336, 336)), (16, 8000, (16, 2560)), (8000, 20, (2560, 16))],
+    [
+        (375, 500, (336, 448)),
+        (1, 1, (336, 336)),
+        (8000, 8000, (336, 336)),
+        (16, 8000, (16, 2560)),
+        (8000, 20, (2560, 16)),
+    ],
 )
 def test_sizes(height, width, expected):
     assert target_size(height, width, 336, 16, 2560) == expected
@@ -215,12 +236,24 @@ def test_sizes(height, width, expected):
         (lambda: ScoreOptions(average="late"), "AVERAGE: got 'late'"),
         (lambda: ScoreOptions(threshold=2.0), "got 2.0, expected 0 to 1"),
         (lambda: ScoreOptions(select_layer=-7).layers(6), "got -7, expected -6 to 5"),
-        (lambda: ScoreOptions(average="early").layers(1), "AVERAGE 'early': got a tower of 1 layer"),
-        (lambda: FusionOptions(center="max"), "CENTER 'max', CENTER_SCALE: got 1.0, which cuts every entry"),
+        (
+            lambda: ScoreOptions(average="early").layers(1),
+            "AVERAGE 'early': got a tower of 1 layer",
+        ),
+        (
+            lambda: FusionOptions(center="max"),
+            "CENTER 'max', CENTER_SCALE: got 1.0, which cuts every entry",
+        ),
         (lambda: FusionOptions(center="max", center_scale=1.5), "got 1.5, which cuts every entry"),
-        (lambda: FusionOptions(center_scale=float("nan")), "CENTER_SCALE: got nan, expected 0 or more"),
+        (
+            lambda: FusionOptions(center_scale=float("nan")),
+            "CENTER_SCALE: got nan, expected 0 or more",
+        ),
         (lambda: FusionOptions(center_scale=-1.0), "CENTER_SCALE: got -1.0, expected 0 or more"),
-        (lambda: window_boxes(12, 12, 6, 14), "window stride: got 14, expected 1 to the window's side 6"),
+        (
+            lambda: window_boxes(12, 12, 6, 14),
+            "window stride: got 14, expected 1 to the window's side 6",
+        ),
         (lambda: window_boxes(12, 12, 6, 0), "window stride: got 0"),
     ],
 )
@@ -237,10 +270,20 @@ def test_wrong_layers(visual, images):
 
 
 def test_the_best_synonym_of_a_class_counts():
-    """A class of several embeddings has its best one's logit, and only that one has a share of the softmax."""
+    """A class of several embeddings has its best one's logit, and only that one has a share of the
+    softmax.
+    """
     logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = class_probabilities(logits, 3, torch.tensor([0, 0, 1, 2, 2]))
-    best = torch.stack([logits[..., :2].amax(-1), logits[..., 2], logits[..., 3:5].amax(-1), *logits[..., 5:].unbind(-1)], -1)
+    best = torch.stack(
+        [
+            logits[..., :2].amax(-1),
+            logits[..., 2],
+            logits[..., 3:5].amax(-1),
+            *logits[..., 5:].unbind(-1),
+        ],
+        -1,
+    )
     torch.testing.assert_close(found, best.softmax(-1)[..., :3])
     torch.testing.assert_close(class_probabilities(logits, 3, None), logits.softmax(-1)[..., :3])
 
@@ -248,10 +291,18 @@ def test_the_best_synonym_of_a_class_counts():
 def test_a_second_identical_embedding_changes_nothing():
     generator = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(4, 30, 8, generator=generator), dim=-1)
-    classes, negatives = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 2))
+    classes, negatives = (
+        F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (3, 2)
+    )
     affinity = torch.rand(30, 30, generator=generator).softmax(-1)
-    windows = Windows(features.transpose(0, 1).unflatten(0, (2, 15)).transpose(1, 2), [(0, 0, 3, 5), (3, 0, 3, 5)], affinity)
+    windows = Windows(
+        features.transpose(0, 1).unflatten(0, (2, 15)).transpose(1, 2),
+        [(0, 0, 3, 5), (3, 0, 3, 5)],
+        affinity,
+    )
     image, twice = Embedded(features, affinity, (6, 5), windows), torch.tensor([0, 0, 1, 2])
-    plain = coarse_scores(image, with_negatives(classes, negatives, mean=True), 3, ScoreOptions(10.0))
+    plain = coarse_scores(
+        image, with_negatives(classes, negatives, mean=True), 3, ScoreOptions(10.0)
+    )
     text = with_negatives(torch.cat([classes[:1], classes]), negatives, mean=True, class_of=twice)
     torch.testing.assert_close(coarse_scores(image, text, 3, ScoreOptions(10.0), twice), plain)

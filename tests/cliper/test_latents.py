@@ -1,4 +1,6 @@
-"""Cached latents belong to the weights that made them; damage is mended, and several writers do not meet."""
+"""Cached latents belong to the weights that made them; damage is mended, and several writers do not
+meet.
+"""
 
 from __future__ import annotations
 
@@ -137,6 +139,13 @@ def test_a_folder_that_cannot_be_used(tmp_path, monkeypatch):
 
 def test_digest_tells_names_types_shapes_and_values_apart():
     x = torch.arange(6.0)
-    digests = {digest({"a": x}), digest({"b": x}), digest({"a": x.int()}), digest({"a": x.view(2, 3)}), digest({"a": x + 1}),
-               digest({"a": x}, "cuda"), digest({"a": x.bfloat16()})}  # fmt: skip
+    digests = {
+        digest({"a": x}),
+        digest({"b": x}),
+        digest({"a": x.int()}),
+        digest({"a": x.view(2, 3)}),
+        digest({"a": x + 1}),
+        digest({"a": x}, "cuda"),
+        digest({"a": x.bfloat16()}),
+    }
     assert len(digests) == 7 and digest({"a": x, "b": x}) == digest({"b": x, "a": x.clone()})

@@ -1,4 +1,6 @@
-"""CLIPer as a Detectron2 model on the tiny weights: batches, sizes, determinism, refiners, options, wrong use."""
+"""CLIPer as a Detectron2 model on the tiny weights: batches, sizes, determinism, refiners, options,
+wrong use.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from safetensors.torch import save_file
 from tests.asking import ask, ask_all, scores_of
 
 QUICK = "configs/quickstart/cliper.yaml"
-WORDS = Vocabulary.from_text("red plain circle; blue striped star, star; green dotted cross", "background; wall")
+WORDS = Vocabulary.from_text(
+    "red plain circle; blue striped star, star; green dotted cross", "background; wall"
+)
 
 
 def build(*overrides):
@@ -27,7 +31,10 @@ def build(*overrides):
 
 def pictures(*sizes):
     generator = torch.Generator().manual_seed(0)
-    return [{"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator)} for h, w in sizes]
+    return [
+        {"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator)}
+        for h, w in sizes
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +64,17 @@ def test_a_batch_equals_single_images_and_two_runs_are_equal(window):
 def test_any_size(model, size):
     result = ask(model, *pictures(size), WORDS, scores=True)
     assert result["sem_seg_labels"].shape == size and result["sem_seg"].shape == (3, *size)
-    assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
+    assert torch.isfinite(result["sem_seg"]).all() and set(
+        result["sem_seg_labels"].unique().tolist()
+    ) <= {0, 1, 2}
 
 
 def test_a_picture_of_8000_pixels():
     result = ask(build(), {**pictures((64, 8000))[0], "height": 8000, "width": 8000}, WORDS)
-    assert result["sem_seg_labels"].shape == (8000, 8000) and set(result) == {"sem_seg_labels", "sem_seg_confidence"}
+    assert result["sem_seg_labels"].shape == (8000, 8000) and set(result) == {
+        "sem_seg_labels",
+        "sem_seg_confidence",
+    }
 
 
 def test_size_of_the_output(model):
@@ -76,7 +88,10 @@ def test_the_predictor_encodes_once_and_asks_often(model):
     predictor.set_image(image.permute(1, 2, 0).numpy())
     first = predictor.predict(WORDS)
     direct = ask(model, image, WORDS)
-    assert np.array_equal(first.labels, direct["sem_seg_labels"].numpy()) and first.names == WORDS.names
+    assert (
+        np.array_equal(first.labels, direct["sem_seg_labels"].numpy())
+        and first.names == WORDS.names
+    )
     other = predictor.predict("yellow plain square; cyan plain circle")
     assert other.names == ["yellow plain square", "cyan plain circle"]
     assert (predictor.predict(WORDS, pixel_threshold=5.0).labels == -1).all()
@@ -84,27 +99,48 @@ def test_the_predictor_encodes_once_and_asks_often(model):
 
 
 def test_refiners_change_the_scores():
-    results = {name: scores_of(build("MODEL.CLIPER.REFINER.NAME", name), *pictures((96, 96)), WORDS)
-               for name in ("none", "diffusion")}  # fmt: skip
+    results = {
+        name: scores_of(build("MODEL.CLIPER.REFINER.NAME", name), *pictures((96, 96)), WORDS)
+        for name in ("none", "diffusion")
+    }
     assert (results["none"] - results["diffusion"]).abs().max() > 1e-3
 
 
 def test_features_from_a_local_file(tmp_path, fake_state):
-    """DINO and DINOv2 in timm's true formats with formula-made weights, as refiner and as proxy attention."""
+    """DINO and DINOv2 in timm's true formats with formula-made weights, as refiner and as proxy
+    attention.
+    """
     for name in ("vit_tiny_patch16_224", "vit_small_patch14_dinov2"):
         weights = timm.create_model(name, num_classes=0).state_dict()
         file = tmp_path / f"{name}.safetensors"
-        save_file({k: torch.from_numpy(fake_state.fill(k, v.shape)) for k, v in weights.items()}, file)
+        save_file(
+            {k: torch.from_numpy(fake_state.fill(k, v.shape)) for k, v in weights.items()}, file
+        )
         options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", file]
         refined = build("MODEL.CLIPER.REFINER.NAME", "features", *options)
         patch = 14 if "14" in name else 16
         (encoded,) = refined.encode([pictures((100, 130))[0]["image"]])
         assert encoded.refinement.grid == (100 // patch, 130 // patch)
         assert torch.isfinite(scores_of(refined, *pictures((100, 130)), WORDS)).all()
-        proxy = ["MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 24]
-        assert torch.isfinite(ask(build(*proxy, *options), *pictures((100, 130)), WORDS)["sem_seg_confidence"]).all()
+        proxy = [
+            "MODEL.CLIPER.ATTENTION",
+            "proxy",
+            "MODEL.CLIPER.WINDOW",
+            48,
+            "MODEL.CLIPER.WINDOW_STRIDE",
+            24,
+        ]
+        assert torch.isfinite(
+            ask(build(*proxy, *options), *pictures((100, 130)), WORDS)["sem_seg_confidence"]
+        ).all()
     with pytest.raises(ValueError, match="does not fit 'vit_tiny_patch16_224'"):
-        build("MODEL.CLIPER.REFINER.NAME", "features", *options[2:], "MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224")
+        build(
+            "MODEL.CLIPER.REFINER.NAME",
+            "features",
+            *options[2:],
+            "MODEL.CLIPER.FEATURES.MODEL",
+            "vit_tiny_patch16_224",
+        )
 
 
 @pytest.mark.parametrize(("center", "scale"), [("max", 0.2), ("max", 0.99), ("mean", 1.0)])
@@ -112,8 +148,12 @@ def test_features_from_a_local_file(tmp_path, fake_state):
 def test_windows_leave_no_hole(center, scale, window):
     options = ["MODEL.CLIPER.WINDOW", window[0], "MODEL.CLIPER.WINDOW_STRIDE", window[1]]
     options += ["MODEL.CLIPER.CENTER", center, "MODEL.CLIPER.CENTER_SCALE", scale]
-    for result in ask_all(build(*options), pictures((96, 96), (7, 300), (1, 1)), WORDS, scores=True):
-        assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
+    for result in ask_all(
+        build(*options), pictures((96, 96), (7, 300), (1, 1)), WORDS, scores=True
+    ):
+        assert torch.isfinite(result["sem_seg"]).all() and set(
+            result["sem_seg_labels"].unique().tolist()
+        ) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (16, 16), (3, 40), (31, 17)])
@@ -122,10 +162,19 @@ def test_proxy_attention_on_images_below_two_patches(size, window, tmp_path):
     name, file = "vit_tiny_patch16_224", tmp_path / "weights.safetensors"
     torch.manual_seed(0)
     save_file(timm.create_model(name, num_classes=0).state_dict(), file)
-    options = ["MODEL.CLIPER.FEATURES.MODEL", name, "MODEL.CLIPER.FEATURES.WEIGHTS", file, "MODEL.CLIPER.WINDOW", window]
+    options = [
+        "MODEL.CLIPER.FEATURES.MODEL",
+        name,
+        "MODEL.CLIPER.FEATURES.WEIGHTS",
+        file,
+        "MODEL.CLIPER.WINDOW",
+        window,
+    ]
     model = build("MODEL.CLIPER.ATTENTION", "proxy", "MODEL.CLIPER.WINDOW_STRIDE", 24, *options)
     result = ask(model, *pictures(size), WORDS, scores=True)
-    assert torch.isfinite(result["sem_seg"]).all() and set(result["sem_seg_labels"].unique().tolist()) <= {0, 1, 2}
+    assert torch.isfinite(result["sem_seg"]).all() and set(
+        result["sem_seg_labels"].unique().tolist()
+    ) <= {0, 1, 2}
 
 
 def test_a_registered_refiner():
@@ -143,7 +192,8 @@ def test_negatives_of_the_vocabulary_replace_those_of_the_config(model):
     plain = Vocabulary(WORDS.classes)
     model.negatives = ("background", "star", "sky")
     assert model.embed_vocabulary(WORDS).shape[0] == 3 + 2 + 1
-    assert model.embed_vocabulary(plain).shape[0] == 3 + 2 + 1  # "star" is a synonym of a class here, so no negative
+    # "star" is a synonym of a class here, so no negative
+    assert model.embed_vocabulary(plain).shape[0] == 3 + 2 + 1
     model.mean_negative = False
     assert model.embed_vocabulary(plain).shape[0] == 3 + 2
     model.mean_negative = True
@@ -162,9 +212,19 @@ def test_a_second_identical_name_changes_no_score(rule):
 
 
 def test_another_synonym_takes_no_share_from_its_class():
-    """max: a class with a second, worse name scores what it scored before, and with a better one more."""
-    model = build("MODEL.SYNONYMS", "max", "MODEL.CLIPER.REFINER.NAME", "none",
-                  "MODEL.CLIPER.MEAN_NEGATIVE", False, "MODEL.CLIPER.ATTENTION_THRESHOLD", 0.0)  # fmt: skip
+    """max: a class with a second, worse name scores what it scored before, and with a better one
+    more.
+    """
+    model = build(
+        "MODEL.SYNONYMS",
+        "max",
+        "MODEL.CLIPER.REFINER.NAME",
+        "none",
+        "MODEL.CLIPER.MEAN_NEGATIVE",
+        False,
+        "MODEL.CLIPER.ATTENTION_THRESHOLD",
+        0.0,
+    )
     found = []
     for name in ("star", "star, red star", "star, red star, blue star"):
         words = Vocabulary.from_text(f"circle; {name}; cross", "wall")
@@ -176,7 +236,9 @@ def test_another_synonym_takes_no_share_from_its_class():
 def test_negatives_of_the_config_are_compared_as_the_tokenizer_reads_them(model):
     model.negatives = ("Star", "sky")
     assert model.embed_vocabulary(Vocabulary(WORDS.classes)).shape[0] == 3 + 1 + 1
-    with pytest.raises(ValueError, match="MODEL.CLIPER.NEGATIVES.* are both 'sky' .'Sky' has the same tokens"):
+    with pytest.raises(
+        ValueError, match="MODEL.CLIPER.NEGATIVES.* are both 'sky' .'Sky' has the same tokens"
+    ):
         build("MODEL.CLIPER.NEGATIVES", "['sky', 'Sky']")
     with pytest.raises(ValueError, match="MODEL.CLIPER.NEGATIVES.* has an empty name"):
         build("MODEL.CLIPER.NEGATIVES", "['sky', ' ']")
@@ -186,8 +248,13 @@ def test_results_record_what_was_run(model):
     described = model.describe()
     assert (described.system, described.method, described.variant) == ("CLIPer", "CLIPer", "")
     assert described.class_lists == "cliper" and not described.abstains
-    assert described.settings["fusion"]["attention"] == "fused" and described.settings["size"] == model.size
-    plain = build("MODEL.CLIPER.REFINER.NAME", "none", "MODEL.CLIPER.PROTOCOL", "abstain").describe()
+    assert (
+        described.settings["fusion"]["attention"] == "fused"
+        and described.settings["size"] == model.size
+    )
+    plain = build(
+        "MODEL.CLIPER.REFINER.NAME", "none", "MODEL.CLIPER.PROTOCOL", "abstain"
+    ).describe()
     assert (plain.method, plain.variant, plain.abstains) == ("CLIPer", "no refiner", True)
     note = "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
     tuned = load_config(QUICK).DATASETS.TEST
@@ -226,17 +293,26 @@ def test_it_has_no_checkpoint_and_nothing_to_train(model):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["REFINER.NAME", "sam"], "REFINER.NAME: got 'sam', expected one of .*'diffusion', 'features'"),
+        (
+            ["REFINER.NAME", "sam"],
+            "REFINER.NAME: got 'sam', expected one of .*'diffusion', 'features'",
+        ),
         (["REFINER.FUSION", "sum"], "got 'sum'"),
         (["ATTENTION", "proxie"], "got 'proxie'"),
         (["PROTOCOL", "guess"], "got 'guess'"),
         (["SELECT_LAYER", 6], "got 6, expected -6 to 5"),
         (["WINDOW", 50], r"got \(50, 112\), expected multiples of CLIP's patch size 8"),
-        (["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0], "WINDOW_STRIDE .*: got 0, expected 1 or more"),
+        (
+            ["WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 0],
+            "WINDOW_STRIDE .*: got 0, expected 1 or more",
+        ),
         (["WINDOW", 48], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 48"),
         (["WINDOW", 104], "WINDOW_STRIDE: got 112, expected at most the WINDOW of 104"),
         (["CENTER", "max"], "CENTER 'max', CENTER_SCALE: got 1.0"),
-        (["AVERAGE", "none", "MODEL.CLIPER.CENTER", "max", "MODEL.CLIPER.WINDOW", 24], "CENTER 'max'"),
+        (
+            ["AVERAGE", "none", "MODEL.CLIPER.CENTER", "max", "MODEL.CLIPER.WINDOW", 24],
+            "CENTER 'max'",
+        ),
         (["SIZE", 400, "MODEL.CLIPER.MAX_SIZE", 300], "got 400, expected 1 to MAX_SIZE 300"),
         (["SIZE", 0], "SIZE .*: got 0, expected 1 or more"),
         (["DIFFUSION.MODEL", "nowhere"], "got 'nowhere', which is no folder here"),
@@ -248,7 +324,10 @@ def test_wrong_values(overrides, message):
         build(f"MODEL.CLIPER.{overrides[0]}", *overrides[1:])
 
 
-@pytest.mark.parametrize(("name", "message"), [("resnet50", "expected a vision transformer"), ("vit_none", "got 'vit_none'")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("resnet50", "expected a vision transformer"), ("vit_none", "got 'vit_none'")],
+)
 def test_wrong_feature_models(name, message):
     with pytest.raises(ValueError, match=message):
         build("MODEL.CLIPER.REFINER.NAME", "features", "MODEL.CLIPER.FEATURES.MODEL", name)

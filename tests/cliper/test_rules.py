@@ -1,4 +1,6 @@
-"""The rules of CLIPer's parts on inputs that can be calculated by hand: cuts, ties, means, sizes, seeds, layers."""
+"""The rules of CLIPer's parts on inputs that can be calculated by hand: cuts, ties, means, sizes,
+seeds, layers.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,8 @@ def test_no_refiner_and_a_grid():
 )
 def test_what_is_subtracted_from_each_column(center, scale):
     total = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    """Of a row without a positive entry, as with 100 times the mean, nothing is left: it stays 0."""
+    """Of a row without a positive entry, as with 100 times the mean, nothing is left: it stays 0.
+    """
     (fused,) = fused_maps(total.clone(), [0], FusionOptions(center=center, center_scale=scale))
     symmetric = (total + total.mT) / 2
     level = (
@@ -144,7 +147,9 @@ def images():
 
 @pytest.mark.parametrize("residual", [0.0, -1.0, 0.5])
 def test_the_residual_is_the_layers_embedding_itself(visual, images, residual):
-    """What is added is the embedding before the last block's norm. Identity attention: W_o W_v ln(e) + b + residual e."""
+    """What is added is the embedding before the last block's norm. Identity attention: W_o W_v
+    ln(e) + b + residual e.
+    """
     options = FusionOptions("identity", residual=residual)
     got, _ = encode_layers(visual, images, options, [1, 5])
     last, grid = visual.transformer.resblocks[-1], (5, 6)

@@ -1,4 +1,6 @@
-"""Stable Diffusion in one file gives what the same model in diffusers' folders gives; other files are refused."""
+"""Stable Diffusion in one file gives what the same model in diffusers' folders gives; other files
+are refused.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.single_file import original_state
 
 @pytest.fixture(scope="module", params=["2.1", "1.5"])
 def model(request, fake_state, tmp_path_factory):
-    """A folder in diffusers' format with formula-made weights, and the original state dict of the same weights."""
+    """A folder in diffusers' format with formula-made weights, and the original state dict of the
+    same weights.
+    """
     folder = write_stable_diffusion(fake_state, tmp_path_factory.mktemp("sd"), request.param)
     parts = (
         UNet2DConditionModel.from_pretrained(folder / "unet"),
@@ -71,7 +75,7 @@ def test_a_file_that_lacks_weights(model, tmp_path, gone):
     save_file({k: v for k, v in model[1].items() if gone not in k}, file)
     with pytest.raises(
         ValueError,
-        match=r"keys missing from the file|time_embed.0.weight' is missing|no Stable Diffusion 1 or 2 in a single file",
+        match=r"keys missing from the file|time_embed.0.weight' is missing|no Stable Diffusion 1 or 2 in a single file",  # noqa: E501
     ) as error:
         load_diffusion(str(file))
     assert "\n" not in str(error.value)
@@ -101,6 +105,9 @@ def test_a_file_of_another_architecture(model, tmp_path):
 )
 def test_the_built_in_architectures_have_the_published_sizes(width, unet, text):
     with torch.device("meta"):
-        parts = (UNet2DConditionModel(**VERSIONS[width].unet), CLIPTextModel(CLIPTextConfig(**VERSIONS[width].text)),
-                 AutoencoderKL(**_VAE))  # fmt: skip
+        parts = (
+            UNet2DConditionModel(**VERSIONS[width].unet),
+            CLIPTextModel(CLIPTextConfig(**VERSIONS[width].text)),
+            AutoencoderKL(**_VAE),
+        )
     assert [sum(p.numel() for p in part.parameters()) for part in parts] == [unet, text, 83_653_863]

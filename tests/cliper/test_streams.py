@@ -29,7 +29,9 @@ def log(monkeypatch):
         yield
         lines.append("on current")
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: lines.append("a new stream") or Stream("side", lines))
+    monkeypatch.setattr(
+        torch.cuda, "Stream", lambda device: lines.append("a new stream") or Stream("side", lines)
+    )
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
     monkeypatch.setattr(torch.cuda, "stream", within)
     _side_stream.cache_clear()
@@ -39,9 +41,20 @@ def log(monkeypatch):
 
 def test_both_begin_after_what_was_launched_and_end_before_what_follows(log):
     def run(device):
-        return side_by_side(torch.device(device), lambda: log.append("first") or 1, lambda: log.append("second") or 2)
+        return side_by_side(
+            torch.device(device),
+            lambda: log.append("first") or 1,
+            lambda: log.append("second") or 2,
+        )
 
-    steps = ["side waits for current", "on side", "first", "on current", "second", "current waits for side"]
+    steps = [
+        "side waits for current",
+        "on side",
+        "first",
+        "on current",
+        "second",
+        "current waits for side",
+    ]
     assert run("cuda:0") == (1, 2) and log == ["a new stream", *steps]
     log.clear()
     assert run("cuda:0") == (1, 2) and log == steps

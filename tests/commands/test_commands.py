@@ -36,8 +36,10 @@ def test_the_page_offers_what_is_installed(monkeypatch, caplog):
     app = importlib.reload(importlib.import_module("hyperclip.commands.app"))
     app.offer_first(["configs/quickstart/dense_clip.yaml"])
     assert [file.split("/")[-1] for file in app.SYSTEMS.values()] == [
-        "dense_clip.yaml", "cliper.yaml", "hyperclip.yaml",
-    ]  # fmt: skip
+        "dense_clip.yaml",
+        "cliper.yaml",
+        "hyperclip.yaml",
+    ]
     app = importlib.reload(app)
     monkeypatch.setattr(keys, "_EXTENSIONS", {})
     app.offer_first([])
@@ -60,7 +62,14 @@ def test_shipped_models_have_one_name_from_everywhere(tmp_path, monkeypatch):
 def test_training_by_a_shipped_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
-    arguments = ["--config-file", "configs/quickstart/hyperclip.yaml", "--num-gpus", "1", "MODEL.DEVICE", "cpu"]
+    arguments = [
+        "--config-file",
+        "configs/quickstart/hyperclip.yaml",
+        "--num-gpus",
+        "1",
+        "MODEL.DEVICE",
+        "cpu",
+    ]
     with pytest.raises(FileNotFoundError, match="dataset tinyscenes_train: not found below"):
         importlib.import_module("hyperclip.commands.train").main(arguments)
     assert (tmp_path / "output/quickstart/hyperclip/config.yaml").is_file()

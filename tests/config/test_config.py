@@ -38,21 +38,35 @@ def fault(path: Any, overrides: Any = (), kind: type[Exception] = ValueError) ->
 
 
 VALUES = [
-    ("SOLVER.BASE_LR", "1", 1.0), ("SOLVER.WEIGHT_DECAY", "0", 0.0), ("TEST.BACKGROUND_THRESHOLD", "1", 1.0),
-    ("SOLVER.EMA_DECAY", "1e-3", 1e-3), ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "2", 2.0),
-    ("TEST.BOUNDARY_IOU", "true", True), ("TEST.BOUNDARY_IOU", "True", True), ("INPUT.CROP.ENABLED", "FALSE", False),
-    ("OUTPUT_DIR", "2024", "2024"), ("OUTPUT_DIR", "2024-01-01", "2024-01-01"), ("WANDB.NAME", "007", "007"),
-    ("WANDB.NAME", "1e5", "1e5"), ("WANDB.NAME", "no", "no"), ("WANDB.PROJECT", "1.0", "1.0"),
-    ("DATASETS.TRAIN", "[2024, no, a]", ("2024", "no", "a")), ("DATASETS.TEST", "('a',)", ("a",)),
-    ("MODEL.CHECKPOINT_ACTIVATIONS", "[text, head]", ["text", "head"]), ("INPUT.CROP.SIZE", "[1, 0.5]", [1, 0.5]),
-    ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", ".inf", float("inf")), ("INPUT.MIN_SIZE_TRAIN", "(384, 512)", (384, 512)),
-]  # fmt: skip
+    ("SOLVER.BASE_LR", "1", 1.0),
+    ("SOLVER.WEIGHT_DECAY", "0", 0.0),
+    ("TEST.BACKGROUND_THRESHOLD", "1", 1.0),
+    ("SOLVER.EMA_DECAY", "1e-3", 1e-3),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "2", 2.0),
+    ("TEST.BOUNDARY_IOU", "true", True),
+    ("TEST.BOUNDARY_IOU", "True", True),
+    ("INPUT.CROP.ENABLED", "FALSE", False),
+    ("OUTPUT_DIR", "2024", "2024"),
+    ("OUTPUT_DIR", "2024-01-01", "2024-01-01"),
+    ("WANDB.NAME", "007", "007"),
+    ("WANDB.NAME", "1e5", "1e5"),
+    ("WANDB.NAME", "no", "no"),
+    ("WANDB.PROJECT", "1.0", "1.0"),
+    ("DATASETS.TRAIN", "[2024, no, a]", ("2024", "no", "a")),
+    ("DATASETS.TEST", "('a',)", ("a",)),
+    ("MODEL.CHECKPOINT_ACTIVATIONS", "[text, head]", ["text", "head"]),
+    ("INPUT.CROP.SIZE", "[1, 0.5]", [1, 0.5]),
+    ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", ".inf", float("inf")),
+    ("INPUT.MIN_SIZE_TRAIN", "(384, 512)", (384, 512)),
+]
 
 
 @pytest.mark.parametrize(("key", "text", "expected"), VALUES)
 def test_values_mean_the_same_in_a_file_and_on_the_command_line(tmp_path, key, text, expected):
     *sections, name = key.split(".")
-    lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(sections)] + [f"{'  ' * len(sections)}{name}: {text}"]
+    lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(sections)] + [
+        f"{'  ' * len(sections)}{name}: {text}"
+    ]
     configs = [load_config(write(tmp_path, "\n".join(lines)))]
     if text != ".inf":  # YAML's word
         configs.append(load_config(QUICK, [key, text]))
@@ -62,8 +76,25 @@ def test_values_mean_the_same_in_a_file_and_on_the_command_line(tmp_path, key, t
 
 
 def test_values_that_are_no_texts_are_taken_from_python():
-    cfg = load_config(QUICK, ["SOLVER.BASE_LR", 1, "OUTPUT_DIR", Path("a/b"), "WANDB.NAME", 12, "TEST.BOUNDARY_IOU", True])
-    assert (cfg.SOLVER.BASE_LR, cfg.OUTPUT_DIR, cfg.WANDB.NAME, cfg.TEST.BOUNDARY_IOU) == (1.0, "a/b", "12", True)
+    cfg = load_config(
+        QUICK,
+        [
+            "SOLVER.BASE_LR",
+            1,
+            "OUTPUT_DIR",
+            Path("a/b"),
+            "WANDB.NAME",
+            12,
+            "TEST.BOUNDARY_IOU",
+            True,
+        ],
+    )
+    assert (cfg.SOLVER.BASE_LR, cfg.OUTPUT_DIR, cfg.WANDB.NAME, cfg.TEST.BOUNDARY_IOU) == (
+        1.0,
+        "a/b",
+        "12",
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +160,10 @@ def test_values_that_do_not_fit_each_other(overrides, key):
         (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1]"], "expected two blocks"),
         (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 2, 3]"], "expected two blocks"),
         (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 7]"], "expected indices 0 to 4"),
-        (["MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32]"], "DECODER_GUIDANCE_DIMS: got .32., expected two numbers"),
+        (
+            ["MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32]"],
+            "DECODER_GUIDANCE_DIMS: got .32., expected two numbers",
+        ),
         (["MODEL.SEM_SEG_HEAD.DECODER_DIMS", "[32, 16, 16]"], "expected two numbers"),
     ],
 )
@@ -184,7 +218,9 @@ def test_a_dumped_config_is_read_as_it_was(tmp_path):
         return yaml.safe_load(cfg.dump())
 
     for config in (QUICK, CLIPER, "configs/vitb_384_hyperbolic.yaml"):
-        cfg = load_config(config, ["OUTPUT_DIR", "2024", "WANDB.NAME", "no", "SOLVER.BASE_LR", "1e-5"])
+        cfg = load_config(
+            config, ["OUTPUT_DIR", "2024", "WANDB.NAME", "no", "SOLVER.BASE_LR", "1e-5"]
+        )
         assert plain(load_config(write(tmp_path, cfg.dump()))) == plain(cfg)
 
 
@@ -195,7 +231,9 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
     from hyperclip.training.optimizer import build_optimizer, build_schedule
 
     data = write_colours(tmp_path)
-    overrides = keys_of(data, 1, OUTPUT_DIR=tmp_path / "out", DATALOADER__NUM_WORKERS=0, TEST__EXPECTED_RESULTS="[]")
+    overrides = keys_of(
+        data, 1, OUTPUT_DIR=tmp_path / "out", DATALOADER__NUM_WORKERS=0, TEST__EXPECTED_RESULTS="[]"
+    )
     cfg = load_config(QUICK, overrides)
     register_files([data])
     request.addfinalizer(forget_colours)
@@ -222,7 +260,12 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
     for optimizer in ("ADAMW", "SGD"):
         cfg.SOLVER.OPTIMIZER = optimizer
         built = build_optimizer(cfg, trainer.model)
-    for schedule in ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR", "WarmupCosineLR"):
+    for schedule in (
+        "WarmupPolyLR",
+        "WarmupMultiStepLR",
+        "WarmupStepWithFixedGammaLR",
+        "WarmupCosineLR",
+    ):
         cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS = schedule, ()
         build_schedule(cfg, built)
     monkeypatch.undo()
@@ -248,7 +291,11 @@ def test_an_extension_says_what_it_reads(tmp_path, monkeypatch):
     (tmp_path / "x.json").write_text("{}")
     text = "MODEL: {RESNETS: {DEPTH: 101}, BLUR: {SHIFT: -1, FILE: x.json, SIZES: [1, 2.5]}}"
     cfg = load_config(write(tmp_path, text))
-    assert cfg.MODEL.RESNETS.DEPTH == 101 and cfg.MODEL.BLUR.SHIFT == -1.0 and cfg.MODEL.BLUR.SIZES == [1, 2.5]
+    assert (
+        cfg.MODEL.RESNETS.DEPTH == 101
+        and cfg.MODEL.BLUR.SHIFT == -1.0
+        and cfg.MODEL.BLUR.SIZES == [1, 2.5]
+    )
     assert cfg.MODEL.BLUR.FILE == str(tmp_path / "x.json")
 
 
@@ -265,11 +312,29 @@ SOLVER: {BACKBONE_MULTIPLIER: 0.0}
 
 def test_all_that_a_config_of_cat_seg_holds_is_named_at_once(tmp_path):
     write(tmp_path, LEGACY_CONFIG, "base.yaml")
-    leaf = write(tmp_path, "_BASE_: base.yaml\nSOLVER: {ADAN_EPS: 1.0e-8}\nTEST: {AUG: {ENABLED: true}}\nMODEL: {X: 1}")
+    leaf = write(
+        tmp_path,
+        "_BASE_: base.yaml\nSOLVER: {ADAN_EPS: 1.0e-8}\nTEST: {AUG: {ENABLED: true}}\nMODEL: {X: "
+        "1}",
+    )
     message = fault(leaf, ["MODEL.PROMPT_ENSEMBLE", "True"])
-    for part in ("use HyperCLIP", "expected CostVolumeHead", "BACKBONE.FREEZE_AT", "BACKBONE.NAME", "SWIN.EMBED_DIM",
-                 "SWIN.DEPTHS", "MODEL.PIXEL_MEAN", "IN_FEATURES", "PROMPT_DEPTH", "PROMPT_LENGTH", "BACKBONE_MULTIPLIER",
-                 "ADAN_EPS", "TEST.AUG.ENABLED", "unknown config key MODEL.X", "PROMPT_ENSEMBLE (command line)"):  # fmt: skip
+    for part in (
+        "use HyperCLIP",
+        "expected CostVolumeHead",
+        "BACKBONE.FREEZE_AT",
+        "BACKBONE.NAME",
+        "SWIN.EMBED_DIM",
+        "SWIN.DEPTHS",
+        "MODEL.PIXEL_MEAN",
+        "IN_FEATURES",
+        "PROMPT_DEPTH",
+        "PROMPT_LENGTH",
+        "BACKBONE_MULTIPLIER",
+        "ADAN_EPS",
+        "TEST.AUG.ENABLED",
+        "unknown config key MODEL.X",
+        "PROMPT_ENSEMBLE (command line)",
+    ):
         assert part in message, part
     assert fault(leaf).startswith("14 faults")
 
@@ -327,9 +392,17 @@ def test_bases_are_merged_in_order(tmp_path):
 def test_the_home_folder_in_every_path_key(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "SEED: 5", "base.yaml")
-    names = ["MODEL.WEIGHTS", "MODEL.CLIP_WEIGHTS", "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON",
-             "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "OUTPUT_DIR", "MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.DIFFUSION.CACHE",
-             "MODEL.CLIPER.FEATURES.WEIGHTS"]  # fmt: skip
+    names = [
+        "MODEL.WEIGHTS",
+        "MODEL.CLIP_WEIGHTS",
+        "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED",
+        "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON",
+        "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+        "OUTPUT_DIR",
+        "MODEL.CLIPER.DIFFUSION.MODEL",
+        "MODEL.CLIPER.DIFFUSION.CACHE",
+        "MODEL.CLIPER.FEATURES.WEIGHTS",
+    ]
     write(tmp_path, "_BASE_: ~/base.yaml\nDATASETS: {FILES: [~/a.yaml, b.yaml]}")
     cfg = load_config("~/config.yaml", [part for name in names for part in (name, "~/x/y")])
     assert [value_of(cfg, name) for name in names] == [str(tmp_path / "x/y")] * len(names)
@@ -341,10 +414,15 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path, monkeypatch):
     (tmp_path / "models/clip/open_clip_config.json").write_text("{}")
     for name in ("models/w.pth", "d.yaml", "classes.json"):
         (tmp_path / name).touch()
-    text = "MODEL: {WEIGHTS: models/w.pth, SEM_SEG_HEAD: {CLIP_PRETRAINED: models/clip, TEST_CLASS_JSON: classes.json}}\n"
+    text = (
+        "MODEL: {WEIGHTS: models/w.pth, SEM_SEG_HEAD: {CLIP_PRETRAINED: models/clip, "
+        "TEST_CLASS_JSON: classes.json}}\n"
+    )
     path = write(tmp_path, text + "DATASETS: {FILES: [d.yaml]}\nOUTPUT_DIR: out")
     cfg = load_config(path)
-    assert cfg.MODEL.WEIGHTS == str(tmp_path / "models/w.pth") and cfg.DATASETS.FILES == [str(tmp_path / "d.yaml")]
+    assert cfg.MODEL.WEIGHTS == str(tmp_path / "models/w.pth") and cfg.DATASETS.FILES == [
+        str(tmp_path / "d.yaml")
+    ]
     assert cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED == str(tmp_path / "models/clip")
     assert cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON == str(tmp_path / "classes.json")
     assert cfg.OUTPUT_DIR == "out"
@@ -357,7 +435,10 @@ def test_model_names_and_addresses_stay_as_they_are(tmp_path):
     (tmp_path / "ViT-B").mkdir()
     (tmp_path / "ViT-B/16").mkdir()  # a folder of results, not of a model
     (tmp_path / "none").touch()
-    text = "MODEL: {WEIGHTS: 'https://a.org/w.pth', CLIP_WEIGHTS: none, SEM_SEG_HEAD: {CLIP_PRETRAINED: ViT-B/16}}"
+    text = (
+        "MODEL: {WEIGHTS: 'https://a.org/w.pth', CLIP_WEIGHTS: none, SEM_SEG_HEAD: "
+        "{CLIP_PRETRAINED: ViT-B/16}}"
+    )
     cfg = load_config(write(tmp_path, text))
     assert cfg.MODEL.WEIGHTS == "https://a.org/w.pth" and cfg.MODEL.CLIP_WEIGHTS == "none"
     assert cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED == "ViT-B/16"

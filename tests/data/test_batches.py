@@ -37,7 +37,10 @@ def stream(batch=4, broken=(), seed=0, **options):
 def take(loader, count):
     """The next batches, in short; the loader stays usable."""
     iterator = iter(loader)
-    found = [[(x["position"], x["k"], x["numbers"]) for x in batch] for batch in itertools.islice(iterator, count)]
+    found = [
+        [(x["position"], x["k"], x["numbers"]) for x in batch]
+        for batch in itertools.islice(iterator, count)
+    ]
     iterator.close()
     return found
 
@@ -45,7 +48,10 @@ def take(loader, count):
 def test_every_epoch_has_each_picture_once_in_an_order_of_its_own():
     drawn = [x for batch in take(stream(5), 6) for x in batch]
     epochs = [[k for _, k, _ in drawn[i : i + SIZE]] for i in range(0, 30, SIZE)]
-    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    assert (
+        all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+        and epochs[0] != epochs[1] != epochs[2]
+    )
     assert [p for p, _, _ in drawn] == list(range(30))
     assert [x for batch in take(stream(5, seed=1), 2) for x in batch] != drawn[:SIZE]
 
@@ -114,7 +120,12 @@ def test_processes_share_the_groups_of_one(processes):
 
 
 def test_the_head_of_a_file_says_whether_it_is_wide(tmp_path):
-    for name, size, tag in (("wide", (8, 6), 1), ("high", (6, 8), 3), ("turned", (8, 6), 6), ("square", (6, 6), 1)):
+    for name, size, tag in (
+        ("wide", (8, 6), 1),
+        ("high", (6, 8), 3),
+        ("turned", (8, 6), 6),
+        ("square", (6, 6), 1),
+    ):
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = tag
         Image.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=exif)
@@ -140,16 +151,25 @@ def test_another_number_of_processes():
 def test_unreadable_pictures_are_replaced_counted_and_logged(caplog):
     loader = stream(broken=[3], max_faulty=0.2)
     drawn = [x for batch in take(loader, 10) for x in batch]
-    assert {k for _, k, _ in drawn} == set(range(SIZE)) - {3} and [p for p, _, _ in drawn] == list(range(40))
+    assert {k for _, k, _ in drawn} == set(range(SIZE)) - {3} and [p for p, _, _ in drawn] == list(
+        range(40)
+    )
     assert loader.faulty >= 4 and loader.seen == 40
     assert sum("3.jpg is cut short" in message for message in caplog.messages) == loader.faulty
-    assert drawn == [x for batch in take(stream(broken=[3], max_faulty=0.2, workers=2), 10) for x in batch]
+    assert drawn == [
+        x for batch in take(stream(broken=[3], max_faulty=0.2, workers=2), 10) for x in batch
+    ]
 
 
 def test_too_many_unreadable_pictures():
-    with pytest.raises(ValueError, match=rf"1 of .* more than DATALOADER.MAX_FAULTY_SHARE 0.0 of at least {FEW}.*3.jpg is cut"):
+    with pytest.raises(
+        ValueError,
+        match=rf"1 of .* more than DATALOADER.MAX_FAULTY_SHARE 0.0 of at least {FEW}.*3.jpg is cut",
+    ):
         take(stream(broken=[3], max_faulty=0.0), 5)
     with pytest.raises(ValueError, match="11 of .* training images could not be read"):
         take(stream(broken=[1, 2, 3], max_faulty=0.1), 100)
-    with pytest.raises(ValueError, match="10 training images, drawn one after another, could not be read"):
+    with pytest.raises(
+        ValueError, match="10 training images, drawn one after another, could not be read"
+    ):
         take(stream(broken=range(SIZE)), 1)

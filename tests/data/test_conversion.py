@@ -1,4 +1,6 @@
-"""Preparing published datasets: the conversions, what is kept, what is reported, and the scripts from end to end."""
+"""Preparing published datasets: the conversions, what is kept, what is reported, and the scripts
+from end to end.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_coco_stuff_like_the_released_script(golden):
     known = np.array([[*range(182), 255]])
     np.testing.assert_array_equal(prep.coco_stuff_labels(known), arrays["cocostuff_table"][known])
     for value in (183, 254, 300):
-        with pytest.raises(ValueError, match=rf"got values \[{value}\], expected a stuffthingmap's 0..182 and 255"):
+        with pytest.raises(
+            ValueError, match=rf"got values \[{value}\], expected a stuffthingmap's 0..182 and 255"
+        ):
             prep.coco_stuff_labels(np.full((2, 2), value, np.uint16))
 
 
@@ -52,8 +56,16 @@ def test_context59_like_the_released_script(golden):
     labels = prep.context59_labels(zip(categories, masks, strict=True), *expected.shape)
     np.testing.assert_array_equal(labels, expected)
     assert labels.dtype == expected.dtype
-    coded = ((c, {"size": list(m.shape), "counts": coco_masks.encode(np.asfortranarray(m))["counts"].decode()})
-             for c, m in zip(categories, masks, strict=True))  # fmt: skip
+    coded = (
+        (
+            c,
+            {
+                "size": list(m.shape),
+                "counts": coco_masks.encode(np.asfortranarray(m))["counts"].decode(),
+            },
+        )
+        for c, m in zip(categories, masks, strict=True)
+    )
     decoded = ((c, prep.decode_mask(m, *expected.shape)) for c, m in coded)
     np.testing.assert_array_equal(prep.context59_labels(decoded, *expected.shape), expected)
     for category, index in zip(prep.CONTEXT59_IDS, arrays["pc59_train_ids"], strict=True):
@@ -68,7 +80,12 @@ def test_context459_like_the_released_script(golden, tmp_path):
         labels = prep.context459_labels(arrays[f"pc459_in{case}"])
         np.testing.assert_array_equal(labels, arrays[f"pc459_out{case}"])
         assert labels.dtype == np.uint16
-    for wrong in (np.zeros((2, 2)), np.full((2, 2), 460), np.full((2, 2), -1), np.zeros((2, 2, 3), int)):
+    for wrong in (
+        np.zeros((2, 2)),
+        np.full((2, 2), 460),
+        np.full((2, 2), -1),
+        np.zeros((2, 2, 3), int),
+    ):
         with pytest.raises(ValueError, match="LabelMap: got"):
             prep.context459_labels(wrong)
 
@@ -84,7 +101,9 @@ def test_ade847_like_the_released_script(golden):
         image = prep.shrink(np.zeros((*ids.shape, 3), np.uint8), cv2.INTER_LINEAR)
         assert f"image {image.shape[1::-1]}" == info[f"ade847_out_{k}"][2]
     assert prep.ade847_labels(np.array([[0, 6655]])).tolist() == [[65535, 65535]]
-    with pytest.raises(ValueError, match=r"got uint8 of shape \(4, 4\), expected the uint8 \(H, W, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"got uint8 of shape \(4, 4\), expected the uint8 \(H, W, 3\)"
+    ):
         prep.ade_object_ids(np.zeros((4, 4), np.uint8))
 
 
@@ -106,7 +125,9 @@ def test_coco_object_paints_small_instances_last():
     expected[4:7, 4:7] = expected[2:5, 14:17] = 2
     expected[4:7, 4:7] = 80
     np.testing.assert_array_equal(prep.coco_object_labels(annotations, classes, 20, 30), expected)
-    np.testing.assert_array_equal(prep.coco_object_labels(annotations[::-1], classes, 20, 30), expected)
+    np.testing.assert_array_equal(
+        prep.coco_object_labels(annotations[::-1], classes, 20, 30), expected
+    )
     assert not prep.coco_object_labels([], classes, 20, 30).any()
     with pytest.raises(ValueError, match="category id: got 7, expected one of the 1"):
         prep.coco_object_labels(annotations[1:2], {1: 1}, 20, 30)
@@ -114,8 +135,20 @@ def test_coco_object_paints_small_instances_last():
         prep.coco_object_labels(annotations[1:2], classes, 30, 20)
 
 
-@pytest.mark.parametrize("broken", [None, [], [[]], 7, {}, {"counts": 3}, {"size": [4, 4], "counts": [0, 17]},
-                                    {"size": [4, 4], "counts": "zzzz"}, {"size": [4, 4], "counts": 5}])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        [],
+        [[]],
+        7,
+        {},
+        {"counts": 3},
+        {"size": [4, 4], "counts": [0, 17]},
+        {"size": [4, 4], "counts": "zzzz"},
+        {"size": [4, 4], "counts": 5},
+    ],
+)
 def test_broken_segmentations(broken):
     with pytest.raises(ValueError, match="a segmentation"):
         prep.decode_mask(broken, 4, 4)
@@ -124,7 +157,8 @@ def test_broken_segmentations(broken):
 def test_run_lengths_that_end_early_give_no_random_pixels(monkeypatch):
     runs = {"size": [4, 4], "counts": [0, 3]}
     decode = coco_masks.decode
-    monkeypatch.setattr(coco_masks, "decode", lambda lengths: decode(lengths) * 0 + 7)  # as uninitialised memory is
+    # as uninitialised memory is
+    monkeypatch.setattr(coco_masks, "decode", lambda lengths: decode(lengths) * 0 + 7)
     with pytest.raises(ValueError, match="they end before the image does"):
         prep.decode_mask(runs, 4, 4)
 
@@ -138,7 +172,10 @@ def jobs_for(folder: Path, arrays: list[np.ndarray | Exception]) -> list[prep.Jo
             raise content
         return (content,)
 
-    return [prep.Job(f"in/{k}.png", (folder / f"{k}.png",), lambda a=a: make(a)) for k, a in enumerate(arrays)]
+    return [
+        prep.Job(f"in/{k}.png", (folder / f"{k}.png",), lambda a=a: make(a))
+        for k, a in enumerate(arrays)
+    ]
 
 
 def test_second_run_keeps_what_is_readable(tmp_path):
@@ -161,7 +198,11 @@ def test_second_run_keeps_what_is_readable(tmp_path):
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 def test_a_file_cut_short_is_not_readable(tmp_path, suffix):
-    label = np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint16 if suffix == ".tif" else np.uint8)
+    label = (
+        np.random.default_rng(0)
+        .integers(0, 255, (32, 32))
+        .astype(np.uint16 if suffix == ".tif" else np.uint8)
+    )
     path = tmp_path / f"a{suffix}"
     prep.convert_files([prep.Job("a", (path,), lambda: (label,))], tmp_path)
     content = path.read_bytes()
@@ -174,7 +215,9 @@ def test_a_file_cut_short_is_not_readable(tmp_path, suffix):
 
 def test_faults_are_collected(tmp_path):
     good = np.zeros((4, 4), np.uint8)
-    faults = [ValueError(f"in/{k}.png: odd") if k % 2 else KeyError("segmentation") for k in range(1, 25)]
+    faults = [
+        ValueError(f"in/{k}.png: odd") if k % 2 else KeyError("segmentation") for k in range(1, 25)
+    ]
     jobs = jobs_for(tmp_path, [good, *faults, OSError("disk"), good])
     with pytest.raises(ValueError, match=r"25 of 27 inputs for .* \(2 written, 0 kept\)") as error:
         prep.convert_files(jobs, tmp_path)
@@ -209,8 +252,17 @@ def test_a_killed_run_leaves_no_partial_file(tmp_path):
     for k in range(400):
         raw.with_name(f"{k:012d}.png").write_bytes(raw.read_bytes())
     target = tmp_path / STUFF / "val2017"
-    command = [sys.executable, "datasets/prepare_coco_stuff.py", "--root", str(tmp_path), "--split", "val2017"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "datasets/prepare_coco_stuff.py",
+        "--root",
+        str(tmp_path),
+        "--split",
+        "val2017",
+    ]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    )
     while process.poll() is None and len(list(target.glob("*.png"))) < 5:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -224,7 +276,10 @@ def test_a_killed_run_leaves_no_partial_file(tmp_path):
 def test_the_official_number_is_compared():
     counts = prep.Counts(Path("out"), 3, 2)
     assert counts.report(4, 5) == "out: 3 written, 2 kept"
-    assert counts.report(6) == "out: 3 written, 2 kept. The official number is 6, not 5: is the download complete?"
+    assert (
+        counts.report(6)
+        == "out: 3 written, 2 kept. The official number is 6, not 5: is the download complete?"
+    )
 
 
 # The scripts
@@ -233,7 +288,12 @@ def test_the_official_number_is_compared():
 @pytest.fixture(scope="module")
 def raw_trees(tmp_path_factory):
     root = tmp_path_factory.mktemp("raw")
-    for build in (fake_trees.coco_stuff, fake_trees.coco_object, fake_trees.context, fake_trees.ade847):
+    for build in (
+        fake_trees.coco_stuff,
+        fake_trees.coco_object,
+        fake_trees.context,
+        fake_trees.ade847,
+    ):
         build(root, 3)
     return root
 
@@ -246,7 +306,15 @@ def raw_trees(tmp_path_factory):
         ("coco_object", [], [OBJECT], "5000"),
         ("pascal_context_59", [], [PC59], "5104 or 5105"),
         ("pascal_context_459", [], [PC459], "5104 or 5105"),
-        ("ade20k_847", [], [f"ADE20K_2021_17_01/{kind}_detectron2/validation" for kind in ("images", "annotations")], "2000"),
+        (
+            "ade20k_847",
+            [],
+            [
+                f"ADE20K_2021_17_01/{kind}_detectron2/validation"
+                for kind in ("images", "annotations")
+            ],
+            "2000",
+        ),
     ],
 )
 def test_scripts(raw_trees, capsys, script, arguments, folders, official):
@@ -261,8 +329,13 @@ def test_scripts(raw_trees, capsys, script, arguments, folders, official):
 
 
 def test_what_the_scripts_write(raw_trees):
-    for script, *arguments in (("coco_stuff", "val2017"), ("coco_object",), ("pascal_context_59",), ("pascal_context_459",),
-                               ("ade20k_847",)):  # fmt: skip
+    for script, *arguments in (
+        ("coco_stuff", "val2017"),
+        ("coco_object",),
+        ("pascal_context_59",),
+        ("pascal_context_459",),
+        ("ade20k_847",),
+    ):
         fake_trees.prepare(script, raw_trees, *arguments)
     for path in (raw_trees / STUFF / "val2017").iterdir():
         raw = raw_trees / "coco-stuff/annotations/val2017" / path.name
@@ -275,7 +348,9 @@ def test_what_the_scripts_write(raw_trees):
     for name in fake_trees.context_names(3):
         raw = scipy.io.loadmat(context / f"trainval/{name}.mat")["LabelMap"]
         np.testing.assert_array_equal(pixels(raw_trees / PC459 / f"{name}.tif"), raw - np.uint16(1))
-        assert {int(name[-1]) - 2, 50, 255} == set(np.unique(pixels(raw_trees / PC59 / f"{name}.png")))
+        assert {int(name[-1]) - 2, 50, 255} == set(
+            np.unique(pixels(raw_trees / PC59 / f"{name}.png"))
+        )
     ade = raw_trees / "ADE20K_2021_17_01"
     for path in sorted((ade / "annotations_detectron2/validation").iterdir()):
         source = ade / f"images/ADE/validation/urban/street/{path.stem}"
@@ -285,15 +360,23 @@ def test_what_the_scripts_write(raw_trees):
         for index in (0, 5, 300, 846):
             np.testing.assert_array_equal(labels == index, ids == prep.ade847_ids()[index])
         assert set(np.unique(labels)) == {0, 5, 300, 846, 65535}
-        image, original = pixels(ade / f"images_detectron2/validation/{path.stem}.jpg"), pixels(source.with_suffix(".jpg"))
+        image, original = (
+            pixels(ade / f"images_detectron2/validation/{path.stem}.jpg"),
+            pixels(source.with_suffix(".jpg")),
+        )
         assert image.shape == original.shape and np.abs(image.astype(int) - original).mean() < 8
 
 
 def test_every_prepared_set_is_accepted(tmp_path, monkeypatch):
     fake_trees.build_all(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    for name in ("context_59_test_sem_seg", "context_459_test_sem_seg", "ade20k_full_sem_seg_freq_val_all",
-                 "coco_object_test_sem_seg", "coco_2017_test_stuff_all_sem_seg"):  # fmt: skip
+    for name in (
+        "context_59_test_sem_seg",
+        "context_459_test_sem_seg",
+        "ade20k_full_sem_seg_freq_val_all",
+        "coco_object_test_sem_seg",
+        "coco_2017_test_stuff_all_sem_seg",
+    ):
         records = load_records(DATASETS[name])
         assert len(records) == 2
         for record in records:
@@ -315,7 +398,9 @@ def test_large_pictures_of_ade_are_scaled(tmp_path):
     labels = pixels(base / "annotations_detectron2/validation/ADE_val_00000001.tif")
     assert labels.shape == (512, 585) and set(np.unique(labels)) == {0, 65535}
     image = pixels(base / "images_detectron2/validation/ADE_val_00000001.jpg")
-    expected = cv2.resize(pixels(folder / "ADE_val_00000001.jpg"), (585, 512), interpolation=cv2.INTER_LINEAR)
+    expected = cv2.resize(
+        pixels(folder / "ADE_val_00000001.jpg"), (585, 512), interpolation=cv2.INTER_LINEAR
+    )
     assert image.shape == (512, 585, 3) and np.abs(image.astype(int) - expected).mean() < 4
     quality = Image.open(base / "images_detectron2/validation/ADE_val_00000001.jpg").quantization
     Image.fromarray(expected).save(tmp_path / "default.jpg")

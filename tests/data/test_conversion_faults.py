@@ -25,11 +25,23 @@ PC59, PC459 = (f"VOCdevkit/VOC2010/annotations_detectron2/{name}_val" for name i
 @pytest.mark.parametrize(
     ("script", "expected", "source"),
     [
-        ("coco_stuff", "coco-stuff/annotations/val2017' does not exist", "stuffthingmaps_trainval2017.zip"),
-        ("coco_object", "coco/annotations/instances_val2017.json' exists", "annotations_trainval2017.zip"),
+        (
+            "coco_stuff",
+            "coco-stuff/annotations/val2017' does not exist",
+            "stuffthingmaps_trainval2017.zip",
+        ),
+        (
+            "coco_object",
+            "coco/annotations/instances_val2017.json' exists",
+            "annotations_trainval2017.zip",
+        ),
         ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json' does not exist", "https://"),
         ("pascal_context_459", "VOCdevkit/VOC2010/trainval' does not exist", "trainval.tar.gz"),
-        ("ade20k_847", "ADE20K_2021_17_01/index_ade20k.pkl' does not exist", "groups.csail.mit.edu"),
+        (
+            "ade20k_847",
+            "ADE20K_2021_17_01/index_ade20k.pkl' does not exist",
+            "groups.csail.mit.edu",
+        ),
     ],
 )
 def test_missing_inputs(tmp_path, script, expected, source):
@@ -44,7 +56,9 @@ def test_damaged_inputs_do_not_stop_the_others(tmp_path):
     fake_trees.ade847(tmp_path, 3)
     stuff = sorted((tmp_path / "coco-stuff/annotations/val2017").iterdir())[1]
     stuff.write_bytes(stuff.read_bytes()[:60])
-    mats = [tmp_path / f"VOCdevkit/VOC2010/trainval/{name}.mat" for name in fake_trees.context_names(3)]
+    mats = [
+        tmp_path / f"VOCdevkit/VOC2010/trainval/{name}.mat" for name in fake_trees.context_names(3)
+    ]
     mats[0].unlink()
     mats[1].write_bytes(mats[1].read_bytes()[:150])
     street = tmp_path / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
@@ -55,7 +69,9 @@ def test_damaged_inputs_do_not_stop_the_others(tmp_path):
     index["annos_segmentation"][0]["segmentation"]["counts"] = "zzz"
     merged.write_text(json.dumps(index))
     done = run_script("coco_stuff", "--split", "val2017", root=tmp_path)
-    assert done.returncode == 1 and "error: 1 of 3 inputs" in done.stderr and str(stuff) in done.stderr
+    assert (
+        done.returncode == 1 and "error: 1 of 3 inputs" in done.stderr and str(stuff) in done.stderr
+    )
     assert "Traceback" not in done.stderr
     with pytest.raises(ValueError, match=r"2 of 3 inputs") as error:
         fake_trees.prepare("pascal_context_459", tmp_path)
@@ -79,7 +95,10 @@ def test_context459_without_its_list(tmp_path):
     assert fake_trees.prepare("pascal_context_459", tmp_path).written == 2
     assert sorted(p.stem for p in (tmp_path / PC459).iterdir()) == fake_trees.context_names(2)
     (folder / "trainval_merged.json").unlink()
-    with pytest.raises(FileNotFoundError, match="neither .*pascalcontext_val.txt' nor .*trainval_merged.json' exists"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="neither .*pascalcontext_val.txt' nor .*trainval_merged.json' exists",
+    ):
         fake_trees.prepare("pascal_context_459", tmp_path)
 
 
@@ -92,7 +111,12 @@ def test_coco_object_from_elsewhere(tmp_path):
     moved.rename(tmp_path / "coco/annotations/instances_val2017.json")
     assert fake_trees.prepare("coco_object", tmp_path).kept == 2
     few = '{"images": [], "annotations": [], "categories": [{"id": 1}]}'
-    for content, told in (("{", "is not JSON"), ("[]", "an object with"), ('{"a": 1}', "an object with"), (few, "got 1 categ")):
+    for content, told in (
+        ("{", "is not JSON"),
+        ("[]", "an object with"),
+        ('{"a": 1}', "an object with"),
+        (few, "got 1 categ"),
+    ):
         source.write_text(content)
         with pytest.raises(ValueError, match=f"instances_val2017.json'.*{told}"):
             fake_trees.prepare("coco_object", tmp_path)
@@ -120,7 +144,12 @@ def test_an_index_with_code_is_refused(tmp_path, monkeypatch, protocol):
 @pytest.mark.parametrize("protocol", range(6))
 def test_indices_of_every_protocol_are_read(tmp_path, protocol):
     path = tmp_path / "index_ade20k.pkl"
-    index = {"folder": np.array(["x/y"], object), "filename": ["ADE_val_1.jpg"], "counts": np.eye(3), "one": np.float64(2)}
+    index = {
+        "folder": np.array(["x/y"], object),
+        "filename": ["ADE_val_1.jpg"],
+        "counts": np.eye(3),
+        "one": np.float64(2),
+    }
     content = pickle.dumps(index, protocol=protocol)
     for module in (b"numpy._core", b"numpy.core"):  # as numpy 2 and numpy 1 write it
         renamed = content if protocol >= 4 else content.replace(b"numpy._core", module)
@@ -128,10 +157,18 @@ def test_indices_of_every_protocol_are_read(tmp_path, protocol):
         assert [str(p) for p in prep.read_ade_index(path)] == ["x/y/ADE_val_1.jpg"]
 
 
-@pytest.mark.parametrize("index", [b"", b"<html>", pickle.dumps([]), pickle.dumps({"folder": ["a"]}),
-                                   pickle.dumps({"folder": ["a"], "filename": ["b", "c"]}),
-                                   pickle.dumps({"folder": ["a/../.."], "filename": ["b"]}),
-                                   pickle.dumps({"folder": ["/etc"], "filename": ["b"]})])  # fmt: skip
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"",
+        b"<html>",
+        pickle.dumps([]),
+        pickle.dumps({"folder": ["a"]}),
+        pickle.dumps({"folder": ["a"], "filename": ["b", "c"]}),
+        pickle.dumps({"folder": ["a/../.."], "filename": ["b"]}),
+        pickle.dumps({"folder": ["/etc"], "filename": ["b"]}),
+    ],
+)
 def test_broken_indices(tmp_path, index):
     path = tmp_path / "index_ade20k.pkl"
     path.write_bytes(index)
@@ -176,7 +213,12 @@ BROKEN = {
         ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "image_id"),
         ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "file_name"),
         ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "images", "phase"),
-        ("pascal_context_59", "VOCdevkit/VOC2010/trainval_merged.json", "annos_segmentation", "image_id"),
+        (
+            "pascal_context_59",
+            "VOCdevkit/VOC2010/trainval_merged.json",
+            "annos_segmentation",
+            "image_id",
+        ),
     ],
 )
 def test_entries_without_a_key_are_one_line(tmp_path, change, script, file, name, key):
@@ -200,7 +242,7 @@ def test_a_list_of_ids_as_windows_writes_it(tmp_path):
 
 
 def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
-    """Each run writes under a name of its own before it renames, so none takes another's file away."""
+    """Each run writes under a name of its own before it renames, so none takes another's file away."""  # noqa: E501
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     few = {"val_seen": tinyscenes.Split("seen", 40, 2)}
     script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))
@@ -221,7 +263,9 @@ def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
     assert not faults
     folder = tmp_path / "tinyscenes/val_seen"
     for kind in ("images", "labels"):
-        assert sorted(p.name for p in (folder / kind).iterdir()) == [f"{k:05d}.png" for k in range(40)]
+        assert sorted(p.name for p in (folder / kind).iterdir()) == [
+            f"{k:05d}.png" for k in range(40)
+        ]
     image, label = tinyscenes.render_scene("val_seen", 39)
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "images/00039.png")), image)
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "labels/00039.png")), label)

@@ -1,4 +1,6 @@
-"""What label values mean, what is padded, and where files are looked for: the rules, value by value."""
+"""What label values mean, what is padded, and where files are looked for: the rules, value by
+value.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ import pytest
 import torch
 from hyperclip.config.keys import load_config
 from hyperclip.data import SemSegMapper
-from hyperclip.data.label_maps import LABEL_MAPS, LabelMap, from_one, indices, read_label, read_record_label, take_half
+from hyperclip.data.label_maps import (
+    LABEL_MAPS,
+    LabelMap,
+    from_one,
+    indices,
+    read_label,
+    read_record_label,
+    take_half,
+)
 from hyperclip.data.mapper import read_image, read_record_image
 from hyperclip.vocabulary import builtin
 from PIL import Image
@@ -47,7 +57,8 @@ def test_every_id_of_cityscapes_is_the_class_of_its_name():
     assert {int(x) for x in table[34:255]} == {-1}
 
 
-COCO_STUFF_UNUSED = {  # of cocostuff's labels.txt, less one: ids that no image has, and "other" of things-only labels
+# of cocostuff's labels.txt, less one: ids that no image has, and "other" of things-only labels
+COCO_STUFF_UNUSED = {
     "street sign": 11,
     "hat": 25,
     "shoe": 28,
@@ -136,7 +147,9 @@ def test_values_above_the_table_have_no_meaning(tmp_path):
     Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"got values \[256, 65535\] that label map 'indices_19'"):
         read_label(tmp_path / "a.png", LABEL_MAPS["indices_19"])
-    assert read_label(tmp_path / "a.png", LABEL_MAPS["ade847_indices"]).tolist() == [[0, 256, 65535]]
+    assert read_label(tmp_path / "a.png", LABEL_MAPS["ade847_indices"]).tolist() == [
+        [0, 256, 65535]
+    ]
     assert (
         read_label(tmp_path / "a.png").tolist() == [[0, 256, 65535]]
         and read_label(tmp_path / "a.png").dtype == np.int32
@@ -263,7 +276,7 @@ def test_flips(record, flip, expected):
         (
             "INPUT.RANDOM_FLIP",
             "both",
-            r"INPUT.RANDOM_FLIP .*: got 'both', expected one of \['none', 'horizontal', 'vertical'\]",
+            r"INPUT.RANDOM_FLIP .*: got 'both', expected one of \['none', 'horizontal', 'vertical'\]",  # noqa: E501
         ),
     ],
 )

@@ -50,7 +50,9 @@ def test_lists_and_roots_are_relative_to_the_file(tmp_path, monkeypatch):
     ],
 )
 def test_the_ignore_value_is_never_a_class(tmp_path, count, background, ignore):
-    """255 as long as all indices, the background's included, are below 254; from 255 labels on the largest of 16 bits."""
+    """255 as long as all indices, the background's included, are below 254; from 255 labels on the
+    largest of 16 bits.
+    """
     (spec,) = read_dataset_file(
         describe(tmp_path, classes=[f"c{k}" for k in range(count)], background=background)
     )

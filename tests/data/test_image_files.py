@@ -15,7 +15,13 @@ from hyperclip.data import conversion as prep
 from hyperclip.data.checking import check_dataset
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.image_files import exif_orientation
-from hyperclip.data.label_maps import LABEL_MAPS, LabelMap, read_label, read_raw_label, read_record_label
+from hyperclip.data.label_maps import (
+    LABEL_MAPS,
+    LabelMap,
+    read_label,
+    read_raw_label,
+    read_record_label,
+)
 from hyperclip.data.mapper import read_pair, read_record_image
 from hyperclip.evaluation import SemSegEvaluator
 from PIL import Image
@@ -25,8 +31,16 @@ from tests.fake_trees import cityscapes
 from tests.raw_images import write_png, write_tiff
 
 CASES = SHARED / "cases"
-TURNS = {1: np.array, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
-         6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a.swapaxes(0, 1), 2), 8: np.rot90}  # fmt: skip
+TURNS = {
+    1: np.array,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
 """What a viewer does with each orientation tag, as arrays."""
 
 
@@ -66,7 +80,9 @@ def test_negative_values_are_no_classes(tmp_path, bits):
     """In 8 bits -1 and 255, which does not count, are stored alike."""
     write_tiff(tmp_path / "a.tif", np.array([[0, 1, -1, -20]]), bits, signed=True)
     assert read_raw_label(tmp_path / "a.tif").tolist() == [[0, 1, -1, -20]]
-    with pytest.raises(ValueError, match=r"got values \[-20, -1\] that label map 'indices_20' does not know"):
+    with pytest.raises(
+        ValueError, match=r"got values \[-20, -1\] that label map 'indices_20' does not know"
+    ):
         read_label(tmp_path / "a.tif", LABEL_MAPS["indices_20"])
 
 
@@ -75,7 +91,9 @@ def test_values_beyond_a_label_map(tmp_path):
     with pytest.raises(ValueError, match=r"got values \[300, 2147483647\]"):
         read_label(tmp_path / "a.tif", LABEL_MAPS["indices_20"])
     for value in (-1, 65536, 3_000_000_000):
-        with pytest.raises(ValueError, match="got the label values .*, expected whole numbers from 0 to 65535"):
+        with pytest.raises(
+            ValueError, match="got the label values .*, expected whole numbers from 0 to 65535"
+        ):
             LabelMap({0: 0, value: 1})
     raw = np.array([-1, -256, 0, 255, 256, 2**40], np.int64)
     assert LABEL_MAPS["coco_stuff"].look_up(raw).tolist() == [-1, -1, 0, 255, -1, -1]
@@ -100,7 +118,9 @@ def test_bitmaps(tmp_path, grey):
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "GIF"])
 def test_files_that_change_values_are_no_labels_whatever_their_name(tmp_path, kind):
     options = {"compression": "jpeg"} if kind == "TIFF" else {}
-    Image.fromarray(random_values(8).astype(np.uint8)).save(tmp_path / "a.png", format=kind, **options)
+    Image.fromarray(random_values(8).astype(np.uint8)).save(
+        tmp_path / "a.png", format=kind, **options
+    )
     with pytest.raises(ValueError, match=f"got a {kind}.* need not keep values"):
         read_raw_label(tmp_path / "a.png")
 
@@ -112,13 +132,20 @@ def tagged(path, pixels, tag):
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = tag
-    Image.fromarray(pixels).save(path, **({"tiffinfo": {0x0112: tag}} if path.suffix == ".tif" else {"exif": exif}))
+    Image.fromarray(pixels).save(
+        path, **({"tiffinfo": {0x0112: tag}} if path.suffix == ".tif" else {"exif": exif})
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg"])
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_stored_and_applied(tmp_path, tag, suffix):
-    pixels = np.repeat(np.repeat(np.random.default_rng(tag).integers(0, 2, (3, 5, 3)), 16, 0), 16, 1).astype(np.uint8) * 255
+    pixels = (
+        np.repeat(
+            np.repeat(np.random.default_rng(tag).integers(0, 2, (3, 5, 3)), 16, 0), 16, 1
+        ).astype(np.uint8)
+        * 255
+    )
     path = tmp_path / f"a{suffix}"
     tagged(path, pixels, tag)
     assert exif_orientation(path) == tag
@@ -150,10 +177,19 @@ def streets(tmp_path):
         for name, k in (("a", 1), ("b", tag)):
             tagged(tmp_path / f"photos/{name}.png", pixels, k)
             (tmp_path / "masks").mkdir(exist_ok=True)
-            Image.fromarray((pixels[..., 0] // 200) if label is None else label).save(tmp_path / f"masks/{name}.png")
-        lines = [f"name: {tmp_path.name}", "splits: {val: {images: photos, labels: masks}}", "classes: [road, sky]"]
+            Image.fromarray((pixels[..., 0] // 200) if label is None else label).save(
+                tmp_path / f"masks/{name}.png"
+            )
+        lines = [
+            f"name: {tmp_path.name}",
+            "splits: {val: {images: photos, labels: masks}}",
+            "classes: [road, sky]",
+        ]
         path = tmp_path / "streets.yaml"
-        path.write_text("\n".join([*lines, *(f"{key}: {value}" for key, value in keys.items())]), encoding="utf-8")
+        path.write_text(
+            "\n".join([*lines, *(f"{key}: {value}" for key, value in keys.items())]),
+            encoding="utf-8",
+        )
         (spec,) = register_files([path])
         return spec
 
@@ -164,11 +200,18 @@ def streets(tmp_path):
 def test_a_tagged_image_needs_an_orientation(streets, tag):
     """At check time and whenever it is read: in training, in evaluation, and for a figure."""
     spec = streets(tag)
-    message = f"photos/b.png': its EXIF orientation is {tag}.*orientation: stored.*orientation: applied"
+    message = (
+        f"photos/b.png': its EXIF orientation is {tag}.*orientation: stored.*orientation: applied"
+    )
     report = check_dataset(spec)
     assert report.status == "faulty" and len(report.faults) == 1
     records = DatasetCatalog.get(spec.name)
-    for read in (SemSegMapper(True, augmentations=[]), SemSegMapper(False, augmentations=[]), read_pair, read_record_image):
+    for read in (
+        SemSegMapper(True, augmentations=[]),
+        SemSegMapper(False, augmentations=[]),
+        read_pair,
+        read_record_image,
+    ):
         read(records[0])
         with pytest.raises(ValueError, match=message):
             read(records[1])
@@ -191,14 +234,19 @@ def test_labels_drawn_on_what_viewers_show(streets, tag):
 def test_sizes_that_differ_name_exif(streets):
     spec = streets(6, orientation="applied")
     (fault,) = check_dataset(spec).faults
-    expected = "has 4 x 8 pixels, its label .* 8 x 4; .*EXIF orientation of the image is 6.*orientation: applied. Is it stored?"
+    expected = (
+        "has 4 x 8 pixels, its label .* 8 x 4; .*EXIF orientation of the image is 6.*orientation: "
+        "applied. Is it stored?"
+    )
     record = DatasetCatalog.get(spec.name)[1]
     for read in (read_pair, SemSegMapper(True, augmentations=[])):
         with pytest.raises(ValueError, match=expected):
             read(record)
     assert "EXIF" in fault
     evaluator = SemSegEvaluator(spec.name)
-    with pytest.raises(ValueError, match=r"label map of \(4, 8\).*EXIF orientation of the image is 6"):
+    with pytest.raises(
+        ValueError, match=r"label map of \(4, 8\).*EXIF orientation of the image is 6"
+    ):
         evaluator.process([record], [{"sem_seg_labels": torch.zeros(8, 4, dtype=torch.int64)}])
 
 
@@ -212,9 +260,14 @@ def test_halves_and_foreign_records(tmp_path, monkeypatch):
     for record in records[:2]:
         with pytest.raises(ValueError, match="EXIF orientation is 3"):
             read_record_image(record)
-    np.testing.assert_array_equal(read_record_image({**records[0], "orientation": "stored"}), pixels[:, 32:])
-    np.testing.assert_array_equal(read_record_image({**records[0], "orientation": "applied"}), pixels[::-1, ::-1][:, 32:])
-    with pytest.raises(ValueError, match="EXIF orientation is 3"):  # registered with Detectron2 alone
+    np.testing.assert_array_equal(
+        read_record_image({**records[0], "orientation": "stored"}), pixels[:, 32:]
+    )
+    np.testing.assert_array_equal(
+        read_record_image({**records[0], "orientation": "applied"}), pixels[::-1, ::-1][:, 32:]
+    )
+    # registered with Detectron2 alone
+    with pytest.raises(ValueError, match="EXIF orientation is 3"):
         read_record_image({"file_name": str(path), "sem_seg_file_name": "x.png"})
     np.testing.assert_array_equal(read_record_image({"file_name": str(path)}), pixels[::-1, ::-1])
 
@@ -232,14 +285,20 @@ def test_orientation_in_xmp_counts_and_damaged_exif_does_not(tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", xmp=xmp)
     assert exif_orientation(tmp_path / "a.jpg") == 3
     Image.new("RGB", (8, 4)).save(tmp_path / "b.jpg", exif=b"Exif\0\0rubbish")
-    assert exif_orientation(tmp_path / "b.jpg") == 1 and read_image(tmp_path / "b.jpg").shape == (4, 8, 3)
+    assert exif_orientation(tmp_path / "b.jpg") == 1 and read_image(tmp_path / "b.jpg").shape == (
+        4,
+        8,
+        3,
+    )
 
 
 # 16 bits and many pixels
 
 
 def dark16(path, bits=12, channels=1):
-    values = (np.arange(12 * 20) % (1 << bits) * ((1 << bits) // 240)).reshape(12, 20).astype(np.uint16)
+    values = (
+        (np.arange(12 * 20) % (1 << bits) * ((1 << bits) // 240)).reshape(12, 20).astype(np.uint16)
+    )
     values[0, 0] = (1 << bits) - 1
     values = np.repeat(values[..., None], channels, 2)
     if channels > 1:
@@ -254,23 +313,32 @@ def test_few_bits_in_sixteen(tmp_path, caplog, bits, channels, suffix):
     path = tmp_path / f"a{suffix}"
     values = dark16(path, bits, channels)
     before = read_image(path)
-    assert f"INPUT.IMAGE_BITS {bits}" in caplog.text and str(path) in caplog.text and f"image_bits: {bits} in" in caplog.text
+    assert (
+        f"INPUT.IMAGE_BITS {bits}" in caplog.text
+        and str(path) in caplog.text
+        and f"image_bits: {bits} in" in caplog.text
+    )
     as_before = values[..., 0] // 256 if channels == 3 else (values[..., 0] / 257 + 0.5).astype(int)
     np.testing.assert_array_equal(before[..., 0], as_before)
     caplog.clear()
     scaled = read_image(path, image_bits=bits)
     assert not caplog.text and scaled.max() == 255
     np.testing.assert_array_equal(
-        scaled, np.broadcast_to((values * 255.0 / (2**bits - 1) + 0.5).astype(np.uint8), scaled.shape)
+        scaled,
+        np.broadcast_to((values * 255.0 / (2**bits - 1) + 0.5).astype(np.uint8), scaled.shape),
     )
-    with pytest.raises(ValueError, match=f"got values up to {values.max()}, more than {bits - 1} bits hold"):
+    with pytest.raises(
+        ValueError, match=f"got values up to {values.max()}, more than {bits - 1} bits hold"
+    ):
         read_image(path, image_bits=bits - 1)
 
 
 def test_twelve_bits_that_the_file_declares(tmp_path, caplog):
     values = random_values(12, width=8)
     write_tiff(tmp_path / "a.tif", values, 12)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], (values / 4095 * 255 + 0.5).astype(int))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif")[..., 0], (values / 4095 * 255 + 0.5).astype(int)
+    )
     assert not caplog.text
 
 
@@ -278,7 +346,9 @@ def test_full_16_bits_and_black_do_not_warn(tmp_path, caplog):
     for k, values in enumerate(([[0, 40000]], [[0, 0]])):
         Image.fromarray(np.array(values, np.uint16)).save(tmp_path / f"{k}.png")
         read_image(tmp_path / f"{k}.png")
-        cv2.imwrite(str(tmp_path / f"{k}c.png"), np.repeat(np.array(values, np.uint16)[..., None], 3, 2))
+        cv2.imwrite(
+            str(tmp_path / f"{k}c.png"), np.repeat(np.array(values, np.uint16)[..., None], 3, 2)
+        )
         read_image(tmp_path / f"{k}c.png")
     assert not caplog.text
 
@@ -291,13 +361,19 @@ def test_bits_of_a_data_set_and_of_a_config(streets, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert check_dataset(spec).status == "ready"
     assert caplog.text.count("image_bits: 12") == 1  # once for the folder
-    cfg = load_config("configs/quickstart/hyperclip.yaml", ["INPUT.IMAGE_BITS", "12", "INPUT.MIN_SIZE_TEST", "0"])
+    cfg = load_config(
+        "configs/quickstart/hyperclip.yaml", ["INPUT.IMAGE_BITS", "12", "INPUT.MIN_SIZE_TEST", "0"]
+    )
     record = DatasetCatalog.get(spec.name)[0]
     bright = (values[..., 0] * 255.0 / 4095 + 0.5).astype(int)
-    np.testing.assert_array_equal(SemSegMapper(cfg, is_train=False)(record)["image"][0].numpy(), bright)
+    np.testing.assert_array_equal(
+        SemSegMapper(cfg, is_train=False)(record)["image"][0].numpy(), bright
+    )
     spec = streets(1, image_bits=12)
     dark16(tmp_path / "photos/a.png")
-    np.testing.assert_array_equal(read_record_image(DatasetCatalog.get(spec.name)[0])[..., 0], bright)
+    np.testing.assert_array_equal(
+        read_record_image(DatasetCatalog.get(spec.name)[0])[..., 0], bright
+    )
 
 
 def test_more_pixels_than_pillow_allows(tmp_path, streets, monkeypatch):
@@ -305,7 +381,9 @@ def test_more_pixels_than_pillow_allows(tmp_path, streets, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # 32 pixels are more than twice that
     record = DatasetCatalog.get(spec.name)[0]
     for read in (read_record_image, read_record_label):
-        with pytest.raises(ValueError, match="exceeds limit of 20 pixels.* max_pixels .* INPUT.MAX_PIXELS"):
+        with pytest.raises(
+            ValueError, match="exceeds limit of 20 pixels.* max_pixels .* INPUT.MAX_PIXELS"
+        ):
             read(record)
     assert check_dataset(spec).status == "faulty"
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["INPUT.MAX_PIXELS", "32"])
@@ -321,7 +399,10 @@ def test_more_pixels_than_pillow_allows(tmp_path, streets, monkeypatch):
 @pytest.mark.parametrize(("height", "width"), [(1, 6000), (6000, 1), (1, 5121), (2, 20000)])
 def test_very_narrow_images(tmp_path, height, width):
     Image.fromarray(np.full((height, width, 3), 77, np.uint8)).save(tmp_path / "a.png")
-    cfg = load_config("configs/quickstart/hyperclip.yaml", ["INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "2560"])
+    cfg = load_config(
+        "configs/quickstart/hyperclip.yaml",
+        ["INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "2560"],
+    )
     mapped = SemSegMapper(cfg, is_train=False)({"file_name": str(tmp_path / "a.png")})
     assert sorted(mapped["image"].shape[1:]) == [1, 2560] and (mapped["image"] == 77).all()
 
@@ -335,7 +416,11 @@ def test_recorded_cases(caplog):
     assert set(np.unique(read_record_label(DatasetCatalog.get(bits.name)[0]))) == {0, 3}
     (turned,) = register_files([CASES / "exif_orientation_3/d.yaml"])
     report = check_dataset(turned)
-    assert report.status == "faulty" and len(report.faults) == 3 and all("EXIF orientation is 3" in f for f in report.faults)
+    assert (
+        report.status == "faulty"
+        and len(report.faults) == 3
+        and all("EXIF orientation is 3" in f for f in report.faults)
+    )
     read_image(CASES / "gray12_in_16.png")
     assert "INPUT.IMAGE_BITS 12" in caplog.text
     assert read_image(CASES / "gray12_in_16.png", image_bits=12).max() > 240

@@ -1,4 +1,6 @@
-"""What label values mean: the recorded arrays of the released programs, real samples of every format, and bad files."""
+"""What label values mean: the recorded arrays of the released programs, real samples of every
+format, and bad files.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,24 @@ def test_recorded_remaps_of_hyperclip(golden, label_map, pairs):
 
 
 def test_the_whole_table_of_coco_stuff(golden):
-    table, recorded = LABEL_MAPS["coco_stuff"].table, golden("d_hyperclip_labels.npz")["cocostuff_table"]
-    known = table >= 0  # 183 to 254 have no meaning: the released table gives them 255, here they are an error
+    table, recorded = (
+        LABEL_MAPS["coco_stuff"].table,
+        golden("d_hyperclip_labels.npz")["cocostuff_table"],
+    )
+    # 183 to 254 have no meaning: the released table gives them 255, here they are an error
+    known = table >= 0
     np.testing.assert_array_equal(table[known], recorded[known])
     assert (recorded[~known] == 255).all() and not known[183:255].any()
 
 
-@pytest.mark.parametrize(("name", "key"), [("context459_indices", "pc459_out"), ("context459_indices", "pc459_out_zero")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("context459_indices", "pc459_out"), ("context459_indices", "pc459_out_zero")]
+)
 def test_converted_context_459(golden, name, key):
     converted = golden("d_hyperclip_labels.npz")[key]
-    np.testing.assert_array_equal(mapped(name, converted), np.where(converted == 65535, 459, converted))
+    np.testing.assert_array_equal(
+        mapped(name, converted), np.where(converted == 65535, 459, converted)
+    )
 
 
 @pytest.mark.parametrize("k", range(4))
@@ -80,11 +90,17 @@ def test_converted_context_59(golden):
     ],
 )
 def test_recorded_masks_of_cliper(golden, set_name, count, classes, label_map, has_background):
-    """CLIPer counts classes from 1 and has its background at 0: here classes count from 0, the background comes last."""
+    """CLIPer counts classes from 1 and has its background at 0: here classes count from 0, the
+    background comes last.
+    """
     arrays = golden("d_cliper_labels.npz")
     for k in range(count):
         theirs = arrays[f"{set_name}_out_{k}"].astype(int)
-        expected = np.where(theirs == 0, classes if has_background else 255, np.where(theirs == 255, 255, theirs - 1))
+        expected = np.where(
+            theirs == 0,
+            classes if has_background else 255,
+            np.where(theirs == 255, 255, theirs - 1),
+        )
         ours = mapped(label_map, arrays[f"{set_name}_in_{k}"])
         np.testing.assert_array_equal(ours, expected)
         present = np.isin(np.arange(classes), ours)
@@ -114,44 +130,116 @@ def class_names(path, label_map, dataset):
 @pytest.mark.parametrize(
     ("path", "label_map", "dataset", "expected"),
     [
-        ("voc2012_samples/SegmentationClass/2008_002536.png", "from_one_20", "voc_2012_test_sem_seg", {"dog", "sheep"}),
-        ("voc2012_samples/SegmentationClass/2010_005582.png", "from_one_20_background", "voc_2012_test_21_sem_seg",
-         {"bottle", "person", "background"}),
-        ("voc2012_labelme_samples/SegmentationClass/2011_000006.png", "from_one_20", "voc_2012_test_sem_seg",
-         {"chair", "person", "sofa"}),
-        ("ade20k_samples/annotations/validation/ADE_val_00000001.png", "from_one_150", "ade20k_150_test_sem_seg",
-         {"wall", "building", "sky", "tree", "road", "grass", "plant"}),
-        ("ade20k_samples/annotations/validation/ADE_val_00000003.png", "from_one_150", "ade20k_150_test_sem_seg",
-         {"wall", "building", "sky", "tree", "road", "sidewalk", "car", "signboard", "bus", "streetlight", "escalator", "van"}),
-        ("cocostuff_samples/val_label/000000000785.png", "coco_stuff", "coco_2017_test_stuff_all_sem_seg",
-         {"person", "skis", "fog", "snow"}),
-        ("cocostuff_samples/val_label/000000001490.png", "coco_stuff", "coco_2017_test_stuff_all_sem_seg",
-         {"person", "surfboard", "building-other", "sea", "sky-other", "solid-other", "tree"}),
-        ("pascal_context_samples/labels/2008_008376.png", "context_voc_first", "context_59_test_sem_seg",
-         {"bird", "grass", "ground", "water", "wood"}),
-        ("pascal_context_samples/labels/2010_003321.png", "context_voc_first_background", "context_60_test_sem_seg",
-         {"cloth", "dog", "floor", "person", "diningtable", "wall"}),
-        ("cityscapes_sample/gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png", "cityscapes",
-         "cityscapes_test_sem_seg",
-         {"road", "sidewalk", "building", "fence", "pole", "traffic sign", "vegetation", "sky", "person", "car"}),
+        (
+            "voc2012_samples/SegmentationClass/2008_002536.png",
+            "from_one_20",
+            "voc_2012_test_sem_seg",
+            {"dog", "sheep"},
+        ),
+        (
+            "voc2012_samples/SegmentationClass/2010_005582.png",
+            "from_one_20_background",
+            "voc_2012_test_21_sem_seg",
+            {"bottle", "person", "background"},
+        ),
+        (
+            "voc2012_labelme_samples/SegmentationClass/2011_000006.png",
+            "from_one_20",
+            "voc_2012_test_sem_seg",
+            {"chair", "person", "sofa"},
+        ),
+        (
+            "ade20k_samples/annotations/validation/ADE_val_00000001.png",
+            "from_one_150",
+            "ade20k_150_test_sem_seg",
+            {"wall", "building", "sky", "tree", "road", "grass", "plant"},
+        ),
+        (
+            "ade20k_samples/annotations/validation/ADE_val_00000003.png",
+            "from_one_150",
+            "ade20k_150_test_sem_seg",
+            {
+                "wall",
+                "building",
+                "sky",
+                "tree",
+                "road",
+                "sidewalk",
+                "car",
+                "signboard",
+                "bus",
+                "streetlight",
+                "escalator",
+                "van",
+            },
+        ),
+        (
+            "cocostuff_samples/val_label/000000000785.png",
+            "coco_stuff",
+            "coco_2017_test_stuff_all_sem_seg",
+            {"person", "skis", "fog", "snow"},
+        ),
+        (
+            "cocostuff_samples/val_label/000000001490.png",
+            "coco_stuff",
+            "coco_2017_test_stuff_all_sem_seg",
+            {"person", "surfboard", "building-other", "sea", "sky-other", "solid-other", "tree"},
+        ),
+        (
+            "pascal_context_samples/labels/2008_008376.png",
+            "context_voc_first",
+            "context_59_test_sem_seg",
+            {"bird", "grass", "ground", "water", "wood"},
+        ),
+        (
+            "pascal_context_samples/labels/2010_003321.png",
+            "context_voc_first_background",
+            "context_60_test_sem_seg",
+            {"cloth", "dog", "floor", "person", "diningtable", "wall"},
+        ),
+        (
+            "cityscapes_sample/gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png",
+            "cityscapes",
+            "cityscapes_test_sem_seg",
+            {
+                "road",
+                "sidewalk",
+                "building",
+                "fence",
+                "pole",
+                "traffic sign",
+                "vegetation",
+                "sky",
+                "person",
+                "car",
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_real_samples_have_the_right_names(samples, path, label_map, dataset, expected):
     """The names were checked by eye against the images."""
     assert class_names(samples / path, label_map, dataset) == expected
 
 
 def test_borders_of_voc_do_not_count(samples):
-    label = read_label(samples / "voc2012_samples/SegmentationClass/2007_004189.png", LABEL_MAPS["from_one_20_background"])
+    label = read_label(
+        samples / "voc2012_samples/SegmentationClass/2007_004189.png",
+        LABEL_MAPS["from_one_20_background"],
+    )
     raw = read_raw_label(samples / "voc2012_samples/SegmentationClass/2007_004189.png")
-    assert (raw == 255).any() and ((label == 255) == (raw == 255)).all() and ((label == 20) == (raw == 0)).all()
+    assert (
+        (raw == 255).any()
+        and ((label == 255) == (raw == 255)).all()
+        and ((label == 20) == (raw == 0)).all()
+    )
 
 
 def test_both_kinds_of_cityscapes_labels_agree(samples):
     stem = samples / "cityscapes_sample/gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_"
     by_id = read_label(f"{stem}labelIds.png", LABEL_MAPS["cityscapes"])
     by_train_id = read_label(f"{stem}labelTrainIds.png", LABEL_MAPS["indices_19"])
-    differ = by_id != by_train_id  # the sample was scaled down, and its two label files differ at a few borders
+    # the sample was scaled down, and its two label files differ at a few borders
+    differ = by_id != by_train_id
     assert differ.mean() < 0.003
     assert set(np.unique(by_id)) == set(np.unique(by_train_id))
 
@@ -159,11 +247,16 @@ def test_both_kinds_of_cityscapes_labels_agree(samples):
 def test_values_without_a_meaning(tmp_path):
     Image.fromarray(np.array([[0, 20, 21, 77]], np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(tmp_path / "wide.png")
-    with pytest.raises(ValueError, match=r"a.png': got values \[21, 77\] that label map 'from_one_20' does not know"):
+    with pytest.raises(
+        ValueError,
+        match=r"a.png': got values \[21, 77\] that label map 'from_one_20' does not know",
+    ):
         read_label(tmp_path / "a.png", LABEL_MAPS["from_one_20"])
     with pytest.raises(ValueError, match=r"wide.png': got values \[300\]"):
         read_label(tmp_path / "wide.png", LABEL_MAPS["from_one_20"])
-    with pytest.raises(ValueError, match=r"a.png': got values \[20, 21, 77\] that label map 'mine' does not know"):
+    with pytest.raises(
+        ValueError, match=r"a.png': got values \[20, 21, 77\] that label map 'mine' does not know"
+    ):
         read_label(tmp_path / "a.png", LabelMap({0: 0}, name="mine"))
 
 
@@ -190,7 +283,9 @@ def test_built_in_label_maps_stay_as_they_are():
     ids=lambda label_map: label_map.name,
 )
 def test_a_label_map_travels_to_other_processes(label_map):
-    """A record holds it and is pickled for each of its uses: without its table, and a built-in one by its name."""
+    """A record holds it and is pickled for each of its uses: without its table, and a built-in one
+    by its name.
+    """
     raw = np.arange(70_000)
     expected, packed = label_map.look_up(raw), pickle.dumps(label_map)
     again = pickle.loads(packed)
@@ -202,7 +297,10 @@ def test_a_label_map_travels_to_other_processes(label_map):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "mode RGB and shape .* expected one channel"),
+        (
+            Image.fromarray(np.zeros((4, 4, 3), np.uint8)),
+            "mode RGB and shape .* expected one channel",
+        ),
         (Image.fromarray(np.zeros((4, 4), np.uint8)).convert("LA"), "mode LA"),
         (Image.fromarray(np.zeros((4, 4, 4), np.uint8)), "mode RGBA"),
     ],
@@ -214,7 +312,9 @@ def test_masks_that_hold_no_indices(tmp_path, image, message):
 
 
 def test_a_label_that_is_cut_short(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 20, (64, 64)).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 20, (64, 64)).astype(np.uint8)).save(
+        tmp_path / "a.png"
+    )
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:300])
     with pytest.raises(ValueError, match="is it empty or cut short"):
         read_raw_label(tmp_path / "a.png")

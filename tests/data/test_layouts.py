@@ -1,4 +1,6 @@
-"""Trees of every benchmark, as published and as other tools convert them: found, counted, checked, read alike."""
+"""Trees of every benchmark, as published and as other tools convert them: found, counted, checked,
+read alike.
+"""
 
 from __future__ import annotations
 
@@ -60,18 +62,29 @@ def test_checks_count_against_the_official_number(spec):
     assert report.status == "incomplete" and not report.faults and report.sampled == report.images
     assert str(spec.images[0]) in report.expected
     assert sum(share for _, share, _ in report.histogram()) == pytest.approx(100)
-    assert (("background", True) in [(n, p > 0) for n, _, p in report.histogram()]) == (spec.background != "none")
+    assert (("background", True) in [(n, p > 0) for n, _, p in report.histogram()]) == (
+        spec.background != "none"
+    )
 
 
 def test_the_background_is_the_last_class():
-    raw = np.asarray(Image.open(next(iter(load_records(find_dataset("voc21"))))["sem_seg_file_name"]))
+    raw = np.asarray(
+        Image.open(next(iter(load_records(find_dataset("voc21"))))["sem_seg_file_name"])
+    )
     for alias, background in (("pas20", 255), ("pas20b", 20), ("voc21", 20)):
         label = read_record_label(load_records(find_dataset(alias))[0])
-        assert (label[raw == 0] == background).all() and (label[raw == 20] == 19).all() and (label[raw == 255] == 255).all()
+        assert (
+            (label[raw == 0] == background).all()
+            and (label[raw == 20] == 19).all()
+            and (label[raw == 255] == 255).all()
+        )
 
 
 def test_halves_are_the_right_one_first():
-    spec, whole = find_dataset("city_halves"), read_record_label(load_records(find_dataset("city"))[0])
+    spec, whole = (
+        find_dataset("city_halves"),
+        read_record_label(load_records(find_dataset("city"))[0]),
+    )
     records = load_records(spec)
     right, left = map(read_record_label, records[:2])
     np.testing.assert_array_equal(np.concatenate([left, right], axis=1), whole)
@@ -83,12 +96,24 @@ def test_halves_are_the_right_one_first():
 @pytest.mark.parametrize(
     ("alias", "raw", "converted"),
     [
-        ("a150", "ADEChallengeData2016/annotations/validation", "ADEChallengeData2016/annotations_detectron2/validation"),
-        ("pas20", "VOCdevkit/VOC2012/SegmentationClassAug", "VOCdevkit/VOC2012/annotations_detectron2/val"),
-        ("voc21", "VOCdevkit/VOC2012/SegmentationClassAug", "VOCdevkit/VOC2012/annotations_detectron2_bg/val"),
+        (
+            "a150",
+            "ADEChallengeData2016/annotations/validation",
+            "ADEChallengeData2016/annotations_detectron2/validation",
+        ),
+        (
+            "pas20",
+            "VOCdevkit/VOC2012/SegmentationClassAug",
+            "VOCdevkit/VOC2012/annotations_detectron2/val",
+        ),
+        (
+            "voc21",
+            "VOCdevkit/VOC2012/SegmentationClassAug",
+            "VOCdevkit/VOC2012/annotations_detectron2_bg/val",
+        ),
         ("stuff", "coco-stuff/annotations/val2017", "coco-stuff/annotations_detectron2/val2017"),
     ],
-)  # fmt: skip
+)
 def test_converted_trees_are_read_like_the_published_ones(copy, alias, raw, converted):
     spec = find_dataset(alias)
     before = {r["image_id"]: read_record_label(r) for r in load_records(spec)}
@@ -105,7 +130,11 @@ def test_converted_trees_are_read_like_the_published_ones(copy, alias, raw, conv
 def test_the_folders_of_cliper(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     fake_trees.build_cliper(tmp_path)
-    for alias, folder in (("pc60", "SegmentationClassContext"), ("object", "coco_seg_anno"), ("stuff", "stuff_anno164")):
+    for alias, folder in (
+        ("pc60", "SegmentationClassContext"),
+        ("object", "coco_seg_anno"),
+        ("stuff", "stuff_anno164"),
+    ):
         records = load_records(find_dataset(alias))
         assert len(records) == 2 and all(folder in r["sem_seg_file_name"] for r in records)
         spec = find_dataset(alias)
@@ -130,7 +159,14 @@ def test_a_list_may_name_files_in_many_ways(tmp_path):
         for key in ("a b", "c"):
             Image.new(mode, (5, 5)).save(tmp_path / "real" / folder / f"{key}{suffix}")
         (tmp_path / "linked" / folder).symlink_to(tmp_path / "real" / folder)
-    layout = Layout("linked/p", "linked/m", "indices_150", ("list.txt",), image_affix=("", "_rgb"), label_affix=("", "_id"))
+    layout = Layout(
+        "linked/p",
+        "linked/m",
+        "indices_150",
+        ("list.txt",),
+        image_affix=("", "_rgb"),
+        label_affix=("", "_id"),
+    )
     spec = dataclasses.replace(find_dataset("a150"), images=(), root=tmp_path, layouts=(layout,))
     for lines in ("a b\nc", "a b_rgb.jpg\nc_rgb.jpg", "a b\nc_rgb.jpg c_id.png"):
         (tmp_path / "list.txt").write_text(lines)
@@ -138,7 +174,9 @@ def test_a_list_may_name_files_in_many_ways(tmp_path):
 
 
 def test_a_half_converted_tree_gives_way_to_a_complete_one(copy):
-    """A folder of converted labels that lacks some is passed over as long as the published labels are all there."""
+    """A folder of converted labels that lacks some is passed over as long as the published labels
+    are all there.
+    """
     folder = copy / "ADEChallengeData2016"
     (folder / "annotations_detectron2/validation").mkdir(parents=True)
     Image.new("L", (60, 40)).save(folder / "annotations_detectron2/validation/ADE_val_00000001.png")
@@ -158,7 +196,9 @@ def test_a_missing_tree_says_what_was_looked_for(tmp_path, monkeypatch):
 
 def test_a_list_that_is_missing(copy):
     (copy / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="no list VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"):
+    with pytest.raises(
+        FileNotFoundError, match="no list VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    ):
         load_records(find_dataset("voc21"))
 
 
@@ -166,9 +206,15 @@ def test_faults_of_the_tree(copy):
     spec, folder = find_dataset("a150"), copy / "ADEChallengeData2016"
     (folder / "images/validation/ADE_val_00000001.jpg").unlink()
     (folder / "annotations/validation/ADE_val_00000002.png").unlink()
-    with pytest.raises(ValueError, match=r"0 images with labels, 2 faults:\n  no image for .*1.png\n  no label for .*2.jpg"):
+    with pytest.raises(
+        ValueError,
+        match=r"0 images with labels, 2 faults:\n  no image for .*1.png\n  no label for .*2.jpg",
+    ):
         load_records(spec)
-    shutil.copy(copy / "coco-stuff/images/val2017/000000000139.jpg", folder / "images/validation/ADE_val_00000001.jpg")
+    shutil.copy(
+        copy / "coco-stuff/images/val2017/000000000139.jpg",
+        folder / "images/validation/ADE_val_00000001.jpg",
+    )
     Image.new("RGB", (5, 5)).save(folder / "images/validation/ADE_val_00000001.png")
     with pytest.raises(ValueError, match="have the same name"):
         load_records(spec)
@@ -176,13 +222,19 @@ def test_faults_of_the_tree(copy):
     listed.write_text(listed.read_text() * 2 + "2099_000001\n")
     with pytest.raises(ValueError) as error:
         load_records(find_dataset("voc21"))
-    for line in ("2007_000033 is twice in", "no image for 2099_000001, listed in", "no label for 2099_000001, listed in"):
+    for line in (
+        "2007_000033 is twice in",
+        "no image for 2099_000001, listed in",
+        "no label for 2099_000001, listed in",
+    ):
         assert line in str(error.value)
 
 
 def test_only_the_first_20_faults_are_listed(copy):
     for k in range(30):
-        Image.new("RGB", (5, 5)).save(copy / f"ADEChallengeData2016/images/validation/extra_{k:02d}.jpg")
+        Image.new("RGB", (5, 5)).save(
+            copy / f"ADEChallengeData2016/images/validation/extra_{k:02d}.jpg"
+        )
     with pytest.raises(ValueError, match="30 faults") as error:
         load_records(find_dataset("a150"))
     assert str(error.value).count("no label for") == 20

@@ -36,7 +36,10 @@ def split(tmp_path):
         keys = {"images": "photos", "labels": "masks"} | keys
         text = "\n".join(f"    {key}: {value}" for key, value in keys.items())
         path = tmp_path / "set.yaml"
-        path.write_text(f"name: {tmp_path.name}\nsplits:\n  val:\n{text}\nclasses: [a, b, c, d]\n", encoding="utf-8")
+        path.write_text(
+            f"name: {tmp_path.name}\nsplits:\n  val:\n{text}\nclasses: [a, b, c, d]\n",
+            encoding="utf-8",
+        )
         return register_files([path])[0]
 
     return register
@@ -44,13 +47,26 @@ def split(tmp_path):
 
 def pairs(spec):
     return {
-        Path(r["file_name"]).name: (Path(r["sem_seg_file_name"]).name, int(read_record_label(r)[0, 0]))
+        Path(r["file_name"]).name: (
+            Path(r["sem_seg_file_name"]).name,
+            int(read_record_label(r)[0, 0]),
+        )
         for r in DatasetCatalog.get(spec.name)
     }
 
 
-HIDDEN = [".ipynb_checkpoints/a-checkpoint", "._a", ".a", ".hidden/deep/a", "__MACOSX/._a", "__MACOSX/a", "@eaDir/a",
-          "sub/.thumbs/a", ".DS_Store/a", ".Trash-1000/files/a"]  # fmt: skip
+HIDDEN = [
+    ".ipynb_checkpoints/a-checkpoint",
+    "._a",
+    ".a",
+    ".hidden/deep/a",
+    "__MACOSX/._a",
+    "__MACOSX/a",
+    "@eaDir/a",
+    "sub/.thumbs/a",
+    ".DS_Store/a",
+    ".Trash-1000/files/a",
+]
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -70,7 +86,9 @@ def test_a_hidden_folder_may_hold_the_data(split, tmp_path):
     assert not is_hidden("a.b.jpg") and not is_hidden("_a.jpg")
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".webp", ".gif", ".jp2", ".ppm", ".JPG", ".avif", ".tga", ".jfif"])
+@pytest.mark.parametrize(
+    "suffix", [".tif", ".TIFF", ".webp", ".gif", ".jp2", ".ppm", ".JPG", ".avif", ".tga", ".jfif"]
+)
 def test_whatever_the_reader_opens_is_an_image(split, tmp_path, suffix):
     save(tmp_path / f"photos/a{suffix}")
     save(tmp_path / "masks/a.png", 1)
@@ -102,7 +120,9 @@ def test_what_was_left_out_is_listed(split, tmp_path):
     assert report.status == "ready" and any(".heic" in line for line in report.left_out)
     for path in (tmp_path / "masks").glob("*.png"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no label .*left out in .*masks: 1 \*.jpg \(c.jpg"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no label .*left out in .*masks: 1 \*.jpg \(c.jpg"
+    ):
         pairs(split())
 
 
@@ -113,7 +133,11 @@ def test_what_was_left_out_is_listed(split, tmp_path):
         ("data/{}.jpg", "data/{}_mask.png", {"label_affix": '["", "_mask"]'}),
         ("data/{}_rgb.png", "data/{}.png", {"image_affix": '["", "_rgb"]'}),
         ("data/{}.tif", "data/gt_{}.tif", {"label_affix": '["gt_", ""]'}),
-        ("data/{}_rgb.png", "data/{}_id.png", {"image_affix": '["", "_rgb"]', "label_affix": '["", "_id"]'}),
+        (
+            "data/{}_rgb.png",
+            "data/{}_id.png",
+            {"image_affix": '["", "_rgb"]', "label_affix": '["", "_id"]'},
+        ),
         ("data/{}.jpg", "data/{}.png", {}),
         ("data/{}.png", "data/masks/{}.png", {"labels": "data/masks"}),
         ("data/photos/{}.png", "data/{}.png", {"images": "data/photos"}),
@@ -122,19 +146,29 @@ def test_what_was_left_out_is_listed(split, tmp_path):
 def test_images_and_labels_in_one_folder(split, tmp_path, images, labels, keys):
     for k, name in enumerate(("x", "y", "sub/z")):
         save(tmp_path / images.format(name) if "sub" not in name else tmp_path / images.format("z"))
-        save(tmp_path / labels.format(name) if "sub" not in name else tmp_path / labels.format("z"), k)
+        save(
+            tmp_path / labels.format(name) if "sub" not in name else tmp_path / labels.format("z"),
+            k,
+        )
     spec = split(**{"images": "data", "labels": "data", **keys})
-    expected = {Path(images.format(n)).name: (Path(labels.format(n)).name, k) for k, n in enumerate("xyz")}
+    expected = {
+        Path(images.format(n)).name: (Path(labels.format(n)).name, k) for k, n in enumerate("xyz")
+    }
     assert pairs(spec) == expected and check_dataset(spec).status == "ready"
 
 
 def test_a_file_that_could_be_both_is_an_error(split, tmp_path):
     save(tmp_path / "data/x.png")
-    with pytest.raises(ValueError, match="x.png could be an image and a label: give one of them an affix"):
+    with pytest.raises(
+        ValueError, match="x.png could be an image and a label: give one of them an affix"
+    ):
         pairs(split(images="data", labels="data"))
 
 
-@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFC"), ("NFD", "NFD", "NFC"), ("NFC", "NFC", "NFD")])
+@pytest.mark.parametrize(
+    "forms",
+    [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFC"), ("NFD", "NFD", "NFC"), ("NFC", "NFC", "NFD")],
+)
 def test_names_compare_in_nfc(split, tmp_path, forms):
     image, label, line = (unicodedata.normalize(form, "Zürich/café") for form in forms)
     affix = unicodedata.normalize("NFC", "_ö")
@@ -142,7 +176,9 @@ def test_names_compare_in_nfc(split, tmp_path, forms):
     save(tmp_path / f"masks/{label}{unicodedata.normalize('NFD', affix)}.png", 2)
     (tmp_path / "val.txt").write_text(line, encoding="utf-8")
     for keys in ({}, {"list": "val.txt"}):
-        spec = split(images=unicodedata.normalize("NFC", "fotos é"), label_affix=f'["", "{affix}"]', **keys)
+        spec = split(
+            images=unicodedata.normalize("NFC", "fotos é"), label_affix=f'["", "{affix}"]', **keys
+        )
         assert [value for _, value in pairs(spec).values()] == [2]
 
 
@@ -156,7 +192,7 @@ LISTS = {
     "quotes": '"a 1.jpg";"a 1_id.png"\n"sub/b.jpg";"sub/b_id.png"\n',
     "folders": "photos/a 1.jpg masks/a 1_id.png\nphotos/sub/b.jpg masks/sub/b_id.png\n",
     "slash": "/photos/a 1.jpg /masks/a 1_id.png\n/photos/sub/b.jpg /masks/sub/b_id.png\n",
-    "dots": "./photos/a 1.jpg ./masks/a 1_id.png\n../{0}/photos/sub/b.jpg ../{0}/masks/sub/b_id.png\n",
+    "dots": "./photos/a 1.jpg ./masks/a 1_id.png\n../{0}/photos/sub/b.jpg ../{0}/masks/sub/b_id.png\n",  # noqa: E501
     "absolute": "{1}/photos/a 1.jpg {1}/masks/a 1_id.png\n{1}/photos/sub/b.jpg\n",
     "backslashes": "photos\\a 1.jpg masks\\a 1_id.png\nphotos\\sub\\b.jpg masks\\sub\\b_id.png\n",
     "backslash keys": "a 1\nsub\\b\n",
@@ -214,11 +250,15 @@ def test_the_demo_takes_no_hidden_names(tmp_path):
 
 
 def stuff_tree(root: Path, folder: str = "coco-stuff") -> list[np.ndarray]:
-    """COCO-Stuff with raw maps and, beside each, its converted map; returns the labels as classes."""
+    """COCO-Stuff with raw maps and, beside each, its converted map; returns the labels as classes."""  # noqa: E501
     fake_trees.coco_stuff(root)
     if folder != "coco-stuff":
         (root / "coco-stuff").rename(root / folder)
-    wanted = [read_record_label(r) for r in DatasetCatalog.get(find_dataset("stuff").name)] if folder == "coco-stuff" else []
+    wanted = (
+        [read_record_label(r) for r in DatasetCatalog.get(find_dataset("stuff").name)]
+        if folder == "coco-stuff"
+        else []
+    )
     for path in sorted((root / folder / "annotations").rglob("*.png")):
         converted = Image.fromarray(read_label(path, LABEL_MAPS["coco_stuff"]).astype(np.uint8))
         converted.save(path.with_name(f"{path.stem}_labelTrainIds.png"))
@@ -239,7 +279,8 @@ def test_converted_maps_beside_or_instead_of_raw_ones(tmp_path, monkeypatch, bes
     assert all(("labelTrainIds" in r["sem_seg_file_name"]) != beside for r in records)
     for record, label in zip(records, wanted, strict=True):
         np.testing.assert_array_equal(read_record_label(record), label)
-    objects = DatasetCatalog.get(find_dataset("object").name)  # values count from 1, 0 is the background
+    # values count from 1, 0 is the background
+    objects = DatasetCatalog.get(find_dataset("object").name)
     assert [set(np.unique(read_record_label(r))) for r in objects] == [{16}, {16}]
 
 
@@ -256,21 +297,27 @@ def test_the_preparation_takes_raw_maps_alone(tmp_path, monkeypatch):
     save(tmp_path / "coco-stuff/annotations/val2017/.ipynb_checkpoints/a-checkpoint.png", 0)
     save(tmp_path / "coco-stuff/annotations/val2017/._000000000139.png", 0)
     assert fake_trees.prepare("coco_stuff", tmp_path, "val2017").written == 2
-    assert sorted(p.name for p in (tmp_path / "coco-stuff/annotations_detectron2/val2017").iterdir()) == [
-        "000000000139.png", "000000000285.png"
-    ]  # fmt: skip
+    assert sorted(
+        p.name for p in (tmp_path / "coco-stuff/annotations_detectron2/val2017").iterdir()
+    ) == ["000000000139.png", "000000000285.png"]
 
 
 # The sample that is opened
 
 
-@pytest.mark.parametrize(("count", "samples"), [(99, 50), (100, 50), (51, 50), (5000, 50), (7, 3), (1449, 100)])
+@pytest.mark.parametrize(
+    ("count", "samples"), [(99, 50), (100, 50), (51, 50), (5000, 50), (7, 3), (1449, 100)]
+)
 def test_the_sample_is_spread_over_all(count, samples):
     chosen = spread(count, samples)
     assert len(set(chosen)) == samples and chosen[0] == 0 and chosen[-1] == count - 1
     gaps = np.diff(chosen)
-    assert gaps.min() >= (count - 1) // (samples - 1) and gaps.max() <= -(-(count - 1) // (samples - 1))
-    assert spread(count, 0) == spread(count, count) == spread(count, count + 1) == list(range(count))
+    assert gaps.min() >= (count - 1) // (samples - 1) and gaps.max() <= -(
+        -(count - 1) // (samples - 1)
+    )
+    assert (
+        spread(count, 0) == spread(count, count) == spread(count, count + 1) == list(range(count))
+    )
     assert spread(count, 1) == [0]
 
 

@@ -1,4 +1,6 @@
-"""Datasets: registration, label reading, the mapper, and what is said when data is missing or broken."""
+"""Datasets: registration, label reading, the mapper, and what is said when data is missing or
+broken.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ COCO = "coco_2017_train_stuff_all_sem_seg"
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
     """A two-image COCO-Stuff tree with raw stuffthingmaps."""
-    images, labels = tmp_path / "coco-stuff/images/train2017", tmp_path / "coco-stuff/annotations/train2017"
+    images, labels = (
+        tmp_path / "coco-stuff/images/train2017",
+        tmp_path / "coco-stuff/annotations/train2017",
+    )
     images.mkdir(parents=True), labels.mkdir(parents=True)
     for i in range(2):
         Image.fromarray(np.full((40, 60, 3), 10 + 20 * i, np.uint8)).save(images / f"{i}.jpg")
@@ -61,14 +66,20 @@ def test_training_mapper(coco):
     cfg = load_config("configs/vitb_384_hyperbolic.yaml")
     mapped = SemSegMapper(cfg, is_train=True)(DatasetCatalog.get(COCO)[0])
     assert mapped["image"].shape == (3, 384, 384) and mapped["image"].dtype == torch.uint8
-    assert mapped["sem_seg"].shape == (384, 384) and set(mapped["sem_seg"].unique().tolist()) <= {0, 170, 255}
+    assert mapped["sem_seg"].shape == (384, 384) and set(mapped["sem_seg"].unique().tolist()) <= {
+        0,
+        170,
+        255,
+    }
 
 
 def test_padding_of_small_images(tmp_path):
     image, label = tmp_path / "a.png", tmp_path / "a_label.png"
     Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(image)
     Image.fromarray(np.ones((10, 20), np.uint8)).save(label)
-    mapped = SemSegMapper(True, augmentations=[], size=32)({"file_name": str(image), "sem_seg_file_name": str(label)})
+    mapped = SemSegMapper(True, augmentations=[], size=32)(
+        {"file_name": str(image), "sem_seg_file_name": str(label)}
+    )
     assert (mapped["image"][:, 10:] == 128).all() and (mapped["sem_seg"][:, 20:] == 255).all()
     assert (mapped["sem_seg"][:10, :20] == 1).all()
 
@@ -107,7 +118,9 @@ def test_every_kind_of_image(tmp_path):
 def test_broken_files(tmp_path):
     empty, cut, colour = tmp_path / "empty.jpg", tmp_path / "cut.jpg", tmp_path / "colour.png"
     empty.write_bytes(b"")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(cut)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)).save(
+        cut
+    )
     cut.write_bytes(cut.read_bytes()[:600])
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(colour)
     for path in (empty, cut):
@@ -123,4 +136,6 @@ def test_broken_files(tmp_path):
     small = tmp_path / "small.png"
     Image.fromarray(np.zeros((5, 4), np.uint8)).save(small)
     with pytest.raises(ValueError, match="expected the same size"):
-        SemSegMapper(True, augmentations=[])({"file_name": str(colour), "sem_seg_file_name": str(small)})
+        SemSegMapper(True, augmentations=[])(
+            {"file_name": str(colour), "sem_seg_file_name": str(small)}
+        )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hyperclip.tinyscenes.drawing import COLORS, IGNORE, SHAPES, SPLITS, TEXTURES, class_names, render_object, render_scene
+from hyperclip.tinyscenes.drawing import (
+    COLORS,
+    IGNORE,
+    SHAPES,
+    SPLITS,
+    TEXTURES,
+    class_names,
+    render_object,
+    render_scene,
+)
 
 
 def test_the_parts_share_attributes_but_no_phrase():
@@ -13,7 +22,9 @@ def test_the_parts_share_attributes_but_no_phrase():
     assert seen | unseen == set(class_names())
     for attributes in (COLORS, TEXTURES, SHAPES):
         assert all(any(a in name.split() for name in seen) for a in attributes)
-    pairs = {tuple(name.split()[i] for i in axes) for name in unseen for axes in ((0, 1), (0, 2), (1, 2))}
+    pairs = {
+        tuple(name.split()[i] for i in axes) for name in unseen for axes in ((0, 1), (0, 2), (1, 2))
+    }
     assert all(any(set(pair) <= set(name.split()) for name in seen) for pair in pairs)
 
 
@@ -38,7 +49,12 @@ def test_masks_are_where_the_colour_is():
             region = image[label == k].astype(float)
             if texture == "plain" and len(region) > 200:
                 mean = region.mean(0)
-                nearest = min(COLORS, key=lambda c: np.linalg.norm(mean / mean.sum() - np.array(COLORS[c]) / sum(COLORS[c])))
+                nearest = min(
+                    COLORS,
+                    key=lambda c: np.linalg.norm(
+                        mean / mean.sum() - np.array(COLORS[c]) / sum(COLORS[c])
+                    ),
+                )
                 assert nearest == color, (index, names[k])
 
 

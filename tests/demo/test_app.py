@@ -1,4 +1,5 @@
-"""The page in a real browser: upload, type, segment, and compare the returned mask with Python's; bad input.
+"""The page in a real browser: upload, type, segment, and compare the returned mask with Python's;
+bad input.
 
 And its HTTP interface, as a program that means harm would use it.
 """
@@ -45,15 +46,32 @@ CLASSES, NO_CLASS = "red plain circle; blue striped star; green dotted cross, cr
 
 @contextmanager
 def running(temporary, *arguments):
-    """The app in a process of its own, as a user starts it, with a folder of its own for temporary files: its address."""
+    """The app in a process of its own, as a user starts it, with a folder of its own for temporary
+    files: its address.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "demo" / "app.py"), "--port", str(port), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TMPDIR": str(temporary)}
+    command = [
+        sys.executable,
+        str(ROOT / "demo" / "app.py"),
+        "--port",
+        str(port),
+        *map(str, arguments),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(temporary),
+    }
     environment.pop("GRADIO_TEMP_DIR", None)
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=(log := open(temporary / "stderr", "w")), text=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=(log := open(temporary / "stderr", "w")),
+        text=True,
     )
     url = f"http://127.0.0.1:{port}/"
     for _ in range(240):
@@ -88,13 +106,25 @@ def browser(tmp_path_factory):
     """Headless Chromium from Debian's packages."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        pytest.fail("this test needs Chromium: apt-get install chromium chromium-driver (.ci/run does)")
+        pytest.fail(
+            "this test needs Chromium: apt-get install chromium chromium-driver (.ci/run does)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "window-size=1400,1200",
-                 "disable-background-networking", "disable-component-update", "disable-sync", "disable-quic",
-                 f"user-data-dir={profile}"):  # fmt: skip
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "window-size=1400,1200",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-quic",
+        f"user-data-dir={profile}",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -140,7 +170,11 @@ def test_upload_type_segment_compare(page, scene, address):
     fill(page, "classes", CLASSES)
     fill(page, "background", NO_CLASS)
     press(page)
-    returned = labels_of(page.find_element(By.CSS_SELECTOR, "#labels a[download='labels.png']").get_attribute("outerHTML"))
+    returned = labels_of(
+        page.find_element(By.CSS_SELECTOR, "#labels a[download='labels.png']").get_attribute(
+            "outerHTML"
+        )
+    )
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     predictor.set_image(np.asarray(Image.open(scene)))
     vocabulary = Vocabulary.from_text(CLASSES, NO_CLASS)
@@ -148,13 +182,24 @@ def test_upload_type_segment_compare(page, scene, address):
     assert returned.shape == expected.shape and (returned == expected).all()
     picture = page.find_element(By.CSS_SELECTOR, "#overlay img")
     assert int(picture.get_attribute("naturalWidth")) > 300
-    asked = [entry["message"] for entry in page.get_log("performance") if '"Network.requestWillBeSent"' in entry["message"]]
-    assert asked and not [m for m in asked if '"url":"http' in m and '"url":"http://127.0.0.1' not in m]  # nothing from outside
+    asked = [
+        entry["message"]
+        for entry in page.get_log("performance")
+        if '"Network.requestWillBeSent"' in entry["message"]
+    ]
+    # nothing from outside
+    assert asked and not [
+        m for m in asked if '"url":"http' in m and '"url":"http://127.0.0.1' not in m
+    ]
 
 
 @pytest.mark.parametrize(
     ("classes", "background", "expected"),
-    [("", "", "got no class"), ("cat; cat", "", "are both 'cat'"), ("cat; dog", "dog", "'dog' is also a class")],
+    [
+        ("", "", "got no class"),
+        ("cat; cat", "", "are both 'cat'"),
+        ("cat; dog", "dog", "'dog' is also a class"),
+    ],
 )
 def test_bad_words_give_a_message(page, scene, classes, background, expected):
     upload(page, scene)
@@ -196,7 +241,8 @@ def test_no_box_takes_a_path(page):
     assert "Weights" not in labels and not page.find_elements(By.CSS_SELECTOR, "#weights")
 
 
-# The HTTP interface ------------------------------------------------------------------------------------------------
+# The HTTP interface
+# ------------------------------------------------------------------------------------------------
 
 
 def labels_of(html):
@@ -209,7 +255,9 @@ def labels_of(html):
 def ask(address, picture, classes, system="CLIPer (quickstart)", score=None, pixel=None):
     """Call the page's function past its queue: (status, answer)."""
     body = json.dumps({"data": [picture, classes, "", score, pixel, system]}).encode()
-    request = urllib.request.Request(f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, json.loads(answer.read())
@@ -219,10 +267,12 @@ def ask(address, picture, classes, system="CLIPer (quickstart)", score=None, pix
 
 def send(address, content, name="image.png"):
     """Upload a file; what the page would send of it."""
-    head = f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    head = f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'  # noqa: E501
     body = head.encode() + content + b"\r\n--edge--\r\n"
     header = {"Content-Type": "multipart/form-data; boundary=edge"}
-    with urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/upload", body, header)) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{address}gradio_api/upload", body, header)
+    ) as answer:
         (path,) = json.loads(answer.read())
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
@@ -258,7 +308,13 @@ def fetched():
 def attempts(path, meta):
     """Descriptions of a file that was not uploaded."""
     described = {"path": str(path), **({"meta": {"_type": "gradio.FileData"}} if meta else {})}
-    return [described, {**described, "is_stream": True}, {**described, "url": f"file://{path}"}, [described], str(path)]
+    return [
+        described,
+        {**described, "is_stream": True},
+        {**described, "url": f"file://{path}"},
+        [described],
+        str(path),
+    ]
 
 
 @pytest.mark.parametrize("meta", [True, False])
@@ -277,7 +333,8 @@ def test_no_request_opens_a_file_of_the_machine(address, scene, temporary, meta)
             status, answer = ask(address, payload, "cat")
             assert status != 200 and "data" not in answer, payload
             messages.add((isinstance(payload, str), answer["error"]))
-    assert len({text for plain, text in messages if not plain}) == 1  # the same for files that exist and others
+    # the same for files that exist and others
+    assert len({text for plain, text in messages if not plain}) == 1
     assert str(scene) not in str(messages)
     assert ask(address, good, "cat")[0] == 200
 
@@ -285,11 +342,17 @@ def test_no_request_opens_a_file_of_the_machine(address, scene, temporary, meta)
 @pytest.mark.parametrize("box", range(6))
 def test_no_request_fetches_an_address(address, scene, fetched, box):
     url, asked = fetched
-    for payload in [url, *attempts(url, True), {"path": send(address, scene.read_bytes())["path"], "url": url}]:
+    for payload in [
+        url,
+        *attempts(url, True),
+        {"path": send(address, scene.read_bytes())["path"], "url": url},
+    ]:
         data = [send(address, scene.read_bytes()), "cat", "", None, None, "CLIPer (quickstart)"]
         data[box] = payload
         body = json.dumps({"data": data}).encode()
-        request = urllib.request.Request(f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"}
+        )
         try:
             urllib.request.urlopen(request, timeout=60).read()
         except urllib.error.HTTPError:
@@ -298,11 +361,18 @@ def test_no_request_fetches_an_address(address, scene, fetched, box):
 
 
 def test_requests_past_the_queue_do_not_meet_and_leave_no_file(address, temporary):
-    words = ["red plain circle; blue striped star", "green dotted cross; yellow plain square; cyan plain star"]
+    words = [
+        "red plain circle; blue striped star",
+        "green dotted cross; yellow plain square; cyan plain star",
+    ]
     images = [render_scene("val_seen", k)[0] for k in range(4)]
     uploads = [send(address, png(image)) for image in images]
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    expected = {(k, w): predictor.segment(predictor.encode(images[k]), words[w]).labels for k in range(4) for w in range(2)}
+    expected = {
+        (k, w): predictor.segment(predictor.encode(images[k]), words[w]).labels
+        for k in range(4)
+        for w in range(2)
+    }
     before = sorted(temporary.rglob("*"))
 
     def call(number):
@@ -324,7 +394,8 @@ def test_nothing_is_left_when_the_program_ends(tmp_path, scene):
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
-# The functions behind it -------------------------------------------------------------------------------------------
+# The functions behind it
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -332,19 +403,35 @@ def app():
     return importlib.reload(hyperclip.commands.app)
 
 
-ABSTAIN = ["MODEL.DEVICE", "cpu", "MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.SCORE_THRESHOLD", "0.3",
-           "MODEL.CLIPER.BACKGROUND_THRESHOLD", "0.45", "MODEL.CLIPER.NORMALIZE", "True"]  # fmt: skip
+ABSTAIN = [
+    "MODEL.DEVICE",
+    "cpu",
+    "MODEL.CLIPER.PROTOCOL",
+    "abstain",
+    "MODEL.CLIPER.SCORE_THRESHOLD",
+    "0.3",
+    "MODEL.CLIPER.BACKGROUND_THRESHOLD",
+    "0.45",
+    "MODEL.CLIPER.NORMALIZE",
+    "True",
+]
 
 
 def test_thresholds_of_the_config_hold_until_they_are_changed(app):
     predictor = Predictor.from_config(CONFIG, ABSTAIN)
-    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, NO_CLASS)
-    own, cases = predictor.model.labels, {
-        (None, None): LabelOptions("abstain", 0.3, 0.45, True),
-        (0.9, None): LabelOptions("abstain", 0.9, 0.45, True),
-        (None, 0.8): LabelOptions("abstain", 0.3, 0.8, True),
-        (0.0, 0.0): LabelOptions("abstain", 0.0, 1e-6, True),
-    }  # fmt: skip
+    image, words = (
+        predictor.encode(render_scene("val_seen", 0)[0]),
+        Vocabulary.from_text(CLASSES, NO_CLASS),
+    )
+    own, cases = (
+        predictor.model.labels,
+        {
+            (None, None): LabelOptions("abstain", 0.3, 0.45, True),
+            (0.9, None): LabelOptions("abstain", 0.9, 0.45, True),
+            (None, 0.8): LabelOptions("abstain", 0.3, 0.8, True),
+            (0.0, 0.0): LabelOptions("abstain", 0.0, 1e-6, True),
+        },
+    )
     answers = {}
     for (score, pixel), options in cases.items():
         found = answers[score, pixel] = app.predict(predictor, image, words, score, pixel).labels
@@ -358,7 +445,10 @@ def test_thresholds_of_the_config_hold_until_they_are_changed(app):
 
 def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_typed(app):
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    image, words = predictor.encode(render_scene("val_seen", 0)[0]), Vocabulary.from_text(CLASSES, NO_CLASS)
+    image, words = (
+        predictor.encode(render_scene("val_seen", 0)[0]),
+        Vocabulary.from_text(CLASSES, NO_CLASS),
+    )
     own = app.predict(predictor, image, words, None, None)
     assert (own.labels >= 0).all()
     cut = app.predict(predictor, image, words, None, float(np.median(own.confidence)))
@@ -366,7 +456,10 @@ def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_ty
     kept = cut.labels != -1
     np.testing.assert_array_equal(cut.labels[kept], own.labels[kept])
     best = [own.confidence[own.labels == i].max(initial=0) for i in range(3)]
-    assert set(np.unique(app.predict(predictor, image, words, 1.99, None).labels)) == {-1} and max(best) < 1.99
+    assert (
+        set(np.unique(app.predict(predictor, image, words, 1.99, None).labels)) == {-1}
+        and max(best) < 1.99
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 2.5, "1", True, [0.5]])
@@ -402,7 +495,10 @@ def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
     app.offer_first(["mine.yaml", ["mine.yaml", "MODEL.WEIGHTS", "a.pth"]])
     assert list(app.SYSTEMS)[:2] == ["mine.yaml", "mine.yaml (2)"] and len(app.SYSTEMS) == 4
     assert app.SYSTEMS["mine.yaml"] == app.SYSTEMS["mine.yaml (2)"] == str(tmp_path / "mine.yaml")
-    assert app.OVERRIDES["mine.yaml"] == [] and app.OVERRIDES["mine.yaml (2)"] == ["MODEL.WEIGHTS", "a.pth"]
+    assert app.OVERRIDES["mine.yaml"] == [] and app.OVERRIDES["mine.yaml (2)"] == [
+        "MODEL.WEIGHTS",
+        "a.pth",
+    ]
     with pytest.raises(FileNotFoundError, match="got 'none.yaml', which does not exist"):
         app.offer_first(["none.yaml"])
     with pytest.raises(ValueError, match="unknown config key MODEL.WEIGHT "):
@@ -419,7 +515,9 @@ def test_images_are_read_as_the_system_s_config_says(app, tmp_path):
     answer = app.segment(str(tmp_path / "grey.png"), words, "", None, None, CONFIG)[1]
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     right, black = (read_image(tmp_path / "grey.png", image_bits=bits) for bits in (12, 0))
-    wanted, wrong = (predictor.segment(predictor.encode(image), words).labels for image in (right, black))
+    wanted, wrong = (
+        predictor.segment(predictor.encode(image), words).labels for image in (right, black)
+    )
     np.testing.assert_array_equal(labels_of(answer), wanted)
     assert right.max() > 8 * black.max() and (wanted != wrong).any()
     with pytest.raises(app.gr.Error, match="'grey.png.*9216 pixels are more than 99"):
@@ -434,7 +532,9 @@ def test_the_page_says_which_names_were_asked(app, scene):
 
     asked = "red plain circle: asked by red plain circle, a circle (mean of these names)"
     assert said("red plain circle; cross") == []
-    assert said("red plain circle, a circle; cross") == said("red plain circle, a circle;") == [asked]
+    assert (
+        said("red plain circle, a circle; cross") == said("red plain circle, a circle;") == [asked]
+    )
     first, warning = said("red plain circle, a circle")
     assert first == asked and warning.startswith("Warning: ") and "for 2 classes write" in warning
     assert "&lt;b&gt;cross: asked by &lt;b&gt;cross, x" in said("<b>cross, x; star")[0]

@@ -1,4 +1,6 @@
-"""The confusion matrix and its scores against the recorded ones, wrong input, and the tables of several runs."""
+"""The confusion matrix and its scores against the recorded ones, wrong input, and the tables of
+several runs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from PIL import Image
 
 def test_recorded_confusion_matrix_and_scores(golden, fake_state):
     """H8: detectron2's SemSegEvaluator on three label maps with an absent class."""
-    arrays, want = golden("d_hyperclip_labels.npz"), golden("d_hyperclip_labels.json")["SemSegEvaluator"]
+    arrays, want = (
+        golden("d_hyperclip_labels.npz"),
+        golden("d_hyperclip_labels.json")["SemSegEvaluator"],
+    )
     matrix = ConfusionMatrix(21)
     for k in range(3):
         truth = arrays[f"eval_gt_{k}"]
@@ -23,7 +28,9 @@ def test_recorded_confusion_matrix_and_scores(golden, fake_state):
         rows, columns = np.nonzero(valid)
         scores[np.clip(truth, 0, 20)[valid], rows, columns] += 0.15
         matrix.update(torch.from_numpy(truth.astype(np.int64)), torch.from_numpy(scores).argmax(0))
-    np.testing.assert_array_equal(matrix.counts[:, :21].T, arrays["eval_conf_SemSegEvaluator"][:21, :21])
+    np.testing.assert_array_equal(
+        matrix.counts[:, :21].T, arrays["eval_conf_SemSegEvaluator"][:21, :21]
+    )
     scores = matrix.scores()
     assert scores.miou == pytest.approx(want["mIoU"], rel=1e-9)
     assert scores.pixel_accuracy == pytest.approx(want["pACC"], rel=1e-9)
@@ -57,13 +64,22 @@ def test_evaluator_takes_scores_and_labels(tmp_path):
 
 def test_comparison_table(tmp_path):
     for seed, value in ((1, 40.0), (2, 44.0)):
-        row = {"system": "one", "dataset": "val", "mIoU": value, "images": 6, "protocol": "argmax", "seed": seed}
+        row = {
+            "system": "one",
+            "dataset": "val",
+            "mIoU": value,
+            "images": 6,
+            "protocol": "argmax",
+            "seed": seed,
+        }
         write_json([row], tmp_path / str(seed) / "results.json")
         assert read_results(tmp_path / str(seed)) == [row]
     first, second = (read_results(tmp_path / name) for name in "12")
     table = comparison_table({"one": [first], "both": [first, second]})
     assert "| one     | 40.0" in table and "42.0 +- 2.8" in table
-    with pytest.raises(ValueError, match="both: dataset val is not in the results of each of its 2 runs"):
+    with pytest.raises(
+        ValueError, match="both: dataset val is not in the results of each of its 2 runs"
+    ):
         comparison_table({"both": [first, [{**second[0], "dataset": "test"}]]})
     with pytest.raises(FileNotFoundError, match="expected the output folder of an evaluated run"):
         read_results(tmp_path / "3")

@@ -1,4 +1,6 @@
-"""The evaluator: equal to a NumPy oracle under every protocol, exact over several processes, lean, and clear about faults."""
+"""The evaluator: equal to a NumPy oracle under every protocol, exact over several processes, lean,
+and clear about faults.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,14 @@ def registered(monkeypatch):
             MetadataCatalog.remove(name)
         MetadataCatalog.get(name).set(stuff_classes=names, ignore_label=ignore)
         vocabulary = Vocabulary.from_names(names[: classes - (background != "none")])
-        spec = dataclasses.replace(find_dataset("a150"), name=name, alias=name, background=background, ignore=ignore,
-                                   vocabularies={"catseg": vocabulary})  # fmt: skip
+        spec = dataclasses.replace(
+            find_dataset("a150"),
+            name=name,
+            alias=name,
+            background=background,
+            ignore=ignore,
+            vocabularies={"catseg": vocabulary},
+        )
         monkeypatch.setitem(DATASETS, name, spec)
         return name
 
@@ -68,11 +76,16 @@ def test_1000_random_cases_against_the_oracle(tmp_path, registered, background):
             record = {"sem_seg_file_name": str(tmp_path / f"{k}.png")}
             evaluator.process([record], [{"sem_seg_labels": torch.from_numpy(answer)}])
         counted = [(t, reference.apply_background(a, classes, background)) for t, a in pairs]
-        expected, found = reference.scores(counted, classes, ignore), evaluator.evaluate()["sem_seg"]
+        expected, found = (
+            reference.scores(counted, classes, ignore),
+            evaluator.evaluate()["sem_seg"],
+        )
         for key in ("mIoU", "mIoU_old", "pACC", "mACC"):
             assert found[key] == pytest.approx(expected[key], rel=1e-12, nan_ok=True), (case, key)
         for k, value in enumerate(expected["IoU"]):
-            assert found.get(f"IoU-class {k}", math.nan) == pytest.approx(value, rel=1e-12, nan_ok=True), (case, k)
+            assert found.get(f"IoU-class {k}", math.nan) == pytest.approx(
+                value, rel=1e-12, nan_ok=True
+            ), (case, k)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -89,17 +102,26 @@ def test_boundary_iou_against_the_oracle(seed):
     for truth, prediction in pairs:
         width = max(1, round(dilation * float(np.hypot(*truth.shape))))
         for labels in (truth, prediction):
-            expected = sum(reference.band(labels, int(k), width) for k in np.unique(labels)).astype(bool)
+            expected = sum(reference.band(labels, int(k), width) for k in np.unique(labels)).astype(
+                bool
+            )
             np.testing.assert_array_equal(boundary_band(labels, dilation), expected)
     if dilation == 0.02:
         for truth, prediction in pairs:
             counts.update(truth, prediction)
-        assert counts.miou() == pytest.approx(reference.boundary_miou(pairs, classes, 255, dilation), rel=1e-12, nan_ok=True)
+        assert counts.miou() == pytest.approx(
+            reference.boundary_miou(pairs, classes, 255, dilation), rel=1e-12, nan_ok=True
+        )
 
 
 def test_recorded_scores_of_the_background_protocol(golden, fake_state, tmp_path, registered):
-    """H8: the released evaluator of VOC-20b, where the scores of 24 prompts are folded to 20 classes and a background."""
-    arrays, want = golden("d_hyperclip_labels.npz"), golden("d_hyperclip_labels.json")["VOCbEvaluator"]
+    """H8: the released evaluator of VOC-20b, where the scores of 24 prompts are folded to 20
+    classes and a background.
+    """
+    arrays, want = (
+        golden("d_hyperclip_labels.npz"),
+        golden("d_hyperclip_labels.json")["VOCbEvaluator"],
+    )
     evaluator = SemSegEvaluator(registered("evaluator_voc_b", 21, "fold"))
     for k in range(3):
         truth = arrays[f"eval_gt_{k}"]
@@ -107,10 +129,17 @@ def test_recorded_scores_of_the_background_protocol(golden, fake_state, tmp_path
         valid = truth != 255
         scores[np.clip(truth, 0, 20)[valid], *np.nonzero(valid)] += 0.15
         Image.fromarray(truth).save(tmp_path / f"{k}.png")
-        evaluator.process([{"sem_seg_file_name": str(tmp_path / f"{k}.png")}], [{"sem_seg": torch.from_numpy(scores)}])
-    np.testing.assert_array_equal(evaluator.matrix.counts[:, :21].T, arrays["eval_conf_VOCbEvaluator"][:21, :21])
+        evaluator.process(
+            [{"sem_seg_file_name": str(tmp_path / f"{k}.png")}],
+            [{"sem_seg": torch.from_numpy(scores)}],
+        )
+    np.testing.assert_array_equal(
+        evaluator.matrix.counts[:, :21].T, arrays["eval_conf_VOCbEvaluator"][:21, :21]
+    )
     found = evaluator.evaluate()["sem_seg"]
-    assert [found[k] for k in ("mIoU", "pACC", "mACC")] == pytest.approx([want[k] for k in ("mIoU", "pACC", "mACC")], rel=1e-9)
+    assert [found[k] for k in ("mIoU", "pACC", "mACC")] == pytest.approx(
+        [want[k] for k in ("mIoU", "pACC", "mACC")], rel=1e-9
+    )
 
 
 def test_answers_become_labels():
@@ -124,22 +153,32 @@ def test_a_faulty_label_is_named(tmp_path, registered):
     evaluator = SemSegEvaluator(registered("evaluator_faulty", 3))
     Image.fromarray(np.full((2, 2), 7, np.uint8)).save(tmp_path / "seven.png")
     record = {"sem_seg_file_name": str(tmp_path / "seven.png")}
-    with pytest.raises(ValueError, match="evaluator_faulty, .*seven.png: label: got values 7 to 7, expected 0 to 2"):
+    with pytest.raises(
+        ValueError, match="evaluator_faulty, .*seven.png: label: got values 7 to 7, expected 0 to 2"
+    ):
         evaluator.process([record], [{"sem_seg_labels": torch.zeros(2, 2, dtype=torch.int64)}])
     with pytest.raises(ValueError, match="seven.png: prediction of size"):
         evaluator.process([record], [{"sem_seg_labels": torch.zeros(2, 3, dtype=torch.int64)}])
 
 
 def test_scores_of_each_image(tmp_path, registered):
-    evaluator = SemSegEvaluator(registered("evaluator_each", 2), per_image=tmp_path / "out" / "each.jsonl")
+    evaluator = SemSegEvaluator(
+        registered("evaluator_each", 2), per_image=tmp_path / "out" / "each.jsonl"
+    )
     Image.fromarray(np.array([[0, 0, 1, 255]], np.uint8)).save(tmp_path / "a.png")
     for image_id, prediction in (("first", [[0, 0, 1, 1]]), ("second", [[1, 0, 1, 0]])):
         record = {"sem_seg_file_name": str(tmp_path / "a.png"), "image_id": image_id}
         evaluator.process([record], [{"sem_seg_labels": torch.tensor(prediction)}])
     evaluator.evaluate()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "each.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out" / "each.jsonl").read_text().splitlines()
+    ]
     assert [line["image_id"] for line in lines] == ["first", "second"]
-    assert lines[0]["mIoU"] == 100 and lines[1] == {"image_id": "second", "mIoU": 50.0, "pACC": pytest.approx(200 / 3)}
+    assert lines[0]["mIoU"] == 100 and lines[1] == {
+        "image_id": "second",
+        "mIoU": 50.0,
+        "pACC": pytest.approx(200 / 3),
+    }
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["each.jsonl"]
 
 
@@ -168,7 +207,7 @@ def main(folder):
 
 if __name__ == "__main__":
     launch(main, int(sys.argv[2]), dist_url="auto", args=(Path(sys.argv[1]),))
-"""
+"""  # noqa: E501
 
 
 def test_1_2_and_3_processes_agree_exactly_on_7_images(tmp_path):
@@ -177,8 +216,12 @@ def test_1_2_and_3_processes_agree_exactly_on_7_images(tmp_path):
         Image.fromarray(truth).save(tmp_path / f"{i}.png")
     (tmp_path / "run.py").write_text(PROCESSES)
     for count in (1, 2, 3):
-        done = subprocess.run([sys.executable, tmp_path / "run.py", tmp_path, str(count)], capture_output=True, text=True,
-                              timeout=300)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, tmp_path / "run.py", tmp_path, str(count)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two, three = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2, 3))
     assert one["images"] == 7 and one == two == three

@@ -1,4 +1,6 @@
-"""Evaluating one dataset: memory that does not grow with the set, backgrounds, synonyms, and a dataset of one's own."""
+"""Evaluating one dataset: memory that does not grow with the set, backgrounds, synonyms, and a
+dataset of one's own.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,19 @@ from tests.asking import ask
 from tests.conftest import SHARED
 from tests.results import rows_of
 
-DENSE, HYPERCLIP, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion"))
+DENSE, HYPERCLIP, CLIPER = (
+    f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")
+)
 CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
 
 
 def resident() -> float:
     """Memory of this process in MB."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    ]
     return int(line.split()[1]) * 1024 / 1e6
 
 
@@ -51,9 +59,14 @@ def test_memory_does_not_grow_with_the_set(tmp_path, model):
         label = np.kron(rng.integers(0, 847, (6, 8)), np.ones((8, 8), int)).astype(np.uint16)
         Image.fromarray(label).save(tmp_path / f"{k}.tif")
     records = [
-        {"file_name": str(tmp_path / f"{i % 10}.jpg"), "sem_seg_file_name": str(tmp_path / f"{i % 10}.tif"),
-         "label_map": "ade847_indices", "image_id": i} for i in range(2000)
-    ]  # fmt: skip
+        {
+            "file_name": str(tmp_path / f"{i % 10}.jpg"),
+            "sem_seg_file_name": str(tmp_path / f"{i % 10}.tif"),
+            "label_map": "ade847_indices",
+            "image_id": i,
+        }
+        for i in range(2000)
+    ]
     cfg, dense, name = load_config(DENSE, CPU), model(DENSE), find_dataset("a847").name
     before = resident()
     few = evaluate_dataset(cfg, dense, name, records=records[:100])
@@ -71,23 +84,37 @@ def test_scores_and_labels_give_the_same_result(tmp_path, monkeypatch, model):
     question = running.dataset_question
     for scores in (True, False):
         monkeypatch.setattr(
-            running, "dataset_question", lambda *x, s=scores: dataclasses.replace(question(*x), scores=s)
+            running,
+            "dataset_question",
+            lambda *x, s=scores: dataclasses.replace(question(*x), scores=s),
         )
         for alias in ("pas20", "pas20b", "voc21"):
-            found.append(evaluate_dataset(load_config(HYPERCLIP, CPU), one, find_dataset(alias).name).scores)
+            found.append(
+                evaluate_dataset(load_config(HYPERCLIP, CPU), one, find_dataset(alias).name).scores
+            )
     assert [f["mIoU"] for f in found[:3]] == [f["mIoU"] for f in found[3:]]
 
 
 def test_results_say_what_synonyms_did(tmp_path, monkeypatch, model):
-    """"first" asks all names of a list that a person typed, so that it is "mean" there."""
+    """ "first" asks all names of a list that a person typed, so that it is "mean" there."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     fake_trees.voc2012(tmp_path)
     typed, name = tmp_path / "names.txt", find_dataset("pas20").name
     typed.write_text("\n".join(f"thing {k}, object {k}" for k in range(20)))
     for rule, file, expected in (
-        ("first", "", "first"), ("mean", "", "mean"), ("first", typed, "mean"), ("max", typed, "max"),
-    ):  # fmt: skip
-        keys = ["MODEL.SYNONYMS", rule, "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", str(file), "OUTPUT_DIR", str(tmp_path)]
+        ("first", "", "first"),
+        ("mean", "", "mean"),
+        ("first", typed, "mean"),
+        ("max", typed, "max"),
+    ):
+        keys = [
+            "MODEL.SYNONYMS",
+            rule,
+            "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+            str(file),
+            "OUTPUT_DIR",
+            str(tmp_path),
+        ]
         cfg = load_config(DENSE, [*CPU, *keys, "DATASETS.TEST", f"('{name}',)"])
         one = model(DENSE, "MODEL.SYNONYMS", rule)
         (row,) = Trainer.test(cfg, one) and read_results(tmp_path)
@@ -100,7 +127,11 @@ def test_a_background_by_threshold(tmp_path, model, config):
     """Where a background exists pixels may be left without a class, else they may not."""
     torch.manual_seed(0)
     one, words = model(config), Vocabulary.from_text("red circle; blue square; green star")
-    picture = {"image": torch.randint(0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)}
+    picture = {
+        "image": torch.randint(
+            0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+        )
+    }
     plain = ask(one, picture, words)
     assert (plain["sem_seg_labels"] >= 0).all()
     one.background_threshold = plain["sem_seg_confidence"].median().item()
@@ -117,15 +148,25 @@ def test_the_best_synonym_counts(model):
     """max: a class is where any of its synonyms, asked as classes of their own, would be."""
     torch.manual_seed(0)
     one = model(HYPERCLIP, "MODEL.SYNONYMS", "max")
-    together = Vocabulary.from_text("red circle, red star; blue square; green star, cyan cross, yellow circle")
-    apart = Vocabulary.from_text("red circle; red star; blue square; green star; cyan cross; yellow circle")
+    together = Vocabulary.from_text(
+        "red circle, red star; blue square; green star, cyan cross, yellow circle"
+    )
+    apart = Vocabulary.from_text(
+        "red circle; red star; blue square; green star; cyan cross; yellow circle"
+    )
     assert one.text.class_of(together) == [0, 0, 1, 2, 2, 2] and one.text.class_of(apart) is None
-    picture = {"image": torch.randint(0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)}
+    picture = {
+        "image": torch.randint(
+            0, 256, (3, 64, 80), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+        )
+    }
     answers = []
     for scores in (False, True):
         for vocabulary in (together, apart):
             answers.append(ask(one, picture, vocabulary, scores=scores))
-    assert torch.equal(answers[0]["sem_seg_labels"], torch.tensor([0, 0, 1, 2, 2, 2])[answers[1]["sem_seg_labels"]])
+    assert torch.equal(
+        answers[0]["sem_seg_labels"], torch.tensor([0, 0, 1, 2, 2, 2])[answers[1]["sem_seg_labels"]]
+    )
     grouped = torch.stack([answers[3]["sem_seg"][k].amax(0) for k in ([0, 1], [2], [3, 4, 5])])
     torch.testing.assert_close(answers[2]["sem_seg"], grouped)
 
@@ -137,58 +178,116 @@ def test_max_is_for_evaluation_only(model):
 
 
 def test_the_class_file_of_a_config(tmp_path):
-    """TEST_CLASS_JSON overrides the classes; on a set with folded prompts its background words are asked too."""
+    """TEST_CLASS_JSON overrides the classes; on a set with folded prompts its background words are
+    asked too.
+    """
     path = tmp_path / "classes.json"
     content = {"name": "mine", "version": "3", "classes": [[f"c{k}"] for k in range(20)]}
     path.write_text(json.dumps(content))
     cfg = load_config(HYPERCLIP, ["MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", str(path)])
     assert evaluated_vocabulary(cfg, find_dataset("voc21").name).name == "mine"
-    with pytest.raises(ValueError, match="has 20 classes, dataset voc_2012_test_background_sem_seg has 59"):
+    with pytest.raises(
+        ValueError, match="has 20 classes, dataset voc_2012_test_background_sem_seg has 59"
+    ):
         evaluated_vocabulary(cfg, find_dataset("pas20b").name)
     path.write_text(json.dumps({**content, "background": [f"b{k}" for k in range(39)]}))
     assert len(evaluated_vocabulary(cfg, find_dataset("pas20b").name)) == 59
     with pytest.raises(ValueError, match="TEST.VOCABULARY: got 'mine', expected one of"):
-        evaluated_vocabulary(load_config(HYPERCLIP, ["TEST.VOCABULARY", "mine"]), find_dataset("voc21").name)
+        evaluated_vocabulary(
+            load_config(HYPERCLIP, ["TEST.VOCABULARY", "mine"]), find_dataset("voc21").name
+        )
 
 
-@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real photos (../shared/data) are not here")
+@pytest.mark.skipif(
+    not (SHARED / "data").is_dir(), reason="the real photos (../shared/data) are not here"
+)
 def test_datasets_of_ones_own_train_and_evaluate(tmp_path):
-    """MSRC-21 and CamVid, described by a file each, through the commands that any benchmark uses."""
+    """MSRC-21 and CamVid, described by a file each, through the commands that any benchmark uses."""  # noqa: E501
     stems = sorted(path.stem for path in (SHARED / "data/msrc21/images").iterdir())
     (tmp_path / "train.txt").write_text("\n".join(stems[::6]))
     (tmp_path / "val.txt").write_text("\n".join(stems[1::12]))
     names = (SHARED / "data/msrc21/classes.txt").read_text().split("\n")[:23]
     left_out = {4: "horse", 7: "mountain"}
     folders = {"images": "images", "labels": "labels_clean"}
-    files = {"msrc21": {
-        "name": "msrc21", "root": str(SHARED / "data/msrc21"), "ignore": [*left_out, 255],
-        "splits": {"train": {**folders, "list": "train.txt"}, "val": {**folders, "list": "val.txt"}},
-        "classes": [name for k, name in enumerate(names) if k not in left_out],
-        "label_map": {k: name for k, name in enumerate(names) if k not in left_out},
-    }, "camvid": {
-        "name": "camvid", "root": str(SHARED / "data/camvid"), "ignore": [11],
-        "splits": {"val": {"images": "val", "labels": "valannot"}},
-        "classes": (SHARED / "data/camvid/classes.txt").read_text().split(),
-    }}  # fmt: skip
+    files = {
+        "msrc21": {
+            "name": "msrc21",
+            "root": str(SHARED / "data/msrc21"),
+            "ignore": [*left_out, 255],
+            "splits": {
+                "train": {**folders, "list": "train.txt"},
+                "val": {**folders, "list": "val.txt"},
+            },
+            "classes": [name for k, name in enumerate(names) if k not in left_out],
+            "label_map": {k: name for k, name in enumerate(names) if k not in left_out},
+        },
+        "camvid": {
+            "name": "camvid",
+            "root": str(SHARED / "data/camvid"),
+            "ignore": [11],
+            "splits": {"val": {"images": "val", "labels": "valannot"}},
+            "classes": (SHARED / "data/camvid/classes.txt").read_text().split(),
+        },
+    }
     for name, content in files.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
     paths = [str(tmp_path / f"{name}.yaml") for name in files]
     commands = [
         ["tools/check_datasets.py", *paths, "--histogram", "--samples", "0"],
-        ["tools/train_net.py", "--config-file", HYPERCLIP, "--num-gpus", "0", "DATASETS.FILES", str(paths),
-         "DATASETS.TRAIN", "['msrc21_train']", "DATASETS.TEST", "['msrc21_val', 'camvid_val']",
-         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21", "SOLVER.MAX_ITER", "3", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.LOG_PERIOD", "1",
-         "TEST.PER_IMAGE_RESULTS", "True", "TEST.BOUNDARY_IOU", "True", "OUTPUT_DIR", str(tmp_path / "run"), *CPU],
-        ["tools/evaluate.py", "--config-file", HYPERCLIP, "MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth"),
-         "--benchmarks", ",".join(paths), "--output", str(tmp_path / "table"), "--opts", *CPU],
-    ]  # fmt: skip
+        [
+            "tools/train_net.py",
+            "--config-file",
+            HYPERCLIP,
+            "--num-gpus",
+            "0",
+            "DATASETS.FILES",
+            str(paths),
+            "DATASETS.TRAIN",
+            "['msrc21_train']",
+            "DATASETS.TEST",
+            "['msrc21_val', 'camvid_val']",
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            "21",
+            "SOLVER.MAX_ITER",
+            "3",
+            "SOLVER.IMS_PER_BATCH",
+            "2",
+            "SOLVER.LOG_PERIOD",
+            "1",
+            "TEST.PER_IMAGE_RESULTS",
+            "True",
+            "TEST.BOUNDARY_IOU",
+            "True",
+            "OUTPUT_DIR",
+            str(tmp_path / "run"),
+            *CPU,
+        ],
+        [
+            "tools/evaluate.py",
+            "--config-file",
+            HYPERCLIP,
+            "MODEL.WEIGHTS",
+            str(tmp_path / "run/model_final.pth"),
+            "--benchmarks",
+            ",".join(paths),
+            "--output",
+            str(tmp_path / "table"),
+            "--opts",
+            *CPU,
+        ],
+    ]
     for command in commands:
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     trained, rows = rows_of(tmp_path / "run"), rows_of(tmp_path / "table")
     assert set(rows) == set(trained) == {"msrc21_val", "camvid_val"}
     for name, row in rows.items():
         assert row["mIoU"] == pytest.approx(trained[name]["mIoU"], abs=0.01) and row["complete"]
         assert 0 <= trained[name]["boundary_mIoU"] <= 100
-        assert len((tmp_path / f"run/per_image/{name}.jsonl").read_text().splitlines()) == row["images"]
+        assert (
+            len((tmp_path / f"run/per_image/{name}.jsonl").read_text().splitlines())
+            == row["images"]
+        )
     assert rows["camvid_val"]["images"] == 10 and rows["msrc21_val"]["images"] == 5

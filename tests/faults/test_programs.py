@@ -1,4 +1,6 @@
-"""Programs end with one line where their user can mend what is wrong. They run in this process, as ``__main__``."""
+"""Programs end with one line where their user can mend what is wrong. They run in this process, as
+``__main__``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ DENSE = "configs/quickstart/dense_clip.yaml"
 
 @pytest.fixture
 def program(monkeypatch):
-    """Runs a program: ``program("tools/x.py", …)`` gives what it said as its last word, or its status."""
+    """Runs a program: ``program("tools/x.py", …)`` gives what it said as its last word, or its
+    status.
+    """
 
     def run(name: str, *arguments: object) -> object:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -47,14 +51,22 @@ def said(code: object) -> str:
 
 PROGRAMS = [
     ("tools/train_net.py", ["--config-file", DENSE, "--eval-only", "OUTPUT_DIR", "{}"]),
-    ("tools/evaluate.py", ["--config-file", DENSE, "--benchmarks", "tiny_val_seen", "--output", "{}"]),
-    ("tools/visualize.py", ["--config-file", DENSE, "--dataset", "tiny_val_seen", "--output", "{}"]),
+    (
+        "tools/evaluate.py",
+        ["--config-file", DENSE, "--benchmarks", "tiny_val_seen", "--output", "{}"],
+    ),
+    (
+        "tools/visualize.py",
+        ["--config-file", DENSE, "--dataset", "tiny_val_seen", "--output", "{}"],
+    ),
     ("demo/demo.py", ["--config-file", DENSE, "--input", "docs/quickstart.png", "--output", "{}"]),
 ]
 
 
 @pytest.mark.parametrize(("name", "arguments"), PROGRAMS)
-def test_an_output_that_cannot_be_written_is_named_before_anything_is_computed(program, tmp_path, name, arguments):
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_computed(
+    program, tmp_path, name, arguments
+):
     (tmp_path / "file").write_text("mine")
     for target in (tmp_path / "file", tmp_path / "file/below", Path("/proc/nothing/here")):
         message = said(program(name, *(a.replace("{}", str(target)) for a in arguments)))
@@ -66,13 +78,19 @@ def test_other_outputs_that_cannot_be_written(program, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "run").mkdir()
     write_results(tmp_path / "run", {"a": 1.0})
-    message = said(program("tools/compare_runs.py", f"A={tmp_path / 'run'}", "--json", tmp_path / "file/x.json"))
+    message = said(
+        program(
+            "tools/compare_runs.py", f"A={tmp_path / 'run'}", "--json", tmp_path / "file/x.json"
+        )
+    )
     assert "a file is in the place of a folder" in message
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "file"))
     assert "file" in said(program("datasets/prepare_tinyscenes.py"))
 
 
-@pytest.mark.parametrize("name", ["ade20k_847", "coco_object", "coco_stuff", "pascal_context_59", "pascal_context_459"])
+@pytest.mark.parametrize(
+    "name", ["ade20k_847", "coco_object", "coco_stuff", "pascal_context_59", "pascal_context_459"]
+)
 def test_preparations_without_data(program, tmp_path, name):
     assert str(tmp_path) in said(program(f"datasets/prepare_{name}.py", "--root", tmp_path))
 
@@ -80,8 +98,14 @@ def test_preparations_without_data(program, tmp_path, name):
 CONFIG_USERS = [
     ("tools/train_net.py", ["--config-file", "{}"]),
     ("tools/evaluate.py", ["--config-file", "{}", "--output", "out"]),
-    ("tools/visualize.py", ["--config-file", "{}", "--dataset", "tiny_val_seen", "--output", "out"]),
-    ("demo/demo.py", ["--config-file", "{}", "--input", "{root}/docs/quickstart.png", "--output", "out"]),
+    (
+        "tools/visualize.py",
+        ["--config-file", "{}", "--dataset", "tiny_val_seen", "--output", "out"],
+    ),
+    (
+        "demo/demo.py",
+        ["--config-file", "{}", "--input", "{root}/docs/quickstart.png", "--output", "out"],
+    ),
 ]
 
 
@@ -111,7 +135,17 @@ def test_a_config_that_is_wrong(program, tmp_path, monkeypatch, name, arguments,
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(program, tmp_path):
     for device in ("cuda", "cuda:3"):
-        message = said(program("tools/train_net.py", "--config-file", QUICK, "OUTPUT_DIR", tmp_path, "MODEL.DEVICE", device))
+        message = said(
+            program(
+                "tools/train_net.py",
+                "--config-file",
+                QUICK,
+                "OUTPUT_DIR",
+                tmp_path,
+                "MODEL.DEVICE",
+                device,
+            )
+        )
         assert f"got '{device}', but torch sees 0 GPUs" in message and "MODEL.DEVICE cpu" in message
 
 
@@ -131,8 +165,19 @@ def test_weights_by_address_without_a_network(program, tmp_path):
     with socket.socket() as taken:  # nobody answers here
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/w.pth"
-        files = ["--input", "docs/quickstart.png", "--output", tmp_path, "--vocabulary", "a star; a cross"]
-        message = said(program("demo/demo.py", "--config-file", QUICK, *files, "--opts", "MODEL.WEIGHTS", address))
+        files = [
+            "--input",
+            "docs/quickstart.png",
+            "--output",
+            tmp_path,
+            "--vocabulary",
+            "a star; a cross",
+        ]
+        message = said(
+            program(
+                "demo/demo.py", "--config-file", QUICK, *files, "--opts", "MODEL.WEIGHTS", address
+            )
+        )
         assert address in message and "give its path" in message
         with pytest.raises(FileNotFoundError, match="cannot be fetched"):
             fetched(address)
@@ -144,7 +189,9 @@ def test_a_port_that_is_taken_or_none(program):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"--port: got {port}, where nothing can listen" in said(program("demo/app.py", "--port", port))
+        assert f"--port: got {port}, where nothing can listen" in said(
+            program("demo/app.py", "--port", port)
+        )
     for port in (0, 65536, -1):
         assert "expected 1 to 65535" in said(program("demo/app.py", "--port", port))
 
@@ -161,16 +208,29 @@ def write_results(folder: Path, scores: dict[str, float | None]) -> None:
         ("null", "is not a results file"),
         ("", "no JSON"),
         ("3", "is not a results file"),
-        ('[{"system": "a", "benchmark": "b"}]', "of an earlier schema, expected schema 2. Make it anew: python tools/"),
-        ('{"model": {}, "protocol": {}, "results": {}}', "of an earlier schema, expected schema 2. Make it anew: python"),
+        (
+            '[{"system": "a", "benchmark": "b"}]',
+            "of an earlier schema, expected schema 2. Make it anew: python tools/",
+        ),
+        (
+            '{"model": {}, "protocol": {}, "results": {}}',
+            "of an earlier schema, expected schema 2. Make it anew: python",
+        ),
         ('{"schema": 3, "rows": []}', 'is not a results file: expected "schema" 2'),
         ('{"schema": 2, "rows": {}}', "is not a results file"),
         ('{"schema": 2, "rows": [null]}', "is not a results file"),
-        ('{"schema": 2, "rows": [{"system": "a", "mIoU": 1, "images": 1, "protocol": ""}]}',
-         'each with "system" and "dataset"'),
-        ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "mIoU": 1}]}', '"mIoU", "images", "protocol" or an "error"'),
-        ('{"schema": 2, "rows": [{"system": "a", "dataset": "b", "images": 1, "protocol": "", "mIoU": "50"}]}',
-         "numbers or null"),
+        (
+            '{"schema": 2, "rows": [{"system": "a", "mIoU": 1, "images": 1, "protocol": ""}]}',
+            'each with "system" and "dataset"',
+        ),
+        (
+            '{"schema": 2, "rows": [{"system": "a", "dataset": "b", "mIoU": 1}]}',
+            '"mIoU", "images", "protocol" or an "error"',
+        ),
+        (
+            '{"schema": 2, "rows": [{"system": "a", "dataset": "b", "images": 1, "protocol": "", "mIoU": "50"}]}',  # noqa: E501
+            "numbers or null",
+        ),
     ],
 )
 def test_comparing_what_are_no_results(program, tmp_path, text, message):
@@ -182,19 +242,34 @@ def test_a_score_that_no_image_gave_is_not_available(tmp_path):
     write_results(tmp_path, {"a": None, "b": 50.0})
     rows = read_results(tmp_path)
     assert [row["mIoU"] for row in rows] == [None, 50.0]
-    assert comparison_table({"A": [rows]}).splitlines()[-1] == "| A       | n/a        | 50.0       |"
+    assert (
+        comparison_table({"A": [rows]}).splitlines()[-1] == "| A       | n/a        | 50.0       |"
+    )
 
 
 def test_a_name_that_is_too_long_does_not_end_a_batch(program, tmp_path, caplog):
-    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8))
+    pixels = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    )
     for name in ("a" * 240, "b" * 250, "é" * 120, "c"):
         pixels.save(tmp_path / f"{name}.png")
     logging.getLogger("hyperclip").propagate = True
-    status = program("demo/demo.py", "--config-file", DENSE, "--input", tmp_path, "--output", tmp_path / "out", "--vocabulary",
-                     "a star; a cross")  # fmt: skip
+    status = program(
+        "demo/demo.py",
+        "--config-file",
+        DENSE,
+        "--input",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        "--vocabulary",
+        "a star; a cross",
+    )
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert status == 1
-    assert {f"{n}{end}" for n in ("a" * 240, "é" * 120, "c") for end in (".png", "_labels.png")} <= written
+    assert {
+        f"{n}{end}" for n in ("a" * 240, "é" * 120, "c") for end in (".png", "_labels.png")
+    } <= written
     assert not any(name.startswith(".") for name in written)
 
 
@@ -217,18 +292,37 @@ def test_an_image_that_gives_nan_does_not_end_a_batch(program, tmp_path, monkeyp
 
     logging.getLogger("hyperclip").propagate = True
     monkeypatch.setattr(Predictor, "encode", encode_all_but_the_second)
-    status = program("demo/demo.py", "--config-file", DENSE, "--input", tmp_path, "--output", tmp_path / "out", "--vocabulary",
-                     "a star; a cross")  # fmt: skip
+    status = program(
+        "demo/demo.py",
+        "--config-file",
+        DENSE,
+        "--input",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        "--vocabulary",
+        "a star; a cross",
+    )
     (line,) = [text for text in caplog.messages if "NaN or infinity" in text]
-    assert status == 1 and "b.png: skipped: HyperCLIP: NaN or infinity in" in line and "Likely cause: " in line
+    assert (
+        status == 1
+        and "b.png: skipped: HyperCLIP: NaN or infinity in" in line
+        and "Likely cause: " in line
+    )
     assert "\n" not in line
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"classes.json", *(f"{n}{end}" for n in "ac" for end in (".png", "_labels.png"))}
+    assert written == {
+        "classes.json",
+        *(f"{n}{end}" for n in "ac" for end in (".png", "_labels.png")),
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("tools/evaluate.py", ["--benchmarks", "tiny_val_seen", "--output", "{}"]), ("tools/train_net.py", ["OUTPUT_DIR", "{}"])],
+    [
+        ("tools/evaluate.py", ["--benchmarks", "tiny_val_seen", "--output", "{}"]),
+        ("tools/train_net.py", ["OUTPUT_DIR", "{}"]),
+    ],
 )
 def test_more_processes_than_gpus(program, tmp_path, monkeypatch, name, arguments):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -244,7 +338,10 @@ def test_writing_in_full_or_not_at_all(tmp_path):
 
     def full(path: Path) -> None:
         path.write_text("half")
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/0")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file "
+            "data/0"
+        )
 
     with pytest.raises(OSError, match="x.txt' cannot be written: .*failed writing file"):
         write_atomically(target, full)
@@ -262,9 +359,18 @@ def test_writing_in_full_or_not_at_all(tmp_path):
     ("error", "expected"),
     [
         (ValueError("two\n  lines"), "error: two lines"),
-        (OSError(28, "No space left on device", "x"), "error: [Errno 28] No space left on device: 'x'"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "error: CUDA out of memory. Tried to allocate"),
-        (torch.distributed.DistNetworkError("address already in use"), "error: address already in use"),
+        (
+            OSError(28, "No space left on device", "x"),
+            "error: [Errno 28] No space left on device: 'x'",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+            "error: CUDA out of memory. Tried to allocate",
+        ),
+        (
+            torch.distributed.DistNetworkError("address already in use"),
+            "error: address already in use",
+        ),
         (MemoryError(), "error: MemoryError"),
     ],
 )
@@ -338,7 +444,9 @@ def test_shipped_names_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert local_path(QUICK) == ROOT / QUICK and local_path("mine.yaml") == Path("mine.yaml")
-    assert local_path("~/mine.yaml") == tmp_path / "mine.yaml" and local_path("nowhere/x") == Path("nowhere/x")
+    assert local_path("~/mine.yaml") == tmp_path / "mine.yaml" and local_path("nowhere/x") == Path(
+        "nowhere/x"
+    )
     for name in ("", "none", "ViT-B/16", "hf-hub:a/b", "http://a.org//b", "x" * 5000):
         assert local_name(name) == name
     assert Predictor.from_config(DENSE, ["MODEL.DEVICE", "cpu"]).model.text is not None

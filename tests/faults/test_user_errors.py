@@ -25,7 +25,9 @@ DENSE = "configs/quickstart/dense_clip.yaml"
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,10 @@ def test_values_are_checked_when_the_model_is_built(overrides, message):
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "59"], "got 59, dataset tinyscenes_train has 60"),
         (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "7"], "got 7, dataset tinyscenes_train ignores 255"),
-        (["MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON", "hyperclip/vocabulary/lists/coco_stuff.json"], "has 171 classes"),
+        (
+            ["MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON", "hyperclip/vocabulary/lists/coco_stuff.json"],
+            "has 171 classes",
+        ),
     ],
 )
 def test_class_lists_that_do_not_fit_the_labels(overrides, message):
@@ -87,13 +92,17 @@ def test_class_lists_that_do_not_fit_the_labels(overrides, message):
         train_vocabulary(load_config(QUICK, overrides))
 
 
-@pytest.mark.parametrize("left", ["metrics.json", "last_checkpoint", "model_0000004.pth", "model_final.pth", "model_best.pth"])
+@pytest.mark.parametrize(
+    "left",
+    ["metrics.json", "last_checkpoint", "model_0000004.pth", "model_final.pth", "model_best.pth"],
+)
 def test_a_folder_that_holds_a_training_is_refused(tmp_path, left):
     """Of the same config, too; a folder with anything else is not."""
     cfg = load_config(QUICK, ["OUTPUT_DIR", str(tmp_path)])
     for name in ("log.txt", "results.json", "model_zoo.pth", "console.txt"):
         (tmp_path / name).write_text("of something else")
-    (tmp_path / "config.yaml").write_text(load_config(QUICK, ["SOLVER.BASE_LR", "0.5"]).dump())  # of a start that failed
+    # of a start that failed
+    (tmp_path / "config.yaml").write_text(load_config(QUICK, ["SOLVER.BASE_LR", "0.5"]).dump())
     check_output_folder(cfg)
     (tmp_path / left).write_text("of a training")
     how = "To go on with it pass --resume, else choose another OUTPUT_DIR; .* set OVERWRITE True"
@@ -109,9 +118,20 @@ def test_a_folder_that_holds_a_training_is_refused(tmp_path, left):
 
 def test_overwriting_takes_what_a_training_wrote_and_nothing_else(tmp_path):
     keys = ["OUTPUT_DIR", str(tmp_path), "OVERWRITE", "True"]
-    written = ["model_0000004.pth", "model_final.pth", "model_final_average.pth", "model_best.pth", "model_best.json",
-               "last_checkpoint", "metrics.json", "results.json", "wandb_id.txt", "events.out.tfevents.1.host.2.0",
-               "nonfinite_iteration_3_process_0.json", "per_image/colours_val.jsonl"]  # fmt: skip
+    written = [
+        "model_0000004.pth",
+        "model_final.pth",
+        "model_final_average.pth",
+        "model_best.pth",
+        "model_best.json",
+        "last_checkpoint",
+        "metrics.json",
+        "results.json",
+        "wandb_id.txt",
+        "events.out.tfevents.1.host.2.0",
+        "nonfinite_iteration_3_process_0.json",
+        "per_image/colours_val.jsonl",
+    ]
     others = ["notes.txt", "model_zoo.pth", "ViT-B-16.pt", "data/model_final.pth"]
     for name in written + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -119,12 +139,19 @@ def test_overwriting_takes_what_a_training_wrote_and_nothing_else(tmp_path):
     clear_run(load_config(QUICK, keys[:2]))
     assert all((tmp_path / name).exists() for name in written)
     inside = load_config(QUICK, [*keys, "MODEL.WEIGHTS", str(tmp_path / "model_best.pth")])
-    with pytest.raises(ValueError, match="OVERWRITE: got True with MODEL.WEIGHTS .*one of the files that it removes"):
+    with pytest.raises(
+        ValueError,
+        match="OVERWRITE: got True with MODEL.WEIGHTS .*one of the files that it removes",
+    ):
         check_output_folder(inside)
-    with pytest.raises(ValueError, match="OVERWRITE: got True with --resume, expected one of the two"):
+    with pytest.raises(
+        ValueError, match="OVERWRITE: got True with --resume, expected one of the two"
+    ):
         check_output_folder(load_config(QUICK, keys), resume=True)
     clear_run(load_config(QUICK, keys))
-    assert not any((tmp_path / name).exists() for name in written) and all((tmp_path / name).exists() for name in others)
+    assert not any((tmp_path / name).exists() for name in written) and all(
+        (tmp_path / name).exists() for name in others
+    )
 
 
 def test_a_head_without_weights_is_refused():
@@ -134,14 +161,18 @@ def test_a_head_without_weights_is_refused():
         Predictor.from_config(load_config(DENSE), ["MODEL.WEIGHTS", "x.pth"])
 
 
-@pytest.mark.parametrize("names", [("a/x.png", "b/x.png"), ("a/x.png", "a/x_labels.png"), ("out/x.png",)])
+@pytest.mark.parametrize(
+    "names", [("a/x.png", "b/x.png"), ("a/x.png", "a/x_labels.png"), ("out/x.png",)]
+)
 def test_demo_never_replaces_a_picture(tmp_path, names):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
     before = {name: (tmp_path / name).read_bytes() for name in names}
     inputs = [tmp_path / name for name in names]
-    done = run("demo/demo.py", "--config-file", DENSE, "--input", *inputs, "--output", tmp_path / "out")
+    done = run(
+        "demo/demo.py", "--config-file", DENSE, "--input", *inputs, "--output", tmp_path / "out"
+    )
     assert done.returncode == 1 and "would" in done.stderr.splitlines()[-1]
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
@@ -152,11 +183,20 @@ def demo_module():
 
 @pytest.mark.parametrize(
     ("system", "threshold", "limit"),
-    [(DENSE, "nan", 1), (DENSE, "inf", 1), (DENSE, "-inf", 1), (DENSE, "-0.1", 1), (DENSE, "1.5", 1),
-     ("configs/quickstart/cliper.yaml", "2.5", 2), ("configs/quickstart/cliper.yaml", "nan", 2)],
-)  # fmt: skip
+    [
+        (DENSE, "nan", 1),
+        (DENSE, "inf", 1),
+        (DENSE, "-inf", 1),
+        (DENSE, "-0.1", 1),
+        (DENSE, "1.5", 1),
+        ("configs/quickstart/cliper.yaml", "2.5", 2),
+        ("configs/quickstart/cliper.yaml", "nan", 2),
+    ],
+)
 def test_demo_thresholds_out_of_range(system, threshold, limit):
-    with pytest.raises(ValueError, match=f"--threshold: got {float(threshold)}, expected 0 to {limit}"):
+    with pytest.raises(
+        ValueError, match=f"--threshold: got {float(threshold)}, expected 0 to {limit}"
+    ):
         demo_module().check_threshold(load_config(system), float(threshold))
 
 
@@ -230,13 +270,22 @@ def test_predictor_states_and_inputs():
 def test_demo_goes_on_after_a_broken_image(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(folder / "good.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(
+        folder / "good.png"
+    )
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(folder / "grey.png")
     (folder / "empty.jpg").write_bytes(b"")
     done = run(
-        "demo/demo.py", "--config-file", DENSE, "--input", folder, "--output", tmp_path / "out",
-        "--vocabulary", "red plain star, a red star; blue striped cross",
-    )  # fmt: skip
+        "demo/demo.py",
+        "--config-file",
+        DENSE,
+        "--input",
+        folder,
+        "--output",
+        tmp_path / "out",
+        "--vocabulary",
+        "red plain star, a red star; blue striped cross",
+    )
     assert done.returncode == 1, done.stderr
     assert "empty.jpg" in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
@@ -245,26 +294,58 @@ def test_demo_goes_on_after_a_broken_image(tmp_path):
     assert labels.shape == (60, 90) and set(np.unique(labels)) <= {0, 1}
     classes = json.loads((tmp_path / "out/classes.json").read_text())
     assert [c["name"] for c in classes] == ["red plain star", "blue striped cross"]
-    assert [c["asked"] for c in classes] == [["red plain star", "a red star"], ["blue striped cross"]]
+    assert [c["asked"] for c in classes] == [
+        ["red plain star", "a red star"],
+        ["blue striped cross"],
+    ]
     assert {c["synonyms"] for c in classes} == {"mean"}
 
 
 def test_demo_reads_names_of_several_lines_and_of_files(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "names.txt").write_bytes(b"red plain star, a red star\r\n\r\nblue striped cross\r\n")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    (tmp_path / "names.txt").write_bytes(
+        b"red plain star, a red star\r\n\r\nblue striped cross\r\n"
+    )
     (tmp_path / "names.json").write_text('["red plain star, a red star", "blue striped cross"]')
     labels = []
-    for words in ("red plain star, a red star\nblue striped cross", tmp_path / "names.txt", tmp_path / "names.json"):
-        done = run("demo/demo.py", "--config-file", DENSE, "--input", tmp_path / "a.png", "--output", tmp_path / "out",
-                   "--vocabulary", words)  # fmt: skip
+    for words in (
+        "red plain star, a red star\nblue striped cross",
+        tmp_path / "names.txt",
+        tmp_path / "names.json",
+    ):
+        done = run(
+            "demo/demo.py",
+            "--config-file",
+            DENSE,
+            "--input",
+            tmp_path / "a.png",
+            "--output",
+            tmp_path / "out",
+            "--vocabulary",
+            words,
+        )
         assert done.returncode == 0, done.stderr
         labels.append(np.asarray(Image.open(tmp_path / "out/a_labels.png")))
         classes = json.loads((tmp_path / "out/classes.json").read_text())
         assert [c["name"] for c in classes] == ["red plain star", "blue striped cross"]
     assert (labels[0] == labels[1]).all() and [c["synonyms"] for c in classes] == ["first", "first"]
-    for words, message in (("Car; road; car", "classes 0 and 2 are both 'Car'"), (tmp_path / "none.txt", "does not exist")):
-        done = run("demo/demo.py", "--config-file", DENSE, "--input", tmp_path / "a.png", "--output", tmp_path / "new",
-                   "--vocabulary", words)  # fmt: skip
+    for words, message in (
+        ("Car; road; car", "classes 0 and 2 are both 'Car'"),
+        (tmp_path / "none.txt", "does not exist"),
+    ):
+        done = run(
+            "demo/demo.py",
+            "--config-file",
+            DENSE,
+            "--input",
+            tmp_path / "a.png",
+            "--output",
+            tmp_path / "new",
+            "--vocabulary",
+            words,
+        )
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "new").exists()
 
@@ -272,8 +353,21 @@ def test_demo_reads_names_of_several_lines_and_of_files(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo/demo.py", "--config-file", DENSE, "--input", "nowhere", "--output", "out"], "no image at 'nowhere'"),
-        (["tools/train_net.py", "--config-file", QUICK, "--eval-only", "MODEL.WEIGHTS", "none.pth"], "does not exist"),
+        (
+            ["demo/demo.py", "--config-file", DENSE, "--input", "nowhere", "--output", "out"],
+            "no image at 'nowhere'",
+        ),
+        (
+            [
+                "tools/train_net.py",
+                "--config-file",
+                QUICK,
+                "--eval-only",
+                "MODEL.WEIGHTS",
+                "none.pth",
+            ],
+            "does not exist",
+        ),
         (["tools/compare_runs.py", "A=nowhere"], "expected the output folder"),
     ],
 )

@@ -1,14 +1,15 @@
 """Deterministic stand-ins for pretrained weights and photographs (numpy and torch only).
 
-Every tensor is a pure function of its *name*, its shape and an optional salt, so two programs that use
-the same parameter names hold the same numbers without sharing a checkpoint.
+Every tensor is a pure function of its *name*, its shape and an optional salt, so two programs that
+use the same parameter names hold the same numbers without sharing a checkpoint.
     fill(name, shape, kind=None, salt="")  one tensor (float32 numpy array)
     clip_state("ViT-B/16")                 a whole OpenAI-format CLIP state dict (torch tensors)
     fill_state(sd, prefix="", salt="")     same-shaped values for any state dict, by its own names
-    image(h, w, seed)                      a uint8 (h, w, 3) test image made with integer arithmetic only
-The stream of a tensor is numpy's PCG64 seeded with crc32(salt + name); standard_normal in float64, then
-scaled and cast to float32.  A leading "sem_seg_head.predictor.clip_model." is cut off the name first, so a
-segmentation model and a bare CLIP checkpoint agree on their CLIP tensors.
+    image(h, w, seed)                      a uint8 (h, w, 3) test image made with integer arithmetic
+    only
+The stream of a tensor is numpy's PCG64 seeded with crc32(salt + name); standard_normal in float64,
+then scaled and cast to float32.  A leading "sem_seg_head.predictor.clip_model." is cut off the name
+first, so a segmentation model and a bare CLIP checkpoint agree on their CLIP tensors.
 """
 
 import re
@@ -42,9 +43,9 @@ def kind_of(name, shape):
         return "logit"
     if re.search(r"adapter_attn_[qkv]\.weights$", name):
         return "eye"  # (blocks, b, b)
-    if re.search(r"embedding|padding_tokens|padding_guidance|prompt_tokens", name) and not re.search(
-        r"time_embedding|add_embedding", name
-    ):
+    if re.search(
+        r"embedding|padding_tokens|padding_guidance|prompt_tokens", name
+    ) and not re.search(r"time_embedding|add_embedding", name):
         return "embed"
     if name.endswith(("visual.proj", "text_projection")):
         return "rmatrix"  # used as x @ W
@@ -60,7 +61,9 @@ def fill(name, shape, kind=None, salt=""):
     kind, shape = kind or kind_of(name, shape), tuple(shape)
     if kind == "logit":
         return np.full(shape, 4.6052, np.float32)
-    n = np.random.Generator(np.random.PCG64(zlib.crc32((salt + name).encode()))).standard_normal(shape)
+    n = np.random.Generator(np.random.PCG64(zlib.crc32((salt + name).encode()))).standard_normal(
+        shape
+    )
     if kind == "norm":
         v = 1 + 0.1 * n
     elif kind == "bias":
@@ -82,7 +85,10 @@ def fill_state(sd, prefix="", salt=""):
     def keep(k, v):
         return kind_of(k, v.shape) == "keep" or not v.is_floating_point()
 
-    return {k: v if keep(k, v) else torch.from_numpy(fill(prefix + k, v.shape, None, salt)) for k, v in sd.items()}
+    return {
+        k: v if keep(k, v) else torch.from_numpy(fill(prefix + k, v.shape, None, salt))
+        for k, v in sd.items()
+    }
 
 
 def clip_state(arch="ViT-B/16", salt="", ctx=77, vocab=49408):
@@ -113,7 +119,10 @@ def clip_state(arch="ViT-B/16", salt="", ctx=77, vocab=49408):
     sd = {k: torch.from_numpy(fill(k, s, None, salt)) for k, s in sh.items()}
     return {
         **sd,
-        **{k: torch.tensor(v) for k, v in (("input_resolution", side), ("context_length", ctx), ("vocab_size", vocab))},
+        **{
+            k: torch.tensor(v)
+            for k, v in (("input_resolution", side), ("context_length", ctx), ("vocab_size", vocab))
+        },
     }
 
 
@@ -123,10 +132,18 @@ def image(h, w, seed=0):
     def tri(t, p):
         return np.abs(t % (2 * p) - p) * 255 // p  # triangle wave, 0..255
 
-    a = (tri(3 * x + 2 * y + 61 * c + 17 * seed, 160 + 32 * c) + tri(2 * x - 5 * y + 97 * c + 29 * seed, 211 + 9 * seed)) // 2
+    a = (
+        tri(3 * x + 2 * y + 61 * c + 17 * seed, 160 + 32 * c)
+        + tri(2 * x - 5 * y + 97 * c + 29 * seed, 211 + 9 * seed)
+    ) // 2
     a = np.broadcast_to(a, (h, w, 3)).copy()
     for k in range(6):  # flat and textured rectangles
-        y0, x0 = (k * 131 + seed * 71 + 20) % (h * 3 // 4), (k * 197 + seed * 53 + 30) % (w * 3 // 4)
+        y0, x0 = (
+            (k * 131 + seed * 71 + 20) % (h * 3 // 4),
+            (k * 197 + seed * 53 + 30) % (w * 3 // 4),
+        )
         box = np.s_[y0 : y0 + h // 5 + 8 * k, x0 : x0 + w // 6 + 12 * k]
-        a[box] = (a[box] // 4 + 60 * k + 40 * c[0, 0] + ((x ^ y) % 16 * 6)[box[0], box[1]] * (k % 2)) % 256
+        a[box] = (
+            a[box] // 4 + 60 * k + 40 * c[0, 0] + ((x ^ y) % 16 * 6)[box[0], box[1]] * (k % 2)
+        ) % 256
     return a.astype(np.uint8)

@@ -1,4 +1,6 @@
-"""C1 and C2: resizing, text, fused attention, features, class scores and sliding windows of the released CLIPer."""
+"""C1 and C2: resizing, text, fused attention, features, class scores and sliding windows of the
+released CLIPer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ import pytest
 import torch
 from cliper.fusion import FusionOptions, encode_layers
 from cliper.preprocess import resize_for_clip, target_size
-from cliper.scores import Embedded, ScoreOptions, Windows, coarse_scores, merge_affinities, window_boxes, with_negatives
+from cliper.scores import (
+    Embedded,
+    ScoreOptions,
+    Windows,
+    coarse_scores,
+    merge_affinities,
+    window_boxes,
+    with_negatives,
+)
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 
@@ -29,7 +39,9 @@ def test_preprocessing(golden, fake_state):
     recorded, sizes = golden("c1_preprocess.npz"), golden("c1_sizes.json")
     assert len(sizes) == 10
     for key, shape in sizes.items():
-        patch, h, w, seed, side = map(int, re.fullmatch(r"p(\d+)_(\d+)x(\d+)_seed(\d+)_size(\d+)", key).groups())
+        patch, h, w, seed, side = map(
+            int, re.fullmatch(r"p(\d+)_(\d+)x(\d+)_seed(\d+)_size(\d+)", key).groups()
+        )
         size = target_size(h, w, side, patch, LONGEST)
         assert [3, *size] == shape
         image = torch.from_numpy(fake_state.image(h, w, seed)).permute(2, 0, 1)
@@ -50,7 +62,9 @@ class Case:
         self.grid = (size[0] // self.patch, size[1] // self.patch)
         self.x = to_input(image, size)
         self.layers = list(range(len(self.visual.transformer.resblocks)))
-        self.text = with_negatives(*(torch.from_numpy(self.recorded[k]) for k in ("fg_text", "bg_text")), mean=True)
+        self.text = with_negatives(
+            *(torch.from_numpy(self.recorded[k]) for k in ("fg_text", "bg_text")), mean=True
+        )
         self.cache = {}
 
     @torch.no_grad()
@@ -64,9 +78,13 @@ class Case:
 
     def windows(self, options, layers, crop):
         p, boxes = self.patch, window_boxes(*self.grid, crop // self.patch, 112 // self.patch)
-        crops = torch.stack([self.x[:, t * p : (t + h) * p, left * p : (left + w) * p] for t, left, h, w in boxes])
+        crops = torch.stack(
+            [self.x[:, t * p : (t + h) * p, left * p : (left + w) * p] for t, left, h, w in boxes]
+        )
         features, affinities = encode_layers(self.visual, crops, options, layers)
-        return Windows(features.transpose(0, 1), boxes, merge_affinities(affinities, boxes, self.grid))
+        return Windows(
+            features.transpose(0, 1), boxes, merge_affinities(affinities, boxes, self.grid)
+        )
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -86,14 +104,17 @@ def test_text(case):
 def test_features_logits_and_fused_map(case):
     image = case.embed(FusionOptions(), case.layers)
     logits = 100 * image.features @ case.text.T
-    np.testing.assert_allclose(logits[:, 0::4], case.recorded["class_logits_scale100_every4"], atol=1e-3)
+    np.testing.assert_allclose(
+        logits[:, 0::4], case.recorded["class_logits_scale100_every4"], atol=1e-3
+    )
     np.testing.assert_allclose(image.affinity[::21, ::3], case.recorded["attn_mean"], atol=1e-6)
     sums = torch.stack([image.affinity.sum(1), image.affinity.sum(0)])
     np.testing.assert_allclose(sums, case.recorded["attn_mean_rowsum_colsum"], atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("half", "key", "step"), [(False, "features_every", (24, 8)), (True, "features_posemb_fp16_every", (48, 16))]
+    ("half", "key", "step"),
+    [(False, "features_every", (24, 8)), (True, "features_posemb_fp16_every", (48, 16))],
 )
 def test_raw_features(case, half, key, step, monkeypatch):
     """The recorded features are not normalised and hold the class token."""
@@ -120,11 +141,15 @@ def test_map_of_each_layer(case, monkeypatch):
     monkeypatch.setattr(fusion, "fused_maps", spy)
     with torch.no_grad():
         encode_layers(case.visual, case.x[None], FusionOptions(), case.layers)
-    np.testing.assert_allclose(torch.stack(kept)[:, 1::31, 1::31], case.recorded["attn_mean_by_layer"], atol=1e-6)
+    np.testing.assert_allclose(
+        torch.stack(kept)[:, 1::31, 1::31], case.recorded["attn_mean_by_layer"], atol=1e-6
+    )
 
 
 def assert_scores(image, text, options, expected, key):
-    """Within 2e-5, apart from what entries may change that lie at the cut, where the processor's rounding decides."""
+    """Within 2e-5, apart from what entries may change that lie at the cut, where the processor's
+    rounding decides.
+    """
     low, high = (x.numpy() for x in coarse_bounds(image, text, 6, options))
     scores = coarse_scores(image, text, 6, options).numpy()
     assert ((low - 2e-5 <= expected) & (expected <= high + 2e-5)).all(), key
@@ -134,10 +159,16 @@ def assert_scores(image, text, options, expected, key):
 def test_scores(case):
     """Selected layer, logit scale, threshold, layer mean, windows: every recorded combination."""
     pattern = r"seg_layer(-\d)_scale(\d+)_thr([\d.]+)_fuse(\d)_slide(\d+)"
-    settings = [(key, re.fullmatch(pattern, key).groups()) for key in case.recorded if key.startswith("seg_layer")]
+    settings = [
+        (key, re.fullmatch(pattern, key).groups())
+        for key in case.recorded
+        if key.startswith("seg_layer")
+    ]
     assert len(settings) >= 20
     for key, (select, scale, threshold, fuse, crop) in settings:
-        options = ScoreOptions(float(scale), int(select), "all" if fuse == "1" else "none", threshold=float(threshold))
+        options = ScoreOptions(
+            float(scale), int(select), "all" if fuse == "1" else "none", threshold=float(threshold)
+        )
         image = case.embed(FusionOptions(), options.layers(len(case.layers)), int(crop))
         assert_scores(image, case.text, options, case.recorded[key], key)
 

@@ -1,7 +1,8 @@
-"""C3: refinement with whole maps (the oracle), with given maps row by row, and streamed from queries and keys.
+"""C3: refinement with whole maps (the oracle), with given maps row by row, and streamed from
+queries and keys.
 
-Results agree to 2e-6 wherever no entry lies at the cut; the few that do may fall on either side by the processor's rounding,
-and ``reference/rounding.py`` derives what that can change.
+Results agree to 2e-6 wherever no entry lies at the cut; the few that do may fall on either side by
+the processor's rounding, and ``reference/rounding.py`` derives what that can change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ SETTINGS = [(fusion, t) for fusion in ("SFSA", "mean", "selection") for t in (0.
 def make_logits(fake_state, layer, head, side):
     y, x = np.divmod(np.arange(side * side), side)
     distance = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
-    noise = fake_state.fill(f"c3.map.{layer}.{head}.{side * side}", (side * side, side * side), "norm").astype(np.float64)
+    noise = fake_state.fill(
+        f"c3.map.{layer}.{head}.{side * side}", (side * side, side * side), "norm"
+    ).astype(np.float64)
     return 30 * (noise - 1) - distance / (2 * (1.5 + head / 4) ** 2)
 
 
@@ -38,7 +41,11 @@ def flat(scores, side):
 
 @pytest.fixture(scope="module")
 def logits(fake_state):
-    return [torch.from_numpy(make_logits(fake_state, layer, head, 32)) for layer in (-4, -6) for head in range(5)]
+    return [
+        torch.from_numpy(make_logits(fake_state, layer, head, 32))
+        for layer in (-4, -6)
+        for head in range(5)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +59,17 @@ CLOSE = rounding.close_in_float32(20.0, 1)
 
 def doubt_of(maps, scores, threshold, fusion="SFSA"):
     """By how much entries at the cut may move each result (N, K)."""
-    chains = [maps] if fusion == "SFSA" else [maps[1:2]] if fusion == "selection" else [m[None] for m in maps]
-    each = [rounding.refinement_doubt(c, scores, torch.zeros_like(scores), threshold, CLOSE) for c in chains]
+    chains = (
+        [maps]
+        if fusion == "SFSA"
+        else [maps[1:2]]
+        if fusion == "selection"
+        else [m[None] for m in maps]
+    )
+    each = [
+        rounding.refinement_doubt(c, scores, torch.zeros_like(scores), threshold, CLOSE)
+        for c in chains
+    ]
     doubt = torch.stack(each).mean(dim=0)
     assert (doubt > 2e-6).float().mean() <= 0.01  # or the comparison would say too little
     return doubt
@@ -62,7 +78,9 @@ def doubt_of(maps, scores, threshold, fusion="SFSA"):
 def assert_refined(result, expected, doubt, step=1):
     """Results (N, K) against recorded ones (K, side, side) of every ``step``-th row and column."""
     side = round(len(result) ** 0.5)
-    ours, allowed = (x.T.unflatten(1, (side, side))[:, ::step, ::step] for x in (result, 2e-6 + doubt))
+    ours, allowed = (
+        x.T.unflatten(1, (side, side))[:, ::step, ::step] for x in (result, 2e-6 + doubt)
+    )
     difference = (ours - torch.from_numpy(expected)).abs()
     assert (difference <= allowed).all(), difference.max()
 
@@ -70,7 +88,13 @@ def assert_refined(result, expected, doubt, step=1):
 def streamed(logits, side):
     """Queries and keys whose product is exactly the logits."""
     eye = torch.eye(side * side)
-    return StreamedMaps([x.float() for x in logits], [eye] * len(logits), [1.0] * len(logits), (side, side), tile=100_000)
+    return StreamedMaps(
+        [x.float() for x in logits],
+        [eye] * len(logits),
+        [1.0] * len(logits),
+        (side, side),
+        tile=100_000,
+    )
 
 
 def test_inputs_are_the_recorded_ones(golden, fake_state, maps):
@@ -88,21 +112,30 @@ def test_refinement(golden, fake_state, maps, logits, path, fusion, threshold):
     if path == "oracle":
         result = oracle.refine(maps, scores, threshold, fusion)
     else:
-        operator = GivenMaps(maps, (32, 32), tile=100_000) if path == "given" else streamed(logits, 32)
+        operator = (
+            GivenMaps(maps, (32, 32), tile=100_000) if path == "given" else streamed(logits, 32)
+        )
         result = operator.apply(scores, FuseOptions(fusion, threshold=threshold))
     assert_refined(result, expected, doubt_of(maps, scores, threshold, fusion))
 
 
 @pytest.mark.parametrize("path", ["given", "streamed"])
 def test_one_layer_and_an_empty_row(golden, fake_state, maps, logits, path):
-    recorded, scores, options = golden("c3_refinement.npz"), flat(make_scores(fake_state, 21), 32), FuseOptions()
+    recorded, scores, options = (
+        golden("c3_refinement.npz"),
+        flat(make_scores(fake_state, 21), 32),
+        FuseOptions(),
+    )
 
     def refine(maps, logits):
-        return (GivenMaps(maps, (32, 32)) if path == "given" else streamed(logits, 32)).apply(scores, options)
+        return (GivenMaps(maps, (32, 32)) if path == "given" else streamed(logits, 32)).apply(
+            scores, options
+        )
 
     alone = refine(maps[5:], logits[5:])
     assert_refined(alone, recorded["SFSA_thr0.2_layer-6_only"], doubt_of(maps[5:], scores, 0.2))
-    if path == "given":  # a row that nothing of survives is no softmax, so only given maps can hold it
+    # a row that nothing of survives is no softmax, so only given maps can hold it
+    if path == "given":
         emptied = maps.clone()
         emptied[2, 7] = 1e-4
         result, doubt = refine(emptied, logits), doubt_of(emptied, scores, 0.2)
@@ -112,11 +145,19 @@ def test_one_layer_and_an_empty_row(golden, fake_state, maps, logits, path):
 def test_the_real_size(golden, fake_state):
     """4096 tokens, 21 and 150 classes, given and streamed."""
     recorded, options = golden("c3_refinement_4096.npz"), FuseOptions()
-    logits = [torch.from_numpy(make_logits(fake_state, layer, head, 64)) for layer in (-4, -6) for head in range(5)]
+    logits = [
+        torch.from_numpy(make_logits(fake_state, layer, head, 64))
+        for layer in (-4, -6)
+        for head in range(5)
+    ]
     maps = torch.stack([x.softmax(dim=1).float() for x in logits])
     given = GivenMaps(maps, (64, 64))
     scores, more = (flat(make_scores(fake_state, classes), 64) for classes in (21, 150))
     doubt, of_more = doubt_of(maps, torch.cat([scores, more], dim=1), 0.2).split([21, 150], dim=1)
     for operator in (given, streamed(logits, 64)):
-        assert_refined(operator.apply(scores, options), recorded["SFSA_thr0.2_n4096_every2"], doubt, step=2)
-    assert_refined(given.apply(more, options), recorded["SFSA_thr0.2_n4096_150_every8"], of_more, step=8)
+        assert_refined(
+            operator.apply(scores, options), recorded["SFSA_thr0.2_n4096_every2"], doubt, step=2
+        )
+    assert_refined(
+        given.apply(more, options), recorded["SFSA_thr0.2_n4096_150_every8"], of_more, step=8
+    )

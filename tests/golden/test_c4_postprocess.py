@@ -14,9 +14,16 @@ from cliper.refiner import GridRefinement
 
 from tests.golden.test_c3_refinement import make_logits
 
-RULES = [(b, c, n) for b in ("0", "0.001", "0.3", "0.6") for c in ("0.0", "0.3", "0.7") for n in (0, 1)]
-SCRIPTS = ["bkg0.3_cls0.3_norm0_ign255", "bkg0.6_cls0.5_norm1_ign255", "bkg0.001_cls0.0_norm0_ign0-255",
-           "bkg0_cls0_norm0_ign255", "bkg0_cls0.3_norm1_ign0-255"]  # fmt: skip
+RULES = [
+    (b, c, n) for b in ("0", "0.001", "0.3", "0.6") for c in ("0.0", "0.3", "0.7") for n in (0, 1)
+]
+SCRIPTS = [
+    "bkg0.3_cls0.3_norm0_ign255",
+    "bkg0.6_cls0.5_norm1_ign255",
+    "bkg0.001_cls0.0_norm0_ign0-255",
+    "bkg0_cls0_norm0_ign255",
+    "bkg0_cls0.3_norm1_ign0-255",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +38,42 @@ def test_rules(recorded, background, score, normalize):
     best = maps.amax(dim=0)
     valid = maps if float(background) > 0 else torch.cat([(1 - best[None]).square(), maps])
     name = f"bkg{background}_cls{score}_norm{normalize}"
-    torch.testing.assert_close(valid[:, ::3, ::4], recorded[f"valid_{name}"][0], atol=1e-6, rtol=1e-6)
-    labels = torch.where(best == 0, 0, maps.argmax(0) + 1) if float(background) > 0 else valid.argmax(0)
+    torch.testing.assert_close(
+        valid[:, ::3, ::4], recorded[f"valid_{name}"][0], atol=1e-6, rtol=1e-6
+    )
+    labels = (
+        torch.where(best == 0, 0, maps.argmax(0) + 1) if float(background) > 0 else valid.argmax(0)
+    )
     assert (labels == recorded[f"label_{name}"][0]).all()
 
 
 def test_score_fusion(recorded, fake_state):
-    logits = [torch.from_numpy(make_logits(fake_state, layer, head, 32)) for layer in (-4, -6) for head in range(5)]
+    logits = [
+        torch.from_numpy(make_logits(fake_state, layer, head, 32))
+        for layer in (-4, -6)
+        for head in range(5)
+    ]
     maps = GivenMaps(torch.stack([x.softmax(dim=1).float() for x in logits]), (32, 32))
     coarse = recorded["fusion_seg"]
-    refined = GridRefinement(maps.grid, lambda scores: maps.apply(scores, FuseOptions(threshold=0.2)))(coarse)
+    refined = GridRefinement(
+        maps.grid, lambda scores: maps.apply(scores, FuseOptions(threshold=0.2))
+    )(coarse)
     torch.testing.assert_close(refined, recorded["fusion_pred_mask"], atol=2e-6, rtol=0)
-    torch.testing.assert_close(fuse_scores(refined, coarse), recorded["fusion_final_score"], atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        fuse_scores(refined, coarse), recorded["fusion_final_score"], atol=2e-6, rtol=0
+    )
     torch.testing.assert_close(fuse_scores(coarse, coarse), recorded["fusion_none_final_score"])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_labels_of_the_whole_evaluation(recorded, name):
-    background, score, normalize = re.fullmatch(r"bkg([\d.]+)_cls([\d.]+)_norm(\d)_ign.*", name).groups()
+    background, score, normalize = re.fullmatch(
+        r"bkg([\d.]+)_cls([\d.]+)_norm(\d)_ign.*", name
+    ).groups()
     options = LabelOptions("abstain", float(score), float(background), normalize == "1")
-    labels, confidence = label_map(recorded["fusion_pred_mask"], recorded["fusion_final_score"], (50, 70), options)
+    labels, confidence = label_map(
+        recorded["fusion_pred_mask"], recorded["fusion_final_score"], (50, 70), options
+    )
     expected = recorded[f"main_label_{name}"].long() - 1
     assert (labels != expected).float().mean() <= 0.001
     assert ((confidence > 0) | (labels == -1)).all()
@@ -58,7 +81,11 @@ def test_labels_of_the_whole_evaluation(recorded, name):
 
 def test_chunks_give_the_same_labels(recorded, monkeypatch):
     refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
-    for options in (LabelOptions("abstain", 0.1, 0.2), LabelOptions("argmax"), LabelOptions("abstain", 0.1, 0.0, True)):
+    for options in (
+        LabelOptions("abstain", 0.1, 0.2),
+        LabelOptions("argmax"),
+        LabelOptions("abstain", 0.1, 0.0, True),
+    ):
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", 2**26)
         whole = label_map(refined, scores, (50, 70), options)
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", 1)

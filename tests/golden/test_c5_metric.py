@@ -27,16 +27,24 @@ def test_metric(golden, key, ignore_background):
     pairs = [(recorded[f"true{k}"], recorded[f"pred{k}"]) for k in range(3)]
     matrix = count(golden, 8, ignore_background, pairs)
     expected = recorded[f"hist_{key}"]
-    if ignore_background:  # predicting the background there is an abstention: a miss, and nobody's false positive
+    # predicting the background there is an abstention: a miss, and nobody's false positive
+    if ignore_background:
         assert (matrix.counts == torch.from_numpy(np.roll(expected[1:], -1, axis=1)).long()).all()
     else:
-        assert (matrix.counts[:, :8] == torch.from_numpy(expected).long()).all() and not matrix.counts[:, 8].any()
-    scores, accuracy, miou = matrix.scores(), recorded[f"result_{key}"][0], recorded[f"result_{key}"][2]
+        assert (
+            matrix.counts[:, :8] == torch.from_numpy(expected).long()
+        ).all() and not matrix.counts[:, 8].any()
+    scores, accuracy, miou = (
+        matrix.scores(),
+        recorded[f"result_{key}"][0],
+        recorded[f"result_{key}"][2],
+    )
     assert scores.pixel_accuracy / 100 == pytest.approx(accuracy, abs=1e-6)
     assert scores.miou / 100 == pytest.approx(miou, abs=1e-6)
     iou = np.nan_to_num(np.array(scores.iou) / 100)
     np.testing.assert_allclose(iou, recorded[f"iou_{key}"][int(ignore_background) :], atol=1e-6)
-    recall = matrix.counts.diagonal() / matrix.counts.sum(1).clamp_min(1)  # released: over all classes, absent ones as 0
+    # released: over all classes, absent ones as 0
+    recall = matrix.counts.diagonal() / matrix.counts.sum(1).clamp_min(1)
     assert recall.sum().item() / 8 == pytest.approx(recorded[f"result_{key}"][1], abs=1e-6)
 
 

@@ -20,7 +20,9 @@ def parts(golden, fake_state):
     configs = golden("c6_configs.json")
     unet = fill_module(fake_state, UNet2DConditionModel(**configs["unet"]), "unet.", sharpen=True)
     vae = fill_module(fake_state, AutoencoderKL(**configs["vae"]), "vae.")
-    text = fill_module(fake_state, CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])), "text_encoder.")
+    text = fill_module(
+        fake_state, CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])), "text_encoder."
+    )
     settings = {k: v for k, v in configs["scheduler"].items() if k != "class"}
     tokens = torch.tensor([[49406, 49407] + [0] * 75])
     with torch.no_grad():
@@ -45,20 +47,30 @@ def test_maps(golden, parts, noise, picture, step):
     np.testing.assert_allclose(parts[3][:, ::4], recorded["prompt_embeds"], atol=2e-5)
     with torch.no_grad():
         (square,) = model._squares([picture])
-        np.testing.assert_allclose(square[None, :, ::16, ::16], recorded["vae_in_every16"], atol=1e-6)
+        np.testing.assert_allclose(
+            square[None, :, ::16, ::16], recorded["vae_in_every16"], atol=1e-6
+        )
         latents = model.latents(square)
         np.testing.assert_allclose(latents[:, :, ::4, ::4], recorded["latent_every4"], atol=2e-5)
         noisy = model.add_noise(latents, noise)
-        np.testing.assert_allclose(noisy[:, :, ::4, ::4], recorded[f"unet_in_step{step}_every4"], atol=2e-5)
+        np.testing.assert_allclose(
+            noisy[:, :, ::4, ::4], recorded[f"unet_in_step{step}_every4"], atol=2e-5
+        )
         pairs = model.queries_and_keys(noisy)
         whole = parts[1](noisy, model.time, encoder_hidden_states=parts[3]).sample
-    np.testing.assert_allclose(whole[:, :, ::4, ::4], recorded[f"unet_out_step{step}_every4"], atol=2e-4)
+    np.testing.assert_allclose(
+        whole[:, :, ::4, ::4], recorded[f"unet_out_step{step}_every4"], atol=2e-4
+    )
     for layer, name, (q, k) in zip((-4, -6), model.layers, pairs, strict=True):
         maps = (q[0] * model.layers[name].scale @ k[0].mT).softmax(dim=-1)
         assert maps.shape == (2, 4096, 4096)
-        np.testing.assert_allclose(maps[:, ::128, ::64], recorded[f"attn_layer{layer}_step{step}"], atol=1e-4)
+        np.testing.assert_allclose(
+            maps[:, ::128, ::64], recorded[f"attn_layer{layer}_step{step}"], atol=1e-4
+        )
         largest = maps.amax(dim=1)[:, ::64]
-        np.testing.assert_allclose(largest, recorded[f"attn_layer{layer}_step{step}_colmax_every64"], atol=1e-4)
+        np.testing.assert_allclose(
+            largest, recorded[f"attn_layer{layer}_step{step}_colmax_every64"], atol=1e-4
+        )
 
 
 def test_the_streamed_maps_are_those(parts, picture):
@@ -68,7 +80,9 @@ def test_the_streamed_maps_are_those(parts, picture):
     with torch.no_grad():
         pairs = model.queries_and_keys(model.add_noise(model.latents(model._squares([picture])[0])))
     names = list(model.layers)
-    assert names[0].startswith("up_blocks.3.attentions.1") and names[1].startswith("up_blocks.3.attentions.0")
+    assert names[0].startswith("up_blocks.3.attentions.1") and names[1].startswith(
+        "up_blocks.3.attentions.0"
+    )
     whole = torch.cat([(q[0] * 8**-0.5 @ k[0].mT).softmax(dim=-1) for q, k in pairs])
     for index in range(4):
         rows = torch.cat([tile for _, tile in maps.tiles(index)])

@@ -1,8 +1,9 @@
 """C7: the whole of CLIPer, from an image to labels, on the recorded CLIP and diffusion weights.
 
-Two cuts at a share of the largest value lie on the way: of the class probabilities, and of each attention map. An entry at a
-cut falls on one side or the other by the processor's rounding. ``reference/rounding.py`` derives from this very
-computation which results that can change, and by how much; all others agree to 1e-5.
+Two cuts at a share of the largest value lie on the way: of the class probabilities, and of each
+    attention map. An entry at a
+cut falls on one side or the other by the processor's rounding. ``reference/rounding.py`` derives
+from this very computation which results that can change, and by how much; all others agree to 1e-5.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from tests.asking import ask
 from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
 
 IN_DOUBT = 0.1
-"""At most this share of the results may be within reach of an entry at a cut: more, and the comparison would say too little.
-It follows from the maps alone and hardly depends on the processor; how many of them really move does."""
+"""At most this share of the results may be within reach of an entry at a cut: more, and the
+comparison would say too little. It follows from the maps alone and hardly depends on the processor;
+how many of them really move does."""
 DIFFERING = 0.005
 """Share of the pixels whose label may differ (golden/README.md)."""
 
@@ -36,9 +38,17 @@ def doubt_of(encoded, coarse, text, attention, image, options):
     """By how much entries at the cuts may have moved each refined score (6, 64, 64)."""
     (maps,) = attention([image])
     low, high = rounding.coarse_bounds(encoded.embedded, text, 6, options)
-    doubt, scores = (F.interpolate(x[None], maps.grid, mode="bilinear")[0].flatten(1).T for x in (high - low, coarse))
-    whole = [attention_maps([q], [k], [s])[0] for q, k, s in zip(maps.queries, maps.keys, maps.scales, strict=True)]
-    return rounding.refinement_doubt(whole, scores, doubt, options.threshold).T.unflatten(1, maps.grid)
+    doubt, scores = (
+        F.interpolate(x[None], maps.grid, mode="bilinear")[0].flatten(1).T
+        for x in (high - low, coarse)
+    )
+    whole = [
+        attention_maps([q], [k], [s])[0]
+        for q, k, s in zip(maps.queries, maps.keys, maps.scales, strict=True)
+    ]
+    return rounding.refinement_doubt(whole, scores, doubt, options.threshold).T.unflatten(
+        1, maps.grid
+    )
 
 
 @pytest.mark.parametrize("name", ["norm", "plain"])
@@ -51,7 +61,9 @@ def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # no
         clip=loaded.model,
         text=TextEmbedder(loaded.tokenizer, prompt_templates("scene")),
         scores=ScoreOptions(threshold=settings["thr"]),
-        labels=LabelOptions("abstain", settings["score_threshold"], settings["bkg_thre"], settings["is_normalize"]),
+        labels=LabelOptions(
+            "abstain", settings["score_threshold"], settings["bkg_thre"], settings["is_normalize"]
+        ),
         refiner=DiffusionRefiner(attention, FuseOptions(threshold=settings["thr"])),
         window=settings["slide"],
     ).eval()

@@ -30,13 +30,16 @@ def adapter_with(blocks, curvature, literal):
 
 
 def assert_rows_close(got, want, curvature, norms):
-    """Relative to each row's norm, at the tolerance that the norm of the tangent vector calls for."""
+    """Relative to each row's norm, at the tolerance that the norm of the tangent vector calls for."""  # noqa: E501
     error = np.linalg.norm(got - want, axis=-1) / np.maximum(np.linalg.norm(want, axis=-1), 1e-30)
     scaled = np.sqrt(curvature) * norms
     saturation = np.arctanh(1 - 1e-3)
-    # Ten float32 roundings of the recorded program, amplified by artanh's condition number towards saturation.
+    # Ten float32 roundings of the recorded program, amplified by artanh's condition number towards
+    # saturation.
     amplified = 10 * 2.0**-24 * np.sinh(np.minimum(2 * scaled, 20)) / np.maximum(2 * scaled, 1e-30)
-    tolerance = np.where((norms >= 0.1) & (scaled < 0.9 * saturation), np.maximum(2e-6, amplified), 5e-3)
+    tolerance = np.where(
+        (norms >= 0.1) & (scaled < 0.9 * saturation), np.maximum(2e-6, amplified), 5e-3
+    )
     tolerance = np.where(scaled < 1e-5, 4e-2, tolerance)
     assert (error <= tolerance).all(), np.stack([norms, error, tolerance], 1)[error > tolerance]
 
@@ -67,7 +70,9 @@ def test_maps_of_given_points(arrays, fake_state, name):
         "mobius_matvec": hyperbolic.mobius_matvec(m, y, c),
     }
     with np.errstate(divide="ignore"):
-        tangent_norms = np.arctanh(np.minimum(np.sqrt(c) * arrays[f"{name}_ball_norms"], 1.0)) / np.sqrt(c)
+        tangent_norms = np.arctanh(
+            np.minimum(np.sqrt(c) * arrays[f"{name}_ball_norms"], 1.0)
+        ) / np.sqrt(c)
     for key, got in results.items():
         assert_rows_close(got[:, ::4].numpy(), arrays[f"{name}_ball_{key}"], c, tangent_norms)
 
@@ -82,7 +87,9 @@ def test_adapter(arrays, fake_state, name, literal, gradients):
     with torch.set_grad_enabled(gradients):
         got = adapter(torch.cat([x, x, x])).detach().chunk(3)
     for part in got:
-        assert_rows_close(part[:, ::4].numpy(), arrays[f"{name}_adapter"], c, arrays[f"{name}_norms"])
+        assert_rows_close(
+            part[:, ::4].numpy(), arrays[f"{name}_adapter"], c, arrays[f"{name}_norms"]
+        )
 
 
 @pytest.mark.parametrize("literal", [False, True], ids=["fast", "literal"])
@@ -95,14 +102,24 @@ def test_in_projection_and_gradient(arrays, fake_state, name, scale, literal):
     block = f"{prefix}transformer.resblocks.0."
     with torch.no_grad():
         for q, p in adapter.named_parameters():
-            p.copy_(torch.from_numpy(fake_state.fill(f"{block}hyperbolic_attn.adapter_attn_{q}.weights", p.shape)))
-    weight = torch.from_numpy(fake_state.fill(f"{block}attn.in_proj_weight", (3 * width, width))) * float(scale)
+            p.copy_(
+                torch.from_numpy(
+                    fake_state.fill(f"{block}hyperbolic_attn.adapter_attn_{q}.weights", p.shape)
+                )
+            )
+    weight = torch.from_numpy(
+        fake_state.fill(f"{block}attn.in_proj_weight", (3 * width, width))
+    ) * float(scale)
     out = adapter(weight)
     with torch.no_grad():
         torch.testing.assert_close(adapter(weight), out, rtol=1e-6, atol=1e-6)
     norms = out.detach()[::16].norm(dim=-1).numpy()
-    assert_rows_close(out.detach()[::16, ::4].numpy(), arrays[f"{name}_in_proj_x{scale}_out"], c, norms)
-    cotangent = torch.from_numpy(fake_state.fill(f"h1.{name}.cotangent", (3 * width, width), "matrix"))
+    assert_rows_close(
+        out.detach()[::16, ::4].numpy(), arrays[f"{name}_in_proj_x{scale}_out"], c, norms
+    )
+    cotangent = torch.from_numpy(
+        fake_state.fill(f"h1.{name}.cotangent", (3 * width, width), "matrix")
+    )
     (out * cotangent).sum().backward()
     for q, p in adapter.named_parameters():
         want = arrays[f"{name}_in_proj_x{scale}_grad_{q}"]

@@ -1,4 +1,6 @@
-"""H2 and H3: the dense image tower, tokens and the text tower, with adapters and with identity blocks."""
+"""H2 and H3: the dense image tower, tokens and the text tower, with adapters and with identity
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Variant:
 
     def __init__(self, model, kind):
         self.modules = [m for _, m in adapters(model)]
-        self.saved = [{n: p.detach().clone() for n, p in m.named_parameters()} for m in self.modules]
+        self.saved = [
+            {n: p.detach().clone() for n, p in m.named_parameters()} for m in self.modules
+        ]
         self.kind = kind
 
     @torch.no_grad()
@@ -56,17 +60,23 @@ def test_dense_image_tower(golden, hyperclip_b, image, kind):
     name = kind.split("-")[0]
     with Variant(hyperclip_b, kind):
         features = encode_dense(visual, image, [3, 7])
-        tokens = torch.cat([features.class_token[:, None], features.embeddings.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat(
+            [features.class_token[:, None], features.embeddings.flatten(2).transpose(1, 2)], 1
+        )
         x = embed_patches(visual, image)
         outputs = []
         for block in visual.transformer.resblocks[:-1]:
             x = residual_block(block, x)
             outputs.append(x)
-    np.testing.assert_allclose(tokens[:, ::16], arrays[f"{name}_dense_f32_every16"], atol=5e-5, rtol=0)
+    np.testing.assert_allclose(
+        tokens[:, ::16], arrays[f"{name}_dense_f32_every16"], atol=5e-5, rtol=0
+    )
     half = arrays[f"{name}_dense"].astype(np.float32)
     np.testing.assert_allclose(tokens, half, atol=5e-5, rtol=2**-10)
     for i in (3, 7):
-        np.testing.assert_allclose(outputs[i][0, ::16, ::4], arrays[f"{name}_block{i + 1}_out"], atol=2e-4, rtol=0)
+        np.testing.assert_allclose(
+            outputs[i][0, ::16, ::4], arrays[f"{name}_block{i + 1}_out"], atol=2e-4, rtol=0
+        )
     for got, i in zip(features.intermediates, (3, 7), strict=True):
         torch.testing.assert_close(got.flatten(2).transpose(1, 2), outputs[i][:, 1:])
     stacked = torch.stack(outputs)[:, 0, ::96, ::8]
@@ -76,19 +86,25 @@ def test_dense_image_tower(golden, hyperclip_b, image, kind):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["adapted", "identity"])
 def test_class_token_of_plain_open_clip(golden, hyperclip_b, image, kind):
-    """open_clip's own forward runs on the adapted weights; the released one left the last block unadapted there."""
+    """open_clip's own forward runs on the adapted weights; the released one left the last block
+    unadapted there.
+    """
     small = F.interpolate(image, size=(224, 224), mode="bilinear", align_corners=False)
     last = tower(hyperclip_b.clip, "vision")[-1].attn.parametrizations.in_proj_weight[0]
     with Variant(hyperclip_b, kind):
         for p in last.parameters():
             p.copy_(torch.eye(128).expand_as(p))
         got = hyperclip_b.clip.encode_image(small)
-    np.testing.assert_allclose(got, golden("h2_encode_image.npz")[f"{kind}_cls_224_nondense"], atol=5e-5, rtol=0)
+    np.testing.assert_allclose(
+        got, golden("h2_encode_image.npz")[f"{kind}_cls_224_nondense"], atol=5e-5, rtol=0
+    )
 
 
 def test_position_embedding(golden, hyperclip_b):
     got = resize_positions(hyperclip_b.clip.visual.positional_embedding.detach(), (24, 24))
-    np.testing.assert_allclose(got[::8, ::8], golden("h2_encode_image.npz")["pos_embed_24x24_every8"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        got[::8, ::8], golden("h2_encode_image.npz")["pos_embed_24x24_every8"], atol=1e-6, rtol=0
+    )
 
 
 def test_tokens(golden, hyperclip_b):

@@ -1,4 +1,6 @@
-"""H4: the head, its loss and its gradients; the other published models; more names than class tokens."""
+"""H4: the head, its loss and its gradients; the other published models; more names than class
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,19 @@ def test_logits(arrays, fake_state, hyperclip_b, vocabulary, pooled, pool, liter
             module.literal = False
     logits = head(features, text)
     name = f"pool{pool}"
-    np.testing.assert_allclose(logits[:, :, ::4, ::4], arrays[f"{name}_logits_f32_every4"], atol=LOGITS, rtol=0)
-    np.testing.assert_allclose(logits, arrays[f"{name}_logits"].astype(np.float32), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(
+        logits[:, :, ::4, ::4], arrays[f"{name}_logits_f32_every4"], atol=LOGITS, rtol=0
+    )
+    np.testing.assert_allclose(
+        logits, arrays[f"{name}_logits"].astype(np.float32), atol=1e-3, rtol=0
+    )
     flips = (logits[0].argmax(0).numpy() != arrays[f"{name}_argmax96"]).mean()
     assert flips <= 5e-4
     scores = resize(logits.sigmoid(), (384, 384))[0, :, ::8, ::8]
     np.testing.assert_allclose(scores, arrays[f"{name}_sem_seg_384_every8"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(head.infer(head.prepare(features), text, 7).whole(), logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        head.infer(head.prepare(features), text, 7).whole(), logits, atol=2e-5, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -74,9 +82,13 @@ def test_every_step(arrays, fake_state, hyperclip_b, vocabulary, pool):
     costs = cost_volume(features.embeddings, text)
     np.testing.assert_allclose(costs[0], arrays["cost_volume"], atol=1e-6, rtol=0)
     x = head.embed_costs(costs)
-    np.testing.assert_allclose(x[0, :, ::6, ::6, ::8].permute(0, 3, 1, 2), arrays["corr_embed"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(
+        x[0, :, ::6, ::6, ::8].permute(0, 3, 1, 2), arrays["corr_embed"], atol=LAYERS, rtol=0
+    )
     appearance = F.relu(head.appearance_projection(features.embeddings))
-    np.testing.assert_allclose(appearance[0, ::4, ::4, ::4], arrays["guidance"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(
+        appearance[0, ::4, ::4, ::4], arrays["guidance"], atol=LAYERS, rtol=0
+    )
     text_guidance = F.relu(head.text_projection(text))
     np.testing.assert_allclose(text_guidance, arrays["text_guidance"], atol=LAYERS, rtol=0)
     res4, res5 = head.decoder_features(features)
@@ -88,10 +100,14 @@ def test_every_step(arrays, fake_state, hyperclip_b, vocabulary, pool):
         return maps[0, :, ::6, ::6, ::8].permute(3, 0, 1, 2)
 
     spatial = head.layers[0].spatial(x, head.layers[0].spatial.guide(guidance))
-    np.testing.assert_allclose(sampled(spatial), arrays[f"pool{pool}_layer1_spatial"], atol=LAYERS, rtol=0)
+    np.testing.assert_allclose(
+        sampled(spatial), arrays[f"pool{pool}_layer1_spatial"], atol=LAYERS, rtol=0
+    )
     for i, layer in enumerate(head.layers):
         x = layer(x, layer.spatial.guide(guidance), text_guidance, (pool, pool))
-        np.testing.assert_allclose(sampled(x), arrays[f"pool{pool}_layer{i + 1}"], atol=LAYERS, rtol=0)
+        np.testing.assert_allclose(
+            sampled(x), arrays[f"pool{pool}_layer{i + 1}"], atol=LAYERS, rtol=0
+        )
 
 
 @torch.no_grad()
@@ -100,7 +116,9 @@ def test_more_names_than_class_tokens(arrays, golden, fake_state, hyperclip_b):
     head = hyperclip_b.sem_seg_head
     features, text = encode(hyperclip_b, pixels(fake_state), big)
     costs = cost_volume(features.embeddings, text)
-    np.testing.assert_allclose(costs.flatten(2).amax(-1)[0], arrays["big_cost_volume_max"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        costs.flatten(2).amax(-1)[0], arrays["big_cost_volume_max"], atol=1e-6, rtol=0
+    )
     logits = head(features, text)
     kept = (logits[0].flatten(1).amax(-1) > -100).nonzero()[:, 0]
     np.testing.assert_array_equal(kept, arrays["big_selected"])
@@ -108,7 +126,9 @@ def test_more_names_than_class_tokens(arrays, golden, fake_state, hyperclip_b):
     np.testing.assert_allclose(logits[0, kept][:, ::8, ::8], want, atol=1e-3, rtol=2**-10)
     half = arrays["big_sem_seg_every8"]  # rounded to float16 when it was recorded
     np.testing.assert_allclose(logits[0, :, ::8, ::8].sigmoid(), half, atol=1e-5, rtol=2**-10)
-    torch.testing.assert_close(head.infer(head.prepare(features), text, 50).whole(), logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        head.infer(head.prepare(features), text, 50).whole(), logits, atol=2e-5, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -129,9 +149,12 @@ def test_catseg(golden, fake_state, published_model, vocabulary, config, model, 
 
 @torch.no_grad()
 def test_hyperclip_vitl(golden, fake_state, published_model, vocabulary):
-    """The released ViT-L leaves blocks 11 to 22 without adapters; with identity there, ours agrees."""
+    """The released ViT-L leaves blocks 11 to 22 without adapters; with identity there, ours agrees."""  # noqa: E501
     built = published_model(
-        "vitl_336_hyperbolic.yaml", "hyperclip_vitl14_336", "MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST", "[2, 2]"
+        "vitl_336_hyperbolic.yaml",
+        "hyperclip_vitl14_336",
+        "MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST",
+        "[2, 2]",
     )
     assert sum(p.numel() for _, m in adapters(built) for p in m.parameters()) == 12_976_128
     assert sum(p.numel() for p in built.sem_seg_head.parameters()) == 5_782_753
@@ -144,8 +167,12 @@ def test_hyperclip_vitl(golden, fake_state, published_model, vocabulary):
 
 def check_whole_model(model, arrays, fake_state, vocabulary):
     features, text = encode(model, pixels(fake_state), vocabulary)
-    tokens = torch.cat([features.class_token[:, None], features.embeddings.flatten(2).transpose(1, 2)], 1)
-    np.testing.assert_allclose(tokens[:, ::16, ::4], arrays["dense_every16_every4"], atol=5e-5, rtol=0)
+    tokens = torch.cat(
+        [features.class_token[:, None], features.embeddings.flatten(2).transpose(1, 2)], 1
+    )
+    np.testing.assert_allclose(
+        tokens[:, ::16, ::4], arrays["dense_every16_every4"], atol=5e-5, rtol=0
+    )
     np.testing.assert_allclose(text, arrays["text_embeds"], atol=2e-5, rtol=0)
     logits = model.sem_seg_head(features, text)
     np.testing.assert_allclose(logits[:, :, ::4, ::4], arrays["logits_every4"], atol=LOGITS, rtol=0)
@@ -160,7 +187,9 @@ def check_whole_model(model, arrays, fake_state, vocabulary):
 def test_parameter_counts(golden, hyperclip_b):
     want = golden("reference_keys.json")["models"]["hyperclip_vitb16"]["summary"]
     counts = {
-        "clip_adapter_parameters": sum(p.numel() for _, m in adapters(hyperclip_b) for p in m.parameters()),
+        "clip_adapter_parameters": sum(
+            p.numel() for _, m in adapters(hyperclip_b) for p in m.parameters()
+        ),
         "head_parameters": sum(p.numel() for p in hyperclip_b.sem_seg_head.parameters()),
         "parameters": sum(p.numel() for p in hyperclip_b.parameters()),
         "trainable": sum(p.numel() for p in hyperclip_b.parameters() if p.requires_grad),
@@ -221,7 +250,9 @@ def test_gradients(golden, fake_state, published_state, training_model, arrays, 
         else:
             assert gradients[name].norm().item() <= 2e-7, name
     if pool == 2:
-        recorded = {k.removeprefix("grad__"): v for k, v in arrays.items() if k.startswith("grad__")}
+        recorded = {
+            k.removeprefix("grad__"): v for k, v in arrays.items() if k.startswith("grad__")
+        }
         assert len(recorded) >= 24
         for name, want in recorded.items():
             g = gradients[name].flatten()

@@ -1,4 +1,6 @@
-"""H5 and H6: sliding-window and whole-image inference from image files, as scores and as streamed labels."""
+"""H5 and H6: sliding-window and whole-image inference from image files, as scores and as streamed
+labels.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +59,14 @@ def check(arrays, key, scores):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_mapper(arrays, fake_state, records, name):
-    assert zlib.crc32(fake_state.image(*PICTURES[name]).tobytes()) == arrays[f"{name}_image_crc32"][0]
+    assert (
+        zlib.crc32(fake_state.image(*PICTURES[name]).tobytes()) == arrays[f"{name}_image_crc32"][0]
+    )
     image = records[name]["image"]
     np.testing.assert_array_equal(image.shape, arrays[f"{name}_mapped_shape"])
-    difference = image[:, ::16, ::16].numpy().astype(int) - arrays[f"{name}_mapped_every16"].astype(int)
+    difference = image[:, ::16, ::16].numpy().astype(int) - arrays[f"{name}_mapped_every16"].astype(
+        int
+    )
     assert np.abs(difference).max() <= 1  # a grey level of freedom across Pillow versions
 
 

@@ -1,4 +1,4 @@
-"""Every short cut of the head equals its obvious form: float64 to 1e-10, float32 to 1e-5 relative."""
+"""Every short cut of the head equals its obvious form: float64 to 1e-10, float32 to 1e-5 relative."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -95,22 +95,38 @@ def test_sampled_classes_hold_the_present_ones():
     target = torch.tensor([[[3, 255], [9, 3]]])
     renamed, chosen = sample_classes(target, 20, 6)
     assert len(chosen) == 6 and {3, 9} <= set(chosen.tolist()) and (chosen.diff() > 0).all()
-    assert torch.equal(chosen[renamed[renamed != 255]], target[target != 255]) and renamed[0, 0, 1] == 255
+    assert (
+        torch.equal(chosen[renamed[renamed != 255]], target[target != 255])
+        and renamed[0, 0, 1] == 255
+    )
     assert sample_classes(target, 20, 1)[1].tolist() == [3, 9]
 
 
 def make_head(dtype, **changes):
     arguments = {
-        "embed_dim": 24, "width": 20, "grid": (4, 4), "hidden_dim": 16, "window": 2, "appearance_dim": 12, "text_dim": 12,
-        "decoder_dims": (16, 16), "decoder_guidance_dims": (8, 8), "decoder_guidance_proj_dims": (4, 4),
-        "pad_length": 9, "max_classes": 0, "pooling_test": (2, 2), **changes,
-    }  # fmt: skip
+        "embed_dim": 24,
+        "width": 20,
+        "grid": (4, 4),
+        "hidden_dim": 16,
+        "window": 2,
+        "appearance_dim": 12,
+        "text_dim": 12,
+        "decoder_dims": (16, 16),
+        "decoder_guidance_dims": (8, 8),
+        "decoder_guidance_proj_dims": (4, 4),
+        "pad_length": 9,
+        "max_classes": 0,
+        "pooling_test": (2, 2),
+        **changes,
+    }
     return randomise(CostVolumeHead(**arguments), dtype).eval()
 
 
 def make_features(dtype, images=2):
     maps = [random(images, 20, 4, 4, dtype=dtype, seed=i) for i in (5, 6)]
-    return DenseFeatures(random(images, 24, 4, 4, dtype=dtype), maps, random(images, 24, dtype=dtype))
+    return DenseFeatures(
+        random(images, 24, 4, 4, dtype=dtype), maps, random(images, 24, dtype=dtype)
+    )
 
 
 @both

@@ -1,4 +1,6 @@
-"""Which labels the loss takes, what it is by its definition, and which classes a training step samples."""
+"""Which labels the loss takes, what it is by its definition, and which classes a training step
+samples.
+"""
 
 from __future__ import annotations
 

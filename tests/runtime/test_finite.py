@@ -1,4 +1,6 @@
-"""NaN and infinity never become labels: wherever one appears, every way of inference raises and names the cause."""
+"""NaN and infinity never become labels: wherever one appears, every way of inference raises and
+names the cause.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ from PIL import Image
 from tests import fake_trees
 from tests.asking import ask
 
-HYPERCLIP, DENSE, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("hyperclip", "dense_clip", "cliper"))
-WORDS = Vocabulary.from_text("red plain circle; blue striped star; green dotted cross; cyan plain square")
+HYPERCLIP, DENSE, CLIPER = (
+    f"configs/quickstart/{name}.yaml" for name in ("hyperclip", "dense_clip", "cliper")
+)
+WORDS = Vocabulary.from_text(
+    "red plain circle; blue striped star; green dotted cross; cyan plain square"
+)
 VALUES = [math.nan, math.inf, -math.inf]
 
 
@@ -40,7 +46,9 @@ def build(config, *overrides):
 
 
 def picture(size=(96, 100)):
-    return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @contextlib.contextmanager
@@ -56,23 +64,42 @@ def broken(model, name, value):
 
 
 HYPERCLIP_WEIGHTS = [
-    "clip.visual.conv1.weight", "clip.visual.transformer.resblocks.2.attn.in_proj_bias", "clip.visual.proj",
-    "clip.text_projection", "sem_seg_head.cost_embedding.weight", "sem_seg_head.text_projection.weight",
-    "sem_seg_head.layers.1.classes.mlp.0.weight", "sem_seg_head.decoder.classifier.bias", "sem_seg_head.upsample.0.weight",
-]  # fmt: skip
+    "clip.visual.conv1.weight",
+    "clip.visual.transformer.resblocks.2.attn.in_proj_bias",
+    "clip.visual.proj",
+    "clip.text_projection",
+    "sem_seg_head.cost_embedding.weight",
+    "sem_seg_head.text_projection.weight",
+    "sem_seg_head.layers.1.classes.mlp.0.weight",
+    "sem_seg_head.decoder.classifier.bias",
+    "sem_seg_head.upsample.0.weight",
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("way", ["labels", "scores", "windows", "pruned"])
 def test_one_weight_of_hyperclip(way, value):
-    model = build(HYPERCLIP, "TEST.SLIDING_WINDOW", way == "windows", "TEST.SLIDING.SIZE", 160, "TEST.SLIDING.KERNEL", 96,
-                  "MODEL.SEM_SEG_HEAD.MAX_CLASSES", 2 if way == "pruned" else 256)  # fmt: skip
+    model = build(
+        HYPERCLIP,
+        "TEST.SLIDING_WINDOW",
+        way == "windows",
+        "TEST.SLIDING.SIZE",
+        160,
+        "TEST.SLIDING.KERNEL",
+        96,
+        "MODEL.SEM_SEG_HEAD.MAX_CLASSES",
+        2 if way == "pruned" else 256,
+    )
     before = ask(model, picture(), WORDS, scores=way == "scores")
     for name in HYPERCLIP_WEIGHTS:
         if name == "sem_seg_head.text_projection.weight" and not math.isnan(value):
-            continue  # a ReLU makes 0 of -inf: that is what the weights are looked at for, see below
+            # a ReLU makes 0 of -inf: that is what the weights are looked at for, see below
+            continue
         with broken(model, name, value):
-            with pytest.raises(NotFiniteError, match=f"HyperCLIP: NaN or infinity in .*broken weights: {name} holds"):
+            with pytest.raises(
+                NotFiniteError,
+                match=f"HyperCLIP: NaN or infinity in .*broken weights: {name} holds",
+            ):
                 ask(model, picture(), WORDS, scores=way == "scores")
             with pytest.raises(NotFiniteError, match=name):
                 (encoded,) = model.encode([picture()])
@@ -87,7 +114,9 @@ def test_one_token_of_one_class():
     token = model.text.tokenizer("cyan")[0, 1]
     with torch.no_grad():
         model.clip.token_embedding.weight[token] = math.nan
-    with pytest.raises(NotFiniteError, match="the embeddings of the class names.*clip.token_embedding.weight"):
+    with pytest.raises(
+        NotFiniteError, match="the embeddings of the class names.*clip.token_embedding.weight"
+    ):
         ask(model, picture(), WORDS)
     result = ask(model, picture(), Vocabulary.from_text("red plain circle; blue striped star"))
     assert result["sem_seg_labels"].shape == (96, 100)
@@ -103,7 +132,10 @@ def test_a_head_of_ones_own_and_a_dense_clip():
     SEM_SEG_HEADS_REGISTRY._obj_map["BrokenHead"] = Broken
     try:
         model = build(DENSE, "MODEL.SEM_SEG_HEAD.NAME", "BrokenHead")
-        with pytest.raises(NotFiniteError, match="the head's logits.*weights that are broken or belong to another model"):
+        with pytest.raises(
+            NotFiniteError,
+            match="the head's logits.*weights that are broken or belong to another model",
+        ):
             ask(model, picture(), WORDS)
     finally:
         del SEM_SEG_HEADS_REGISTRY._obj_map["BrokenHead"]
@@ -112,26 +144,49 @@ def test_a_head_of_ones_own_and_a_dense_clip():
 
 
 CLIPER_WEIGHTS = {
-    "none": ["clip.visual.conv1.weight", "clip.visual.transformer.resblocks.5.attn.out_proj.weight", "clip.text_projection"],
-    "diffusion": ["refiner.attention.unet.conv_in.weight", "refiner.attention.vae.encoder.conv_in.bias",
-                  "refiner.attention.unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.weight"],
+    "none": [
+        "clip.visual.conv1.weight",
+        "clip.visual.transformer.resblocks.5.attn.out_proj.weight",
+        "clip.text_projection",
+    ],
+    "diffusion": [
+        "refiner.attention.unet.conv_in.weight",
+        "refiner.attention.vae.encoder.conv_in.bias",
+        "refiner.attention.unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.weight",
+    ],
     "features": ["refiner.extractor.model.patch_embed.proj.weight", "clip.visual.proj"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize("refiner", CLIPER_WEIGHTS)
 def test_one_weight_of_cliper(refiner, scores):
-    features = ["MODEL.CLIPER.FEATURES.MODEL", "vit_tiny_patch16_224", "MODEL.CLIPER.FEATURES.WEIGHTS", "none"]
+    features = [
+        "MODEL.CLIPER.FEATURES.MODEL",
+        "vit_tiny_patch16_224",
+        "MODEL.CLIPER.FEATURES.WEIGHTS",
+        "none",
+    ]
     model = build(CLIPER, "MODEL.CLIPER.REFINER.NAME", refiner, *features)
     for name, value in itertools.product(CLIPER_WEIGHTS[refiner], VALUES):
-        with broken(model, name, value), pytest.raises(NotFiniteError, match=f"CLIPer: NaN or .*broken weights: {name}"):
+        with (
+            broken(model, name, value),
+            pytest.raises(NotFiniteError, match=f"CLIPer: NaN or .*broken weights: {name}"),
+        ):
             ask(model, picture(), WORDS, scores=scores)
     assert ("sem_seg" in ask(model, picture(), WORDS, scores=scores)) == scores
 
 
 def test_windows_that_are_divided_by_nothing_and_refiners_of_ones_own():
-    model = build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none", "MODEL.CLIPER.WINDOW", 48, "MODEL.CLIPER.WINDOW_STRIDE", 24)
+    model = build(
+        CLIPER,
+        "MODEL.CLIPER.REFINER.NAME",
+        "none",
+        "MODEL.CLIPER.WINDOW",
+        48,
+        "MODEL.CLIPER.WINDOW_STRIDE",
+        24,
+    )
     ask(model, picture(), WORDS)
     (encoded,) = model.encode([picture()])
     encoded.embedded.windows.features[0, 0, 0, 0] = math.nan
@@ -139,7 +194,9 @@ def test_windows_that_are_divided_by_nothing_and_refiners_of_ones_own():
         model.segment(encoded, Question(WORDS), (96, 100))
 
     def spoiled(cfg):
-        return lambda images: [lambda coarse: coarse.masked_fill(coarse == coarse.amax(), math.inf) for _ in images]
+        return lambda images: [
+            lambda coarse: coarse.masked_fill(coarse == coarse.amax(), math.inf) for _ in images
+        ]
 
     REFINER_REGISTRY._obj_map["spoiled"] = spoiled
     try:
@@ -155,14 +212,20 @@ def test_half_precision_is_named():
         model.clip.visual.proj.mul_(1e6)  # finite, and float32 takes it; float16 ends at 65504
     result = ask(model, picture(), WORDS)
     assert (result["sem_seg_confidence"] >= 0).all()
-    with torch.autocast("cpu", torch.float16), pytest.raises(NotFiniteError, match="half precision, .*65504"):
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.raises(NotFiniteError, match="half precision, .*65504"),
+    ):
         ask(model, picture(), WORDS)
 
 
 def test_no_broken_latents_are_kept(tmp_path):
     model = build(CLIPER, "MODEL.CLIPER.DIFFUSION.CACHE", tmp_path)
     name = "refiner.attention.vae.encoder.conv_in.bias"
-    with broken(model, name, math.nan), pytest.raises(NotFiniteError, match="the latents of the image.*vae.encoder.conv_in"):
+    with (
+        broken(model, name, math.nan),
+        pytest.raises(NotFiniteError, match="the latents of the image.*vae.encoder.conv_in"),
+    ):
         ask(model, picture(), WORDS)
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -174,7 +237,9 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
         model.sem_seg_head.appearance_projection.bias[0] = -math.inf
     ask(model, picture(), WORDS)
     for use in (Predictor, require_finite_weights):
-        with pytest.raises(NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"):
+        with pytest.raises(
+            NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"
+        ):
             use(model)
     cfg = load_config(HYPERCLIP, ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"])
     with pytest.raises(NotFiniteError, match="appearance_projection"):
@@ -186,7 +251,10 @@ def test_a_predictor_that_breaks_later():
     predictor.set_image(picture().permute(1, 2, 0).numpy())
     before = predictor.predict(WORDS)
     assert np.isfinite(before.confidence).all()
-    with broken(predictor.model, "clip.visual.proj", math.nan), pytest.raises(NotFiniteError, match="clip.visual.proj"):
+    with (
+        broken(predictor.model, "clip.visual.proj", math.nan),
+        pytest.raises(NotFiniteError, match="clip.visual.proj"),
+    ):
         predictor.set_image(picture().permute(1, 2, 0).numpy())
 
 
@@ -218,28 +286,76 @@ def test_every_command_says_it_and_fails(tmp_path):
     weights = tmp_path / "broken.pth"
     torch.save({"model": model.state_dict()}, weights)
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "photo.png")
-    options = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0",
-               "DATASETS.TEST", "['a150']"]  # fmt: skip
+    options = [
+        "MODEL.WEIGHTS",
+        weights,
+        "MODEL.DEVICE",
+        "cpu",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+        "DATASETS.TEST",
+        "['a150']",
+    ]
     fake_trees.ade150(tmp_path)
     commands = [
-        ["demo/demo.py", "--config-file", HYPERCLIP, "--input", tmp_path / "photo.png", "--output", tmp_path / "demo",
-         "--vocabulary", "dog; cat", "--opts", *options],
-        ["tools/train_net.py", "--config-file", HYPERCLIP, "--eval-only", *options, "OUTPUT_DIR", tmp_path / "eval"],
-        ["tools/evaluate.py", "--config-file", HYPERCLIP, *options, "--benchmarks", "a150", "--allow-partial",
-         "--output", tmp_path / "suite"],
-    ]  # fmt: skip
+        [
+            "demo/demo.py",
+            "--config-file",
+            HYPERCLIP,
+            "--input",
+            tmp_path / "photo.png",
+            "--output",
+            tmp_path / "demo",
+            "--vocabulary",
+            "dog; cat",
+            "--opts",
+            *options,
+        ],
+        [
+            "tools/train_net.py",
+            "--config-file",
+            HYPERCLIP,
+            "--eval-only",
+            *options,
+            "OUTPUT_DIR",
+            tmp_path / "eval",
+        ],
+        [
+            "tools/evaluate.py",
+            "--config-file",
+            HYPERCLIP,
+            *options,
+            "--benchmarks",
+            "a150",
+            "--allow-partial",
+            "--output",
+            tmp_path / "suite",
+        ],
+    ]
     for command in commands:
         done = run(tmp_path, *command)
         said = done.stdout + done.stderr
-        assert done.returncode == 1 and "broken weights" in said and "decoder.classifier.weight" in said, said[-2000:]
+        assert (
+            done.returncode == 1
+            and "broken weights" in said
+            and "decoder.classifier.weight" in said
+        ), said[-2000:]
         assert "Traceback" not in said
     (row,) = read_results(tmp_path / "suite")
     assert "mIoU" not in row and "broken weights" in row["error"]
-    assert not list((tmp_path / "suite/rows").rglob("a150*")) and not (tmp_path / "eval/results.json").exists()
+    assert (
+        not list((tmp_path / "suite/rows").rglob("a150*"))
+        and not (tmp_path / "eval/results.json").exists()
+    )
 
 
 def test_what_is_finite_passes_without_being_touched():
-    tensors = [torch.empty(0), torch.tensor([3, 4]), torch.randn(3, 4).half(), torch.full((2,), torch.finfo().max)]
+    tensors = [
+        torch.empty(0),
+        torch.tensor([3, 4]),
+        torch.randn(3, 4).half(),
+        torch.full((2,), torch.finfo().max),
+    ]
     before = [t.clone() for t in tensors]
     FiniteCheck().add("all of them", *tensors).require()
     FiniteCheck().require()

@@ -30,7 +30,7 @@ block = torch.ones(31 * 2**18)  # 31 MB
 before = held()
 del block
 print((before - held()) >> 20)
-"""
+"""  # noqa: E501
 
 
 def test_items_fit_a_cache_and_are_never_none():
@@ -39,11 +39,17 @@ def test_items_fit_a_cache_and_are_never_none():
     assert items_at_a_time(10_000 * CACHED, cpu) == 1
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="mallinfo2 came with glibc 2.33")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="mallinfo2 came with glibc 2.33"
+)
 def test_freed_memory_stays_with_the_process():
-    """Megabytes that go back to the system when a tensor of 31 is freed: none if told so, all of them by itself."""
+    """Megabytes that go back to the system when a tensor of 31 is freed: none if told so, all of
+    them by itself.
+    """
     returned = {}
     for keep in (False, True):
         command = [sys.executable, "-c", FREE_ONE.format(keep=keep)]
-        returned[keep] = int(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
+        returned[keep] = int(
+            subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+        )
     assert returned == {False: 31, True: 0}

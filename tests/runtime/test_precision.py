@@ -1,4 +1,6 @@
-"""One place says how float32 numbers are multiplied: the same for every inference, named, and put back afterwards."""
+"""One place says how float32 numbers are multiplied: the same for every inference, named, and put
+back afterwards.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from hyperclip.training.trainer import Trainer
 
 from tests import fake_trees
 
-DENSE, HYPERCLIP, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion"))
+DENSE, HYPERCLIP, CLIPER = (
+    f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")
+)
 CPU = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
 
 
@@ -55,9 +59,13 @@ def test_switches_are_set_and_put_back(host, tf32):
         assert switches() == host
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old switches alone")
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old switches alone"
+)
 def test_a_host_with_the_new_switches(host):
-    """What the program set by kind of operation counts, and is the same afterwards, though the old switches contradict it."""
+    """What the program set by kind of operation counts, and is the same afterwards, though the old
+    switches contradict it.
+    """
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     kinds = precision._read()[2]
@@ -67,7 +75,9 @@ def test_a_host_with_the_new_switches(host):
 
 
 def test_threads_share_the_switches_or_wait(host):
-    """Two that want the same are inside together; one that wants others comes after them; the program's own are back then."""
+    """Two that want the same are inside together; one that wants others comes after them; the
+    program's own are back then.
+    """
     together, seen = threading.Barrier(2), []
 
     def work(tf32, meet):
@@ -76,12 +86,17 @@ def test_threads_share_the_switches_or_wait(host):
                 together.wait(timeout=30)
             seen.append((tf32, switches()[:2]))
 
-    threads = [threading.Thread(target=work, args=a) for a in ((False, True), (False, True), (True, False))]
+    threads = [
+        threading.Thread(target=work, args=a) for a in ((False, True), (False, True), (True, False))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(seen) == [(False, ("highest", False))] * 2 + [(True, ("high", True))] and switches() == host
+    assert (
+        sorted(seen) == [(False, ("highest", False))] * 2 + [(True, ("high", True))]
+        and switches() == host
+    )
 
 
 @pytest.fixture
@@ -92,25 +107,34 @@ def tree(tmp_path, monkeypatch):
 
 
 def test_every_inference_has_the_same_switches_and_its_results_name_them(host, tree):
-    """The evaluation of a training and --eval-only (Trainer.test), tools/evaluate.py, and the predictor."""
+    """The evaluation of a training and --eval-only (Trainer.test), tools/evaluate.py, and the
+    predictor.
+    """
     seen = []
     (benchmark,) = load_benchmarks(choose_datasets(["a150"]), partial=True)
     options = [*CPU, "DATASETS.TEST", "['a150']", "OUTPUT_DIR", str(tree / "out")]
     for config in (DENSE, CLIPER):
         cfg = load_config(config, options)
         model = build_model(cfg).eval()
-        for place in (model.clip.visual.ln_pre, model.clip.ln_final):  # while an image, and while words are encoded
+        # while an image, and while words are encoded
+        for place in (model.clip.visual.ln_pre, model.clip.ln_final):
             place.register_forward_hook(lambda *_: seen.append(switches()[:2]))
         Trainer.test(cfg, model)
         (row,) = read_results(tree / "out")
         assert (row["dataset"], row["precision"]) == (benchmark.spec.name, "float32")
-        assert evaluate_dataset(cfg, model, benchmark.spec.name, records=benchmark.records).precision == "float32"
+        assert (
+            evaluate_dataset(cfg, model, benchmark.spec.name, records=benchmark.records).precision
+            == "float32"
+        )
         predictor = Predictor(model, shortest=0)
         predictor.set_image(np.zeros((96, 96, 3), np.uint8))
         predictor.predict("dog; cat")
         assert predictor.precision == "float32"
         (row,) = run_suite([(System("x", cfg), [benchmark])], tree / config)
-        assert row["precision"] == "float32" and "| float32 " in (tree / config / "results.md").read_text()
+        assert (
+            row["precision"] == "float32"
+            and "| float32 " in (tree / config / "results.md").read_text()
+        )
         assert switches() == host
     assert set(seen) == {("highest", False)} and len(seen) > 10
 
@@ -118,7 +142,9 @@ def test_every_inference_has_the_same_switches_and_its_results_name_them(host, t
 def test_training_puts_the_switches_back(host):
     seen = []
     cfg = load_config(HYPERCLIP, [*CPU, "SOLVER.TF32", "True"])
-    trainer = SimpleNamespace(cfg=cfg, iter=0, _trainer=SimpleNamespace(run_step=lambda: seen.append(switches()[:2])))
+    trainer = SimpleNamespace(
+        cfg=cfg, iter=0, _trainer=SimpleNamespace(run_step=lambda: seen.append(switches()[:2]))
+    )
     for device, want in (("cpu", ("highest", False)), ("cuda", ("high", True))):
         cfg.MODEL.DEVICE = device
         Trainer.run_step(_TrainerOf(trainer))
@@ -134,16 +160,36 @@ def test_names():
     gpu = SimpleNamespace(device=torch.device("cuda"), half_precision=False)
     half = SimpleNamespace(device=torch.device("cuda"), half_precision=True)
     cpu = SimpleNamespace(device=torch.device("cpu"), half_precision=True)
-    assert [inference_precision("tf32", m) for m in (gpu, half, cpu)] == ["tf32", "float16", "float32"]
-    assert [inference_precision("float32", m) for m in (gpu, half, cpu)] == ["float32", "float16", "float32"]
+    assert [inference_precision("tf32", m) for m in (gpu, half, cpu)] == [
+        "tf32",
+        "float16",
+        "float32",
+    ]
+    assert [inference_precision("float32", m) for m in (gpu, half, cpu)] == [
+        "float32",
+        "float16",
+        "float32",
+    ]
     with torch.autocast("cpu", torch.bfloat16):
         assert inference_precision("float32", cpu) == "bfloat16"
-    with pytest.raises(ValueError, match=r"TEST.PRECISION: got 'half', expected one of \['float32', 'tf32'\]"):
+    with pytest.raises(
+        ValueError, match=r"TEST.PRECISION: got 'half', expected one of \['float32', 'tf32'\]"
+    ):
         Predictor(build_model(load_config(DENSE, CPU)), precision="half")
 
 
 def test_auto_never_takes_emulated_bfloat16(monkeypatch):
-    for emulated, real, want in ((True, False, "float32"), (True, True, "bfloat16"), (False, False, "float32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, e=emulated, r=real: (
-            r or (e and including_emulation)))  # fmt: skip
-        assert choose_precision("auto", "cuda") == want and choose_precision("bfloat16", "cuda") == "bfloat16"
+    for emulated, real, want in (
+        (True, False, "float32"),
+        (True, True, "bfloat16"),
+        (False, False, "float32"),
+    ):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, e=emulated, r=real: r or (e and including_emulation),
+        )
+        assert (
+            choose_precision("auto", "cuda") == want
+            and choose_precision("bfloat16", "cuda") == "bfloat16"
+        )

@@ -53,7 +53,11 @@ def test_a_few_pieces_have_all_threads(length, most):
     seen = []
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    in_pieces(lambda part: seen.append((threading.get_ident(), torch.get_num_threads())), most, torch.zeros(1, length))
+    in_pieces(
+        lambda part: seen.append((threading.get_ident(), torch.get_num_threads())),
+        most,
+        torch.zeros(1, length),
+    )
     torch.set_num_threads(before)
     assert set(seen) == {(threading.get_ident(), 3)} and len(seen) == -(-length // most)
 
@@ -63,7 +67,9 @@ def test_the_modes_are_the_caller_s(threads, inference):
     seen = []
 
     def look(part):
-        seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), (part.mT @ part).dtype))
+        seen.append(
+            (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), (part.mT @ part).dtype)
+        )
         part += 1
 
     with torch.inference_mode(inference), torch.autocast("cpu", torch.bfloat16):

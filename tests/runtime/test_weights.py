@@ -1,4 +1,6 @@
-"""Weights files: harmless data loads, other objects are named, any container and wrapper is seen through."""
+"""Weights files: harmless data loads, other objects are named, any container and wrapper is seen
+through.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from hyperclip.runtime.weights import UnreadableWeightsError, find_state_dict, read_weights, rename_for
+from hyperclip.runtime.weights import (
+    UnreadableWeightsError,
+    find_state_dict,
+    read_weights,
+    rename_for,
+)
 from safetensors.torch import save_file
 
 from tests.conftest import SHARED

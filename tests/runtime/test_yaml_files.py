@@ -20,20 +20,26 @@ from hyperclip.runtime.yaml_files import UniqueKeyLoader, load_yaml
         ("null: 1\n~: 2\n", "~", (1, 2)),
     ],
 )
-def test_a_key_twice_is_an_error_with_both_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
+def test_a_key_twice_is_an_error_with_both_lines(
+    tmp_path: Path, text: str, key: str, lines: tuple[int, int]
+) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError) as caught:
         load_yaml(path, "config")
-    assert f"key {key!r} is there twice, in line {lines[0]} and in line {lines[1]}" in str(caught.value)
+    assert f"key {key!r} is there twice, in line {lines[0]} and in line {lines[1]}" in str(
+        caught.value
+    )
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_equal_keys_of_different_mappings_and_overridden_merges_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    # "deep" is made after "c" has merged it: its own keys and merged ones stand side by side by then
+    # "deep" is made after "c" has merged it: its own keys and merged ones stand side by side by
+    # then
     path.write_text(
-        "a: &a {x: 1, y: 1}\nlist: [{deep: {deeper: &b {<<: *a, x: 2}}}]\nc: {<<: *b, z: 3}\n", encoding="utf-8-sig"
+        "a: &a {x: 1, y: 1}\nlist: [{deep: {deeper: &b {<<: *a, x: 2}}}]\nc: {<<: *b, z: 3}\n",
+        encoding="utf-8-sig",
     )
     read = load_yaml(path)
     assert read["c"] == {"x": 2, "y": 1, "z": 3}
@@ -41,13 +47,27 @@ def test_equal_keys_of_different_mappings_and_overridden_merges_are_fine(tmp_pat
     assert yaml.load("{1: a, '1': b}", UniqueKeyLoader) == {1: "a", "1": "b"}
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: caf\xe9", b"a: \x00", b"? [1, 2]\n: 3", b"a: !!bool maybe",
-                                     b"a: !!timestamp x", b"a: 2001-13-45", b"a: " + b"[" * 5000,
-                                     b"a: !!python/object:os.system x", b"a: 1\n--- b: 2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: [1",
+        b"a: caf\xe9",
+        b"a: \x00",
+        b"? [1, 2]\n: 3",
+        b"a: !!bool maybe",
+        b"a: !!timestamp x",
+        b"a: 2001-13-45",
+        b"a: " + b"[" * 5000,
+        b"a: !!python/object:os.system x",
+        b"a: 1\n--- b: 2",
+    ],
+)
 def test_what_is_no_yaml_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"config '.*a.yaml': not valid YAML in UTF-8 \(.+\)") as caught:
+    with pytest.raises(
+        ValueError, match=r"config '.*a.yaml': not valid YAML in UTF-8 \(.+\)"
+    ) as caught:
         load_yaml(path, "config")
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""Checkpoints of a run: full disks, damaged files, other configs, the best one, the averaged weights."""
+"""Checkpoints of a run: full disks, damaged files, other configs, the best one, the averaged
+weights.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ import pytest
 import torch
 from hyperclip.checkpoints.checkpointer import StrictCheckpointer, UnreadableCheckpointError
 from hyperclip.config.keys import load_config
-from hyperclip.training.checkpoint_hooks import BestCheckpoint, Checkpoints, metric_of, restore_process_state
+from hyperclip.training.checkpoint_hooks import (
+    BestCheckpoint,
+    Checkpoints,
+    metric_of,
+    restore_process_state,
+)
 from hyperclip.training.ema import WeightAverage
 from hyperclip.training.run_folder import check_output_folder, setup_run
 from torch import nn
@@ -64,7 +71,9 @@ def test_a_truncated_file_gives_way_to_the_one_before(tmp_path, caplog):
     (tmp_path / "model_0000009.pth").write_bytes(b"")
     assert resume(tmp_path) == (4, 4)
     (tmp_path / "model_0000004.pth").write_bytes(b"")
-    with pytest.raises(UnreadableCheckpointError, match="--resume: none of .* can be read. Start without --resume"):
+    with pytest.raises(
+        UnreadableCheckpointError, match="--resume: none of .* can be read. Start without --resume"
+    ):
         resume(tmp_path)
 
 
@@ -80,7 +89,9 @@ def test_a_run_whose_last_note_is_missing_goes_on(tmp_path):
 def test_a_checkpoint_that_does_not_fit_is_no_reason_to_take_an_older_one(tmp_path):
     run_with(tmp_path)
     with pytest.raises(ValueError, match="does not fit the model"):
-        StrictCheckpointer(nn.Linear(3, 3), str(tmp_path), trainer=Counter()).resume_or_load("", resume=True)
+        StrictCheckpointer(nn.Linear(3, 3), str(tmp_path), trainer=Counter()).resume_or_load(
+            "", resume=True
+        )
 
 
 def test_only_the_last_are_kept(tmp_path):
@@ -90,7 +101,11 @@ def test_only_the_last_are_kept(tmp_path):
     checkpointer.keep_last(0)
     assert len(list(tmp_path.glob("model_0*.pth"))) == 6
     checkpointer.keep_last(2)
-    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["model_0000004.pth", "model_0000005.pth", "model_final.pth"]
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == [
+        "model_0000004.pth",
+        "model_0000005.pth",
+        "model_final.pth",
+    ]
 
 
 def test_what_was_written_last_counts_whatever_its_name(tmp_path):
@@ -99,29 +114,41 @@ def test_what_was_written_last_counts_whatever_its_name(tmp_path):
     run_with(tmp_path, (2,))
     checkpointer = StrictCheckpointer(model_of(0), str(tmp_path))
     checkpointer.keep_last(1)
-    assert [p.name for p in tmp_path.glob("*.pth")] == ["model_0000002.pth"] and resume(tmp_path) == (2, 2)
+    assert [p.name for p in tmp_path.glob("*.pth")] == ["model_0000002.pth"] and resume(
+        tmp_path
+    ) == (2, 2)
     run_with(tmp_path, (7, 5, 3))
     for k, name in enumerate((7, 5, 3)):
-        os.utime(tmp_path / f"model_000000{name}.pth", (1e9 + k, 1e9 + k))  # far older than the one of iteration 2
+        # far older than the one of iteration 2
+        os.utime(tmp_path / f"model_000000{name}.pth", (1e9 + k, 1e9 + k))
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")  # is missing
     assert resume(tmp_path) == (2, 2)
     (tmp_path / "model_0000002.pth").unlink()
     assert resume(tmp_path) == (3, 3)
     (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
     checkpointer.keep_last(2)
-    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["model_0000003.pth", "model_0000007.pth"]
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == [
+        "model_0000003.pth",
+        "model_0000007.pth",
+    ]
 
 
 def checkpoints_of(folder, **trainer):
     """The hook of a run that has come to iteration 4 of 10."""
-    hook = Checkpoints(StrictCheckpointer(model_of(1), str(folder), trainer=Counter(4)), period=5, keep=2)
+    hook = Checkpoints(
+        StrictCheckpointer(model_of(1), str(folder), trainer=Counter(4)), period=5, keep=2
+    )
     stream = SimpleNamespace(state_dict=lambda: {"position": 20})
     cfg = load_config(CONFIG)
-    hook.trainer = SimpleNamespace(**{"iter": 4, "max_iter": 10, "stream": stream, "cfg": cfg, "average": None, **trainer})
+    hook.trainer = SimpleNamespace(
+        **{"iter": 4, "max_iter": 10, "stream": stream, "cfg": cfg, "average": None, **trainer}
+    )
     return hook
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+)
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, caplog, error):
     run_with(tmp_path, [2])
 
@@ -175,7 +202,9 @@ def test_a_damaged_config_file_does_not_block_going_on(tmp_path, text):
     folder = ["OUTPUT_DIR", str(tmp_path)]
     checkpoints_of(tmp_path, cfg=load_config(CONFIG, folder)).after_step()
     if text is not None:
-        (tmp_path / "config.yaml").write_text(load_config(CONFIG, folder).dump() if text == "whole" else text)
+        (tmp_path / "config.yaml").write_text(
+            load_config(CONFIG, folder).dump() if text == "whole" else text
+        )
     check_output_folder(load_config(CONFIG, folder), resume=True)
     with pytest.raises(ValueError, match="1 keys differ: SOLVER.BASE_LR: 0.002 -> 0.1"):
         check_output_folder(load_config(CONFIG, [*folder, "SOLVER.BASE_LR", "0.1"]), resume=True)
@@ -184,12 +213,17 @@ def test_a_damaged_config_file_does_not_block_going_on(tmp_path, text):
 def test_nothing_to_go_on_from(tmp_path):
     """What a start that failed has left does not matter; weights that would be overwritten do."""
     folder = ["OUTPUT_DIR", str(tmp_path)]
-    (tmp_path / "config.yaml").write_text(load_config(CONFIG, [*folder, "SOLVER.BASE_LR", "0.1"]).dump())
+    (tmp_path / "config.yaml").write_text(
+        load_config(CONFIG, [*folder, "SOLVER.BASE_LR", "0.1"]).dump()
+    )
     (tmp_path / "metrics.json").write_text("")
     check_output_folder(load_config(CONFIG, folder), resume=True)
     (tmp_path / "model_final.pth").write_text("")
     (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
-    with pytest.raises(ValueError, match="has model_final.pth, which a run would overwrite, but no checkpoint to go on from"):
+    with pytest.raises(
+        ValueError,
+        match="has model_final.pth, which a run would overwrite, but no checkpoint to go on from",
+    ):
         check_output_folder(load_config(CONFIG, folder), resume=True)
 
 
@@ -198,10 +232,20 @@ def test_resuming_another_config_shows_the_keys(tmp_path):
     (tmp_path / "config.yaml").write_text(load_config(CONFIG, folder).dump())
     run_with(tmp_path, [4])
     check_output_folder(load_config(CONFIG, folder), resume=True)
-    harmless = ["DATALOADER.NUM_WORKERS", "3", "TEST.EVAL_PERIOD", "7", "SOLVER.CHECKPOINT_PERIOD", "9"]
+    harmless = [
+        "DATALOADER.NUM_WORKERS",
+        "3",
+        "TEST.EVAL_PERIOD",
+        "7",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "9",
+    ]
     check_output_folder(load_config(CONFIG, [*folder, *harmless]), resume=True)
     other = load_config(CONFIG, [*folder, "SOLVER.BASE_LR", "0.1", "SEED", "7"])
-    with pytest.raises(ValueError, match=r"2 keys differ: SEED: -1 -> 7; SOLVER.BASE_LR: 0.002 -> 0.1.*Resume it with its own"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 keys differ: SEED: -1 -> 7; SOLVER.BASE_LR: 0.002 -> 0.1.*Resume it with its own",
+    ):
         setup_run(other, argparse.Namespace(eval_only=False, resume=True))
 
 
@@ -215,7 +259,11 @@ def test_the_best_is_kept_over_a_resume(tmp_path):
 
     hook(0, {"a": {"mIoU": 30.0}, "b": {"mIoU": 10.0}}, 3)
     hook(4, {"a": {"mIoU": 29.0}, "b": {"mIoU": 10.0}}, 7)
-    assert json.loads((tmp_path / "model_best.json").read_text()) == {"metric": "mIoU", "value": 20.0, "iteration": 3}
+    assert json.loads((tmp_path / "model_best.json").read_text()) == {
+        "metric": "mIoU",
+        "value": 20.0,
+        "iteration": 3,
+    }
     hook(8, {"a": {"mIoU": 29.0}, "b": {"mIoU": 12.0}}, 9)
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]["weight"][0, 0] == 9
     record = (tmp_path / "model_best.json").read_text()
@@ -228,21 +276,34 @@ def test_the_best_is_kept_over_a_resume(tmp_path):
 
 
 def test_the_best_by_another_metric_does_not_count(tmp_path):
-    (tmp_path / "model_best.json").write_text(json.dumps({"metric": "pACC", "value": 90.0, "iteration": 3}))
+    (tmp_path / "model_best.json").write_text(
+        json.dumps({"metric": "pACC", "value": 90.0, "iteration": 3})
+    )
     made = BestCheckpoint(StrictCheckpointer(model_of(7), str(tmp_path)), "mIoU")
     results = {"a": {"mIoU": 30.0, "pACC": 80.0}}
-    made.trainer = SimpleNamespace(start_iter=4, iter=7, evaluated_weights=contextlib.nullcontext, _last_eval_results=None)
+    made.trainer = SimpleNamespace(
+        start_iter=4, iter=7, evaluated_weights=contextlib.nullcontext, _last_eval_results=None
+    )
     made.before_train()
     made.trainer._last_eval_results = results
     made.after_step()
-    assert json.loads((tmp_path / "model_best.json").read_text()) == {"metric": "mIoU", "value": 30.0, "iteration": 7}
+    assert json.loads((tmp_path / "model_best.json").read_text()) == {
+        "metric": "mIoU",
+        "value": 30.0,
+        "iteration": 7,
+    }
 
 
 def test_metrics_of_choice():
-    results = OrderedDict(a={"mIoU": 30.0, "pACC": 50.0, "IoU-x": 1.0}, b={"mIoU": 10.0, "pACC": 70.0})
+    results = OrderedDict(
+        a={"mIoU": 30.0, "pACC": 50.0, "IoU-x": 1.0}, b={"mIoU": 10.0, "pACC": 70.0}
+    )
     assert (metric_of(results, "mIoU"), metric_of(results, "a/pACC")) == (20.0, 50.0)
     for wrong in ("mIOU", "c/mIoU", "a/x"):
-        with pytest.raises(ValueError, match=rf"TEST.BEST_METRIC: got '{wrong}', expected one of \['mIoU', 'pACC'\]"):
+        with pytest.raises(
+            ValueError,
+            match=rf"TEST.BEST_METRIC: got '{wrong}', expected one of \['mIoU', 'pACC'\]",
+        ):
             metric_of(results, wrong)
 
 

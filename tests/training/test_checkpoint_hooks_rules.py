@@ -1,4 +1,6 @@
-"""Which checkpoints stay, which evaluation is the best, and which random numbers a process goes on with."""
+"""Which checkpoints stay, which evaluation is the best, and which random numbers a process goes on
+with.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ import pytest
 import torch
 from detectron2.utils import comm
 from hyperclip.checkpoints.checkpointer import StrictCheckpointer
-from hyperclip.training.checkpoint_hooks import BestCheckpoint, gather_process_states, restore_process_state
+from hyperclip.training.checkpoint_hooks import (
+    BestCheckpoint,
+    gather_process_states,
+    restore_process_state,
+)
 
 from tests.training.test_checkpoint_hooks import checkpoints_of, model_of
 
@@ -44,7 +50,7 @@ def test_when_checkpoints_are_written(tmp_path, period, expected):
 
 
 def best_of(folder, values, start=0):
-    """The iterations at which ``model_best.pth`` was written while evaluations gave these values."""
+    """The iterations at which ``model_best.pth`` was written while evaluations gave these values."""  # noqa: E501
     hook = BestCheckpoint(StrictCheckpointer(model_of(0), str(folder)), "mIoU")
     hook.trainer = SimpleNamespace(
         start_iter=start, iter=0, evaluated_weights=contextlib.nullcontext

@@ -1,4 +1,6 @@
-"""What can be known before the first image is an error before it: in a training, in an evaluation, in drawing."""
+"""What can be known before the first image is an error before it: in a training, in an evaluation,
+in drawing.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,13 @@ WHOLE = {"stuff_classes": list(COLOURS), "ignore_label": 255}
 
 def test_what_is_right_passes(config, registered):
     registered("plain", RECORDS, **WHOLE)
-    for keys in ({}, {"DATASETS__TEST": []}, {"DATASETS__TEST": ["plain", "colours_val"]}, {"TEST__BEST_METRIC": ""},
-                 {"TEST__BEST_METRIC": "colours_val/IoU-red"}):  # fmt: skip
+    for keys in (
+        {},
+        {"DATASETS__TEST": []},
+        {"DATASETS__TEST": ["plain", "colours_val"]},
+        {"TEST__BEST_METRIC": ""},
+        {"TEST__BEST_METRIC": "colours_val/IoU-red"},
+    ):
         check_training(config(**keys))
 
 
@@ -67,21 +74,51 @@ def test_what_is_right_passes(config, registered):
     ("keys", "message"),
     [
         ({"DATASETS__TEST": ["colours_vall"]}, "dataset: got 'colours_vall', expected one of"),
-        ({"DATASETS__TEST": ["colours_val", "pc59"]}, "dataset context_59_test_sem_seg: not found below"),
-        ({"MODEL__SEM_SEG_HEAD__TEST_CLASS_JSON": "voc20"}, "has 20 classes, dataset colours_val has 4"),
+        (
+            {"DATASETS__TEST": ["colours_val", "pc59"]},
+            "dataset context_59_test_sem_seg: not found below",
+        ),
+        (
+            {"MODEL__SEM_SEG_HEAD__TEST_CLASS_JSON": "voc20"},
+            "has 20 classes, dataset colours_val has 4",
+        ),
         ({"TEST__VOCABULARY": "mine"}, "TEST.VOCABULARY: got 'mine', expected one of"),
         ({"TEST__BEST_METRIC": "mIOU"}, "TEST.BEST_METRIC: got 'mIOU', expected one of"),
-        ({"TEST__BEST_METRIC": "colours_train/mIoU"}, "TEST.BEST_METRIC: got 'colours_train/mIoU', expected one of"),
-        ({"TEST__BEST_METRIC": "boundary_mIoU"}, "TEST.BEST_METRIC: got 'boundary_mIoU', expected one of"),
-        ({"TEST__BEST_METRIC": "IoU-rde"}, "TEST.BEST_METRIC: got 'IoU-rde', but dataset colours_val has no class 'rde'"),
+        (
+            {"TEST__BEST_METRIC": "colours_train/mIoU"},
+            "TEST.BEST_METRIC: got 'colours_train/mIoU', expected one of",
+        ),
+        (
+            {"TEST__BEST_METRIC": "boundary_mIoU"},
+            "TEST.BEST_METRIC: got 'boundary_mIoU', expected one of",
+        ),
+        (
+            {"TEST__BEST_METRIC": "IoU-rde"},
+            "TEST.BEST_METRIC: got 'IoU-rde', but dataset colours_val has no class 'rde'",
+        ),
         ({"TEST__IMS_PER_BATCH": 0}, "TEST.IMS_PER_BATCH .*: got 0, expected 1 or more"),
         ({"DATASETS__TRAIN": ["colours"]}, "dataset: got 'colours', expected one of"),
-        ({"DATASETS__TEST": ["no_ignore"]}, "no_ignore: got no ignore_label in Detectron2's MetadataCatalog"),
-        ({"DATASETS__TEST": ["no_classes"]}, "no_classes: got no stuff_classes and no ignore_label in"),
-        ({"DATASETS__TEST": ["ignores_a_class"]}, "ignores_a_class: ignore_label: got 3, .* none of its classes 0 to 3"),
+        (
+            {"DATASETS__TEST": ["no_ignore"]},
+            "no_ignore: got no ignore_label in Detectron2's MetadataCatalog",
+        ),
+        (
+            {"DATASETS__TEST": ["no_classes"]},
+            "no_classes: got no stuff_classes and no ignore_label in",
+        ),
+        (
+            {"DATASETS__TEST": ["ignores_a_class"]},
+            "ignores_a_class: ignore_label: got 3, .* none of its classes 0 to 3",
+        ),
         ({"DATASETS__TEST": ["empty"]}, "dataset empty: got no image"),
-        ({"DATASETS__TEST": ["unlabelled"]}, "dataset unlabelled: record 1 has no 'sem_seg_file_name'"),
-        ({"DATASETS__TRAIN": ["unlabelled"]}, "dataset unlabelled: record 1 has no 'sem_seg_file_name'"),
+        (
+            {"DATASETS__TEST": ["unlabelled"]},
+            "dataset unlabelled: record 1 has no 'sem_seg_file_name'",
+        ),
+        (
+            {"DATASETS__TRAIN": ["unlabelled"]},
+            "dataset unlabelled: record 1 has no 'sem_seg_file_name'",
+        ),
     ],
 )
 def test_before_a_training(config, registered, keys, message):
@@ -125,18 +162,27 @@ class Simple(Segmenter):
     def tokenize(prompts, context_length):
         import torch
 
-        return torch.tensor([[1] * min(len(p), context_length) + [0] * (context_length - len(p)) for p in prompts])
+        return torch.tensor(
+            [[1] * min(len(p), context_length) + [0] * (context_length - len(p)) for p in prompts]
+        )
 
 
 def test_what_a_model_cannot_be_asked(config, registered):
-    registered("long_name", RECORDS, stuff_classes=["red", "a colour with a long name"], ignore_label=255)
+    registered(
+        "long_name", RECORDS, stuff_classes=["red", "a colour with a long name"], ignore_label=255
+    )
     check_model(config(), Simple())
-    with pytest.raises(ValueError, match="context of 30 tokens: got .a photo of a a colour with a long name"):
+    with pytest.raises(
+        ValueError, match="context of 30 tokens: got .a photo of a a colour with a long name"
+    ):
         check_model(config(DATASETS__TEST=["long_name"]), Simple())
 
 
 def test_an_alias_stands_for_its_name_everywhere(config):
-    assert registered_names(["voc21", "colours_val", "voc_2012_test_21_sem_seg"]) == ["voc_2012_test_21_sem_seg", "colours_val"]
+    assert registered_names(["voc21", "colours_val", "voc_2012_test_21_sem_seg"]) == [
+        "voc_2012_test_21_sem_seg",
+        "colours_val",
+    ]
     assert DATASETS["tinyscenes_train"].alias == "tiny_train"
     cfg = config(DATASETS__TEST=["pas20"], TEST__BEST_METRIC="pas20/mIoU")
     assert best_metric(cfg) == "voc_2012_test_sem_seg/mIoU"
@@ -147,14 +193,23 @@ def test_an_alias_stands_for_its_name_everywhere(config):
     [
         (["tools/train_net.py"], "dataset context_59_test_sem_seg: not found below"),
         (["tools/train_net.py", "--eval-only"], "dataset context_59_test_sem_seg: not found below"),
-        (["tools/visualize.py", "--dataset", "pc59"], "dataset context_59_test_sem_seg: not found below"),
+        (
+            ["tools/visualize.py", "--dataset", "pc59"],
+            "dataset context_59_test_sem_seg: not found below",
+        ),
     ],
 )
 def test_every_tool_says_it_before_the_first_image(colours, tmp_path, tool, message):
     """The weights cannot be read either, which would be the error of the model."""
     weights = tmp_path / "weights.pth"
     weights.write_text("none")
-    keys = keys_of(colours, 1, DATASETS__TEST=["colours_val", "pc59"], MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "out")
+    keys = keys_of(
+        colours,
+        1,
+        DATASETS__TEST=["colours_val", "pc59"],
+        MODEL__WEIGHTS=weights,
+        OUTPUT_DIR=tmp_path / "out",
+    )
     options = ["--output", str(tmp_path / "out"), "--opts"] if "--dataset" in tool else []
     command = [sys.executable, *tool, "--config-file", QUICK, *options, *keys]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -167,7 +222,15 @@ def test_a_start_that_failed_does_not_refuse_the_corrected_one(colours, tmp_path
     command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, "--num-gpus", "1"]
     keys = dict(SOLVER__IMS_PER_BATCH=2, DATALOADER__NUM_WORKERS=0, OUTPUT_DIR=tmp_path / "out")  # noqa: C408
     wrong = {"DATASETS__TEST": ["colours_vall"], "SOLVER__BASE_LR": 0.1}
-    for options, other in (([], wrong), (["--resume"], wrong), (["--resume"], {"TEST__BEST_METRIC": "pACC"})):
-        done = subprocess.run([*command, *options, *keys_of(colours, 1, **keys, **other)], capture_output=True, text=True)
+    for options, other in (
+        ([], wrong),
+        (["--resume"], wrong),
+        (["--resume"], {"TEST__BEST_METRIC": "pACC"}),
+    ):
+        done = subprocess.run(
+            [*command, *options, *keys_of(colours, 1, **keys, **other)],
+            capture_output=True,
+            text=True,
+        )
         assert (done.returncode == 0) == (other is not wrong), done.stderr[-2000:]
     assert rows_of(tmp_path / "out")["colours_val"]["images"] == 12

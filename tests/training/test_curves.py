@@ -1,6 +1,7 @@
 """Thirty iterations of four small trainings give the losses and norms that were recorded.
 
-To record them anew, after a change that means to alter training: python -m tests.training.test_curves
+To record them anew, after a change that means to alter training: python -m
+tests.training.test_curves
 """
 
 from __future__ import annotations
@@ -24,25 +25,36 @@ RECORDED = Path(__file__).with_name("curves.json")
 CONFIGS = {
     "hyperbolic, AdamW, cosine": {},
     "q and v, whole vocabulary sampled": {
-        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "attention", "MODEL__SEM_SEG_HEAD__SAMPLED_CLASSES": 3,
+        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "attention",
+        "MODEL__SEM_SEG_HEAD__SAMPLED_CLASSES": 3,
     },
     "radius and rotation, decay to identity, average": {
-        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "hyperbolic+rotation", "SOLVER__DECAY_TO_IDENTITY": True,
-        "SOLVER__WEIGHT_DECAY": 0.1, "SOLVER__EMA_DECAY": 0.9, "SOLVER__WARMUP_ITERS": 5, "SOLVER__WARMUP_FACTOR": 0.1,
+        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "hyperbolic+rotation",
+        "SOLVER__DECAY_TO_IDENTITY": True,
+        "SOLVER__WEIGHT_DECAY": 0.1,
+        "SOLVER__EMA_DECAY": 0.9,
+        "SOLVER__WARMUP_ITERS": 5,
+        "SOLVER__WARMUP_FACTOR": 0.1,
     },
     "LoRA, SGD, poly, two micro-batches": {
-        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "lora", "SOLVER__OPTIMIZER": "SGD", "SOLVER__BASE_LR": 0.05,
-        "SOLVER__LR_SCHEDULER_NAME": "WarmupPolyLR", "SOLVER__MICRO_BATCHES": 2,
+        "MODEL__SEM_SEG_HEAD__CLIP_FINETUNE": "lora",
+        "SOLVER__OPTIMIZER": "SGD",
+        "SOLVER__BASE_LR": 0.05,
+        "SOLVER__LR_SCHEDULER_NAME": "WarmupPolyLR",
+        "SOLVER__MICRO_BATCHES": 2,
     },
-}  # fmt: skip
+}
 
 
 def curve_of(folder: Path, keys: dict[str, object]) -> dict[str, list[float]]:
     """Loss and norm of the gradient of each of 30 iterations."""
     path = write_colours(folder)
     register_files([path])
-    given = {"SOLVER__BASE_LR": 5e-4, "SOLVER__CLIP_MULTIPLIER": 0.1, **keys}  # larger ones amplify what rounding differs
-    overrides = keys_of(path, 30, DATALOADER__NUM_WORKERS=0, OUTPUT_DIR=folder / "run", DATASETS__TEST=[], **given)
+    # larger ones amplify what rounding differs
+    given = {"SOLVER__BASE_LR": 5e-4, "SOLVER__CLIP_MULTIPLIER": 0.1, **keys}
+    overrides = keys_of(
+        path, 30, DATALOADER__NUM_WORKERS=0, OUTPUT_DIR=folder / "run", DATASETS__TEST=[], **given
+    )
     cfg = load_config("configs/quickstart/hyperclip.yaml", overrides)
     seed_all_rng(cfg.SEED)
     trainer, found = Trainer(cfg), {"loss": [], "norm": []}
@@ -89,6 +101,9 @@ if __name__ == "__main__":
     curves = {}
     for title, chosen in CONFIGS.items():
         with tempfile.TemporaryDirectory() as temporary:
-            curves[title] = {kind: [float(f"{x:.6g}") for x in xs] for kind, xs in curve_of(Path(temporary), chosen).items()}
+            curves[title] = {
+                kind: [float(f"{x:.6g}") for x in xs]
+                for kind, xs in curve_of(Path(temporary), chosen).items()
+            }
             forget_colours()
     RECORDED.write_text(json.dumps(curves, indent=1) + "\n")

@@ -1,4 +1,6 @@
-"""Detectron2's launcher, torchrun and the Slurm template start the same processes, and pass on signals and exit codes."""
+"""Detectron2's launcher, torchrun and the Slurm template start the same processes, and pass on
+signals and exit codes.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperclip.training.launch import ENVIRONMENT, check_process_count, launch_processes, started_by_environment
+from hyperclip.training.launch import (
+    ENVIRONMENT,
+    check_process_count,
+    launch_processes,
+    started_by_environment,
+)
 
 from tests.colours import keys_of, write_colours
 
 ROOT = Path(__file__).parents[2]
 
-# Adds up rank + 1 over the processes, and writes what each of them is; with STOP it waits for a signal instead.
+# Adds up rank + 1 over the processes, and writes what each of them is; with STOP it waits for a
+# signal instead.
 RUN = """
 import json, os, pathlib, signal, sys, time
 from hyperclip.training.launch import launch_processes
@@ -45,7 +53,8 @@ if __name__ == "__main__":
     launch_processes(main, default_argument_parser().parse_args(), device="cpu")
 """
 
-# What tools/train_net.py does at the end, without a model: leaves with CODE, or waits for SIGUSR1 and leaves with 85.
+# What tools/train_net.py does at the end, without a model: leaves with CODE, or waits for SIGUSR1
+# and leaves with 85.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(85))
@@ -57,8 +66,8 @@ if os.environ["CODE"] == "wait":
 sys.exit(int(os.environ["CODE"]))
 """
 
-# Runs the command after srun's options in every task, and leaves with the highest exit code. With CODE=wait it signals its
-# tasks as slurmstepd does: only the processes that it started itself.
+# Runs the command after srun's options in every task, and leaves with the highest exit code. With
+# CODE=wait it signals its tasks as slurmstepd does: only the processes that it started itself.
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 pids=()
@@ -84,8 +93,14 @@ if [ "$1" = show ]; then printf '127.0.0.1\\nsecond\\n'; else echo "$*" >> "$OUT
 
 @pytest.fixture
 def environment(tmp_path):
-    """Environment of a command: nothing of a launcher, the output folder, and PATH with the fake commands of Slurm first."""
-    commands = {"srun": SRUN, "scontrol": SCONTROL, "squeue": '#!/usr/bin/env bash\necho "${STATE:-RUNNING}"\n'}
+    """Environment of a command: nothing of a launcher, the output folder, and PATH with the fake
+    commands of Slurm first.
+    """
+    commands = {
+        "srun": SRUN,
+        "scontrol": SCONTROL,
+        "squeue": '#!/usr/bin/env bash\necho "${STATE:-RUNNING}"\n',
+    }
     (tmp_path / "bin").mkdir()
     for name, text in commands.items():
         (tmp_path / "bin" / name).write_text(text)
@@ -93,7 +108,11 @@ def environment(tmp_path):
     (tmp_path / "run.py").write_text(RUN)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     (tmp_path / "out").mkdir()
-    kept = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT and not k.startswith(("SLURM_", "TORCHELASTIC_"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ENVIRONMENT and not k.startswith(("SLURM_", "TORCHELASTIC_"))
+    }
     return kept | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -112,7 +131,9 @@ def slurm(environment, tmp_path):
 
 
 def run(command, environment):
-    return subprocess.run([*map(str, command)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*map(str, command)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def free_port():
@@ -132,21 +153,38 @@ SAME_GROUP = [[rank, 2, rank, 2, "gloo", 3.0] for rank in range(2)]
 def test_torchrun_and_slurm_make_the_group(launcher, environment, slurm, tmp_path):
     script = tmp_path / "run.py"
     if launcher == "torchrun":
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+        ]
         done = run([*torchrun, script], environment)
     else:
-        dry = run(["bash", "tools/slurm.sh"], slurm | {"DRY_RUN": "1", "TRAIN": str(script), "MASTER_PORT": str(free_port())})
+        dry = run(
+            ["bash", "tools/slurm.sh"],
+            slurm | {"DRY_RUN": "1", "TRAIN": str(script), "MASTER_PORT": str(free_port())},
+        )
         done = run(["bash", "-c", dry.stdout], slurm)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path) == SAME_GROUP
 
 
-def test_detectron2_makes_the_same_group_forwards_signals_and_passes_on_the_exit_code(environment, tmp_path):
+def test_detectron2_makes_the_same_group_forwards_signals_and_passes_on_the_exit_code(
+    environment, tmp_path
+):
     command = [sys.executable, tmp_path / "run.py", "--num-gpus", "2", "--dist-url", "auto"]
-    process = subprocess.Popen(command, env=environment | {"STOP": "1"}, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment | {"STOP": "1"}, cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
-        while not all((tmp_path / "out" / str(rank)).is_file() for rank in range(2)) and time.monotonic() < deadline:
+        while (
+            not all((tmp_path / "out" / str(rank)).is_file() for rank in range(2))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGUSR1)
         assert process.wait(30) == 85
@@ -157,33 +195,66 @@ def test_detectron2_makes_the_same_group_forwards_signals_and_passes_on_the_exit
 
 @pytest.mark.parametrize(
     ("code", "state", "left_with", "requeued"),
-    [("0", "RUNNING", 0, False), ("85", "RUNNING", 0, True), ("3", "RUNNING", 3, False), ("wait", "RUNNING", 0, True),
-     ("85", "COMPLETING", 85, False)],
-)  # fmt: skip
-def test_slurm_requeues_an_interrupted_training_only(code, state, left_with, requeued, slurm, tmp_path):
-    done = run(["bash", "tools/slurm.sh", "a config.yaml", "KEY", "a $value"], slurm | {"CODE": code, "STATE": state})
+    [
+        ("0", "RUNNING", 0, False),
+        ("85", "RUNNING", 0, True),
+        ("3", "RUNNING", 3, False),
+        ("wait", "RUNNING", 0, True),
+        ("85", "COMPLETING", 85, False),
+    ],
+)
+def test_slurm_requeues_an_interrupted_training_only(
+    code, state, left_with, requeued, slurm, tmp_path
+):
+    done = run(
+        ["bash", "tools/slurm.sh", "a config.yaml", "KEY", "a $value"],
+        slurm | {"CODE": code, "STATE": state},
+    )
     assert done.returncode == left_with, done.stderr
     calls = tmp_path / "out" / "scontrol"
     assert (calls.read_text() if calls.is_file() else None) == ("requeue 7\n" if requeued else None)
     for rank, row in enumerate(rows(tmp_path)):
         assert row == {
             "arguments": ["--config-file", "a config.yaml", "--resume", "KEY", "a $value"],
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "20007",
-        }  # fmt: skip
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "20007",
+        }
 
 
 def test_slurm_dry_run_only_prints_the_command(environment, tmp_path):
-    done = run(["bash", "tools/slurm.sh", "x.yaml", "KEY", "1"], environment | {"DRY_RUN": "1", "PYTHON": "python3"})
+    done = run(
+        ["bash", "tools/slurm.sh", "x.yaml", "KEY", "1"],
+        environment | {"DRY_RUN": "1", "PYTHON": "python3"},
+    )
     words = shlex.split(done.stdout)
-    assert done.returncode == 0 and words[0] == "srun" and "--ntasks=4" in words and "MASTER_ADDR=localhost" in words
-    assert words[-7:] == ["python3", "tools/train_net.py", "--config-file", "x.yaml", "--resume", "KEY", "1"]
+    assert (
+        done.returncode == 0
+        and words[0] == "srun"
+        and "--ntasks=4" in words
+        and "MASTER_ADDR=localhost" in words
+    )
+    assert words[-7:] == [
+        "python3",
+        "tools/train_net.py",
+        "--config-file",
+        "x.yaml",
+        "--resume",
+        "KEY",
+        "1",
+    ]
     assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"SLURM_GPUS_PER_NODE": "4"}, "--ntasks-per-node 2 with --gpus-per-node 4"), ({"TRAIN": "none.py"}, "got no none.py")],
+    [
+        ({"SLURM_GPUS_PER_NODE": "4"}, "--ntasks-per-node 2 with --gpus-per-node 4"),
+        ({"TRAIN": "none.py"}, "got no none.py"),
+    ],
 )
 def test_slurm_template_checks_its_job(change, message, slurm):
     done = run(["bash", "tools/slurm.sh"], slurm | change)
@@ -199,7 +270,10 @@ def started(monkeypatch):
 
 @pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
 def test_torchrun_with_num_gpus_is_an_error(counts, started):
-    with pytest.raises(ValueError, match=f"got {counts[0]} and {counts[1]} in a process that torchrun .* expected 1 and 1"):
+    with pytest.raises(
+        ValueError,
+        match=f"got {counts[0]} and {counts[1]} in a process that torchrun .* expected 1 and 1",
+    ):
         launch_processes(lambda _: None, Namespace(num_gpus=counts[0], num_machines=counts[1]))
 
 
@@ -221,7 +295,10 @@ def test_more_processes_than_gpus_are_an_error(monkeypatch):
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for count, expected in ((3, "got 3 where 2 GPUs are visible, expected 1 to 2"), (-1, "got -1, expected 1 or more")):
+    for count, expected in (
+        (3, "got 3 where 2 GPUs are visible, expected 1 to 2"),
+        (-1, "got -1, expected 1 or more"),
+    ):
         with pytest.raises(ValueError, match=f"--num-gpus: {expected}"):
             launch_processes(lambda _: None, Namespace(num_gpus=count, num_machines=1))
     for count, on_cuda in ((2, True), (1, True), (0, True), (3, False)):
@@ -235,19 +312,31 @@ def test_one_process_is_this_one(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "0")  # some clusters set it without torchrun's other variables
     assert not started_by_environment()
-    assert launch_processes(lambda arguments: arguments.num_gpus, Namespace(num_gpus=1, num_machines=1)) == 1
+    assert (
+        launch_processes(
+            lambda arguments: arguments.num_gpus, Namespace(num_gpus=1, num_machines=1)
+        )
+        == 1
+    )
 
 
 def test_all_launchers_train_alike(environment, slurm, tmp_path):
-    """Two iterations by two processes: Detectron2's launcher, torchrun, the template's generated command."""
+    """Two iterations by two processes: Detectron2's launcher, torchrun, the template's generated
+    command.
+    """
     (tmp_path / "data").mkdir()
-    keys = keys_of(write_colours(tmp_path / "data"), 2, DATALOADER__NUM_WORKERS=0, TEST__EVAL_PERIOD=0)
+    keys = keys_of(
+        write_colours(tmp_path / "data"), 2, DATALOADER__NUM_WORKERS=0, TEST__EVAL_PERIOD=0
+    )
     train = ["tools/train_net.py", "--config-file", "configs/quickstart/hyperclip.yaml"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     folders = [tmp_path / name for name in ("detectron2", "torchrun", "slurm")]
     job = slurm | {"TRAIN": train[0], "MASTER_PORT": str(free_port())}
     done = [
-        run([sys.executable, *train, "--num-gpus", "2", *keys, "OUTPUT_DIR", folders[0]], environment),
+        run(
+            [sys.executable, *train, "--num-gpus", "2", *keys, "OUTPUT_DIR", folders[0]],
+            environment,
+        ),
         run([sys.executable, *torchrun, *train, *keys, "OUTPUT_DIR", folders[1]], environment),
         run(["bash", "tools/slurm.sh", train[2], *keys, "OUTPUT_DIR", folders[2]], job),
     ]

@@ -1,4 +1,6 @@
-"""The training loss with every short cut equals the one without: value, gradients, and the first optimiser step."""
+"""The training loss with every short cut equals the one without: value, gradients, and the first
+optimiser step.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,11 @@ def test_loss_and_gradients(model):
     image, target = reference.random_picture(model, 96)
     ours = model([{"image": image.double(), "sem_seg": target}])["loss_sem_seg"]
     literal = reference.loss(model, image.double(), target)
-    assert ours.item() == pytest.approx(literal.item(), rel=1e-6)  # the loss itself is summed in float32
-    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    # the loss itself is summed in float32
+    assert ours.item() == pytest.approx(literal.item(), rel=1e-6)
+    names, parameters = zip(
+        *((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True
+    )
     fast = torch.autograd.grad(ours, parameters, allow_unused=True)
     slow = torch.autograd.grad(literal, parameters, allow_unused=True)
     for name, a, b in zip(names, fast, slow, strict=True):

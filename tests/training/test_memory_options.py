@@ -1,4 +1,6 @@
-"""Activation checkpointing and the compiled head: the same losses and gradients, fewer tensors kept, the same checkpoints."""
+"""Activation checkpointing and the compiled head: the same losses and gradients, fewer tensors
+kept, the same checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,13 @@ PARTS = ["text", "image", "head"]
 
 
 def build(*overrides):
-    """A model of the quickstart config, always with the same weights, adapters away from the identity."""
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0", *SMALL, *overrides])
+    """A model of the quickstart config, always with the same weights, adapters away from the
+    identity.
+    """
+    cfg = load_config(
+        CONFIG,
+        ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0", *SMALL, *overrides],
+    )
     torch.manual_seed(0)
     model = build_model(cfg).train()
     whole = train_vocabulary(cfg)
@@ -36,7 +43,10 @@ def build(*overrides):
 
 
 def pictures(model, count=1, size=96):
-    return [dict(zip(("image", "sem_seg"), random_picture(model, size, seed), strict=True)) for seed in range(count)]
+    return [
+        dict(zip(("image", "sem_seg"), random_picture(model, size, seed), strict=True))
+        for seed in range(count)
+    ]
 
 
 def step(model, batch, precision="float32"):
@@ -45,13 +55,17 @@ def step(model, batch, precision="float32"):
     with torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32"):
         (loss,) = model(batch).values()
     loss.backward()
-    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_equal_steps(got, want):
     assert got[0] == pytest.approx(want[0], rel=1e-6) and got[1].keys() == want[1].keys()
     for name, gradient in want[1].items():
-        assert (got[1][name] - gradient).abs().max() <= 1e-6 * max(gradient.abs().max().item(), 1e-3), name
+        assert (got[1][name] - gradient).abs().max() <= 1e-6 * max(
+            gradient.abs().max().item(), 1e-3
+        ), name
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -66,7 +80,9 @@ def plain(request):
 def test_checkpointing_changes_nothing(plain, parts):
     precision, batch, want = plain
     assert len(want[1]) > 50
-    assert_equal_steps(step(build("MODEL.CHECKPOINT_ACTIVATIONS", str(parts)), batch, precision), want)
+    assert_equal_steps(
+        step(build("MODEL.CHECKPOINT_ACTIVATIONS", str(parts)), batch, precision), want
+    )
 
 
 @pytest.mark.parametrize("parts", ["[]", str(PARTS)], ids=["compiled", "all"])
@@ -76,22 +92,29 @@ def test_a_compiled_head_changes_nothing(plain, parts):
     assert_equal_steps(step(model, batch, precision), want)
 
 
-@pytest.mark.parametrize("mode", ["hyperbolic+rotation", "relations", "lora", "attention", "full", "none"])
+@pytest.mark.parametrize(
+    "mode", ["hyperbolic+rotation", "relations", "lora", "attention", "full", "none"]
+)
 def test_checkpointing_with_every_way_of_finetuning(mode):
     keys = ["MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", mode]
     model = build(*keys)
     batch = pictures(model)
-    assert_equal_steps(step(build(*keys, "MODEL.CHECKPOINT_ACTIVATIONS", str(PARTS)), batch), step(model, batch))
+    assert_equal_steps(
+        step(build(*keys, "MODEL.CHECKPOINT_ACTIVATIONS", str(PARTS)), batch), step(model, batch)
+    )
 
 
 def kept_bytes(model, batch):
-    """Bytes that one forward pass keeps for the backward pass, the parameters' apart; of a checkpoint its arguments."""
+    """Bytes that one forward pass keeps for the backward pass, the parameters' apart; of a
+    checkpoint its arguments.
+    """
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        storages.setdefault(storage.data_ptr(), (storage.nbytes(), tensor))  # the tensor, so that no address comes twice
+        # the tensor, so that no address comes twice
+        storages.setdefault(storage.data_ptr(), (storage.nbytes(), tensor))
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -103,7 +126,10 @@ def test_checkpointing_keeps_less():
     model = build()
     batch = pictures(model)
     whole = kept_bytes(model, batch)
-    kept = {part: kept_bytes(build("MODEL.CHECKPOINT_ACTIVATIONS", f"['{part}']"), batch) for part in PARTS}
+    kept = {
+        part: kept_bytes(build("MODEL.CHECKPOINT_ACTIVATIONS", f"['{part}']"), batch)
+        for part in PARTS
+    }
     every = kept_bytes(build("MODEL.CHECKPOINT_ACTIVATIONS", str(PARTS)), batch)
     assert all(size < whole for size in kept.values()) and every < 0.3 * whole
 
@@ -115,6 +141,7 @@ def evaluations(model, batch, train):
     def count(name):
         def hook(*_):
             counts[name] += 1
+
         return hook
 
     handles = [adapter.register_forward_pre_hook(count(name)) for name, adapter in adapters(model)]
@@ -141,7 +168,9 @@ def test_nothing_is_checkpointed_in_evaluation(monkeypatch):
     batch = pictures(model)
     step(model, batch)
     model.eval()
-    monkeypatch.setattr("hyperclip.runtime.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
+    monkeypatch.setattr(
+        "hyperclip.runtime.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed")
+    )
     ask_all(model, batch, model.train_vocabulary)
     (embeddings,) = model.text._embeddings.values()
     ask_all(model, batch, model.train_vocabulary)
@@ -153,7 +182,8 @@ def test_nothing_is_checkpointed_in_evaluation(monkeypatch):
         (after,) = model(batch).values()
     assert after.item() == pytest.approx(before.item(), rel=1e-5)
     model.eval()
-    features = model.encode_views(torch.randn(1, 3, *model.resolution))  # with gradients, but not in training
+    # with gradients, but not in training
+    features = model.encode_views(torch.randn(1, 3, *model.resolution))
     assert model.sem_seg_head(features, embeddings).requires_grad
 
 
@@ -171,7 +201,9 @@ def test_distributed_and_in_micro_batches(tmp_path):
     batch = pictures(model, 2)
     want = step(model, batch)[1]
     model.zero_grad()
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
     try:
         wrapped = DistributedDataParallel(model)
         with wrapped.no_sync():
@@ -179,7 +211,9 @@ def test_distributed_and_in_micro_batches(tmp_path):
         (0.5 * wrapped(batch[1:])["loss_sem_seg"]).backward()
         for name, p in model.named_parameters():
             if name in want:
-                assert (p.grad - want[name]).abs().max() <= 1e-3 * max(want[name].abs().max().item(), 1e-6), name
+                assert (p.grad - want[name]).abs().max() <= 1e-3 * max(
+                    want[name].abs().max().item(), 1e-6
+                ), name
     finally:
         dist.destroy_process_group()
 
@@ -217,7 +251,9 @@ def test_inference_is_compiled_too():
 
 @pytest.mark.parametrize("parts", ["['text','vision']", "['all']", "[3]"])
 def test_unknown_parts(parts):
-    with pytest.raises(ValueError, match=r"MODEL.CHECKPOINT_ACTIVATIONS: got .*, expected a list of some of"):
+    with pytest.raises(
+        ValueError, match=r"MODEL.CHECKPOINT_ACTIVATIONS: got .*, expected a list of some of"
+    ):
         build("MODEL.CHECKPOINT_ACTIVATIONS", parts)
 
 

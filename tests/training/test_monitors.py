@@ -1,4 +1,4 @@
-"""What a training says of itself: radii, speed, memory, the time left, and the table at its start."""
+"""What a training says of itself: radii, speed, memory, the time left, and the table at its start."""  # noqa: E501
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.inference import resize
 from hyperclip.training import monitors as watch
-from hyperclip.training.monitors import EmbeddingRadius, EstimatedTime, Throughput, describe_training, peak_memory
+from hyperclip.training.monitors import (
+    EmbeddingRadius,
+    EstimatedTime,
+    Throughput,
+    describe_training,
+    peak_memory,
+)
 from hyperclip.training.optimizer import build_optimizer
 from hyperclip.training.step import TrainLoop
 from torch import nn
@@ -29,7 +35,9 @@ CONFIG = "configs/quickstart/hyperclip.yaml"
 
 
 def build(*overrides):
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0", *overrides])
+    cfg = load_config(
+        CONFIG, ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0", *overrides]
+    )
     torch.manual_seed(0)
     model = build_model(cfg)
     model.train_vocabulary = train_vocabulary(cfg)
@@ -39,7 +47,10 @@ def build(*overrides):
 def run(cfg, start, hooks, iterations=2, **options):
     """The model after a few steps over the same two images, and what was stored."""
     model = copy.deepcopy(start)
-    batch = [{"image": i, "sem_seg": t} for i, t in (random_picture(model, 96, seed) for seed in range(2))]
+    batch = [
+        {"image": i, "sem_seg": t}
+        for i, t in (random_picture(model, 96, seed) for seed in range(2))
+    ]
     loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
     loop.register_hooks(hooks)
     loop.train(0, iterations)
@@ -50,14 +61,21 @@ def run(cfg, start, hooks, iterations=2, **options):
 def expected_radii(model):
     """Twice the mean norms that encoding gives, without hooks."""
     prompts, _ = model.text.prompts(model.train_vocabulary)
-    text = encode_text(model.clip, tokenize(model.text.tokenizer, prompts, model.clip.context_length))
+    text = encode_text(
+        model.clip, tokenize(model.text.tokenizer, prompts, model.clip.context_length)
+    )
     images = torch.stack([model.normalise(random_picture(model, 96, seed)[0]) for seed in range(2)])
     vision = model.encode_views(resize(images, model.resolution)).embeddings
-    return {"radius/text": 2 * text.norm(dim=1).mean().item(), "radius/vision": 2 * vision.norm(dim=1).mean().item()}
+    return {
+        "radius/text": 2 * text.norm(dim=1).mean().item(),
+        "radius/vision": 2 * vision.norm(dim=1).mean().item(),
+    }
 
 
 def radii(storage):
-    return {name: value for name, (value, _) in storage.latest().items() if name.startswith("radius/")}
+    return {
+        name: value for name, (value, _) in storage.latest().items() if name.startswith("radius/")
+    }
 
 
 class Evaluation(HookBase):
@@ -77,7 +95,9 @@ def test_radii_are_twice_the_norms_of_the_embeddings(parts):
     before, _ = run(cfg, model, [], iterations=1, micro_batches=parts)
     assert radii(storage) == pytest.approx(expected_radii(before), rel=1e-4)
     assert radii(storage) != pytest.approx(expected_radii(trained), rel=1e-6)
-    assert not trained.clip.ln_final._forward_hooks and not trained.clip.visual.ln_post._forward_hooks
+    assert (
+        not trained.clip.ln_final._forward_hooks and not trained.clip.visual.ln_post._forward_hooks
+    )
 
 
 @pytest.mark.parametrize("mode", ["hyperbolic", "full"])
@@ -94,7 +114,9 @@ def test_looking_at_radii_changes_no_gradient(mode):
 def test_a_tower_that_is_cached_keeps_its_radius():
     cfg, model = build("MODEL.ADAPTER.ENCODERS", "['vision']")
     _, storage = run(cfg, model, [EmbeddingRadius(2)], iterations=2)
-    assert storage.history("radius/text").values() == [(pytest.approx(expected_radii(model)["radius/text"]), 1)]
+    assert storage.history("radius/text").values() == [
+        (pytest.approx(expected_radii(model)["radius/text"]), 1)
+    ]
     assert len(storage.history("radius/vision").values()) == 1
 
 
@@ -129,7 +151,10 @@ class SimpleHook(HookBase):
 
 def test_throughput_counts_steps_only(monkeypatch):
     trainer = Timed(Clock(monkeypatch), [Throughput(8, 4)], 2, 9)
-    assert trainer.storage.history("images_per_second").values() == [(8 * 2 / 102, 3), (8 * 4 / 8, 7)]
+    assert trainer.storage.history("images_per_second").values() == [
+        (8 * 2 / 102, 3),
+        (8 * 4 / 8, 7),
+    ]
     assert trainer.storage.latest()["memory_mb"][0] > 0
 
 
@@ -150,14 +175,18 @@ def test_the_time_left_is_that_of_all_iterations_but_the_first(monkeypatch, capl
     monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     with caplog.at_level(logging.INFO):
         Timed(Clock(monkeypatch), [EstimatedTime((1, 5, 10))], 10, 30)
-    assert [r.getMessage().split(",")[0] for r in caplog.records if r.name == "hyperclip.training"] == [
+    assert [
+        r.getMessage().split(",")[0] for r in caplog.records if r.name == "hyperclip.training"
+    ] == [
         "About 0:00:30 left for 15 iterations at 2 s/iteration",
         "About 0:00:20 left for 10 iterations at 2 s/iteration",
     ]
 
 
 def test_the_table_at_the_start():
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "16", "SOLVER.MICRO_BATCHES", "2"])
+    cfg = load_config(
+        CONFIG, ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "16", "SOLVER.MICRO_BATCHES", "2"]
+    )
     table = describe_training(cfg, records=6400, classes=60, processes=2)
     rows = dict(line.split("  ", 1) for line in table.splitlines() if not line.startswith("-"))
     assert {name: value.strip() for name, value in rows.items()} == {

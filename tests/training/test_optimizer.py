@@ -21,12 +21,16 @@ def tiny():
 
 
 def test_groups_of_the_tiny_model(tiny):
-    cfg = load_config("configs/quickstart/hyperclip.yaml", [*QUICK, "SOLVER.CLIP_MULTIPLIER", "0.25"])
+    cfg = load_config(
+        "configs/quickstart/hyperclip.yaml", [*QUICK, "SOLVER.CLIP_MULTIPLIER", "0.25"]
+    )
     names = {id(p): n for n, p in tiny.named_parameters()}
     groups = {names[id(g["params"][0])]: g for g in parameter_groups(tiny, cfg)}
     assert set(groups) == {n for n, p in tiny.named_parameters() if p.requires_grad}
     for name, group in groups.items():
-        assert group["lr"] == pytest.approx(cfg.SOLVER.BASE_LR * (0.25 if name.startswith("clip.") else 1.0))
+        assert group["lr"] == pytest.approx(
+            cfg.SOLVER.BASE_LR * (0.25 if name.startswith("clip.") else 1.0)
+        )
         assert group["weight_decay"] == (0.0 if "norm" in name else 1e-4), name
 
 
@@ -46,10 +50,16 @@ def test_full_model_clipping(tiny):
     [
         (["SOLVER.OPTIMIZER", "ADAM"], "got 'ADAM', expected 'ADAMW' or 'SGD'"),
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"], "got 'value', expected 'full_model'"),
-        (["SOLVER.CLIP_MULTIPLIER", "0.0"], r"CLIP_MULTIPLIER 0.0 give [\d,]+ trainable parameters a learning rate of 0"),
+        (
+            ["SOLVER.CLIP_MULTIPLIER", "0.0"],
+            r"CLIP_MULTIPLIER 0.0 give [\d,]+ trainable parameters a learning rate of 0",
+        ),
         (["SOLVER.BASE_LR", "0.0"], "BASE_LR 0.0 and CLIP_MULTIPLIER"),
         (["SOLVER.NESTEROV", "True"], "Set OPTIMIZER SGD"),
-        (["SOLVER.NESTEROV", "True", "SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", "0"], "expected a SOLVER.MOMENTUM above 0"),
+        (
+            ["SOLVER.NESTEROV", "True", "SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", "0"],
+            "expected a SOLVER.MOMENTUM above 0",
+        ),
     ],
 )
 def test_unknown_choices(tiny, override, message):
@@ -58,9 +68,17 @@ def test_unknown_choices(tiny, override, message):
 
 
 def test_nesterov(tiny):
-    """The second step of SGD with momentum m along a constant gradient g is (1 + m + m^2) g with it, else (1 + m) g."""
+    """The second step of SGD with momentum m along a constant gradient g is (1 + m + m^2) g with
+    it, else (1 + m) g.
+    """
     for nesterov, steps in (("False", 1.5), ("True", 1.75)):
-        keys = {"OPTIMIZER": "SGD", "MOMENTUM": 0.5, "NESTEROV": nesterov, "WEIGHT_DECAY": 0, "CLIP_GRADIENTS.ENABLED": "False"}
+        keys = {
+            "OPTIMIZER": "SGD",
+            "MOMENTUM": 0.5,
+            "NESTEROV": nesterov,
+            "WEIGHT_DECAY": 0,
+            "CLIP_GRADIENTS.ENABLED": "False",
+        }
         overrides = [text for key, value in keys.items() for text in (f"SOLVER.{key}", str(value))]
         cfg = load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *overrides])
         layer = torch.nn.Linear(3, 1, bias=False).double()
@@ -69,15 +87,30 @@ def test_nesterov(tiny):
         optimizer.step()
         before = layer.weight.detach().clone()
         optimizer.step()
-        torch.testing.assert_close(before - layer.weight, torch.full_like(before, cfg.SOLVER.BASE_LR * steps))
+        torch.testing.assert_close(
+            before - layer.weight, torch.full_like(before, cfg.SOLVER.BASE_LR * steps)
+        )
 
 
 @pytest.mark.parametrize("name", ["ADAMW", "SGD"])
 def test_decay_to_identity_leaves_the_identity_alone(name):
-    """Without a gradient, decay moves all weights but those of the adapters at the identity, and pulls these back."""
-    keys = ["SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.DECAY_TO_IDENTITY", "True", "SOLVER.BASE_LR", "0.1"]
+    """Without a gradient, decay moves all weights but those of the adapters at the identity, and
+    pulls these back.
+    """
+    keys = [
+        "SOLVER.OPTIMIZER",
+        name,
+        "SOLVER.WEIGHT_DECAY",
+        "0.1",
+        "SOLVER.DECAY_TO_IDENTITY",
+        "True",
+        "SOLVER.BASE_LR",
+        "0.1",
+    ]
     model = build_model(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys]))
-    optimizer = build_optimizer(load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys]), model)
+    optimizer = build_optimizer(
+        load_config("configs/quickstart/hyperclip.yaml", [*QUICK, *keys]), model
+    )
     blocks = [p for _, adapter in adapters(model) for p in adapter.starts_at_identity()]
     before = [p.detach().clone() for p in blocks]
     head = model.sem_seg_head.decoder.classifier.weight
@@ -116,7 +149,12 @@ def test_schedules(tiny, name, expected):
     assert [rates[k] for k in (0, 4, 9)] == pytest.approx(expected, rel=1e-3)
     assert rates[0] < rates[1] < rates[2] < rates[3]  # the warm-up
     with pytest.raises(ValueError, match="SOLVER.LR_SCHEDULER_NAME: got 'Linear', expected one of"):
-        build_schedule(load_config("configs/quickstart/hyperclip.yaml", ["SOLVER.LR_SCHEDULER_NAME", "Linear"]), optimizer)
+        build_schedule(
+            load_config(
+                "configs/quickstart/hyperclip.yaml", ["SOLVER.LR_SCHEDULER_NAME", "Linear"]
+            ),
+            optimizer,
+        )
 
 
 def test_nothing_to_train():
@@ -126,7 +164,9 @@ def test_nothing_to_train():
 
 
 def test_released_groups_and_schedule(golden, hyperclip_b):
-    """H7: one group for each tensor, learning rates and decay, cosine to zero over 80,000 iterations."""
+    """H7: one group for each tensor, learning rates and decay, cosine to zero over 80,000
+    iterations.
+    """
     recorded = golden("h7_optimizer.json")["hyperclip_vitb16"]
     cfg = load_config("configs/vitb_384_hyperbolic.yaml")
     optimizer = build_optimizer(cfg, hyperclip_b)
@@ -139,7 +179,10 @@ def test_released_groups_and_schedule(golden, hyperclip_b):
     assert set(got) == set(want)
     for name, values in want.items():
         assert got[name] == pytest.approx(values, rel=1e-9), name
-    assert {k: optimizer.defaults[k] for k in ("betas", "eps")} == {"betas": (0.9, 0.999), "eps": 1e-8}
+    assert {k: optimizer.defaults[k] for k in ("betas", "eps")} == {
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+    }
     scheduler = build_lr_scheduler(cfg, optimizer)
     is_clip = [names[id(g["params"][0])].startswith("clip.") for g in optimizer.param_groups]
     for iteration, head_rate, clip_rate in recorded["schedule"]["values"]:
@@ -150,7 +193,10 @@ def test_released_groups_and_schedule(golden, hyperclip_b):
 
 def test_the_first_step_is_the_released_one(golden, fake_state, hyperclip_b, published_state):
     """H4: what AdamW behind full-model clipping changes in its first step."""
-    arrays, vocabulary = golden("h4_head.npz"), Vocabulary.from_names(golden("h_info.json")["vocabulary"])
+    arrays, vocabulary = (
+        golden("h4_head.npz"),
+        Vocabulary.from_names(golden("h_info.json")["vocabulary"]),
+    )
     cfg = load_config("configs/vitb_384_hyperbolic.yaml")
     model, optimizer = hyperclip_b, build_optimizer(cfg, hyperclip_b)
     before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -160,7 +206,11 @@ def test_the_first_step_is_the_released_one(golden, fake_state, hyperclip_b, pub
     try:
         model.train()([{"image": image, "sem_seg": target}])["loss_sem_seg"].backward()
         optimizer.step()
-        changes = {n: (p.detach() - before[n]).flatten() for n, p in model.named_parameters() if n in before}
+        changes = {
+            n: (p.detach() - before[n]).flatten()
+            for n, p in model.named_parameters()
+            if n in before
+        }
     finally:
         with torch.no_grad():
             for n, p in model.named_parameters():
@@ -168,7 +218,9 @@ def test_the_first_step_is_the_released_one(golden, fake_state, hyperclip_b, pub
                     p.copy_(before[n])
         model.zero_grad(set_to_none=True)
         model.eval()
-    recorded = {k.removeprefix("step_delta__"): v for k, v in arrays.items() if k.startswith("step_delta__")}
+    recorded = {
+        k.removeprefix("step_delta__"): v for k, v in arrays.items() if k.startswith("step_delta__")
+    }
     assert len(recorded) >= 24
     for name, want in recorded.items():
         (ours,) = convert_published({name: torch.zeros(1)})
@@ -181,4 +233,6 @@ def test_the_first_step_is_the_released_one(golden, fake_state, hyperclip_b, pub
     for name, norm in norms.items():
         (ours,) = convert_published({name: torch.zeros(1)})
         rate = cfg.SOLVER.BASE_LR * (cfg.SOLVER.CLIP_MULTIPLIER if ours.startswith("clip.") else 1)
-        assert changes[ours].norm().item() == pytest.approx(norm, abs=2e-2 * rate * changes[ours].numel() ** 0.5), name
+        assert changes[ours].norm().item() == pytest.approx(
+            norm, abs=2e-2 * rate * changes[ours].numel() ** 0.5
+        ), name

@@ -1,4 +1,6 @@
-"""The training step: micro-batches, precision, gradients that are not finite, and the hooks that watch."""
+"""The training step: micro-batches, precision, gradients that are not finite, and the hooks that
+watch.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,10 @@ def start(cfg):
 @pytest.fixture
 def batch(start):
     pictures = [random_picture(start, 96, seed) for seed in range(4)]
-    return [{"image": i, "sem_seg": t, "file_name": f"{k}.jpg", "sem_seg_file_name": f"{k}.png"}
-            for k, (i, t) in enumerate(pictures)]  # fmt: skip
+    return [
+        {"image": i, "sem_seg": t, "file_name": f"{k}.jpg", "sem_seg_file_name": f"{k}.png"}
+        for k, (i, t) in enumerate(pictures)
+    ]
 
 
 def step(start, cfg, batch, **options):
@@ -71,7 +75,9 @@ def test_micro_batches_change_nothing(start, cfg, batch):
         assert own["gradient_norm"] == pytest.approx(metrics["gradient_norm"], rel=1e-4)
         for (name, a), b in zip(whole.named_parameters(), split.parameters(), strict=True):
             if a.grad is not None:
-                assert (a.grad - b.grad).abs().max() <= 1e-3 * max(a.grad.abs().max().item(), 1e-6), name
+                assert (a.grad - b.grad).abs().max() <= 1e-3 * max(
+                    a.grad.abs().max().item(), 1e-6
+                ), name
 
 
 SIZES = ((96, 60), (48, 96), (80, 80), (24, 50))
@@ -82,10 +88,13 @@ def test_micro_batches_of_images_that_differ(start, cfg, batch, sampled):
     """Other sizes in each part, and other classes: padding and sampling are of the whole batch."""
     own = copy.deepcopy(start)
     own.sampled_classes = sampled
-    cut = [{**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w].clamp_min(2)}
-           for x, (h, w) in zip(batch, SIZES, strict=True)]  # fmt: skip
+    cut = [
+        {**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w].clamp_min(2)}
+        for x, (h, w) in zip(batch, SIZES, strict=True)
+    ]
     for k, record in enumerate(cut):
-        record["sem_seg"][:] = torch.where(record["sem_seg"] == own.ignore, own.ignore, k % 3)  # one class in each
+        # one class in each
+        record["sem_seg"][:] = torch.where(record["sem_seg"] == own.ignore, own.ignore, k % 3)
     grads = []
     for parts in (1, 4 if sampled else 2):
         torch.manual_seed(5)
@@ -94,7 +103,9 @@ def test_micro_batches_of_images_that_differ(start, cfg, batch, sampled):
         grads[-1]["loss"] = torch.tensor(metrics["total_loss"])
     for split in grads[1:]:
         for name, whole in grads[0].items():
-            assert (split[name] - whole).abs().max() <= 1e-3 * max(whole.abs().max().item(), 1e-6), name
+            assert (split[name] - whole).abs().max() <= 1e-3 * max(
+                whole.abs().max().item(), 1e-6
+            ), name
     torch.manual_seed(5)
     (alone,) = own.train()(cut).values()  # without the loop it decides for what it gets
     assert alone.item() == pytest.approx(grads[0]["loss"].item(), rel=1e-5)
@@ -103,8 +114,10 @@ def test_micro_batches_of_images_that_differ(start, cfg, batch, sampled):
 def test_what_is_decided_for_a_whole_batch(start, batch):
     own = copy.deepcopy(start)
     own.sampled_classes = 4
-    cut = [{**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w] * 0 + k}
-           for k, (x, (h, w)) in enumerate(zip(batch, SIZES, strict=True))]  # fmt: skip
+    cut = [
+        {**x, "image": x["image"][:, :h, :w], "sem_seg": x["sem_seg"][:h, :w] * 0 + k}
+        for k, (x, (h, w)) in enumerate(zip(batch, SIZES, strict=True))
+    ]
     decided = decide_for_all(cut[:3], own)
     assert [x["padded_size"] for x in decided] == [(96, 96)] * 3
     chosen = decided[0]["sampled_classes"].tolist()
@@ -120,7 +133,9 @@ def test_what_is_decided_for_a_whole_batch(start, batch):
 def test_the_norm_is_the_one_before_clipping(start, cfg, batch):
     model, metrics = step(start, cfg, batch)
     assert metrics["gradient_norm"] > cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
-    assert gradient_norm(model).item() == pytest.approx(cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3)
+    assert gradient_norm(model).item() == pytest.approx(
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3
+    )
 
 
 def test_bfloat16_keeps_weights_and_loss_in_float32(start, cfg, batch):
@@ -132,16 +147,24 @@ def test_bfloat16_keeps_weights_and_loss_in_float32(start, cfg, batch):
 
 
 def test_precisions():
-    assert choose_precision("auto", "cpu") == "float32" and choose_precision("bfloat16", "cpu") == "bfloat16"
+    assert (
+        choose_precision("auto", "cpu") == "float32"
+        and choose_precision("bfloat16", "cpu") == "bfloat16"
+    )
     with pytest.raises(ValueError, match="float16 needs CUDA"):
         choose_precision("float16", "cpu")
     with pytest.raises(ValueError, match="SOLVER.PRECISION: got 'half', expected one of"):
         choose_precision("half", "cpu")
 
 
-@pytest.mark.parametrize(("parts", "size", "works"), [(1, 4, True), (2, 4, True), (3, 4, False), (0, 4, False), (8, 4, False)])
+@pytest.mark.parametrize(
+    ("parts", "size", "works"),
+    [(1, 4, True), (2, 4, True), (3, 4, False), (0, 4, False), (8, 4, False)],
+)
 def test_batches_that_cannot_be_divided(parts, size, works):
-    cfg = load_config(CONFIG, ["SOLVER.MICRO_BATCHES", str(parts), "SOLVER.IMS_PER_BATCH", str(size)])
+    cfg = load_config(
+        CONFIG, ["SOLVER.MICRO_BATCHES", str(parts), "SOLVER.IMS_PER_BATCH", str(size)]
+    )
     if works:
         return check_batch_size(cfg)
     with pytest.raises(ValueError, match=f"got 4 for 1 processes with MICRO_BATCHES {parts}"):
@@ -154,7 +177,12 @@ def test_no_step_with_a_gradient_that_is_not_finite(start, cfg, batch, tmp_path)
         model.sem_seg_head.cost_embedding.weight[0] = float("inf")
     before = copy.deepcopy(model.state_dict())
     loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), faults=tmp_path)
-    with EventStorage(), pytest.raises(FloatingPointError, match="iteration 7: the gradients of .* are not finite") as error:
+    with (
+        EventStorage(),
+        pytest.raises(
+            FloatingPointError, match="iteration 7: the gradients of .* are not finite"
+        ) as error,
+    ):
         loop.iter = 7
         loop.run_step()
     for name, value in model.state_dict().items():
@@ -162,8 +190,14 @@ def test_no_step_with_a_gradient_that_is_not_finite(start, cfg, batch, tmp_path)
     (path,) = tmp_path.iterdir()
     assert str(path) in str(error.value)
     content = json.loads(path.read_text())
-    assert content["iteration"] == 7 and content["files"][2] == {"file_name": "2.jpg", "sem_seg_file_name": "2.png"}
-    assert "loss_sem_seg" in content["losses"] and "sem_seg_head.cost_embedding.bias" in content["parameters"]
+    assert content["iteration"] == 7 and content["files"][2] == {
+        "file_name": "2.jpg",
+        "sem_seg_file_name": "2.png",
+    }
+    assert (
+        "loss_sem_seg" in content["losses"]
+        and "sem_seg_head.cost_embedding.bias" in content["parameters"]
+    )
 
 
 class Run(TrainerBase):
@@ -183,11 +217,16 @@ def test_parameters_without_a_gradient_are_named_once(start, cfg, batch, caplog,
     monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     model, _ = step(start, cfg, batch)
     last = len(model.clip.visual.transformer.resblocks) - 1
-    expected = [f"clip.visual.transformer.resblocks.{last}.attn.parametrizations.in_proj_weight.0.{n}" for n in "qk"]
+    expected = [
+        f"clip.visual.transformer.resblocks.{last}.attn.parametrizations.in_proj_weight.0.{n}"
+        for n in "qk"
+    ]
     assert parameters_without_gradient(model) == expected
     with caplog.at_level(logging.WARNING):
         Run(model, [FirstGradients()], [1.0, 1.0])
-    assert caplog.text.count("got no gradient in the first step") == 1 and expected[0] in caplog.text
+    assert (
+        caplog.text.count("got no gradient in the first step") == 1 and expected[0] in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +252,10 @@ def test_a_loss_that_does_not_fall(start, caplog, monkeypatch, losses, period, w
 
 
 def test_the_distance_of_adapters_from_the_identity(start, cfg, batch):
-    assert adapter_distances(start) == {"vision": pytest.approx(0, abs=1e-6), "text": pytest.approx(0, abs=1e-6)}
+    assert adapter_distances(start) == {
+        "vision": pytest.approx(0, abs=1e-6),
+        "text": pytest.approx(0, abs=1e-6),
+    }
     model, _ = step(start, cfg, batch)
     distances = adapter_distances(model)
     assert all(1e-5 < value < 1 for value in distances.values())

@@ -1,4 +1,6 @@
-"""Where metrics go: the file of JSON lines, TensorBoard, Weights & Biases (a stand-in), and what a resumption takes back."""
+"""Where metrics go: the file of JSON lines, TensorBoard, Weights & Biases (a stand-in), and what a
+resumption takes back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from hyperclip.config.keys import load_config
-from hyperclip.training.writers import MetricsFile, WandbWriter, build_writers, drop_lines_after, is_written
+from hyperclip.training.writers import (
+    MetricsFile,
+    WandbWriter,
+    build_writers,
+    drop_lines_after,
+    is_written,
+)
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 
@@ -64,7 +72,10 @@ def test_every_write_is_on_the_disk_in_full(tmp_path):
             storage.put_scalar("lr", 0.5, smoothing_hint=False)
             writer.write()
             text = (tmp_path / "metrics.json").read_text()  # as if the process were killed here
-            assert text.endswith("}\n") and json.loads(text.splitlines()[-1]) == {"iteration": iteration, "lr": 0.5}
+            assert text.endswith("}\n") and json.loads(text.splitlines()[-1]) == {
+                "iteration": iteration,
+                "lr": 0.5,
+            }
     writer.close()
     writer.close()
 
@@ -86,13 +97,21 @@ def test_an_iteration_has_one_line_over_two_processes(tmp_path):
     first, *others = [json.loads(line) for line in path.read_text().splitlines()]
     assert first == {"iteration": 3, "lr": 0.5}
     assert others == [{"iteration": 4, "lr": 0.4, "set/mIoU": 30.0}, {"iteration": 5, "lr": 0.3}]
-    assert is_written(path, 4, ["set"]) and not is_written(path, 4, ["set", "other"]) and not is_written(path, 3, ["set"])
+    assert (
+        is_written(path, 4, ["set"])
+        and not is_written(path, 4, ["set", "other"])
+        and not is_written(path, 3, ["set"])
+    )
     assert not is_written(tmp_path / "none.json", 4, ["set"])
 
 
 def test_a_run_writes_json_and_curves(tmp_path):
     Run(make_cfg(tmp_path / "run"), 0, 5)
-    assert [(x["iteration"], x["total_loss"]) for x in lines(tmp_path / "run")] == [(1, 1), (3, 3), (4, 4)]
+    assert [(x["iteration"], x["total_loss"]) for x in lines(tmp_path / "run")] == [
+        (1, 1),
+        (3, 3),
+        (4, 4),
+    ]
     assert any(tmp_path.glob("run/events.out.tfevents.*"))
 
 
@@ -107,7 +126,9 @@ def test_without_tensorboard_there_is_a_warning(tmp_path, caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level(logging.WARNING):
         writers = build_writers(make_cfg(tmp_path), 5)
-    assert "pip install tensorboard" in caplog.text and not any(isinstance(w, TensorboardXWriter) for w in writers)
+    assert "pip install tensorboard" in caplog.text and not any(
+        isinstance(w, TensorboardXWriter) for w in writers
+    )
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
@@ -123,12 +144,21 @@ def test_a_resumed_run_continues_in_wandb(tmp_path, wandb):
     first, second = wandb
     number = (tmp_path / "vitb" / "wandb_id.txt").read_text().strip()
     assert number and first.options["id"] == second.options["id"] == number
-    expected = {"project": "radius", "name": "vitb", "mode": "offline", "resume": "allow", "dir": str(tmp_path / "vitb")}
+    expected = {
+        "project": "radius",
+        "name": "vitb",
+        "mode": "offline",
+        "resume": "allow",
+        "dir": str(tmp_path / "vitb"),
+    }
     assert expected.items() <= first.options.items()
     assert first.options["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == 60
     assert [(x["iteration"], x["total_loss"]) for x in first.logged] == [(1, 1), (3, 3)]
     assert [(x["iteration"], x["total_loss"]) for x in second.logged] == [(3, 3), (5, 5)]
-    assert first.defined == [("iteration", None), ("*", "iteration")] and first.finished == second.finished == 1
+    assert (
+        first.defined == [("iteration", None), ("*", "iteration")]
+        and first.finished == second.finished == 1
+    )
     assert [x["iteration"] for x in lines(tmp_path / "vitb")] == [1, 3, 5]
 
 
@@ -145,7 +175,9 @@ def test_metrics_of_other_iterations_keep_theirs(tmp_path, wandb):
 def test_wandb_is_imported_only_if_wanted(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert len(build_writers(make_cfg(tmp_path), 5)) == 3
-    with pytest.raises(ValueError, match=r"WANDB.PROJECT: got 'p', but wandb cannot .* 'pip install -e .\[wandb\]'"):
+    with pytest.raises(
+        ValueError, match=r"WANDB.PROJECT: got 'p', but wandb cannot .* 'pip install -e .\[wandb\]'"
+    ):
         build_writers(make_cfg(tmp_path, "WANDB.PROJECT", "p"), 5)
 
 
@@ -168,7 +200,9 @@ WHOLE = b'{"iteration": 1, "a": NaN}\n{"b": 2}\n{"iteration": 3}\n{"iteration": 
         (b"", 0, b"", 0),
     ],
 )
-def test_lines_that_a_resumed_run_writes_again_are_dropped(tmp_path, content, iteration, expected, dropped):
+def test_lines_that_a_resumed_run_writes_again_are_dropped(
+    tmp_path, content, iteration, expected, dropped
+):
     path = tmp_path / "metrics.json"
     path.write_bytes(content)
     assert drop_lines_after(path, iteration) == dropped

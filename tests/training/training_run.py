@@ -1,6 +1,8 @@
-"""A training that writes down what it does, and can be killed at an iteration; to be run as a program.
+"""A training that writes down what it does, and can be killed at an iteration; to be run as a
+program.
 
-    python -m tests.training.training_run --config-file FILE --record FILE [--kill-at 7] [--double] [--resume] [KEY VALUE …]
+    python -m tests.training.training_run --config-file FILE --record FILE [--kill-at 7] [--double]
+    [--resume] [KEY VALUE …]
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from hyperclip.training.launch import launch_processes
 
 
 class Record(HookBase):
-    """Appends a line for each iteration: loss, norm of the gradient, learning rates, samples, a number of torch's own."""
+    """Appends a line for each iteration: loss, norm of the gradient, learning rates, samples, a
+    number of torch's own.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +38,9 @@ class Record(HookBase):
         backward = loop._backward
 
         def noted(batch: list[dict]) -> dict:
-            self.batch = [(x["position"], Path(x["file_name"]).name, x["image"].sum().item()) for x in batch]
+            self.batch = [
+                (x["position"], Path(x["file_name"]).name, x["image"].sum().item()) for x in batch
+            ]
             return backward(batch)
 
         loop._backward = noted
@@ -54,7 +60,9 @@ class Record(HookBase):
 
 
 class KillInEvaluation:
-    """Sends the last process a signal before it counts so many images, in whatever evaluation that is."""
+    """Sends the last process a signal before it counts so many images, in whatever evaluation that
+    is.
+    """
 
     def __init__(self, images: int, number: int) -> None:
         process, seen = SemSegEvaluator.process, 0
@@ -78,7 +86,9 @@ class Break(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter == self.iteration:
             with torch.no_grad():
-                next(p for p in self.trainer.model.parameters() if p.requires_grad).fill_(float("inf"))
+                next(p for p in self.trainer.model.parameters() if p.requires_grad).fill_(
+                    float("inf")
+                )
 
 
 class Kill(HookBase):
@@ -107,7 +117,11 @@ def main(arguments: argparse.Namespace) -> None:
         KillInEvaluation(arguments.kill_at_image, getattr(signal, arguments.signal))
     broken = [Break(arguments.break_at)] if arguments.break_at >= 0 else []
     trainer.register_hooks(broken)
-    first = [Kill(arguments.kill_at, getattr(signal, arguments.signal))] if arguments.kill_at >= 0 else []
+    first = (
+        [Kill(arguments.kill_at, getattr(signal, arguments.signal))]
+        if arguments.kill_at >= 0
+        else []
+    )
     trainer.register_hooks([*first, Record(Path(arguments.record))])
     trainer._hooks = trainer._hooks[-len(first) - 1 :] + trainer._hooks[: -len(first) - 1]
     trainer.train()
@@ -118,10 +132,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record", required=True)
     parser.add_argument("--kill-at", type=int, default=-1)
     parser.add_argument("--signal", default="SIGKILL")
-    parser.add_argument("--kill-at-image", type=int, default=0, help="of all evaluations, the first is 1")
-    parser.add_argument("--grace", type=float, default=0.0, help="seconds that a killed evaluation goes on")
-    parser.add_argument("--break-at", type=int, default=-1, help="iteration whose weights become infinite")
-    parser.add_argument("--double", action="store_true", help="compute in float64, where rounding hides nothing")
+    parser.add_argument(
+        "--kill-at-image", type=int, default=0, help="of all evaluations, the first is 1"
+    )
+    parser.add_argument(
+        "--grace", type=float, default=0.0, help="seconds that a killed evaluation goes on"
+    )
+    parser.add_argument(
+        "--break-at", type=int, default=-1, help="iteration whose weights become infinite"
+    )
+    parser.add_argument(
+        "--double", action="store_true", help="compute in float64, where rounding hides nothing"
+    )
     return parser
 
 

@@ -24,12 +24,19 @@ def test_words_have_to_be_a_list_of_names(tmp_path, kind, value):
 def test_unknown_keys_are_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(FILE | {"negative": ["wall"], "comment": ""}))
-    with pytest.raises(ValueError, match=r"unknown keys \['comment', 'negative'\], expected of .*'negatives'"):
+    with pytest.raises(
+        ValueError, match=r"unknown keys \['comment', 'negative'\], expected of .*'negatives'"
+    ):
         Vocabulary.from_json(path)
 
 
-@pytest.mark.parametrize("text", ['{"name": "x", "version": "1", "classes": [["a"]], "classes": [["b"]]}',
-                                  '{"classes": [["a"]], "name": "x", "version": "1", "version": "2"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "x", "version": "1", "classes": [["a"]], "classes": [["b"]]}',
+        '{"classes": [["a"]], "name": "x", "version": "1", "version": "2"}',
+    ],
+)
 def test_a_key_twice(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)

@@ -8,7 +8,15 @@ import pytest
 from hyperclip.vocabulary import builtin
 from hyperclip.vocabulary.vocabulary import LISTS
 
-RELEASED = {"ade150": 150, "ade847": 847, "context459": 459, "context59": 59, "voc20": 20, "voc20b": 20, "coco_stuff": 171}
+RELEASED = {
+    "ade150": 150,
+    "ade847": 847,
+    "context459": 459,
+    "context59": 59,
+    "voc20": 20,
+    "voc20b": 20,
+    "coco_stuff": 171,
+}
 SIZES = {**RELEASED, "coco_object": 80, "cityscapes": 19}
 
 
@@ -22,7 +30,10 @@ def repeated(names):
 
 
 def test_released_lists_are_those_of_the_published_implementation(golden):
-    expected = {", ".join(s.strip() for s in entry.split(", ")) for entry in golden("h3_text.json")["all_names"]}
+    expected = {
+        ", ".join(s.strip() for s in entry.split(", "))
+        for entry in golden("h3_text.json")["all_names"]
+    }
     got = {", ".join(synonyms) for name in RELEASED for synonyms in builtin(name).classes}
     assert got | set(background("voc20b")) == expected
 
@@ -53,7 +64,17 @@ def test_ten_released_classes_can_never_win():
     names = builtin("ade847").names
     lost = repeated(names)
     assert lost == [153, 188, 191, 252, 255, 280, 371, 412, 663, 768]
-    assert {names[i] for i in lost} == {"bag", "pot", "basket", "screen", "pier", "control panel", "pipe", "grill", "patio"}
+    assert {names[i] for i in lost} == {
+        "bag",
+        "pot",
+        "basket",
+        "screen",
+        "pier",
+        "control panel",
+        "pipe",
+        "grill",
+        "patio",
+    }
     assert not repeated(builtin("clean_ade847").names)
 
 

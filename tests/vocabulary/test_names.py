@@ -60,17 +60,27 @@ def test_names_with_the_same_tokens_are_one(clip, one, other):
 
 def test_names_that_only_look_alike_are_several():
     names = ["hot dog", "hotdog", "hot-dog", "hot dogs", "hotdog!", "hot_dog"]
-    assert len({tokens_of(name) for name in names}) == len(names) == len(Vocabulary.from_names(names))
+    assert (
+        len({tokens_of(name) for name in names}) == len(names) == len(Vocabulary.from_names(names))
+    )
     assert distinct(["car", "Car", "road", " CAR "]) == ["car", "road"]
 
 
 def test_the_cheap_comparison_misses_nothing():
     """Every pair with equal tokens is found, among the names of all lists in several spellings."""
-    names = [s for path in sorted(LISTS.glob("*.json")) for synonyms in builtin(path.stem).classes for s in synonyms][::7]
+    names = [
+        s
+        for path in sorted(LISTS.glob("*.json"))
+        for synonyms in builtin(path.stem).classes
+        for s in synonyms
+    ][::7]
     names += [name.upper() for name in names[::3]] + [f" {name}\u3000" for name in names[::5]]
     found = {(i, k) for i, _, k, _ in shared_names([(name,) for name in names])}
     tokens = [tokens_of(name) for name in names]
-    assert found == {(i, k) for k in range(len(names)) for i in range(k) if tokens[i] == tokens[k]} and len(found) > 300
+    assert (
+        found == {(i, k) for k in range(len(names)) for i in range(k) if tokens[i] == tokens[k]}
+        and len(found) > 300
+    )
 
 
 @pytest.mark.parametrize("text", ["&nbsp;; dog", "dog; \ufeff", "dog; \u3000 ", "\u00a0; dog"])
@@ -93,13 +103,17 @@ def test_lists_may_share_synonyms_but_not_what_is_asked(clip, tmp_path):
     path.write_text(json.dumps(["bat, animal", "bat, club"]))
     vocabulary = load_vocabulary(path)
     single = prompt_templates("single")
-    with pytest.raises(ValueError, match="classes 0 and 1 are both 'bat'.* put another synonym first"):
+    with pytest.raises(
+        ValueError, match="classes 0 and 1 are both 'bat'.* put another synonym first"
+    ):
         TextEmbedder(clip.tokenizer, single, "first")(clip.model, vocabulary)
     with torch.no_grad():
         first, second = TextEmbedder(clip.tokenizer, single, "mean")(clip.model, vocabulary)
     assert (first - second).abs().max() > 0.01
     path.write_text(json.dumps(["bat, animal", "Animal, bat"]))
-    with pytest.raises(ValueError, match="classes 0 and 1 are both 'animal' .'Animal' has the same tokens"):
+    with pytest.raises(
+        ValueError, match="classes 0 and 1 are both 'animal' .'Animal' has the same tokens"
+    ):
         load_vocabulary(path)
 
 
@@ -118,25 +132,47 @@ def test_released_lists_keep_their_twins(clip, tmp_path):
         embed.prompts(Vocabulary((*released.classes, ("bag",))))
     for path in LISTS.glob("*.json"):
         for rule in ("first", "mean", "max"):
-            TextEmbedder(clip.tokenizer, prompt_templates("single"), rule).prompts(builtin(path.stem).with_background_prompts())
+            TextEmbedder(clip.tokenizer, prompt_templates("single"), rule).prompts(
+                builtin(path.stem).with_background_prompts()
+            )
 
 
 def test_twins_are_found_before_a_run(tmp_path):
     path = tmp_path / "classes.json"
     path.write_text(json.dumps([f"c{k}" for k in range(18)] + ["bat, animal", "bat, club"]))
-    for key, check in (("TEST", lambda cfg: evaluated_vocabulary(cfg, "voc_2012_test_sem_seg")), ("TRAIN", train_vocabulary)):
-        keys = [f"MODEL.SEM_SEG_HEAD.{key}_CLASS_JSON", str(path), "DATASETS.TRAIN", "('voc_2012_test_sem_seg',)",
-                "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20"]  # fmt: skip
+    for key, check in (
+        ("TEST", lambda cfg: evaluated_vocabulary(cfg, "voc_2012_test_sem_seg")),
+        ("TRAIN", train_vocabulary),
+    ):
+        keys = [
+            f"MODEL.SEM_SEG_HEAD.{key}_CLASS_JSON",
+            str(path),
+            "DATASETS.TRAIN",
+            "('voc_2012_test_sem_seg',)",
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            "20",
+        ]
         with pytest.raises(ValueError, match="classes 18 and 19 are both 'bat'"):
             check(load_config("configs/quickstart/hyperclip.yaml", keys))
-        assert check(load_config("configs/quickstart/hyperclip.yaml", [*keys, "MODEL.SYNONYMS", "mean"])).names[18] == "bat"
+        assert (
+            check(
+                load_config("configs/quickstart/hyperclip.yaml", [*keys, "MODEL.SYNONYMS", "mean"])
+            ).names[18]
+            == "bat"
+        )
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ";\n", "\n\n", "\u2028", "\u0085", "；", " ; "])
+@pytest.mark.parametrize(
+    "end", ["\n", "\r\n", "\r", ";\n", "\n\n", "\u2028", "\u0085", "；", " ; "]
+)
 def test_every_line_is_a_class(end, tmp_path):
     expected = (("dog", "puppy"), ("road",), ("blue sky",))
     text = end.join(["dog, puppy", "road", "blue sky"])
-    assert Vocabulary.from_text(text).classes == Vocabulary.from_text(f"{end}{text}{end}").classes == expected
+    assert (
+        Vocabulary.from_text(text).classes
+        == Vocabulary.from_text(f"{end}{text}{end}").classes
+        == expected
+    )
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{text}{end}".encode())
     loaded = load_vocabulary(path)
@@ -144,14 +180,29 @@ def test_every_line_is_a_class(end, tmp_path):
 
 
 def test_negatives_of_several_lines():
-    assert Vocabulary.from_text("road", "wall\ngrass, Tree；sea").negatives == ("wall", "grass", "Tree", "sea")
+    assert Vocabulary.from_text("road", "wall\ngrass, Tree；sea").negatives == (
+        "wall",
+        "grass",
+        "Tree",
+        "sea",
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["dog, cat, road", "dog,cat,road\n", "dog， cat， road", "dog、cat、road", "dog, cat, road, Dog"]
+    "text",
+    [
+        "dog, cat, road",
+        "dog,cat,road\n",
+        "dog， cat， road",
+        "dog、cat、road",
+        "dog, cat, road, Dog",
+    ],
 )
 def test_commas_where_semicolons_were_meant(text, tmp_path):
-    with pytest.raises(ValueError, match="got one class with the synonyms 'dog, cat, road'.* write 'dog; cat; road' or a line"):
+    with pytest.raises(
+        ValueError,
+        match="got one class with the synonyms 'dog, cat, road'.* write 'dog; cat; road' or a line",
+    ):
         Vocabulary.from_text(text)
     path = tmp_path / "names.json"
     path.write_text(json.dumps([text.strip()]))
@@ -169,12 +220,18 @@ def test_one_class_of_synonyms_can_be_meant(caplog, tmp_path):
         typed = Vocabulary.from_text("dog, puppy")
     assert typed.classes == (("dog", "puppy"),)
     assert "one class with the synonyms 'dog, puppy'" in caplog.text
-    assert "one class with the synonyms 'dog, puppy'" in typed.doubt and "write 'dog; puppy'" in typed.doubt
+    assert (
+        "one class with the synonyms 'dog, puppy'" in typed.doubt
+        and "write 'dog; puppy'" in typed.doubt
+    )
     for clear in ("dog", "dog, puppy;", "dog, puppy; cat", "dog, Dog"):
         assert Vocabulary.from_text(clear).doubt == ""
 
 
-@pytest.mark.parametrize("entry", ["sky, heaven", "sky,heaven", "sky", "sky ", ["sky", "heaven"], ["sky, heaven", "firmament"]])
+@pytest.mark.parametrize(
+    "entry",
+    ["sky, heaven", "sky,heaven", "sky", "sky ", ["sky", "heaven"], ["sky, heaven", "firmament"]],
+)
 def test_yaml_and_json_split_alike(entry, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps([entry, "road, street, way"]))
     keys = {"name": "mine", "splits": {"val": {"images": "i", "labels": "l"}}}
@@ -193,14 +250,29 @@ def test_all_typed_synonyms_are_asked(clip, setting, rule):
     """A config's "first" is for class lists."""
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["MODEL.SYNONYMS", setting])
     embed = TextEmbedder.from_config(cfg, clip.tokenizer)
-    typed, listed = Vocabulary.from_text("star, red star; cross"), Vocabulary.from_names(["star, red star", "cross"])
+    typed, listed = (
+        Vocabulary.from_text("star, red star; cross"),
+        Vocabulary.from_names(["star, red star", "cross"]),
+    )
     assert (embed.rule(typed), embed.rule(listed)) == (rule, setting)
     assert embed.asked(typed) == [["star", "red star"], ["cross"]]
-    assert embed.asked(listed) == [["star"] if setting == "first" else ["star", "red star"], ["cross"]]
-    units = [F.normalize(encode_text(clip.model, tokenize(clip.tokenizer, [embed.templates[0].format(name)], 32)), dim=-1)[0]
-             for name in ("star", "red star", "cross")]  # fmt: skip
+    assert embed.asked(listed) == [
+        ["star"] if setting == "first" else ["star", "red star"],
+        ["cross"],
+    ]
+    units = [
+        F.normalize(
+            encode_text(
+                clip.model, tokenize(clip.tokenizer, [embed.templates[0].format(name)], 32)
+            ),
+            dim=-1,
+        )[0]
+        for name in ("star", "red star", "cross")
+    ]
     expected = units if rule == "max" else [F.normalize((units[0] + units[1]) / 2, dim=0), units[2]]
-    torch.testing.assert_close(embed(clip.model, typed), torch.stack(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        embed(clip.model, typed), torch.stack(expected), atol=1e-5, rtol=1e-5
+    )
     want = expected if setting != "first" else [units[0], units[2]]
     torch.testing.assert_close(embed(clip.model, listed), torch.stack(want), atol=1e-5, rtol=1e-5)
 
@@ -209,7 +281,10 @@ def test_all_typed_synonyms_are_asked(clip, setting, rule):
 @pytest.mark.parametrize("rule", ["mean", "max"])
 def test_a_synonym_twice_counts_once(clip, rule):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("scene"), rule)
-    once, twice = Vocabulary.from_text("star, red star; cross"), Vocabulary.from_text("star, Star, red star, star ; cross")
+    once, twice = (
+        Vocabulary.from_text("star, red star; cross"),
+        Vocabulary.from_text("star, Star, red star, star ; cross"),
+    )
     assert torch.equal(embed(clip.model, once), embed(clip.model, twice))
     assert embed.class_of(once) == embed.class_of(twice)
 
@@ -218,4 +293,6 @@ def test_left_out_synonyms_are_said(clip, caplog):
     with torch.no_grad(), caplog.at_level(logging.INFO, logger="hyperclip"):
         vocabulary = Vocabulary.from_names(["star, sun, red star", "x"])
         TextEmbedder(clip.tokenizer, prompt_templates("single"))(clip.model, vocabulary)
-    assert "'custom': first names only (MODEL.SYNONYMS first), 2 synonyms are not asked" in caplog.text
+    assert (
+        "'custom': first names only (MODEL.SYNONYMS first), 2 synonyms are not asked" in caplog.text
+    )

@@ -27,7 +27,11 @@ def test_text_and_names():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(" ; ", "got no class"), ("dog; cat; dog", "classes 0 and 2 are both 'dog'"), ("dog; ,", "class 1 has an empty name")],
+    [
+        (" ; ", "got no class"),
+        ("dog; cat; dog", "classes 0 and 2 are both 'dog'"),
+        ("dog; ,", "class 1 has an empty name"),
+    ],
 )
 def test_bad_vocabularies(text, message):
     with pytest.raises(ValueError, match=message):
@@ -57,7 +61,9 @@ def test_every_shipped_list_loads():
 
 
 def test_template_kinds():
-    counts = {kind: len(prompt_templates(kind)) for kind in ("single", "imagenet_select", "imagenet")}
+    counts = {
+        kind: len(prompt_templates(kind)) for kind in ("single", "imagenet_select", "imagenet")
+    }
     assert counts == {"single": 1, "imagenet_select": 8, "imagenet": 80}
     assert all(t.count("{}") == 1 for t in prompt_templates("imagenet"))
     with pytest.raises(ValueError, match="got 'vild', expected one of"):
@@ -94,7 +100,10 @@ def test_cache_is_never_stale(clip):
 def test_a_subset_of_the_classes(clip):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("imagenet_select"), "mean")
     prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
-    vocabulary, only = Vocabulary.from_text("star, sun; cross; circle; square, box"), torch.tensor([0, 3])
+    vocabulary, only = (
+        Vocabulary.from_text("star, sun; cross; circle; square, box"),
+        torch.tensor([0, 3]),
+    )
     trained = embed(clip.model, vocabulary, only)
     with torch.no_grad():
         torch.testing.assert_close(trained, embed(clip.model, vocabulary)[only])

@@ -15,7 +15,9 @@ from tools.benchmarks.models import build_hyperclip
 def adapter_maps(settings: Settings) -> list[Row]:
     """One row: q, k and v of 24 blocks, 72 matrices."""
     _, model = build_hyperclip(settings)
-    owners = [model.get_submodule(name.split(".parametrizations.")[0]) for name, _ in adapters(model)]
+    owners = [
+        model.get_submodule(name.split(".parametrizations.")[0]) for name, _ in adapters(model)
+    ]
 
     def ours() -> Tensor:
         return torch.stack([owner.in_proj_weight.sum() for owner in owners])
@@ -25,6 +27,8 @@ def adapter_maps(settings: Settings) -> list[Row]:
             return ours()
 
     def floor() -> Tensor:  # reads and writes every weight once
-        return torch.stack([owner.parametrizations.in_proj_weight.original.mul(1.5).sum() for owner in owners])
+        return torch.stack(
+            [owner.parametrizations.in_proj_weight.original.mul(1.5).sum() for owner in owners]
+        )
 
     return compare("adapters", f"{3 * len(owners)} matrices", literal, ours, settings, floor)

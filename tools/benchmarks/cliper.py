@@ -1,4 +1,6 @@
-"""An image through CLIPer with a diffusion model of Stable Diffusion 2.1's true shape, against the networks' passes alone."""
+"""An image through CLIPer with a diffusion model of Stable Diffusion 2.1's true shape, against the
+networks' passes alone.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,26 @@ from reference import cliper as literal
 from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
 
 THRESHOLD = 0.2
-TRUE = {"channels": (320, 640, 1280, 1280), "heads": [5, 10, 20, 20], "text": 1024, "vae": (128, 256, 512, 512), "side": 64,
-        "groups": 32}  # fmt: skip
-TINY = {"channels": (32, 32, 64, 64), "heads": [1, 1, 2, 2], "text": 32, "vae": (32, 32, 32, 32), "side": 16, "groups": 8}
-DOWN, UP = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+TRUE = {
+    "channels": (320, 640, 1280, 1280),
+    "heads": [5, 10, 20, 20],
+    "text": 1024,
+    "vae": (128, 256, 512, 512),
+    "side": 64,
+    "groups": 32,
+}
+TINY = {
+    "channels": (32, 32, 64, 64),
+    "heads": [1, 1, 2, 2],
+    "text": 32,
+    "vae": (32, 32, 32, 32),
+    "side": 16,
+    "groups": 8,
+}
+DOWN, UP = (
+    ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+)
 
 
 class ObviousRefiner(nn.Module):
@@ -42,13 +60,19 @@ class ObviousRefiner(nn.Module):
         latents = own.add_noise(own.latents(own._squares(images)[0]))
         outputs: list[Tensor] = []
         projections = [m for layer in own.layers.values() for m in (layer.to_q, layer.to_k)]
-        handles = [m.register_forward_hook(lambda _, __, output: outputs.append(output)) for m in projections]
+        handles = [
+            m.register_forward_hook(lambda _, __, output: outputs.append(output))
+            for m in projections
+        ]
         own.unet(latents, own.time, encoder_hidden_states=own.prompt)
         for handle in handles:
             handle.remove()
-        order = [name for name, _ in own.unet.named_modules() if name in own.layers]  # the order of the pass
+        # the order of the pass
+        order = [name for name, _ in own.unet.named_modules() if name in own.layers]
         heads = [own.layers[name].heads for name in order]
-        split = [x[0].unflatten(-1, (heads[i // 2], -1)).transpose(0, 1) for i, x in enumerate(outputs)]
+        split = [
+            x[0].unflatten(-1, (heads[i // 2], -1)).transpose(0, 1) for i, x in enumerate(outputs)
+        ]
         pairs = dict(zip(order, zip(split[0::2], split[1::2], strict=True), strict=True))
         queries, keys = ([head for name in own.layers for head in pairs[name][i]] for i in (0, 1))
         scales = [layer.scale for layer in own.layers.values() for _ in range(layer.heads)]
@@ -59,9 +83,11 @@ class ObviousRefiner(nn.Module):
 
 @torch.no_grad()
 def pipeline(settings: Settings) -> list[Row]:
-    """Rows for 336 pixels and the 20 classes of VOC with refinement, and for the passes in it against the libraries' own.
+    """Rows for 336 pixels and the 20 classes of VOC with refinement, and for the passes in it
+    against the libraries' own.
 
-    "floor_ratio" of the whole is over CLIP's blocks, and the VAE's encoder and the UNet inside of it.
+    "floor_ratio" of the whole is over CLIP's blocks, and the VAE's encoder and the UNet inside of
+    it.
     """
     config = "quickstart/cliper_fusion" if settings.smoke else "cliper/universal_vitb16"
     weights = [] if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
@@ -71,7 +97,9 @@ def pipeline(settings: Settings) -> list[Row]:
     refiner = DiffusionRefiner(attention, FuseOptions(threshold=THRESHOLD))
     question = Question(builtin("cliper_voc"))
     side = (64, 80) if settings.smoke else (375, 500)
-    image = torch.randint(0, 256, (3, *side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = torch.randint(
+        0, 256, (3, *side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
 
     def with_refiner(chosen: Any) -> Tensor:
         model.refiner = chosen
@@ -81,40 +109,74 @@ def pipeline(settings: Settings) -> list[Row]:
     noisy = attention.add_noise(attention.latents(attention._squares([image])[0]))
 
     visual = model.clip.visual
-    pixels = (resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean) / model.pixel_std
+    pixels = (
+        resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean
+    ) / model.pixel_std
 
     def blocks(count: int) -> Tensor:
         grid = (size[0] // model.patch, size[1] // model.patch)
-        x = embed_patches(visual, pixels, resize_positions(visual.positional_embedding, grid, mode="bilinear"))
+        x = embed_patches(
+            visual, pixels, resize_positions(visual.positional_embedding, grid, mode="bilinear")
+        )
         for block in visual.transformer.resblocks[:count]:
             x = block(x)
         return x
 
     passes, count = Stopwatch(settings.device), len(visual.transformer.resblocks)
     own: Any = attention
-    own.queries_and_keys, own.latents = passes.around(own.queries_and_keys), passes.around(own.latents)
+    own.queries_and_keys, own.latents = (
+        passes.around(own.queries_and_keys),
+        passes.around(own.latents),
+    )
     case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined"
-    obvious, ours = (partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner))
+    obvious, ours = (
+        partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner)
+    )
     rows = compare("cliper", case, obvious, ours, settings, partial(blocks, count), passes)
     rows += compare(
-        "cliper", f"CLIP's first {count - 1} blocks, maps kept", partial(blocks, count - 1),
-        lambda: read_early_layers(visual, pixels, model.fusion)[0][-1], settings,
-    )  # fmt: skip
-    whole_unet, up_to_maps = partial(own.unet, noisy, own.time, own.prompt), partial(own.queries_and_keys, noisy)
-    return rows + compare("cliper", "UNet up to the maps, against all of it", whole_unet, up_to_maps, settings, alike=False)
+        "cliper",
+        f"CLIP's first {count - 1} blocks, maps kept",
+        partial(blocks, count - 1),
+        lambda: read_early_layers(visual, pixels, model.fusion)[0][-1],
+        settings,
+    )
+    whole_unet, up_to_maps = (
+        partial(own.unet, noisy, own.time, own.prompt),
+        partial(own.queries_and_keys, noisy),
+    )
+    return rows + compare(
+        "cliper",
+        "UNet up to the maps, against all of it",
+        whole_unet,
+        up_to_maps,
+        settings,
+        alike=False,
+    )
 
 
 def build_diffusion(shape: dict[str, Any]) -> DiffusionAttention:
     """Maps from a diffusion model with random weights."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=shape["side"], block_out_channels=shape["channels"], attention_head_dim=shape["heads"], layers_per_block=2,
-        cross_attention_dim=shape["text"], norm_num_groups=shape["groups"], use_linear_projection=True,
-        down_block_types=DOWN, up_block_types=UP,
-    )  # fmt: skip
+        sample_size=shape["side"],
+        block_out_channels=shape["channels"],
+        attention_head_dim=shape["heads"],
+        layers_per_block=2,
+        cross_attention_dim=shape["text"],
+        norm_num_groups=shape["groups"],
+        use_linear_projection=True,
+        down_block_types=DOWN,
+        up_block_types=UP,
+    )
     vae = AutoencoderKL(
-        block_out_channels=shape["vae"], layers_per_block=2, latent_channels=4, norm_num_groups=shape["groups"],
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+        block_out_channels=shape["vae"],
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=shape["groups"],
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     prompt = torch.randn(1, 77, shape["text"])
-    return DiffusionAttention(vae.eval(), unet.eval(), PNDMScheduler(skip_prk_steps=True), prompt, DiffusionOptions())
+    return DiffusionAttention(
+        vae.eval(), unet.eval(), PNDMScheduler(skip_prk_steps=True), prompt, DiffusionOptions()
+    )

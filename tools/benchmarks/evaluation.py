@@ -1,4 +1,6 @@
-"""Evaluating images from files, against the networks alone and against whole score maps counted class by class."""
+"""Evaluating images from files, against the networks alone and against whole score maps counted
+class by class.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,18 @@ SIZE = (512, 683)
 
 @torch.no_grad()
 def evaluate(settings: Settings) -> list[Row]:
-    """One row: two images and 150 classes. "floor_ratio" says what reading, merging and counting add to the networks."""
+    """One row: two images and 150 classes. "floor_ratio" says what reading, merging and counting
+    add to the networks.
+    """
     names = list(builtin("ade150").names)[: 5 if settings.smoke else None]
     with tempfile.TemporaryDirectory() as folder:
-        (spec,) = register_files([write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)])
+        (spec,) = register_files(
+            [write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)]
+        )
         model: Any
-        cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", "DATALOADER.NUM_WORKERS", "0")
+        cfg, model = build_hyperclip(
+            settings, "TEST.SLIDING_WINDOW", "True", "DATALOADER.NUM_WORKERS", "0"
+        )
         merge(model)
         records, mapper = DatasetCatalog.get(spec.name), SemSegMapper(cfg, is_train=False)
         question = replace(dataset_question(cfg, spec.name), scores=True)
@@ -48,7 +56,11 @@ def evaluate(settings: Settings) -> list[Row]:
             for record in records:
                 (answer,) = model([{**mapper(record), "question": question}])
                 prediction = answer["sem_seg"].argmax(dim=0).cpu().numpy()
-                np.add.at(counts, (read_record_label(record).astype(np.int64).ravel(), prediction.ravel()), 1)
+                np.add.at(
+                    counts,
+                    (read_record_label(record).astype(np.int64).ravel(), prediction.ravel()),
+                    1,
+                )
             union = counts.sum(0) + counts.sum(1) - counts.diagonal()
             return torch.from_numpy(100 * counts.diagonal() / union).float()
 
@@ -60,7 +72,9 @@ def evaluate(settings: Settings) -> list[Row]:
 
 
 def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
-    """Two images of noise as JPEG files with labels that hold every class, and the YAML file that describes them."""
+    """Two images of noise as JPEG files with labels that hold every class, and the YAML file that
+    describes them.
+    """
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
@@ -69,5 +83,8 @@ def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Pat
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"images/{k}.jpg")
         Image.fromarray(label.astype(np.uint8)).save(folder / f"labels/{k}.png")
     path, folders = folder / "noise.yaml", {"images": "images", "labels": "labels"}
-    path.write_text(yaml.safe_dump({"name": "noise", "splits": {"val": folders}, "classes": names}), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump({"name": "noise", "splits": {"val": folders}, "classes": names}),
+        encoding="utf-8",
+    )
     return path

@@ -1,4 +1,6 @@
-"""An image in windows, 20, 150 and 847 classes, against the released way: adapters in every pass, all scores as maps."""
+"""An image in windows, 20, 150 and 847 classes, against the released way: adapters in every pass,
+all scores as maps.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,28 @@ def inference(settings: Settings) -> list[Row]:
         def obvious(image: Tensor = image, embeddings: Tensor = embeddings) -> Tensor:
             return literal.scores(obvious_model, image, embeddings)
 
-        rows += compare("infer", f"{len(embeddings)} classes, {size[0]} px, windows", obvious, ours, settings, count=True)
+        rows += compare(
+            "infer",
+            f"{len(embeddings)} classes, {size[0]} px, windows",
+            obvious,
+            ours,
+            settings,
+            count=True,
+        )
     return rows
 
 
 @torch.no_grad()
 def new_vocabulary(settings: Settings) -> list[Row]:
-    """One row: 20 new names asked of an image that is encoded already, against the whole prediction."""
+    """One row: 20 new names asked of an image that is encoded already, against the whole
+    prediction.
+    """
     _, model = _models(settings)
     question = Question(builtin("voc20"))
     side = 96 if settings.smoke else 640
-    image = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = torch.randint(
+        0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     (features,) = model.encode([image])
 
     def asked_again() -> Tensor:

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 Row = dict[str, Any]
 ROUNDING = 1e-5
-"""Scores that differ by this share at most are the same, and a pixel may have the label of either."""
+"""Scores that differ by this share at most are the same, and a pixel may have the label of either.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Settings:
     """How a suite is measured.
 
     Attributes:
-        device: where. repeat: runs of each way. smoke: on tiny models, to see that a suite runs; its figures mean nothing.
+        device: where. repeat: runs of each way. smoke: on tiny models, to see that a suite runs;
+            its figures mean nothing.
         only: measure cases that contain this text.
     """
 
@@ -37,7 +39,9 @@ class Settings:
 
 
 class PeakMemory:
-    """Peak memory of a block above what was held before it, in MB: of the GPU, or of the process, sampled each millisecond."""
+    """Peak memory of a block above what was held before it, in MB: of the GPU, or of the process,
+    sampled each millisecond.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.megabytes = device, 0.0
@@ -70,7 +74,9 @@ class PeakMemory:
 
 
 def _return_unused_memory() -> None:
-    """Give back what the C library kept of freed memory, so that the next block's memory is seen in full."""
+    """Give back what the C library kept of freed memory, so that the next block's memory is seen in
+    full.
+    """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim:
@@ -113,7 +119,9 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def product_rate(device: torch.device, dtype: torch.dtype = torch.float32, side: int = 3072) -> float:
+def product_rate(
+    device: torch.device, dtype: torch.dtype = torch.float32, side: int = 3072
+) -> float:
     """Operations per second of a product of two square matrices, the best of five."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = min(seconds_of(lambda: a @ b, device)[1] for _ in range(6))
@@ -140,22 +148,35 @@ class Stopwatch:
 
 
 def compare(
-    suite: str, case: str, obvious: Callable[[], Any], ours: Callable[[], Any], settings: Settings,
-    floor: Callable[[], object] | None = None, passes: Stopwatch | None = None, count: bool = False, alike: bool = True,
-) -> list[Row]:  # fmt: skip
-    """A row, unless the case is not wanted: peak memory of a first call of each, then both in turn, medians, ratios.
+    suite: str,
+    case: str,
+    obvious: Callable[[], Any],
+    ours: Callable[[], Any],
+    settings: Settings,
+    floor: Callable[[], object] | None = None,
+    passes: Stopwatch | None = None,
+    count: bool = False,
+    alike: bool = True,
+) -> list[Row]:
+    """A row, unless the case is not wanted: peak memory of a first call of each, then both in turn,
+    medians, ratios.
 
     Args:
-        obvious: gives a tensor. ours: gives the same one, or the labels and confidence of what "obvious" gives scores of.
+        obvious: gives a tensor. ours: gives the same one, or the labels and confidence of what
+            "obvious" gives scores of.
         floor: what no implementation can do without; "floor_ratio" is our time over its.
         passes: time that belongs to the floor, too, taken inside ours.
-        count: the floor is the time of our operations at the rate of a matrix product, measured in turn with the rest.
+        count: the floor is the time of our operations at the rate of a matrix product, measured in
+            turn with the rest.
         alike: both give the same up to rounding, so the row says how their results differ.
     """
     if settings.only not in case:
         return []
     needed = operations(ours) if count else 0
-    megabytes = {"fast": megabytes_of(ours, settings.device), "slow": megabytes_of(obvious, settings.device)}
+    megabytes = {
+        "fast": megabytes_of(ours, settings.device),
+        "slow": megabytes_of(obvious, settings.device),
+    }
     taken: dict[str, list[float]] = {"fast": [], "slow": [], "floor": []}
     for _ in range(settings.repeat):
         before = passes.seconds if passes else 0.0
@@ -183,16 +204,23 @@ def compare(
     }
     if not alike:
         return [row | {"largest_difference": None, "labels_equal": None}]
-    return [row | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))]
+    return [
+        row
+        | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))
+    ]
 
 
 def difference(ours: Tensor, obvious: Tensor) -> Row:
     """The largest difference of two tensors, relative to the largest entry."""
-    return {"largest_difference": ((ours - obvious).abs().max() / obvious.abs().max()).item(), "labels_equal": None}
+    return {
+        "largest_difference": ((ours - obvious).abs().max() / obvious.abs().max()).item(),
+        "labels_equal": None,
+    }
 
 
 def difference_of_labels(ours: dict[str, Tensor], scores: Tensor) -> Row:
-    """The same of a confidence (H, W) and the best of all scores (T, H, W), and the share of pixels with the same label.
+    """The same of a confidence (H, W) and the best of all scores (T, H, W), and the share of pixels
+    with the same label.
 
     Where the scores of two labels are the same up to ``ROUNDING``, either will do.
     """

@@ -13,8 +13,17 @@ from tools.benchmarks.measuring import Settings
 
 
 def build_hyperclip(settings: Settings, *keys: str) -> tuple[CfgNode, HyperCLIP]:
-    """HyperCLIP ViT-B/16 in evaluation mode, its adapters moved away from the identity; the quickstart's in a smoke run."""
-    tiny = ["MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0", "TEST.SLIDING.SIZE", "160", "TEST.SLIDING.KERNEL", "96"]
+    """HyperCLIP ViT-B/16 in evaluation mode, its adapters moved away from the identity; the
+    quickstart's in a smoke run.
+    """
+    tiny = [
+        "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES",
+        "0",
+        "TEST.SLIDING.SIZE",
+        "160",
+        "TEST.SLIDING.KERNEL",
+        "96",
+    ]
     config = "quickstart/hyperclip" if settings.smoke else "vitb_384_hyperbolic"
     own = tiny if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
     cfg = load_config(f"configs/{config}.yaml", ["MODEL.DEVICE", str(settings.device), *own, *keys])

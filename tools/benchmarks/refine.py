@@ -25,7 +25,11 @@ def refine(settings: Settings) -> list[Row]:
         return torch.randn(*shape, generator=generator).to(settings.device)
 
     queries, keys = ([1.5 * draw(tokens, HEAD_DIM) for _ in range(MAPS)] for _ in range(2))
-    scales, grid, options = [HEAD_DIM**-0.5] * MAPS, (math.isqrt(tokens),) * 2, FuseOptions(threshold=THRESHOLD)
+    scales, grid, options = (
+        [HEAD_DIM**-0.5] * MAPS,
+        (math.isqrt(tokens),) * 2,
+        FuseOptions(threshold=THRESHOLD),
+    )
     streamed = StreamedMaps(queries, keys, scales, grid)
 
     def literal_from_projections(scores: Tensor) -> Tensor:
@@ -34,10 +38,16 @@ def refine(settings: Settings) -> list[Row]:
     rows = []
     for classes in (21, 150):
         scores = draw(tokens, classes).softmax(dim=1)
-        ours, obvious = partial(streamed.apply, scores, options), partial(literal_from_projections, scores)
+        ours, obvious = (
+            partial(streamed.apply, scores, options),
+            partial(literal_from_projections, scores),
+        )
         rows += compare("refine", f"from q and k, {classes} classes", obvious, ours, settings)
         maps = literal.attention_maps(queries, keys, scales)
-        ours, obvious = partial(GivenMaps(maps, grid).apply, scores, options), partial(literal.refine, maps, scores, THRESHOLD)
+        ours, obvious = (
+            partial(GivenMaps(maps, grid).apply, scores, options),
+            partial(literal.refine, maps, scores, THRESHOLD),
+        )
         rows += compare("refine", f"from given maps, {classes} classes", obvious, ours, settings)
         del maps, ours, obvious
     return rows

@@ -37,4 +37,6 @@ def train(settings: Settings) -> list[Row]:
     def obvious() -> Tensor:
         return training.step(model, begin(), image, target)
 
-    return compare("train", f"{len(model.train_vocabulary)} classes, batch 1", obvious, ours, settings)
+    return compare(
+        "train", f"{len(model.train_vocabulary)} classes, batch 1", obvious, ours, settings
+    )

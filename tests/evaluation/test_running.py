@@ -18,6 +18,7 @@ from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
+from hyperclip.data.label_maps import LABEL_MAPS
 from hyperclip.evaluation import running
 from hyperclip.evaluation.results import read_results
 from hyperclip.evaluation.running import evaluate_dataset
@@ -62,7 +63,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path, model):
         {
             "file_name": str(tmp_path / f"{i % 10}.jpg"),
             "sem_seg_file_name": str(tmp_path / f"{i % 10}.tif"),
-            "label_map": "ade847_indices",
+            "label_map": LABEL_MAPS["ade847_indices"],
             "image_id": i,
         }
         for i in range(2000)

@@ -119,7 +119,9 @@ def import_libraries() -> None:
     """Everything slow that the packages import, but not the packages themselves."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("_compat", ROOT / "hyperclip" / "runtime" / "compat.py")
+    spec = importlib.util.spec_from_file_location(
+        "_compat", ROOT / "hyperclip" / "runtime" / "compat.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.define_missing_torchvision_operators()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
 
 from ..adapters import merge
 from ..checkpoints import StrictCheckpointer, require_weights
@@ -23,6 +24,7 @@ from ..runtime.files import local_path, need_output_folder
 from ..training import Trainer, setup_run
 from ..training.checks import check_model, check_test_sets, check_weights
 from ..training.launch import launch_processes
+from ..training.trainer import verify_expected
 from . import register_systems
 
 
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
             require_weights(cfg, model)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         merge(model)
-        Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_expected(cfg, results)
         return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -53,6 +53,26 @@ def check_test_sets(cfg: CfgNode) -> None:
                 f"TEST.IMS_PER_BATCH: got {cfg.TEST.IMS_PER_BATCH}, expected at least 1"
             )
         build_test_loader(cfg, records)
+    check_expected(cfg)
+
+
+def check_expected(cfg: CfgNode) -> None:
+    """ValueError unless each entry of TEST.EXPECTED_RESULTS names a dataset and a score."""
+    names = registered_names(cfg.DATASETS.TEST)
+    known = {*names, *(DATASETS[n].alias for n in names if n in DATASETS)}
+    known |= {"sem_seg"} if len(names) == 1 else set()
+    for entry in cfg.TEST.EXPECTED_RESULTS:
+        scores = (*SCORES, "boundary_mIoU") if cfg.TEST.BOUNDARY_IOU else SCORES
+        if len(entry) != 4 or entry[0] not in known:
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS: got {list(entry)}, expected [dataset, score, value, "
+                f"tolerance] with a dataset of {sorted(known)}"
+            )
+        if entry[1] not in scores and not str(entry[1]).startswith("IoU-"):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS: got the score {entry[1]!r}, expected one of "
+                f"{list(scores)} or IoU-CLASS"
+            )
 
 
 def check_weights(cfg: CfgNode) -> None:

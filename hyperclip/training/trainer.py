@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from tabulate import tabulate
@@ -191,11 +192,14 @@ class Trainer(DefaultTrainer):
         comm.synchronize()
         with self.signals:
             try:
-                results = super().train()
+                TrainerBase.train(self, self.start_iter, self.max_iter)
             finally:
                 self._trainer.close_loader()
             if self.signals.any_told():
                 raise SystemExit(INTERRUPTED)
+        results: OrderedDict | None = getattr(self, "_last_eval_results", None)
+        if comm.is_main_process():
+            verify_expected(self.cfg, results or {})
         return results
 
     def run_step(self) -> None:
@@ -299,6 +303,20 @@ class Trainer(DefaultTrainer):
             logger.info("Results (percent):\n%s", results_table(results))
             write_results(rows, Path(cfg.OUTPUT_DIR))
         return results
+
+
+def verify_expected(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> None:
+    """Compare results with TEST.EXPECTED_RESULTS, a list of [dataset, score, value, tolerance].
+
+    As in Detectron2, "sem_seg" stands for the dataset where there is one alone.
+
+    Raises:
+        SystemExit: with 1 if one of them is not as expected.
+    """
+    (only,) = results.values() if len(results) == 1 else ({},)
+    verify_results(
+        cfg, {"sem_seg": only, **{spec_of(n).alias: r for n, r in results.items()}, **results}
+    )
 
 
 def check_batch_size(cfg: CfgNode) -> None:

@@ -235,7 +235,7 @@ def test_demo_gives_images_of_one_stem_names_of_their_own(tmp_path):
 def test_demo_s_class_list_agrees_with_the_label_maps(tmp_path):
     demo, file = demo_module(), tmp_path / "classes.json"
     names = [f"thing {i}" for i in range(200)]
-    classes = demo.ClassList(file, names)
+    classes = demo.ClassList(file, Vocabulary.from_names(names), None)
     labels = np.array([[3, 158, 7], [158, 3, -1]]).repeat(30, 0).repeat(30, 1)
     plain = np.array([[158, 7]]).repeat(30, 0).repeat(30, 1)
     for name, values in (("one", labels), ("two", plain)):

@@ -14,7 +14,14 @@ from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS, registered_names
 from hyperclip.data.dataset_file import register_files
 from hyperclip.segmenter import Description, Segmenter
-from hyperclip.training.checks import best_metric, check_model, check_test_sets, check_training
+from hyperclip.training.checks import (
+    best_metric,
+    check_expected,
+    check_model,
+    check_test_sets,
+    check_training,
+)
+from hyperclip.training.trainer import verify_expected
 from torch import nn
 
 from tests.colours import COLOURS, keys_of, write_colours
@@ -234,3 +241,38 @@ def test_a_start_that_failed_does_not_refuse_the_corrected_one(colours, tmp_path
         )
         assert (done.returncode == 0) == (other is not wrong), done.stderr[-2000:]
     assert rows_of(tmp_path / "out")["colours_val"]["images"] == 12
+
+
+@pytest.mark.parametrize(
+    ("entry", "status"),
+    [
+        (["sem_seg", "mIoU", 50.0, 0.5], 0),
+        (["tiny_val_unseen", "mIoU", 50.4, 0.5], 0),
+        (["tinyscenes_val_unseen", "mIoU", 51.0, 0.5], 1),
+        (["sem_seg", "pACC", 51.0, 0.5], 1),
+    ],
+)
+def test_expected_results_are_compared_as_in_detectron2(entry, status):
+    cfg = load_config(
+        "configs/quickstart/dense_clip.yaml",
+        ["DATASETS.TEST", "('tinyscenes_val_unseen',)", "TEST.EXPECTED_RESULTS", f"[{entry}]"],
+    )
+    results = {"tinyscenes_val_unseen": {"mIoU": 50.0, "pACC": 50.0}}
+    if status == 0:
+        verify_expected(cfg, results)
+        return
+    with pytest.raises(SystemExit) as stop:
+        verify_expected(cfg, results)
+    assert stop.value.code == 1
+
+
+@pytest.mark.parametrize(
+    "entry", [["pas20", "mIoU", 1, 1], ["sem_seg", "AP", 1, 1], ["sem_seg", "mIoU"]]
+)
+def test_expected_results_are_checked_first(tmp_path, monkeypatch, entry):
+    cfg = load_config(
+        "configs/quickstart/dense_clip.yaml",
+        ["DATASETS.TEST", "('tinyscenes_val_unseen',)", "TEST.EXPECTED_RESULTS", f"[{entry}]"],
+    )
+    with pytest.raises(ValueError, match="^TEST.EXPECTED_RESULTS: got .* expected "):
+        check_expected(cfg)

@@ -184,7 +184,7 @@ def test_scores_of_each_image(tmp_path, registered):
 
 PROCESSES = """
 import json, sys
-import hyperclip.data
+import hyperclip.evaluation  # first, see hyperclip/runtime/detectron2.py
 import numpy as np, torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler

@@ -31,6 +31,7 @@ from hyperclip.evaluation.suite import (
     make_plan,
     run_suite,
 )
+from hyperclip.evaluation.tables import benchmark_table
 from hyperclip.segmenter import Description
 from PIL import Image
 
@@ -280,10 +281,11 @@ def test_a_fault_of_the_tree_is_kept_with_the_number(tree, tmp_path, monkeypatch
 def test_classes_and_boundaries_are_in_the_tables(tmp_path):
     (system,) = systems_of(CLIPER, overrides=["TEST.BOUNDARY_IOU", "True"])
     (row,) = run(system, tmp_path, "pas20", limit=1)
-    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert (tmp_path / "results.md").read_text() == benchmark_table([row]) + "\n"
+    lines = benchmark_table([row | {"mIoU": 12.345, "boundary_mIoU": 6.789}]).splitlines()
     head, shown = ([cell.strip() for cell in lines[k].strip("|").split("|")] for k in (0, 2))
-    assert shown[head.index("boundary mIoU")] == f"{row['boundary_mIoU']:.2f}"
-    assert shown[head.index("mIoU")] == f"{row['mIoU']:.2f}" != f"{row['boundary_mIoU']:.2f}"
+    assert (shown[head.index("mIoU")], shown[head.index("boundary mIoU")]) == ("12.35", "6.79")
+    assert 0 <= row["boundary_mIoU"] <= 100
     with (tmp_path / "rows/system0/pas20_classes.csv").open(newline="") as file:
         table = {line["class"]: line["IoU"] for line in csv.DictReader(file)}
     assert list(table) == find_dataset("pas20").label_names
@@ -305,7 +307,7 @@ def test_the_message_of_a_worker_without_its_trace():
 
 
 def test_systems_of_one_file_are_numbered(tmp_path):
-    from tools import evaluate as program
+    from hyperclip.commands import evaluate as program
 
     files = [[CLIPER], ["configs/vitb_384_hyperbolic.yaml"], [CLIPER, "TEST.CLASS_CHUNK", "3"]]
     arguments = Namespace(config_file=files, opts=["MODEL.DEVICE", "cpu"], output=tmp_path)

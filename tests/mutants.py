@@ -5,17 +5,15 @@ A tool for contributors, to be run by hand. Every bug is planted in a temporary 
 repository, never in the working tree, and the tests that ``tests/mutants.yaml`` names for its file
 are run there until the first one fails. Bugs come from that table (the rules that were once broken
 without a test that noticed), and from the file's syntax: operators, comparisons, numbers, flags and
-    statements are changed by turns, the same ones each time. Libraries are imported once; each bug
-    gets a
-forked process, in which the packages are imported anew.
+statements are changed by turns, the same ones each time. Libraries are imported once; each bug gets
+a forked process, in which the packages are imported anew.
 
-    python tests/mutants.py                                  every file of the table, up to 6 bugs
-    of syntax each python tests/mutants.py hyperclip/hyperbolic.py --per-file 0     all bugs of one
-    file python tests/mutants.py --list                           which bugs there are, without
-    running them
+    python tests/mutants.py              every file of the table, up to 6 bugs of syntax each
+    python tests/mutants.py FILE --per-file 0     all bugs of one file
+    python tests/mutants.py --list       which bugs there are, without running them
 
 Exit status: 0 where at least ``--aim`` percent were noticed and no bug of the table was missed,
-    else 1.
+else 1.
 """
 
 from __future__ import annotations
@@ -56,6 +54,13 @@ class Tally:
     stale: list[str] = field(default_factory=list)
 
 
+def loosely(text: str) -> str:
+    """A pattern of a text, however a formatter has broken it into lines."""
+    pattern = r"\s+".join(map(re.escape, text.split()))
+    pattern = re.sub(r"\\[(\[]", lambda m: m[0] + r"\s*", pattern)
+    return re.sub(r"\\[)\]]", lambda m: r",?\s*" + m[0], pattern)
+
+
 def mutants_of(pattern: str, entry: dict, per_file: int, tally: Tally) -> list[Mutant]:
     """The bugs of the table and, evenly spread over the files, up to ``per_file`` of their syntax;
     0 for all of these.
@@ -64,23 +69,16 @@ def mutants_of(pattern: str, entry: dict, per_file: int, tally: Tally) -> list[M
     sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in files}
     listed = []
     for old, new in entry.get("planted") or ():
-        having = [file for file, source in sources.items() if source.count(old) == 1]
-        if len(having) != 1:
+        places = [
+            (file, m) for file, text in sources.items() for m in re.finditer(loosely(old), text)
+        ]
+        if len(places) != 1:
             tally.stale.append(f"{pattern}: planted {old!r} is not there exactly once")
             continue
-        before, text = sources[having[0]].partition(old)[0], f"{old} -> {new}"
-        at = len(before.encode())
-        listed.append(
-            Mutant(
-                having[0],
-                before.count("\n") + 1,
-                at,
-                at + len(old.encode()),
-                new,
-                " ".join(text.split()),
-                True,
-            )
-        )
+        ((file, place),) = places
+        before, what = sources[file][: place.start()], " ".join(f"{old} -> {new}".split())
+        start, end = len(before.encode()), len(sources[file][: place.end()].encode())
+        listed.append(Mutant(file, before.count("\n") + 1, start, end, new, what, True))
     found = [mutant for file, source in sources.items() for mutant in offered(file, source)]
     count = len(found) if per_file == 0 else min(per_file, len(found))
     return [*listed, *(found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count))]

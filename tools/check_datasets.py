@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Tell which benchmarks are ready to be evaluated, and what is wrong with the others.
 
-    python tools/check_datasets.py                          all registered datasets below
-    DETECTRON2_DATASETS python tools/check_datasets.py voc21 a150 --histogram   two of them, with
-    the classes of their labels python tools/check_datasets.py my_dataset.yaml --samples 0
+    python tools/check_datasets.py     all registered datasets below DETECTRON2_DATASETS
+    python tools/check_datasets.py voc21 a150 --histogram     two of them, with their classes
+    python tools/check_datasets.py my_dataset.yaml --samples 0
 
 For each: the layout that was found, the number of images against the official one, and a sample of
-    labels that are read
-and compared with their images. The exit status is 1 if a named one is not ready.
+labels that are read and compared with their images. The exit status is 1 if a named one is not
+ready.
 """
 
 from __future__ import annotations

@@ -2,20 +2,17 @@
 """Train the quickstart's two-tower CLIPs on captioned images, image-level as CLIP is.
 
     python tools/pretrain_tiny_clip.py --output configs/quickstart/tiny_clip
-    python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip
-    --value-loss 0.5 \\
-        --batch 64 --lr 0.0005 --steps 2500 --output output/tiny_scene_clip
-    python tools/pretrain_tiny_clip.py --world scenes --init output/tiny_scene_clip --value-loss 0.5
-    \\
-        --batch 64 --lr 0.0005 --steps 1500 --seed 1 --output configs/quickstart/tiny_scene_clip
+    python tools/pretrain_tiny_clip.py --world scenes --init configs/quickstart/tiny_clip \\
+        --value-loss 0.5 --batch 64 --lr 0.0005 --steps 2500 --output output/tiny_scene_clip
+    python tools/pretrain_tiny_clip.py --world scenes --init output/tiny_scene_clip \\
+        --value-loss 0.5 --batch 64 --lr 0.0005 --steps 1500 --seed 1 \\
+        --output configs/quickstart/tiny_scene_clip
 
 No mask is ever used. Images are rendered on the fly: single objects at 48 pixels (that model is
-    used at 96), or
-scenes at 96 pixels whose captions name what they show, one thing at a time. The result is a folder
-in open_clip's
-own format (``local-dir:``): configuration, float16 safetensors weights, and a JSON with the
-    command, seed, time and
-zero-shot accuracy that made it. A killed run resumes from ``<output>/state.pt``.
+used at 96), or scenes at 96 pixels whose captions name what they show, one thing at a time. The
+result is a folder in open_clip's own format (``local-dir:``): configuration, float16 safetensors
+weights, and a JSON with the command, seed, time and zero-shot accuracy that made it. A killed run
+resumes from ``<output>/state.pt``.
 """
 
 from __future__ import annotations

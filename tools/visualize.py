@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Draw input, truth, prediction and legend for pictures of a registered dataset.
 
-    python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml --dataset
-    tinyscenes_val_unseen \\
-        --output output/pictures --limit 8 --opts MODEL.WEIGHTS
-        output/quickstart/hyperclip/model_final.pth
+    python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml \\
+        --dataset tinyscenes_val_unseen --output output/pictures --limit 8 \\
+        --opts MODEL.WEIGHTS output/quickstart/hyperclip/model_final.pth
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Evaluate systems on benchmarks: one process, each model loaded once, one table beside the papers'
 numbers.
 
-    hyperclip-evaluate --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth
-    \\
+    hyperclip-evaluate \\
+        --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --benchmarks a150,a847,pc59,pc459,pas20,pas20b --output output/evaluation
     hyperclip-evaluate --config-file configs/cliper/vit-l-14/ovs_voc21.yaml \\
         --config-file configs/cliper/vit-l-14/ovs_city.yaml --benchmarks own --limit 20
@@ -10,8 +10,8 @@ numbers.
 --config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an
 alias or a registered name (`--list` shows them), "all" for those of the papers, "own" for each
 config's DATASETS.TEST, or the YAML file of a dataset of your own. OUTPUT gets results.json,
-results.csv and results.md with the rows of the latest call, and rows/, from which a killed
-run goes on: a file for each row, and its classes. The exit status is 1 if a row failed.
+results.csv and results.md with the rows of the latest call, and rows/, from which a killed run goes
+on: a file for each row, and its classes. The exit status is 1 if a row failed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A training that writes down what it does, and can be killed at an iteration; to be run as a
 program.
 
-    python -m tests.training.training_run --config-file FILE --record FILE [--kill-at 7] [--double]
-    [--resume] [KEY VALUE …]
+    python -m tests.training.training_run --config-file FILE --record FILE \\
+        [--kill-at 7] [--double] [--resume] [KEY VALUE …]
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ What is exported here is loaded when it is first used.
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -37,3 +39,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
+
+
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    """Lets torchvision be imported next to a CPU-only torch, whoever does it."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        """Find nothing; see :mod:`hyperclip.runtime.compat`."""
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            from .runtime.compat import define_missing_torchvision_operators
+
+            define_missing_torchvision_operators()
+
+
+sys.meta_path.insert(0, _BeforeTorchvision())

@@ -5,9 +5,6 @@ of itself that is the identity at the start, so that CLIP is unchanged; ``merge`
 function's value back as a plain weight.
 """
 
-from ..runtime import torchvision  # noqa: F401  (first, see there)
-
-# isort: split
 from .attach import adapters, finetune_modes, merge, parameter_table, prepare_finetuning, tower
 from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
 from .projections import LowRank, TrainedProjections

@@ -1,8 +1,5 @@
 """CLIP: loading, the dense image tower, the text tower."""
 
-from ..runtime import torchvision  # noqa: F401  (first, see there)
-
-# isort: split
 from .activation import activation_of
 from .embedder import TextEmbedder
 from .image_tower import check_layers, encode_dense

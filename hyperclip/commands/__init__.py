@@ -8,7 +8,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
-from ..runtime import torchvision  # noqa: F401  (processes that a script starts import it first)
 from ..runtime.program import run_program
 
 

@@ -1,8 +1,5 @@
-"""Import this before Detectron2, open_clip or torchvision: then each of them can be imported, or
-says why not.
-"""
+"""Import this before Detectron2: then it is there, or an error says how to install it."""
 
-from .compat import define_missing_torchvision_operators, require_detectron2
+from .compat import require_detectron2
 
-define_missing_torchvision_operators()
 require_detectron2()

@@ -4,7 +4,7 @@ text.
 A name is what the tokenizer gives (see :mod:`hyperclip.vocabulary.names`): no two classes may be
 asked the same, and typed ones have no name in common. The one exception are the lists that ship
 with the package, which stay as released: ten classes of ade847 have the first name of an earlier
-    one, and are never predicted. A file with exactly these classes counts as that
+one, and are never predicted. A file with these classes, or with the first of them, counts as that
 list.
 """
 
@@ -249,13 +249,19 @@ def _released_lists() -> tuple[tuple[tuple[str, ...], ...], ...]:
 
 
 def _released_count(classes: Sequence[Sequence[str]]) -> int:
-    """How many of the classes, from the first on, are those of a list that ships with the package:
-    all of it, or none.
+    """How many of the classes, from the first on, are released as they are: those of a list that
+    ships with the package, all of it or its beginning; 0 if they are of none.
     """
     stripped = tuple(tuple(name.strip() for name in synonyms) for synonyms in classes)
-    return max(
-        (len(known) for known in _released_lists() if stripped[: len(known)] == known), default=0
+    counts = (
+        min(len(known), len(stripped)) for known in _released_lists() if _agree(stripped, known)
     )
+    return max(counts, default=0)
+
+
+def _agree(classes: Sequence[Sequence[str]], known: Sequence[Sequence[str]]) -> bool:
+    """Whether one of them is the other, or its beginning."""
+    return all(one == other for one, other in zip(classes, known, strict=False))
 
 
 def builtin(name: str) -> Vocabulary:

@@ -4,8 +4,8 @@ memory.
 The released code forms the chain A_1 A_2 ... A_M of normalised N x N maps and multiplies the scores
 with it. Applied from right to left the maps only ever meet an N x K matrix; made row tile by row
 tile from queries and keys at most one exists as a whole, and of many tokens none. Both give the
-same result. Shapes: M maps, N tokens, d head dimension, K
-classes. Source: CLIPer (ICCV 2025) and its released code.
+same result. Shapes: M maps, N tokens, d head dimension, K classes. Source: CLIPer (ICCV 2025) and
+its released code.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Works with any diffusers pipeline that has an ``AutoencoderKL`` and a ``UNet2DConditionModel`` or
 ``UNet2DModel``. The UNet is stopped at the last projection that is wanted; nothing in it is
-patched. Shapes: B images, K heads, N tokens, d
-head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
+patched. Shapes: B images, K heads, N tokens, d head dimension. Source: CLIPer (ICCV 2025); iSeg
+(2024) for the maps.
 """
 
 from __future__ import annotations

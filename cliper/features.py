@@ -1,7 +1,7 @@
 """Self-supervised features (DINO, DINOv2) as a refiner, through timm.
 
 Shapes: N = h w patches, C channels, K classes. Source: ProxyCLIP (ECCV 2024), as the released code
-    of CLIPer uses it.
+of CLIPer uses it.
 """
 
 from __future__ import annotations

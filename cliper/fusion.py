@@ -2,8 +2,7 @@
 attention of the early ones.
 
 Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D
-    width, C embedding.
-Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
+width, C embedding. Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def encode_layers(
         proxy: patch affinities (B, N, N) for ``attention="proxy"``.
     Returns:
         unit embeddings (len(layers), B, N, C) and the last map that was used, averaged over heads
-        (B, N, N).
+            (B, N, N).
     Raises:
         ValueError: a size that is no multiple of the patch, a layer that does not exist, a proxy
             that is missing.

@@ -1,7 +1,7 @@
 """Latents that are kept between runs, under the content of everything that they were computed from.
 
 Several processes may share a folder: a file is written in full or not at all, and one that is
-    damaged is written anew.
+damaged is written anew.
 """
 
 from __future__ import annotations

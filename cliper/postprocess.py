@@ -2,7 +2,7 @@
 
 Classes are processed a few at a time, so that no (T, H, W) array of the image's size exists.
 Shapes: T classes, t classes of a chunk, h w of the refined scores, H W of the image. Source: CLIPer
-    (ICCV 2025) and its released code.
+(ICCV 2025) and its released code.
 """
 
 from __future__ import annotations

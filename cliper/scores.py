@@ -2,8 +2,7 @@
 the fused attention.
 
 Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
-    negatives). Source: CLIPer
-(ICCV 2025) and its released code.
+negatives). Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations

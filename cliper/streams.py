@@ -19,9 +19,8 @@ def side_by_side(
     other.
 
     ``first`` is launched first, so it should be the longer one. What it gives may be used and freed
-    as any tensor of the
-    current stream: the memory is not given away before a later call, which waits for all that was
-        launched until then.
+    as any tensor of the current stream: the memory is not given away before a later call, which
+    waits for all that was launched until then.
 
     Args:
         first, second: neither uses what the other makes, and neither asks for results on the CPU if

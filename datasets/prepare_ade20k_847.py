@@ -7,7 +7,7 @@ Reads ADE20K_2021_17_01/index_ade20k.pkl and the images and _seg.png files it li
 labels are scaled to a shorter side of 512 where it is longer, and go to
 ADE20K_2021_17_01/images_detectron2/validation/*.jpg (quality 75) and
 annotations_detectron2/validation/*.tif (16 bits: 0..846, 65535 for objects of other classes), as in
-    the released code.
+the released code.
 """
 
 from __future__ import annotations

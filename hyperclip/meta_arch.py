@@ -61,7 +61,7 @@ class HyperCLIP(Segmenter):
         background_threshold: where a background exists, pixels whose best score is below it are
             none of the classes, 0..1.
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of
-        the same meaning.
+            the same meaning.
         settings: of the head, by config key, that its parameters do not tell; see
             :meth:`checkpoint_settings`.
     """

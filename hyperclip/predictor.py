@@ -1,7 +1,7 @@
 """The Python interface: encode an image once, then ask for any vocabulary.
 
-predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", ["MODEL.WEIGHTS",
-"model_final.pth"]) predictor.set_image(image)
+predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", ["MODEL.WEIGHTS", "model_final.pth"])
+predictor.set_image(image)
 prediction = predictor.predict("dog; truck; road, street; sky")
 """
 
@@ -65,9 +65,9 @@ class Predictor:
     """Segments images with a system in evaluation mode.
 
     Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image`
-        sets the image of the
-    calling thread alone. Where a thread's work moves on to another one (thread pools, asyncio),
-    hand the image on with :meth:`encode` and :meth:`segment`, which keep nothing.
+    sets the image of the calling thread alone. Where a thread's work moves on to another one
+    (thread pools, asyncio), hand the image on with :meth:`encode` and :meth:`segment`, which keep
+    nothing.
 
     Args:
         model: the system, used as it is: adapters of one that is still trained are not merged.

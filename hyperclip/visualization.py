@@ -43,8 +43,8 @@ def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
     share a colour.
 
     Of those the first one keeps it and the others get colours that no class of the map has. A map
-    of more than 155 classes
-    has not enough of them: there, classes that touch (at a corner, too) get different ones.
+    of more than 155 classes has not enough of them: there, classes that touch (at a corner, too)
+    get different ones.
 
     Args:
         labels: (H, W) class indices or ``NO_CLASS``. classes: T.

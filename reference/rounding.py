@@ -3,14 +3,13 @@ decides its side.
 
 Two processors add the same numbers in another order, so that their float32 results differ in the
 last digits. Behind a cut ("below a share of the largest: 0") such a difference becomes as large as
-    the cut itself, but only for the few entries that
-lie at it. What such an entry can change follows from the arithmetic, in first order:
+the cut itself, but only for the few entries that lie at it. What such an entry can change follows
+from the arithmetic, in first order:
 
 * a row of a normalised map is a weighted mean with the weights ``a_j / S``. An entry at the
-threshold t has the weight t / S,
-  so with it or without it the mean y differs by ``t / S |x_j - y|``;
-* everything behind it is linear with weights that are not negative, so doubts are propagated with
-the same weights.
+    threshold t has the weight t / S, so with it or without it the mean y differs by ``t / S |x_j -
+    y|``; * everything behind it is linear with weights that are not negative, so doubts are
+    propagated with the same weights.
 
 Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, K
 classes.
@@ -28,10 +27,12 @@ from torch import Tensor
 CLOSE_PROBABILITIES = 1e-4
 """Relative distance from the cut within which an attention probability may lie on either side:
 probabilities up to 0.99 are compared to 1e-4 themselves (C6), which is the error of their logits
-(up to 40) behind a UNet in float32."""
+(up to 40) behind a UNet in float32.
+"""
 CLOSE_CLASSES = 1e-3
 """The same for class probabilities: their logits, of scale 100, are compared to 1e-3 (C2), and exp
-turns an absolute error of a logit into a relative one of the probability."""
+turns an absolute error of a logit into a relative one of the probability.
+"""
 ROUNDED = 2.0**-24
 """Relative error of one float32 rounding."""
 

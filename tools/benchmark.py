@@ -7,20 +7,16 @@ peak memory.
     python tools/benchmark.py train --compare benchmarks/cpu.csv
 
 text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted
-    matrices, against the
-hyperbolic maps. head: image tower, head, decoder and labels on their own, and 10,000 classes pruned
-    against all of them in
-full. infer: images in windows with 20, 150, 847 classes, against these maps in every pass, padding
-    and guidance
-written out and whole score maps, and 20 new names on an encoded image, against the whole
-prediction. train: one optimiser step of ViT-B/16 with 171 classes, against 77 tokens, hyperbolic
-    maps, guidance and padding written out for every class, and
-one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps, against the
-    released code's chain of
-products. cliper: an image at 336 pixels, refined by a diffusion model of Stable Diffusion 2.1's
-    shape, against the same chain
-and the whole UNet; the networks' passes alone are the floor. evaluate: images from files, against
-whole score maps; the networks alone are the floor. The obvious ways are in reference/.
+matrices, against the hyperbolic maps. head: image tower, head, decoder and labels on their own, and
+10,000 classes pruned against all of them in full. infer: images in windows with 20, 150, 847
+classes, against these maps in every pass, padding and guidance written out and whole score maps,
+and 20 new names on an encoded image, against the whole prediction. train: one optimiser step of
+ViT-B/16 with 171 classes, against 77 tokens, hyperbolic maps, guidance and padding written out for
+every class, and one-hot targets. refine: CLIPer's refinement at 4096 tokens with 10 attention maps,
+against the released code's chain of products. cliper: an image at 336 pixels, refined by a
+diffusion model of Stable Diffusion 2.1's shape, against the same chain and the whole UNet; the
+networks' passes alone are the floor. evaluate: images from files, against whole score maps; the
+networks alone are the floor. The obvious ways are in reference/.
 """
 
 from __future__ import annotations

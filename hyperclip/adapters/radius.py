@@ -30,8 +30,8 @@ class RadiusAdjustment(Adapter):
 
     Apart from clamps at the boundary of the ball, exp0, the Moebius product and log0 cancel, and
     ``W'`` is exactly ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c). That is the
-    fast path; ``literal=True`` composes
-    the maps of :mod:`hyperclip.hyperbolic` instead. Source: HyperCLIP (CVPR 2025).
+    fast path; ``literal=True`` composes the maps of :mod:`hyperclip.hyperbolic` instead. Source:
+    HyperCLIP (CVPR 2025).
 
     Args:
         width: D, input features of the projection.

@@ -2,17 +2,14 @@
 relations.
 
 One tensor holds a block for each (slot, place): a slot is a projection of a layer, a place one of
-    the blocks on the
-diagonal, the text tower's first. Relations across slots are shared, those across places belong to a
-layer. Everything is linear, so the relations are multiplied with each other before they touch the
-blocks, which is the same and about a hundred times cheaper than transforming the whole tensor for
-each layer.
+the blocks on the diagonal, the text tower's first. Relations across slots are shared, those across
+places belong to a layer. Everything is linear, so the relations are multiplied with each other
+before they touch the blocks, which is the same and about a hundred times cheaper than transforming
+the whole tensor for each layer.
 
 The released code leaves its relations at random values in the beginning, which destroys CLIP; here
-they start as the
-identity. Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, T and V places of the
-    text and the vision tower,
-b side of the blocks.
+they start as the identity. Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, T and V
+places of the text and the vision tower, b side of the blocks.
 """
 
 from __future__ import annotations

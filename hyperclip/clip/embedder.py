@@ -28,9 +28,8 @@ class TextEmbedder:
 
     A class's embedding is the normalised mean of the normalised embeddings of its prompts: every
     template with the first synonym ("first", as released) or with every synonym ("mean"). With
-    "max" every synonym has an embedding of its
-    own, and a class scores what its best synonym scores: see :meth:`class_of`. Synonyms with the
-        same tokens count once.
+    "max" every synonym has an embedding of its own, and a class scores what its best synonym
+    scores: see :meth:`class_of`. Synonyms with the same tokens count once.
 
     Without gradients results are cached under the prompts, the contents of the text tower and the
     precision that it runs in, so that nothing that changes them leaves an old result; see

@@ -73,7 +73,7 @@ def load_clip(
             ("hf-hub:owner/name"), or a local folder that holds ``open_clip_config.json``.
         weights: "" for the weights that ``name`` stands for (OpenAI's for OpenAI's names), "none"
             for random ones, a tag of open_clip, or a local file: OpenAI's ``.pt`` (archive or state
-                dict), safetensors, ``.bin``.
+            dict), safetensors, ``.bin``.
         load: False builds the same architecture (activation included) with random weights, for a
             checkpoint that is loaded over it.
         activation: "quick_gelu" or "gelu" where the weights do not tell what they were trained
@@ -161,7 +161,7 @@ def read_state_dict(
         key: the config key that named the file, for messages.
     Returns:
         the state dict (float32) and whether the file has OpenAI's format, which implies the quick
-        GELU.
+            GELU.
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is truncated, of another kind, or an archive whose hash is not a

@@ -2,11 +2,9 @@
 any of it does.
 
 Version counters would be cheaper, but ``p.data.add_``, fused optimisers and whatever runs in
-inference mode change weights
-without counting. So the weights themselves are looked at: sums over the rows and over the columns
-    of their bits, as integers,
-which are exact whatever the order of summation. That is one pass over the tower, about 1 % of the
-time of an image.
+inference mode change weights without counting. So the weights themselves are looked at: sums over
+the rows and over the columns of their bits, as integers, which are exact whatever the order of
+summation. That is one pass over the tower, about 1 % of the time of an image.
 """
 
 from __future__ import annotations

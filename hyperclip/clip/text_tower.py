@@ -2,9 +2,8 @@
 
 Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot
 matter, and tokens that all prompts begin with ("a photo of a") are the same in all of them: leaving
-out the ones and computing the others once gives the
-same result with a tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens
-    that matter.
+out the ones and computing the others once gives the same result with a tenth of the work. Shapes: P
+prompts, S tokens, C embedding, D width, N tokens that matter.
 """
 
 from __future__ import annotations

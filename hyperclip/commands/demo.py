@@ -4,14 +4,13 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the
-    class index of
-every pixel in the overlay's colours (255: no class, or below --threshold); classes.json lists the
-    classes with the names
-that were asked and their colours, which repeat after 155 classes: where two of the same colour meet
-in an image, one gets another there, and classes.json says so under "recolored". In --vocabulary ";"
-or a line end separates classes, "," synonyms; it may also be the name of a .txt file of such text
-or of a .json class file. Of a folder, whatever is no image is named and left out. Images that
-cannot be read or segmented are reported, the others are done, and the exit status is 1.
+class index of every pixel in the overlay's colours (255: no class, or below --threshold);
+classes.json lists the classes with the names that were asked and their colours, which repeat after
+155 classes: where two of the same colour meet in an image, one gets another there, and classes.json
+says so under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it may
+also be the name of a .txt file of such text or of a .json class file. Of a folder, whatever is no
+image is named and left out. Images that cannot be read or segmented are reported, the others are
+done, and the exit status is 1.
 """
 
 from __future__ import annotations

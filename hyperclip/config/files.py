@@ -37,7 +37,7 @@ def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
 
     Returns:
         the files' keys, those first that the later ones override, and what to say of bases that do
-        not exist.
+            not exist.
     Raises:
         FileNotFoundError: the file itself does not exist.
         ValueError: a file that is not YAML, has a key twice, holds no keys, or is its own base.

@@ -248,8 +248,7 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read a config file and command-line overrides (KEY VALUE …) on top of the defaults.
 
     Relative paths of models, weights and class lists in a file are relative to that file, to the
-    working folder, or to the
-    repository: the first that is there counts. ``~`` is the home folder.
+    working folder, or to the repository: the first that is there counts. ``~`` is the home folder.
 
     Raises:
         FileNotFoundError: no such file, or no such _BASE_.

@@ -193,7 +193,8 @@ def stored_values(file: ImageFile, how: str) -> np.ndarray:
 
 def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:
     """Grey samples of less than 8 bits come from Pillow spread over 0..255 (of one bit as truth
-    values), and inverted where a TIFF counts from white."""
+    values), and inverted where a TIFF counts from white.
+    """
     mode, _, stored = file.raw_mode.partition(";")
     if mode not in ("1", "L"):
         return values

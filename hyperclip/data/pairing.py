@@ -276,9 +276,9 @@ class ListReader:
 
     def _find(self, name: str, kind: Kind, keys: dict[str, Path]) -> str | None:
         """The key that a name means: with or without suffix and affixes, in the folder or with
-        folders before it that lead
-        there: ``photos/a.jpg`` for ``a`` of ``/data/photos``, but never for ``a`` of another
-            folder."""
+        folders before it that lead there: ``photos/a.jpg`` for ``a`` of ``/data/photos``, but never
+        for ``a`` of another folder.
+        """
         name = name.strip().strip("\"'")
         if ".." in name.split("/"):
             name = os.path.normpath(self.path.parent / name)

@@ -47,8 +47,7 @@ class Pairing:
 
 def load_records(spec: DatasetSpec) -> list[dict]:
     """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images
-    are cut, and what the
-    dataset says of its files: "orientation", "image_bits", "max_pixels".
+    are cut, and what the dataset says of its files: "orientation", "image_bits", "max_pixels".
 
     A number of images that is not the official one is logged as a warning.
 

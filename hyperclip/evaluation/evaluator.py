@@ -30,7 +30,7 @@ class SemSegEvaluator(DatasetEvaluator):
     Accepts "sem_seg" (P, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains.
     Counts are integers, kept on the device of the first output; those of all processes are summed,
     which is exact with Detectron2's inference sampler: it hands out each image once. Memory does
-        not grow with the number of images.
+    not grow with the number of images.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.

@@ -150,13 +150,13 @@ def run_suite(
     framework are kept.
 
     Each row stands alone: whatever one of them meets, on any process, is its "error", and the
-        others are evaluated.
+    others are evaluated.
 
     Args:
         plan: each system with its benchmarks.
     Returns:
         a row for each pair, with "error" where it could not be evaluated; written as results.json,
-        .csv and .md after each.
+            .csv and .md after each.
     """
     rows: list[dict[str, Any]] = []
     hashes = ContentHashes()

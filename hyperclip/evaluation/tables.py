@@ -60,7 +60,7 @@ def benchmark_table(rows: Rows) -> str:
     report beside them.
 
     Numbers in brackets refer to the notes below the table: where a published number stands, and how
-        ours differs.
+    ours differs.
     """
     boundary = ["boundary mIoU"] if any("boundary_mIoU" in row for row in rows) else []
     columns = [

@@ -3,9 +3,8 @@ the classes.
 
 Guidance enters queries and keys only, and they are linear in it: ``q = W_x x + W_g g`` with the
 guidance half computed once for an image (spatial) or once for a class (text) instead of once for
-every class map.
-Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source: CAT-Seg (CVPR
-    2024).
+every class map. Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source:
+CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@ resolution.
 
 The first convolution of a stage sees [class map; image features] and is linear, so its image half
 is computed once for an image and added to every class. On the class map it follows another linear
-operation, the transposed convolution, with
-nothing in between: both are one transposed convolution of 4 x 4, with half the operations. Source:
-    CAT-Seg (CVPR 2024).
+operation, the transposed convolution, with nothing in between: both are one transposed convolution
+of 4 x 4, with half the operations. Source: CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
     """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of
     every class.
 
-    Equal to BCE-with-logits against one-hot targets (all zero where ignored), computed as
-    ``(sum softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR
-    2024).
+    Equal to BCE-with-logits against one-hot targets (all zero where ignored), computed as ``(sum
+    softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR 2024).
 
     Args:
         logits: (B, T, h, w); resized bilinearly to the target's size.

@@ -30,7 +30,7 @@ def define_missing_torchvision_operators() -> torch.library.Library | None:
 
     Returns:
         the library that holds the schemas (they live as long as it does), or None if the real
-        operators are there.
+            operators are there.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:

@@ -46,8 +46,7 @@ def chain(
     """``costly(cheap(x))``, of which the backward pass keeps x, but not ``cheap(x)``.
 
     For norms and activations between matrix products: a large tensor less for the time of a small
-        operation. What ``costly``
-    saves beside its input, it keeps.
+    operation. What ``costly`` saves beside its input, it keeps.
 
     Args:
         cheap: one operation whose own gradient needs its input alone, as that of a norm or a GELU;

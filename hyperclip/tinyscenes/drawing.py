@@ -1,11 +1,9 @@
 """tinyscenes: a procedural world of textured shapes with exact masks, drawn with NumPy and OpenCV.
 
 A class is a noun phrase "colour texture shape" ("red striped star"). A third of the combinations is
-held
-out: their attributes are all seen in training, their combination never is. Every image is a pure
-    function
-of (seed, index), so the dataset needs no download and is the same on every machine with the same
-OpenCV.
+held out: their attributes are all seen in training, their combination never is. Every image is a
+pure function of (seed, index), so the dataset needs no download and is the same on every machine
+with the same OpenCV.
 """
 
 from __future__ import annotations
@@ -189,7 +187,7 @@ def render_captioned_scene(
 
     Returns:
         image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a
-        hundredth of it.
+            hundredth of it.
     """
     names = class_names()
     image, label = _draw_scene(

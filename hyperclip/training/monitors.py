@@ -138,12 +138,10 @@ class EmbeddingRadius(HookBase):
     and radius/vision.
 
     The radius of an embedding v is the distance of exp0(v) from the origin, (2 / sqrt(c))
-    artanh(sqrt(c) |exp0(v)|), which
-    is 2 |v| for every curvature: see :func:`hyperclip.hyperbolic.radius`. The mean is over the
-        prompts, or over the patches,
-    of the iteration and of this process. Source: HyperCLIP (CVPR 2025), whose plot of the text
-        radius over 171 classes falls
-    from about 7.2 to 5.85; that scale looks like |v|, half of this.
+    artanh(sqrt(c) |exp0(v)|), which is 2 |v| for every curvature: see
+    :func:`hyperclip.hyperbolic.radius`. The mean is over the prompts, or over the patches, of the
+    iteration and of this process. Source: HyperCLIP (CVPR 2025), whose plot of the text radius over
+    171 classes falls from about 7.2 to 5.85; that scale looks like |v|, half of this.
 
     It looks at the towers' last layer norm in iterations that are logged, and the gradients do not
     see it. A tower that is not run, since nothing in it trains, keeps its value. Put this before

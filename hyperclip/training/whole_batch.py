@@ -27,7 +27,8 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
             ``sampled_classes`` of it, where it has such, is how many classes a step takes.
     Returns:
         records that also have "padded_size", the largest (height, width) of all images, and, where
-        classes are sampled, "sampled_classes", their indices (t,), ascending.
+            classes are sampled,
+        "sampled_classes", their indices (t,), ascending.
     Raises:
         ValueError: a label that is neither a class nor ignored.
     """

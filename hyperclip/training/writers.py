@@ -109,7 +109,7 @@ class WandbWriter(EventWriter):
     """Sends the scalars to Weights & Biases, each with its iteration, which is the x-axis there.
 
     The run's id is kept in ``wandb_id.txt``: a run with the same folder continues it. Remove the
-        file for a new one.
+    file for a new one.
 
     Args:
         folder: gets the id and wandb's own files. project, name: of the run. config: keys and

@@ -18,7 +18,8 @@ SCENE = (
 
 TEMPLATES = ("single", "scene", "imagenet_select", "imagenet")
 """Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and the one of CLIP-ES), 8 and 80
-sentences (the last two are OpenAI's)."""
+sentences (the last two are OpenAI's).
+"""
 
 
 def prompt_templates(kind: str) -> tuple[str, ...]:

@@ -1,15 +1,14 @@
 """Deterministic stand-ins for pretrained weights and photographs (numpy and torch only).
 
 Every tensor is a pure function of its *name*, its shape and an optional salt, so two programs that
-use the same parameter names hold the same numbers without sharing a checkpoint.
-    fill(name, shape, kind=None, salt="")  one tensor (float32 numpy array)
-    clip_state("ViT-B/16")                 a whole OpenAI-format CLIP state dict (torch tensors)
-    fill_state(sd, prefix="", salt="")     same-shaped values for any state dict, by its own names
-    image(h, w, seed)                      a uint8 (h, w, 3) test image made with integer arithmetic
-    only
-The stream of a tensor is numpy's PCG64 seeded with crc32(salt + name); standard_normal in float64,
-then scaled and cast to float32.  A leading "sem_seg_head.predictor.clip_model." is cut off the name
-first, so a segmentation model and a bare CLIP checkpoint agree on their CLIP tensors.
+    use the same parameter names hold the same numbers without sharing a checkpoint. fill(name,
+    shape, kind=None, salt="")  one tensor (float32 numpy array) clip_state("ViT-B/16")
+    a whole OpenAI-format CLIP state dict (torch tensors) fill_state(sd, prefix="", salt="")
+    same-shaped values for any state dict, by its own names image(h, w, seed)                      a
+    uint8 (h, w, 3) test image made with integer arithmetic only The stream of a tensor is numpy's
+    PCG64 seeded with crc32(salt + name); standard_normal in float64, then scaled and cast to
+    float32.  A leading "sem_seg_head.predictor.clip_model." is cut off the name first, so a
+    segmentation model and a bare CLIP checkpoint agree on their CLIP tensors.
 """
 
 import re

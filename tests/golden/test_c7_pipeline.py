@@ -1,9 +1,9 @@
 """C7: the whole of CLIPer, from an image to labels, on the recorded CLIP and diffusion weights.
 
 Two cuts at a share of the largest value lie on the way: of the class probabilities, and of each
-    attention map. An entry at a
-cut falls on one side or the other by the processor's rounding. ``reference/rounding.py`` derives
-from this very computation which results that can change, and by how much; all others agree to 1e-5.
+attention map. An entry at a cut falls on one side or the other by the processor's rounding.
+``reference/rounding.py`` derives from this very computation which results that can change, and by
+how much; all others agree to 1e-5.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures
 IN_DOUBT = 0.1
 """At most this share of the results may be within reach of an entry at a cut: more, and the
 comparison would say too little. It follows from the maps alone and hardly depends on the processor;
-how many of them really move does."""
+how many of them really move does.
+"""
 DIFFERING = 0.005
 """Share of the pixels whose label may differ (golden/README.md)."""
 

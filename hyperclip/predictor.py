@@ -1,8 +1,11 @@
 """The Python interface: encode an image once, then ask for any vocabulary.
 
-predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", ["MODEL.WEIGHTS", "model_final.pth"])
-predictor.set_image(image)
-prediction = predictor.predict("dog; truck; road, street; sky")
+Example::
+
+    weights = ["MODEL.WEIGHTS", "model_final.pth"]
+    predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", weights)
+    predictor.set_image(image)
+    prediction = predictor.predict("dog; truck; road, street; sky")
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def check_system(cfg: CfgNode) -> None:
     if name not in systems:
         near = difflib.get_close_matches(name, systems, n=1) or systems
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}, did you mean "
+            f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}. Did you mean "
             f"{' or '.join(near)}? A system of another package is there once that package is "
             "imported: IMPORTS names its module"
         )

@@ -39,7 +39,7 @@ from ..evaluation.suite import System, make_plan, run_suite
 from ..evaluation.tables import benchmark_table
 from ..runtime.files import need_output_folder, user_path
 from ..runtime.memory import keep_freed_memory
-from ..training.launch import check_process_count
+from ..training.launch import check_process_count, leaving_together
 from . import register_systems
 
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     check_process_count(arguments.num_gpus)
     need_output_folder(arguments.output, "--output")
     if arguments.num_gpus > 1:
-        launch(run, arguments.num_gpus, dist_url="auto", args=(arguments,))
+        launch(leaving_together, arguments.num_gpus, dist_url="auto", args=(run, arguments))
         # What run returned stayed in its process
         return int(any("error" in row for row in read_results(arguments.output)))
     return run(arguments)

@@ -76,12 +76,12 @@ def launch_processes(
     before = {number: signal.signal(number, _forward) for number in FORWARDED}
     try:
         launch(
-            main,
+            leaving_together,
             arguments.num_gpus,
             num_machines=arguments.num_machines,
             machine_rank=arguments.machine_rank,
             dist_url=arguments.dist_url,
-            args=(arguments,),
+            args=(main, arguments),
             timeout=timeout,
         )
     except ProcessExitedException as error:
@@ -93,6 +93,20 @@ def launch_processes(
         for number, handler in before.items():
             signal.signal(number, handler)
     return None
+
+
+def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
+    """Call ``main(arguments)`` in one process of several, and end their group in order: a process
+    that only ends may be aborted by the threads of the group.
+    """
+    try:
+        result = main(arguments)
+    except SystemExit:  # an interrupted training: all processes leave together
+        dist.destroy_process_group()
+        raise
+    # not after an error: the others may be waiting, and leaving ends their wait
+    dist.destroy_process_group()
+    return result
 
 
 def check_process_count(count: int, on_cuda: bool = True) -> None:
@@ -146,14 +160,7 @@ def _join_environment(
     dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
     comm.create_local_process_group(local_size)
     comm.synchronize()
-    try:
-        result = main(arguments)
-    except SystemExit:  # an interrupted training: all processes leave together
-        dist.destroy_process_group()
-        raise
-    # not after an error: the others may be waiting, and leaving ends their wait
-    dist.destroy_process_group()
-    return result
+    return leaving_together(main, arguments)
 
 
 def _forward(number: int, frame: FrameType | None) -> None:

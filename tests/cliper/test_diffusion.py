@@ -20,6 +20,7 @@ from hyperclip.clip import TextEmbedder
 from hyperclip.data import read_image
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 
+from tests.asking import ask
 from tests.conftest import SHARED
 from tests.diffusion_folders import write_stable_diffusion
 
@@ -64,10 +65,9 @@ def test_end_to_end_on_a_real_photo(folder, clip_from_file):
         clip=loaded.model,
         text=TextEmbedder(loaded.tokenizer, prompt_templates("single")),
         refiner=DiffusionRefiner(model, FuseOptions()),
-        vocabulary=Vocabulary.from_text("dog; truck; road; sky"),
         negatives=["background"],
     ).eval()
-    (result,) = whole([{"image": image}])
+    result = ask(whole, image, Vocabulary.from_text("dog; truck; road; sky"))
     labels = result["sem_seg_labels"]
     assert labels.shape == image.shape[1:] and set(labels.unique().tolist()) <= {-1, 0, 1, 2, 3}
     assert torch.isfinite(result["sem_seg_confidence"]).all()

@@ -204,6 +204,8 @@ def main(folder):
         (folder / f"{comm.get_world_size()}.json").write_text(json.dumps(scores["sem_seg"]))
     else:
         assert scores is None
+    if comm.get_world_size() > 1:
+        torch.distributed.destroy_process_group()  # a process that only ends may be aborted
 
 if __name__ == "__main__":
     launch(main, int(sys.argv[2]), dist_url="auto", args=(Path(sys.argv[1]),))

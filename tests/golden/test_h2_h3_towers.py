@@ -113,9 +113,9 @@ def test_tokens(golden, hyperclip_b):
     assert prompt_templates("single") == (template,)
     tokenizer = hyperclip_b.text.tokenizer
 
-    def tokens(names):
-        vocabulary = Vocabulary.from_names(names)
-        return tokenize(tokenizer, [template.format(n) for n in vocabulary.names], 77).numpy()
+    def tokens(entries):  # each a vocabulary of its own: some of all names have the same tokens
+        names = [Vocabulary.from_names([entry]).names[0] for entry in entries]
+        return tokenize(tokenizer, [template.format(name) for name in names], 77).numpy()
 
     np.testing.assert_array_equal(tokens(info["names"]), arrays["tokens"])
     got = tokens(info["all_names"])

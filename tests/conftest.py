@@ -8,14 +8,17 @@ import os
 from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
+import hyperclip.data.catalog  # noqa: F401  (registers the datasets)
 import hyperclip.meta_arch  # noqa: F401  (registers the meta-architecture)
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from hyperclip.checkpoints.checkpointer import load_strictly
 from hyperclip.clip.loading import LoadedClip, load_clip
 from hyperclip.config.keys import load_config
+from hyperclip.data import DATASETS
 
 from tests.golden import fake_state as formula_made
 
@@ -47,6 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _in_repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered_as_before():
+    """Datasets that a file's tests have registered are gone after it."""
+    before = {*DATASETS, *DatasetCatalog.list()}
+    yield
+    for name in {*DATASETS, *DatasetCatalog.list()} - before:
+        DATASETS.pop(name, None)
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ from hyperclip.clip import encode_text, tokenize
 from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.inference import resize
+from hyperclip.training import monitors
 from hyperclip.training import monitors as watch
 from hyperclip.training.monitors import (
     EmbeddingRadius,
@@ -171,13 +171,11 @@ def test_peak_memory_of_a_process(monkeypatch, platform, unit):
     assert peak_memory(torch.device("cpu")) == 300
 
 
-def test_the_time_left_is_that_of_all_iterations_but_the_first(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
-    with caplog.at_level(logging.INFO):
-        Timed(Clock(monkeypatch), [EstimatedTime((1, 5, 10))], 10, 30)
-    assert [
-        r.getMessage().split(",")[0] for r in caplog.records if r.name == "hyperclip.training"
-    ] == [
+def test_the_time_left_is_that_of_all_iterations_but_the_first(monkeypatch):
+    said = []
+    monkeypatch.setattr(monitors.logger, "info", lambda text, *values: said.append(text % values))
+    Timed(Clock(monkeypatch), [EstimatedTime((1, 5, 10))], 10, 30)
+    assert [line.split(",")[0] for line in said] == [
         "About 0:00:30 left for 15 iterations at 2 s/iteration",
         "About 0:00:20 left for 10 iterations at 2 s/iteration",
     ]

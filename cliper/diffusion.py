@@ -151,7 +151,9 @@ class DiffusionAttention(nn.Module):
         return self.cache.get(key, shape, square, lambda: self._checked_latents(square))
 
     def _checked_latents(self, square: Tensor) -> Tensor:
-        """Latents that are finite: in the cache, NaN would outlive the weights that it came from."""  # noqa: E501
+        """Latents that are finite: in the cache, NaN would outlive the weights that it came
+        from.
+        """
         latents = self._encode(square)
         FiniteCheck().add("the latents of the image", latents).require(self)
         return latents

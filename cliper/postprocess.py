@@ -49,7 +49,9 @@ class LabelOptions:
 
 
 def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:
-    """Score of each class (T,): half its largest refined (T, h, w), half its largest coarse value."""  # noqa: E501
+    """Score of each class (T,): half its largest refined (T, h, w), half its largest coarse
+    value.
+    """
     return 0.5 * refined.amax(dim=(1, 2)) + 0.5 * coarse.amax(dim=(1, 2))
 
 

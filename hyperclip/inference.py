@@ -65,7 +65,9 @@ class SlidingWindow:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) without anti-aliasing, as the released code does everywhere."""  # noqa: E501
+    """Bilinear resize of (N, C, h, w) without anti-aliasing, as the released code does
+    everywhere.
+    """
     return (
         x
         if tuple(x.shape[-2:]) == tuple(size)

@@ -14,7 +14,9 @@ def encode_text(clip, tokens):
 
 
 def value_only_block(block, x):
-    """All of q, k and v projected and sent through the output projection; two of three are dropped."""  # noqa: E501
+    """All of q, k and v projected and sent through the output projection; two of three are
+    dropped.
+    """
     attn = block.attn
     _, _, v = (
         attn.out_proj(z)

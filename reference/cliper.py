@@ -16,7 +16,9 @@ def attention_maps(queries: list[Tensor], keys: list[Tensor], scales: list[float
 
 
 def normalise(maps: Tensor, threshold: float) -> Tensor:
-    """Divide columns by their maxima, cut what is below the threshold, divide rows by their sums."""  # noqa: E501
+    """Divide columns by their maxima, cut what is below the threshold, divide rows by their
+    sums.
+    """
     maps = maps / (maps.max(dim=1, keepdim=True).values + 1e-5)
     maps = torch.where(maps < threshold, 0.0, maps)
     return maps / (maps.sum(dim=2, keepdim=True) + 1e-5)

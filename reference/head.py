@@ -14,7 +14,9 @@ def qkv(projections, x, guidance):
 
 
 def class_attention(module, x, guidance):
-    """Linear or full attention over T real and all padding tokens. x (N, T, C), guidance (N, T, G)."""  # noqa: E501
+    """Linear or full attention over T real and all padding tokens. x (N, T, C), guidance (N, T,
+    G).
+    """
     n, t, _ = x.shape
     padding = module.pad_length - t
     if padding > 0:

@@ -1,4 +1,6 @@
-"""Fixtures: the golden data of the published implementations, and models with formula-made weights."""  # noqa: E501
+"""Fixtures: the golden data of the published implementations, and models with formula-made
+weights.
+"""
 
 from __future__ import annotations
 

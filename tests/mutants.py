@@ -255,7 +255,9 @@ def planted(path: Path, mutant: Mutant) -> Iterator[bool]:
 
 
 def summarise(tallies: dict[str, Tally], aim: float) -> bool:
-    """Print the counts of each file, what was missed and what is explained; True if it is enough."""  # noqa: E501
+    """Print the counts of each file, what was missed and what is explained; True if it is
+    enough.
+    """
     print(f"\n{'file':42} {'caught':>6} {'missed':>6} {'explained':>9}")
     for file, tally in tallies.items():
         print(f"{file:42} {tally.caught:6} {len(tally.missed):6} {len(tally.explained):9}")

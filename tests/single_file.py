@@ -1,4 +1,6 @@
-"""The names that Stable Diffusion's authors gave its weights, for models that diffusers has built."""  # noqa: E501
+"""The names that Stable Diffusion's authors gave its weights, for models that diffusers has
+built.
+"""
 
 from __future__ import annotations
 

@@ -120,7 +120,9 @@ def test_types_and_shapes_stay():
 
 @CURVATURES
 def test_float32_is_float64_rounded(c):
-    """All is computed in float64, whatever the input is: artanh of a small float32 number cancels."""  # noqa: E501
+    """All is computed in float64, whatever the input is: artanh of a small float32 number
+    cancels.
+    """
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(50, 4, generator=generator) / 10 / c**0.5 for _ in range(2))
     m = torch.randn(4, 4, generator=generator)

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Evaluate systems on benchmarks: hyperclip/commands/evaluate.py from the repository, with CLIPer."""  # noqa: E501
+"""Evaluate systems on benchmarks: hyperclip/commands/evaluate.py from the repository, with
+CLIPer.
+"""
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 from hyperclip.commands.evaluate import main

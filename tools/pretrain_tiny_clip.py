@@ -127,7 +127,9 @@ def encode_twice(
 def zero_shot_accuracy(
     model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800
 ) -> float:
-    """Share of held-out images of which the phrase ranked first among all 90 is true, in percent."""  # noqa: E501
+    """Share of held-out images of which the phrase ranked first among all 90 is true, in
+    percent.
+    """
     model.eval()
     text = F.normalize(
         model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()])), dim=-1

@@ -193,7 +193,9 @@ def latent_scale(vae: AutoencoderKL, seed: int) -> float:
 def export(
     unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namespace, state: dict
 ) -> None:
-    """Replace ``<output>``'s model by one in diffusers' format, float16, with ``pretraining.json``."""  # noqa: E501
+    """Replace ``<output>``'s model by one in diffusers' format, float16, with
+    ``pretraining.json``.
+    """
     copies = [type(part).from_config(part.config) for part in (unet, vae)]
     for copy, part in zip(copies, (unet, vae), strict=True):
         copy.half().load_state_dict(part.state_dict())

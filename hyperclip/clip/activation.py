@@ -22,7 +22,9 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def activation_of(model: nn.Module) -> str:
-    """The activation that a model's blocks compute with, both names if it has both, "" if neither."""  # noqa: E501
+    """The activation that a model's blocks compute with, both names if it has both, "" if
+    neither.
+    """
     kinds = {type(module) for module in model.modules()}
     return "+".join(
         name for name, kind in ((GELU, nn.GELU), (QUICK_GELU, QuickGELU)) if kind in kinds

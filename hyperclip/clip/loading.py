@@ -55,7 +55,9 @@ OPENAI_SHA256 = {
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """A CLIP model in float32 evaluation mode, with its tokenizer and where its weights came from."""  # noqa: E501
+    """A CLIP model in float32 evaluation mode, with its tokenizer and where its weights came
+    from.
+    """
 
     model: open_clip.CLIP
     tokenizer: Tokenizer

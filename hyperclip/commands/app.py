@@ -301,7 +301,9 @@ def without_places(value: Any) -> Any:
 
 
 class Page(gr.Blocks):
-    """Blocks of which every request goes through :func:`without_places` before Gradio looks at it."""  # noqa: E501
+    """Blocks of which every request goes through :func:`without_places` before Gradio looks at
+    it.
+    """
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any

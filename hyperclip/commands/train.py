@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Read the command line, check what can be known before a process starts, and start them all."""  # noqa: E501
+    """Read the command line, check what can be known before a process starts, and start them
+    all.
+    """
     register_systems()
     arguments = default_argument_parser(__doc__).parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)

@@ -331,7 +331,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a conversion did: inputs converted now, and inputs kept as an earlier run had left them."""  # noqa: E501
+    """What a conversion did: inputs converted now, and inputs kept as an earlier run had left
+    them.
+    """
 
     folder: Path
     written: int

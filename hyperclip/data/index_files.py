@@ -13,7 +13,9 @@ from typing import Any
 
 
 def need(path: Path, how: str) -> Path:
-    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get it."""  # noqa: E501
+    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get
+    it.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist. {how}")
     return path

@@ -65,7 +65,9 @@ class LabelMap:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no meaning."""  # noqa: E501
+        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no
+        meaning.
+        """
         table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
         table[list(self.classes)] = list(self.classes.values())
         return table
@@ -124,7 +126,9 @@ def _cityscapes() -> LabelMap:
 
 
 def _context_voc_first(background: int) -> LabelMap:
-    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other 39."""  # noqa: E501
+    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other
+    39.
+    """
     voc_first, names = builtin("voc20b"), builtin("context59").names
     order = [*voc_first.names, *voc_first.background]
     return LabelMap(

@@ -1,4 +1,6 @@
-"""Which image belongs to which label: folders, names and lists, on names alone. No image is opened."""  # noqa: E501
+"""Which image belongs to which label: folders, names and lists, on names alone. No image is
+opened.
+"""
 
 from __future__ import annotations
 

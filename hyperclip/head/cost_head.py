@@ -201,7 +201,9 @@ class CostVolumeHead(nn.Module):
             part.compile(*args, **kwargs)
 
     def embed_costs(self, costs: Tensor) -> Tensor:
-        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its own."""  # noqa: E501
+        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its
+        own.
+        """
         b, t = costs.shape[:2]
         return (
             self.cost_embedding(costs.flatten(0, 1)[:, None])

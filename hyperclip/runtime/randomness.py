@@ -1,4 +1,6 @@
-"""Random numbers of Python, NumPy and torch: seeded for a while, kept as they were, saved and set."""  # noqa: E501
+"""Random numbers of Python, NumPy and torch: seeded for a while, kept as they were, saved and
+set.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ INPUT_CAP, OUTPUT_CAP = math.atanh(1 - 1e-5), math.atanh(1 - 1e-3)
 
 
 def rows_of(norms, width=8):
-    """A weight (3 width, width) whose rows have these norms, in turn, and directions without zeros."""  # noqa: E501
+    """A weight (3 width, width) whose rows have these norms, in turn, and directions without
+    zeros.
+    """
     weight = (
         torch.rand(
             3 * width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64

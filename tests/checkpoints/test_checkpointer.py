@@ -27,7 +27,9 @@ def tiny(*overrides):
     [("vitb_384_hyperbolic", "hyperclip_vitb16"), ("vitb_384_catseg", "catseg_vitb16")],
 )
 def test_every_published_key_is_accounted_for(golden, config, model):
-    """H0: names, shapes and what trains. The ViT-L models are loaded strictly by the tests of H4."""  # noqa: E501
+    """H0: names, shapes and what trains. The ViT-L models are loaded strictly by the tests of
+    H4.
+    """
     recorded = golden("reference_keys.json")["models"][model]
     state = {
         name: torch.empty(shape, device="meta") for name, (shape, *_) in recorded["keys"].items()

@@ -115,6 +115,8 @@ def test_feature_maps_equal_the_whole_map(tile):
 
 
 def test_feature_maps_of_a_flat_picture():
-    """All patches alike: no similarity is above 1.2 times the mean, and still nothing becomes nan."""  # noqa: E501
+    """All patches alike: no similarity is above 1.2 times the mean, and still nothing becomes
+    nan.
+    """
     scores = torch.rand(12, 3)
     torch.testing.assert_close(FeatureMaps(torch.ones(12, 4), (3, 4)).apply(scores), scores)

@@ -193,7 +193,9 @@ def test_cached_latents_give_the_same_maps(tmp_path):
 
 
 def test_an_unconditional_unet():
-    """Any diffusers UNet: one without text, whose attention layers have no transformer around them."""  # noqa: E501
+    """Any diffusers UNet: one without text, whose attention layers have no transformer around
+    them.
+    """
     unet = UNet2DModel(
         sample_size=48,
         in_channels=4,

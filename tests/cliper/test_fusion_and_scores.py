@@ -191,7 +191,9 @@ def test_rows_that_every_crop_cut_entirely_stay_zero():
 
 
 def test_proxy_of_patches_that_are_all_alike():
-    """What an image below two patches of the other network gives: one feature for the whole grid."""  # noqa: E501
+    """What an image below two patches of the other network gives: one feature for the whole
+    grid.
+    """
     for seed in range(40):
         feature = torch.randn(1, 384, 1, 1, generator=torch.Generator().manual_seed(seed))
         for grid in ((1, 1), (1, 2), (3, 3), (5, 7)):

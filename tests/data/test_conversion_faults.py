@@ -242,7 +242,9 @@ def test_a_list_of_ids_as_windows_writes_it(tmp_path):
 
 
 def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
-    """Each run writes under a name of its own before it renames, so none takes another's file away."""  # noqa: E501
+    """Each run writes under a name of its own before it renames, so none takes another's file
+    away.
+    """
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     few = {"val_seen": tinyscenes.Split("seen", 40, 2)}
     script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))

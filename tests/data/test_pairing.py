@@ -250,7 +250,9 @@ def test_the_demo_takes_no_hidden_names(tmp_path):
 
 
 def stuff_tree(root: Path, folder: str = "coco-stuff") -> list[np.ndarray]:
-    """COCO-Stuff with raw maps and, beside each, its converted map; returns the labels as classes."""  # noqa: E501
+    """COCO-Stuff with raw maps and, beside each, its converted map; returns the labels as
+    classes.
+    """
     fake_trees.coco_stuff(root)
     if folder != "coco-stuff":
         (root / "coco-stuff").rename(root / folder)

@@ -196,7 +196,9 @@ class Head(CostVolumeHead):
 
 
 def described(cfg, dataset):
-    """What the system of a config says about itself, without the networks that it does not look at."""  # noqa: E501
+    """What the system of a config says about itself, without the networks that it does not look
+    at.
+    """
     backbone, synonyms = (
         cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED,
         SimpleNamespace(synonyms=cfg.MODEL.SYNONYMS),

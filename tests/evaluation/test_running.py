@@ -203,7 +203,9 @@ def test_the_class_file_of_a_config(tmp_path):
     not (SHARED / "data").is_dir(), reason="the real photos (../shared/data) are not here"
 )
 def test_datasets_of_ones_own_train_and_evaluate(tmp_path):
-    """MSRC-21 and CamVid, described by a file each, through the commands that any benchmark uses."""  # noqa: E501
+    """MSRC-21 and CamVid, described by a file each, through the commands that any benchmark
+    uses.
+    """
     stems = sorted(path.stem for path in (SHARED / "data/msrc21/images").iterdir())
     (tmp_path / "train.txt").write_text("\n".join(stems[::6]))
     (tmp_path / "val.txt").write_text("\n".join(stems[1::12]))

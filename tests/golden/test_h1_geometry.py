@@ -30,7 +30,9 @@ def adapter_with(blocks, curvature, literal):
 
 
 def assert_rows_close(got, want, curvature, norms):
-    """Relative to each row's norm, at the tolerance that the norm of the tangent vector calls for."""  # noqa: E501
+    """Relative to each row's norm, at the tolerance that the norm of the tangent vector calls
+    for.
+    """
     error = np.linalg.norm(got - want, axis=-1) / np.maximum(np.linalg.norm(want, axis=-1), 1e-30)
     scaled = np.sqrt(curvature) * norms
     saturation = np.arctanh(1 - 1e-3)

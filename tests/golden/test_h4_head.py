@@ -149,7 +149,9 @@ def test_catseg(golden, fake_state, published_model, vocabulary, config, model, 
 
 @torch.no_grad()
 def test_hyperclip_vitl(golden, fake_state, published_model, vocabulary):
-    """The released ViT-L leaves blocks 11 to 22 without adapters; with identity there, ours agrees."""  # noqa: E501
+    """The released ViT-L leaves blocks 11 to 22 without adapters; with identity there, ours
+    agrees.
+    """
     built = published_model(
         "vitl_336_hyperbolic.yaml",
         "hyperclip_vitl14_336",

@@ -1,4 +1,6 @@
-"""Every short cut of the head equals its obvious form: float64 to 1e-10, float32 to 1e-5 relative."""  # noqa: E501
+"""Every short cut of the head equals its obvious form: float64 to 1e-10, float32 to 1e-5
+relative.
+"""
 
 from __future__ import annotations
 

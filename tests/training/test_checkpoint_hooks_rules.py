@@ -50,7 +50,9 @@ def test_when_checkpoints_are_written(tmp_path, period, expected):
 
 
 def best_of(folder, values, start=0):
-    """The iterations at which ``model_best.pth`` was written while evaluations gave these values."""  # noqa: E501
+    """The iterations at which ``model_best.pth`` was written while evaluations gave these
+    values.
+    """
     hook = BestCheckpoint(StrictCheckpointer(model_of(0), str(folder)), "mIoU")
     hook.trainer = SimpleNamespace(
         start_iter=start, iter=0, evaluated_weights=contextlib.nullcontext

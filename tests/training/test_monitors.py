@@ -1,4 +1,6 @@
-"""What a training says of itself: radii, speed, memory, the time left, and the table at its start."""  # noqa: E501
+"""What a training says of itself: radii, speed, memory, the time left, and the table at its
+start.
+"""
 
 from __future__ import annotations
 

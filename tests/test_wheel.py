@@ -20,6 +20,12 @@ from PIL import Image
 from tests.conftest import ROOT
 
 CONFIG = "configs/quickstart/cliper.yaml"
+# PYTHONPATH may lead to the repository, whose metadata pip would take for an installed wheel
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONPATH", "DETECTRON2_DATASETS")
+}
 CLASSES = "red plain circle; blue striped star"
 USE = """
 import cliper, hyperclip
@@ -60,7 +66,7 @@ def installed(tmp_path_factory):
         str(built),
         str(source),
     ]
-    subprocess.run([*pip, *wheel], check=True)
+    subprocess.run([*pip, *wheel], env=ENVIRONMENT, check=True)
     venv.create(folder, with_pip=False, symlinks=True)
     programs = next(p for p in (folder / "bin", folder / "Scripts") if p.is_dir())
     install = [
@@ -71,22 +77,18 @@ def installed(tmp_path_factory):
         "--no-index",
         *map(str, built.glob("*.whl")),
     ]
-    subprocess.run([*pip, *install], check=True)
+    subprocess.run([*pip, *install], env=ENVIRONMENT, check=True)
     packages = next(folder.rglob("site-packages"))
     (packages / "outer.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     return programs
 
 
 def test_the_wheel_works_in_an_empty_folder(installed, tmp_path, monkeypatch):
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "DETECTRON2_DATASETS")
-    }
-
     def run(program: str, *arguments: object) -> str:
         done = subprocess.run(
             [installed / program, *map(str, arguments)],
             cwd=tmp_path,
-            env=environment,
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=300,

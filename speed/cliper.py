@@ -23,7 +23,7 @@ from hyperclip.vocabulary import builtin
 from torch import Tensor, nn
 
 from reference import cliper as literal
-from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
+from speed.measuring import Row, Settings, Stopwatch, compare
 
 THRESHOLD = 0.2
 TRUE = {

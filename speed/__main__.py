@@ -1,10 +1,9 @@
-#!/usr/bin/env python
 """Measure our way against the obvious one, both in this process and in turn: ratios of time and of
 peak memory.
 
-    python tools/benchmark.py refine --json output/refine.json
-    python tools/benchmark.py text adapters infer --repeat 3 --csv benchmarks/cpu.csv
-    python tools/benchmark.py train --compare benchmarks/cpu.csv
+    python -m speed refine --json output/refine.json
+    python -m speed text adapters infer --repeat 3 --csv speed/results/cpu.csv
+    python -m speed train --compare speed/results/cpu.csv
 
 text: the text tower on 171 names, against open_clip's pass over 77 tokens. adapters: 72 adjusted
 matrices, against the hyperbolic maps. head: image tower, head, decoder and labels on their own, and
@@ -28,23 +27,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import cliper  # noqa: F401  (registers CLIPer and its keys)
+import torch
+from hyperclip.runtime.files import write_atomically
+from hyperclip.runtime.memory import keep_freed_memory
+from tabulate import tabulate
 
-import cliper  # noqa: E402, F401  (registers CLIPer and its keys)
-import torch  # noqa: E402
-from hyperclip.runtime.files import write_atomically  # noqa: E402
-from hyperclip.runtime.memory import keep_freed_memory  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-
-from tools.benchmarks.adapters import adapter_maps  # noqa: E402
-from tools.benchmarks.cliper import pipeline  # noqa: E402
-from tools.benchmarks.evaluation import evaluate  # noqa: E402
-from tools.benchmarks.head import head  # noqa: E402
-from tools.benchmarks.inference import inference, new_vocabulary  # noqa: E402
-from tools.benchmarks.measuring import Row, Settings  # noqa: E402
-from tools.benchmarks.refine import refine  # noqa: E402
-from tools.benchmarks.text import text  # noqa: E402
-from tools.benchmarks.training import train  # noqa: E402
+from speed.adapters import adapter_maps
+from speed.cliper import pipeline
+from speed.evaluation import evaluate
+from speed.head import head
+from speed.inference import inference, new_vocabulary
+from speed.measuring import Row, Settings
+from speed.refine import refine
+from speed.text import text
+from speed.training import train
 
 SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "text": (text,),
@@ -97,7 +94,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "suites", nargs="+", choices=SUITES, metavar="SUITE", help=", ".join(SUITES)

@@ -7,8 +7,8 @@ from hyperclip.adapters import adapters
 from torch import Tensor
 
 from reference.training import literal_adapters
-from tools.benchmarks.measuring import Row, Settings, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, compare
+from speed.models import build_hyperclip
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from hyperclip.training.optimizer import build_optimizer
 from torch import Tensor
 
 from reference import training
-from tools.benchmarks.measuring import Row, Settings, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, compare
+from speed.models import build_hyperclip
 
 
 def train(settings: Settings) -> list[Row]:

@@ -10,7 +10,7 @@ from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
 from torch import Tensor
 
 from reference import cliper as literal
-from tools.benchmarks.measuring import Row, Settings, compare
+from speed.measuring import Row, Settings, compare
 
 TOKENS, MAPS, HEAD_DIM, THRESHOLD = 4096, 10, 64, 0.2
 

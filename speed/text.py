@@ -9,8 +9,8 @@ from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.vocabulary import builtin
 
 from reference import clip as literal
-from tools.benchmarks.measuring import Row, Settings, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, compare
+from speed.models import build_hyperclip
 
 
 @torch.no_grad()

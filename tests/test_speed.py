@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny models, and compare with an earlier run. Nothing is asserted about
+"""The speed tests run, on tiny models, and compare with an earlier run. Nothing is asserted about
 time.
 """
 
@@ -11,16 +11,16 @@ import sys
 
 import pytest
 
-from tools.benchmark import SUITES, regressions
+from speed.__main__ import SUITES, regressions
 
 
-def benchmark(*arguments):
-    command = [sys.executable, "tools/benchmark.py", *map(str, arguments)]
+def measure(*arguments):
+    command = [sys.executable, "-m", "speed", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
-    done = benchmark(
+    done = measure(
         *SUITES,
         "--smoke",
         "--repeat",
@@ -43,7 +43,7 @@ def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
 
 
 def test_single_cases_can_be_chosen(tmp_path):
-    done = benchmark(
+    done = measure(
         "refine",
         "--smoke",
         "--repeat",
@@ -56,7 +56,7 @@ def test_single_cases_can_be_chosen(tmp_path):
     assert [row["case"] for row in json.loads((tmp_path / "a.json").read_text())] == [
         "from given maps, 21 classes"
     ]
-    done = benchmark("refine", "--smoke", "--only", "no such case")
+    done = measure("refine", "--smoke", "--only", "no such case")
     assert (
         done.returncode == 1
         and "got 'no such case', which no case of refine contains" in done.stderr

@@ -9,7 +9,7 @@ from hyperclip.adapters import adapters
 from hyperclip.config.keys import load_config
 from hyperclip.meta_arch import HyperCLIP
 
-from tools.benchmarks.measuring import Settings
+from speed.measuring import Settings
 
 
 def build_hyperclip(settings: Settings, *keys: str) -> tuple[CfgNode, HyperCLIP]:

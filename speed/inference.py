@@ -13,8 +13,8 @@ from hyperclip.vocabulary import builtin
 from torch import Tensor
 
 from reference import inference as literal
-from tools.benchmarks.measuring import Row, Settings, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, compare
+from speed.models import build_hyperclip
 
 LISTS = {"voc20": (640, 640), "ade150": (640, 640), "ade847": (1024, 1024)}
 """Class lists, and the size of the image."""

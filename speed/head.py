@@ -18,8 +18,8 @@ from torch import Tensor
 from reference import head as parts
 from reference import inference as literal
 from reference.training import embed_image, head_logits
-from tools.benchmarks.measuring import Row, Settings, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, compare
+from speed.models import build_hyperclip
 
 MAPS = 14
 """Class maps that the decoder is measured with."""

@@ -22,8 +22,8 @@ from hyperclip.vocabulary import builtin
 from PIL import Image
 from torch import Tensor
 
-from tools.benchmarks.measuring import Row, Settings, Stopwatch, compare
-from tools.benchmarks.models import build_hyperclip
+from speed.measuring import Row, Settings, Stopwatch, compare
+from speed.models import build_hyperclip
 
 SIZE = (512, 683)
 """Height and width of the images, the median of ADE20K's."""

@@ -36,7 +36,7 @@ LONG = (
     "test_user_errors.py",
     "test_h4_head.py",
     "test_curves.py",
-    "test_benchmarks.py",
+    "test_speed.py",
 )
 """Files that take minutes: they begin first, so that two workers end at about the same time."""
 

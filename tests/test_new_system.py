@@ -7,8 +7,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.helpers.programs import run_program
 from tests.quickstart.test_quickstart import root  # noqa: F401  (a fixture)
 from tests.results import rows_of
 
@@ -54,8 +53,7 @@ def run(config, data, *arguments):
     """Run a program that finds the module, and datasets in a folder."""
     path = os.pathsep.join([str(config.parent), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "DETECTRON2_DATASETS": str(data)}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    done = run_program(*arguments, environment=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
 from speed.__main__ import SUITES, regressions
+from tests.helpers.programs import run_program
 
 
 def measure(*arguments):
-    command = [sys.executable, "-m", "speed", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return run_program("-m", "speed", *arguments)
 
 
 def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):

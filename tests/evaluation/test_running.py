@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from PIL import Image
 from tests import fake_trees
 from tests.asking import ask
 from tests.conftest import SHARED
+from tests.helpers.programs import run_program
 from tests.results import rows_of
 
 DENSE, HYPERCLIP, CLIPER = (
@@ -280,9 +279,7 @@ def test_datasets_of_ones_own_train_and_evaluate(tmp_path):
         ],
     ]
     for command in commands:
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, timeout=600
-        )
+        done = run_program(*command)
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     trained, rows = rows_of(tmp_path / "run"), rows_of(tmp_path / "table")
     assert set(rows) == set(trained) == {"msrc21_val", "camvid_val"}

@@ -8,8 +8,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from hyperclip.segmenter import Description
 from PIL import Image
 
 from tests import fake_trees
+from tests.helpers.programs import run_program
 
 HYPERCLIP, CLIPER = "configs/quickstart/hyperclip.yaml", "configs/quickstart/cliper.yaml"
 ALIASES = [spec.alias for spec in DATASETS.values() if spec.benchmark]
@@ -71,8 +70,7 @@ def _root(tree, monkeypatch):
 
 
 def evaluate(*arguments):
-    command = [sys.executable, "tools/evaluate.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return run_program("tools/evaluate.py", *arguments)
 
 
 def test_both_systems_on_all_benchmarks_in_one_process(tmp_path, weights):

@@ -19,15 +19,14 @@ from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.asking import ask
+from tests.helpers.programs import run_program
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 DENSE = "configs/quickstart/dense_clip.yaml"
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    return run_program(*arguments, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +380,6 @@ def test_errors_are_one_line_and_not_a_traceback(arguments, message, tmp_path):
 
 def test_detectron2_missing_is_one_clear_error():
     code = "import sys; sys.modules['detectron2'] = None\nimport hyperclip.config.keys"
-    done = run("-c", code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "tools/setup.sh" in done.stderr.splitlines()[-1]

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from hyperclip.clip import CLIP_MEAN, CLIP_STD, load_clip
 from hyperclip.tinyscenes.drawing import SPLITS, class_names, render_captioned, render_scene
 from PIL import Image
 
+from tests.helpers.programs import run_program
 from tests.results import rows_of
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
@@ -26,13 +25,7 @@ CONFIG = "configs/quickstart/hyperclip.yaml"
 
 def run(root, *arguments):
     environment = {**os.environ, "DETECTRON2_DATASETS": str(root)}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
+    done = run_program(*arguments, environment=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

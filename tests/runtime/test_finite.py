@@ -8,8 +8,6 @@ import contextlib
 import itertools
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from PIL import Image
 
 from tests import fake_trees
 from tests.asking import ask
+from tests.helpers.programs import run_program
 
 HYPERCLIP, DENSE, CLIPER = (
     f"configs/quickstart/{name}.yaml" for name in ("hyperclip", "dense_clip", "cliper")
@@ -275,8 +274,7 @@ def test_the_evaluator_makes_no_labels_of_them(tmp_path, key, value):
 
 def run(root, *arguments):
     environment = {**os.environ, "DETECTRON2_DATASETS": str(root)}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    return run_program(*arguments, environment=environment)
 
 
 def test_every_command_says_it_and_fails(tmp_path):

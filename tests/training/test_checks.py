@@ -4,9 +4,6 @@ in drawing.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hyperclip.clip import TextEmbedder
@@ -25,6 +22,7 @@ from hyperclip.training.trainer import verify_expected
 from torch import nn
 
 from tests.colours import COLOURS, keys_of, write_colours
+from tests.helpers.programs import run_program
 from tests.results import rows_of
 from tests.training.test_curves import forget_colours
 
@@ -218,15 +216,14 @@ def test_every_tool_says_it_before_the_first_image(colours, tmp_path, tool, mess
         OUTPUT_DIR=tmp_path / "out",
     )
     options = ["--output", str(tmp_path / "out"), "--opts"] if "--dataset" in tool else []
-    command = [sys.executable, *tool, "--config-file", QUICK, *options, *keys]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_program(*tool, "--config-file", QUICK, *options, *keys)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert message in done.stderr.split("\nerror: ")[-1]
 
 
 def test_a_start_that_failed_does_not_refuse_the_corrected_one(colours, tmp_path):
     """Nor with --resume, which a queue always passes."""
-    command = [sys.executable, "tools/train_net.py", "--config-file", QUICK, "--num-gpus", "1"]
+    command = ["tools/train_net.py", "--config-file", QUICK, "--num-gpus", "1"]
     keys = dict(SOLVER__IMS_PER_BATCH=2, DATALOADER__NUM_WORKERS=0, OUTPUT_DIR=tmp_path / "out")  # noqa: C408
     wrong = {"DATASETS__TEST": ["colours_vall"], "SOLVER__BASE_LR": 0.1}
     for options, other in (
@@ -234,11 +231,7 @@ def test_a_start_that_failed_does_not_refuse_the_corrected_one(colours, tmp_path
         (["--resume"], wrong),
         (["--resume"], {"TEST__BEST_METRIC": "pACC"}),
     ):
-        done = subprocess.run(
-            [*command, *options, *keys_of(colours, 1, **keys, **other)],
-            capture_output=True,
-            text=True,
-        )
+        done = run_program(*command, *options, *keys_of(colours, 1, **keys, **other))
         assert (done.returncode == 0) == (other is not wrong), done.stderr[-2000:]
     assert rows_of(tmp_path / "out")["colours_val"]["images"] == 12
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,10 +13,11 @@ from hyperclip.training import trainer
 from hyperclip.training.checkpoint_hooks import INTERRUPTED
 
 from tests.colours import keys_of, write_colours
+from tests.helpers.programs import run_program
 from tests.results import rows_of
 from tests.training import training_run
 
-ITERATIONS = 20
+ITERATIONS = 12
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +37,14 @@ def config_of(pictures, **others):
             "SOLVER__BASE_LR": 2e-4,
             "SOLVER__CLIP_MULTIPLIER": 0.075,
             "SOLVER__EMA_DECAY": 0.9,
-            "TEST__EVAL_PERIOD": 4,
+            "TEST__EVAL_PERIOD": 6,
             **others,
         },
     )
 
 
 def train(folder, keys, *options, name="run"):
-    command = [
-        sys.executable,
+    return run_program(
         "-m",
         "tests.training.training_run",
         "--config-file",
@@ -56,9 +54,9 @@ def train(folder, keys, *options, name="run"):
         *options,
         *keys,
         "OUTPUT_DIR",
-        str(folder),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        folder,
+        timeout=300,
+    )
 
 
 def records_of(folder, rank=0, name="run"):

@@ -12,16 +12,14 @@ the released code.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from hyperclip.data import conversion as prep
-from hyperclip.data import dataset_root
 from hyperclip.data.image_files import ORIENTATIONS
-from hyperclip.runtime.files import user_path
+from hyperclip.data.index_files import need, read_ade_index
 from hyperclip.runtime.program import run_program
 
 IMAGES = 2000
@@ -46,44 +44,32 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(root: Path, orientation: str = "") -> prep.Counts:
-    """Convert the validation images; ``orientation`` is that of
-    :func:`hyperclip.data.conversion.read_pixels`.
+    """Convert the validation images; ``orientation`` is explained at :func:`prep.read_pixels`.
 
     Raises:
-        FileNotFoundError, ValueError: these say what is missing or damaged.
+        FileNotFoundError, ValueError: a source is missing or damaged.
     """
     folder = root / "ADE20K_2021_17_01"
-    listed = prep.read_ade_index(prep.need(folder / "index_ade20k.pkl", HELP))
+    listed = read_ade_index(need(folder / "index_ade20k.pkl", HELP))
     sources = [root / path for path in listed if path.name.startswith("ADE_val_")]
-    images, labels = (
-        folder / kind / "validation" for kind in ("images_detectron2", "annotations_detectron2")
-    )
-    jobs = [
-        prep.Job(
-            str(path),
-            (images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"),
-            partial(convert, path, orientation),
-        )
-        for path in sources
-    ]
+    images = folder / "images_detectron2/validation"
+    labels = folder / "annotations_detectron2/validation"
+    jobs = []
+    for path in sources:
+        targets = images / f"{path.stem}.jpg", labels / f"{path.stem}.tif"
+        jobs.append(prep.Job(str(path), targets, partial(convert, path, orientation)))
     return prep.convert_files(jobs, labels)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = prep.preparation_parser(__doc__)
     parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
+        "--orientation",
+        choices=ORIENTATIONS,
+        default="",
+        help="pixels that labels belong to where EXIF turns an image (default: such images are "
+        "reported as faults)",
     )
-    turned = (
-        "pixels that labels belong to where EXIF turns an image (default: such images are reported "
-        "as faults)"
-    )
-    parser.add_argument("--orientation", choices=ORIENTATIONS, default="", help=turned)
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.orientation).report(IMAGES))
 

@@ -11,24 +11,14 @@ count, and an image without instances becomes background.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hyperclip.data import dataset_root
-from hyperclip.data.conversion import (
-    Counts,
-    Job,
-    by_image,
-    coco_object_labels,
-    convert_files,
-    need,
-    read_index,
-)
-from hyperclip.runtime.files import user_path
+from hyperclip.data import conversion as prep
+from hyperclip.data.index_files import by_image, need, read_index
 from hyperclip.runtime.program import run_program
 
 IMAGES, CLASSES = 5000, 80
@@ -45,12 +35,14 @@ HELP = (
 def convert(
     image: Mapping[str, Any], annotations: list[dict[str, Any]], classes: Mapping[int, int]
 ) -> tuple[np.ndarray]:
-    return (coco_object_labels(annotations, classes, image["height"], image["width"]),)
+    return (prep.coco_object_labels(annotations, classes, image["height"], image["width"]),)
 
 
-def prepare(root: Path, instances: Path | None = None) -> Counts:
-    """Convert val2017. Raises FileNotFoundError or ValueError, which say what is missing or
-    damaged.
+def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
+    """Convert val2017.
+
+    Raises:
+        FileNotFoundError, ValueError: a source is missing or damaged.
     """
     source = instances or next((root / place for place in PLACES if (root / place).is_file()), None)
     if source is None:
@@ -72,27 +64,16 @@ def prepare(root: Path, instances: Path | None = None) -> Counts:
     classes = {category: k + 1 for k, category in enumerate(ids)}
     annotations = by_image(index["annotations"])
     target = root / "coco-stuff/annotations_object/val2017"
-    jobs = [
-        Job(
-            f"{source}, image {image['id']}",
-            (target / f"{image['id']:012d}.png",),
-            partial(convert, image, annotations.get(image["id"], []), classes),
-        )
-        for image in index["images"]
-    ]
-    return convert_files(jobs, target)
+    jobs = []
+    for image in index["images"]:
+        key = image["id"]
+        make = partial(convert, image, annotations.get(key, []), classes)
+        jobs.append(prep.Job(f"{source}, image {key}", (target / f"{key:012d}.png",), make))
+    return prep.convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
-    )
+    parser = prep.preparation_parser(__doc__)
     parser.add_argument(
         "--instances", type=Path, metavar="FILE", help="instances_val2017.json, if it is elsewhere"
     )

@@ -10,16 +10,14 @@ coco-stuff/annotations_detectron2/<split>/*.png (0..170, 255).
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Counts, Job, coco_stuff_labels, convert_files, need
+from hyperclip.data import conversion as prep
+from hyperclip.data.index_files import need
 from hyperclip.data.label_maps import read_raw_label
 from hyperclip.data.pairing import Kind, is_hidden
-from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 IMAGES = {"val2017": 5000, "train2017": 118287}
@@ -30,36 +28,27 @@ HELP = (
 
 
 def convert(path: Path) -> tuple[np.ndarray]:
-    return (coco_stuff_labels(read_raw_label(path)),)
+    return (prep.coco_stuff_labels(read_raw_label(path)),)
 
 
-def prepare(root: Path, split: str) -> Counts:
-    """Convert one split. Raises FileNotFoundError or ValueError, which say what is missing or
-    damaged.
+def prepare(root: Path, split: str) -> prep.Counts:
+    """Convert one split.
+
+    Raises:
+        FileNotFoundError, ValueError: a source is missing or damaged.
     """
     source = need(root / "coco-stuff/annotations" / split, HELP)
     target = root / "coco-stuff/annotations_detectron2" / split
     raw = Kind("label", source, (".png",), ("", ""))
-    paths = sorted(
-        path for path in source.iterdir() if raw.takes(path) and not is_hidden(path.name)
-    )
+    paths = sorted(p for p in source.iterdir() if raw.takes(p) and not is_hidden(p.name))
     if not paths:
         raise FileNotFoundError(f"{str(source)!r} has no png file. {HELP}")
-    return convert_files(
-        [Job(str(path), (target / path.name,), partial(convert, path)) for path in paths], target
-    )
+    jobs = [prep.Job(str(p), (target / p.name,), partial(convert, p)) for p in paths]
+    return prep.convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
-    )
+    parser = prep.preparation_parser(__doc__)
     parser.add_argument("--split", choices=[*IMAGES, "both"], default="both")
     arguments = parser.parse_args()
     for split in IMAGES if arguments.split == "both" else [arguments.split]:

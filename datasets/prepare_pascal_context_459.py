@@ -11,23 +11,14 @@ VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from hyperclip.data import dataset_root
-from hyperclip.data.conversion import (
-    Counts,
-    Job,
-    context459_labels,
-    convert_files,
-    need,
-    read_index,
-)
+from hyperclip.data import conversion as prep
+from hyperclip.data.index_files import need, read_index
 from hyperclip.data.pairing import read_list
-from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
@@ -44,7 +35,7 @@ def convert(path: Path) -> tuple[np.ndarray]:
         raise ValueError(
             f"{path}: expected a MATLAB file with a LabelMap, which cannot be read ({error!r})"
         ) from error
-    return (context459_labels(label_map),)
+    return (prep.context459_labels(label_map),)
 
 
 def validation_ids(folder: Path) -> list[str]:
@@ -59,29 +50,22 @@ def validation_ids(folder: Path) -> list[str]:
     return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
 
 
-def prepare(root: Path) -> Counts:
-    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is
-    missing or damaged.
+def prepare(root: Path) -> prep.Counts:
+    """Convert the validation images.
+
+    Raises:
+        FileNotFoundError, ValueError: a source is missing or damaged.
     """
     folder = root / "VOCdevkit/VOC2010"
     source, target = need(folder / "trainval", HELP), folder / "annotations_detectron2/pc459_val"
     paths = [source / f"{name}.mat" for name in validation_ids(folder)]
-    return convert_files(
-        [Job(str(p), (target / f"{p.stem}.tif",), partial(convert, p)) for p in paths], target
-    )
+    jobs = [prep.Job(str(p), (target / f"{p.stem}.tif",), partial(convert, p)) for p in paths]
+    return prep.convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
-    )
-    print(prepare(parser.parse_args().root).report(*IMAGES))
+    root = prep.preparation_parser(__doc__).parse_args().root
+    print(prepare(root).report(*IMAGES))
 
 
 if __name__ == "__main__":

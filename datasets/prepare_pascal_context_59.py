@@ -10,25 +10,14 @@ VOCdevkit/VOC2010/annotations_detectron2/pc59_val/*.png.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hyperclip.data import dataset_root
-from hyperclip.data.conversion import (
-    Counts,
-    Job,
-    by_image,
-    context59_labels,
-    convert_files,
-    decode_mask,
-    need,
-    read_index,
-)
-from hyperclip.runtime.files import user_path
+from hyperclip.data import conversion as prep
+from hyperclip.data.index_files import by_image, need, read_index
 from hyperclip.runtime.program import run_program
 
 IMAGES = (5104, 5105)
@@ -40,13 +29,17 @@ HELP = (
 
 def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> tuple[np.ndarray]:
     height, width = image["height"], image["width"]
-    masks = ((a["category_id"], decode_mask(a["segmentation"], height, width)) for a in annotations)
-    return (context59_labels(masks, height, width),)
+    masks = (
+        (a["category_id"], prep.decode_mask(a["segmentation"], height, width)) for a in annotations
+    )
+    return (prep.context59_labels(masks, height, width),)
 
 
-def prepare(root: Path) -> Counts:
-    """Convert the validation images. Raises FileNotFoundError or ValueError, which say what is
-    missing or damaged.
+def prepare(root: Path) -> prep.Counts:
+    """Convert the validation images.
+
+    Raises:
+        FileNotFoundError, ValueError: a source is missing or damaged.
     """
     source = need(root / "VOCdevkit/VOC2010/trainval_merged.json", HELP)
     index = read_index(
@@ -57,30 +50,19 @@ def prepare(root: Path) -> Counts:
     images = [image for image in index["images"] if image["phase"] == "val"]
     wanted = {image["image_id"] for image in images}
     annotations = by_image(a for a in index["annos_segmentation"] if a["image_id"] in wanted)
-    del index
+    del index  # large: of the training images, too
     target = root / "VOCdevkit/VOC2010/annotations_detectron2/pc59_val"
-    jobs = [
-        Job(
-            f"{source}, image {image['file_name']}",
-            (target / f"{Path(image['file_name']).stem}.png",),
-            partial(convert, image, annotations.get(image["image_id"], [])),
-        )
-        for image in images
-    ]
-    return convert_files(jobs, target)
+    jobs = []
+    for image in images:
+        name = image["file_name"]
+        make = partial(convert, image, annotations.get(image["image_id"], []))
+        jobs.append(prep.Job(f"{source}, image {name}", (target / f"{Path(name).stem}.png",), make))
+    return prep.convert_files(jobs, target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
-    )
-    print(prepare(parser.parse_args().root).report(*IMAGES))
+    root = prep.preparation_parser(__doc__).parse_args().root
+    print(prepare(root).report(*IMAGES))
 
 
 if __name__ == "__main__":

@@ -20,14 +20,11 @@ from hyperclip.tinyscenes.drawing import SPLITS, render_scene
 def main() -> None:
     for split, spec in SPLITS.items():
         folder = dataset_root() / "tinyscenes" / split
-        jobs = [
-            Job(
-                f"scene {index} of {split}",
-                tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels")),
-                partial(render_scene, split, index),
-            )
-            for index in range(spec.images)
-        ]
+        jobs = []
+        for index in range(spec.images):
+            targets = tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels"))
+            make = partial(render_scene, split, index)
+            jobs.append(Job(f"scene {index} of {split}", targets, make))
         print(convert_files(jobs, folder).report(spec.images))
 
 

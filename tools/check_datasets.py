@@ -16,8 +16,9 @@ import argparse
 
 import hyperclip.data  # noqa: F401  (registers the datasets)
 from hyperclip.data import DATASETS
-from hyperclip.data.checking import Report, check_dataset, faults_text
+from hyperclip.data.checking import Report, check_dataset
 from hyperclip.data.dataset_file import register_files
+from hyperclip.data.records import first_faults
 from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
 from hyperclip.runtime.program import run_program
 from tabulate import tabulate
@@ -27,20 +28,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "datasets",
-        nargs="*",
-        help="aliases, registered names, or YAML files (default: all registered)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=50,
-        help="images to open of each, 0 for all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--histogram", action="store_true", help="show the classes of the sampled labels"
-    )
+    names = "aliases, registered names, or YAML files (default: all registered)"
+    parser.add_argument("datasets", nargs="*", help=names)
+    samples = "images to open of each, 0 for all (default: %(default)s)"
+    parser.add_argument("--samples", type=int, default=50, help=samples)
+    classes = "show the classes of the sampled labels"
+    parser.add_argument("--histogram", action="store_true", help=classes)
     arguments = parser.parse_args()
     if arguments.samples < 0:
         parser.error(
@@ -53,11 +46,11 @@ def choose(names: list[str]) -> list[DatasetSpec]:
     """All datasets, or those with these names or of these files."""
     if not names:
         return list(DATASETS.values())
-    return [
-        s
-        for n in names
-        for s in (register_files([n]) if n.endswith((".yaml", ".yml")) else [find_dataset(n)])
-    ]
+    specs: list[DatasetSpec] = []
+    for name in names:
+        is_file = name.endswith((".yaml", ".yml"))
+        specs += register_files([name]) if is_file else [find_dataset(name)]
+    return specs
 
 
 def histogram(report: Report) -> str:
@@ -74,19 +67,15 @@ def main() -> int:
     reports = [check_dataset(spec, arguments.samples) for spec in choose(arguments.datasets)]
     for report in reports:
         if report.status == "faulty" or (report.faults and arguments.datasets):
-            print(f"{report.spec.alias}: {len(report.faults)} faults\n{faults_text(report)}\n")
+            listed = first_faults(report.faults)
+            print(f"{report.spec.alias}: {len(report.faults)} faults\n{listed}\n")
         if report.left_out and arguments.datasets:
             print("\n".join([f"{report.spec.alias}: not read", *report.left_out, ""]))
         if arguments.histogram and report.sampled:
             print(f"{report.spec.alias}: classes in {report.sampled} labels\n{histogram(report)}\n")
     rows = [(r.spec.alias, r.status, r.images, r.expected, r.sampled, r.layout) for r in reports]
-    print(
-        tabulate(
-            rows,
-            ["dataset", "status", "images", "official", "opened", "labels (label map)"],
-            tablefmt="github",
-        )
-    )
+    header = ["dataset", "status", "images", "official", "opened", "labels (label map)"]
+    print(tabulate(rows, header, tablefmt="github"))
     print(
         f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to "
         "get each: datasets/README.md"

@@ -1,8 +1,6 @@
-"""The stream of training batches: which image comes when, and how it is augmented, depends on seed
-and position alone.
+"""The stream of training batches: order and augmentation depend on seed and position alone.
 
-So a run goes on exactly where it was, whatever the number of workers, and several processes see the
-batches of one.
+So a run resumes exactly, whatever the number of workers, and many processes see the batches of one.
 """
 
 from __future__ import annotations
@@ -34,24 +32,23 @@ EXIF_ORIENTATION = 0x0112
 """Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
 
 FEW = 100
-"""The share of faulty images is taken of at least so many, so that one of the first does not end a
-run.
-"""
+"""The share of faulty images is of at least so many: one early fault does not end a run."""
 
 
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    An image that cannot be read gives way to another one, drawn by chance; "faults" of the sample
-    says so.
+    An image that cannot be read is replaced by a random other one, which "faults" of the sample
+    says.
 
     Args:
-        records: Detectron2's. mapper: makes a sample of a record. seed: of the order and the
-            augmentation.
+        records: Detectron2's. mapper: makes a sample of a record.
+        seed: of the order and the augmentation.
     """
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
-        self.records, self.mapper, self.seed = DatasetFromList(records, copy=False), mapper, seed
+        self.records = DatasetFromList(records, copy=False)
+        self.mapper, self.seed = mapper, seed
         self._wide: dict[int, bool] = {}
 
     def index(self, position: int) -> int:
@@ -60,17 +57,14 @@ class TrainSamples(Dataset):
         return int(order_of_epoch(self.seed, epoch, len(self.records))[offset])
 
     def is_wide(self, position: int) -> bool:
-        """Whether the record at a position is wider than high; nothing but the head of its file is
-        read, and once.
-        """
+        """Whether the image at a position is wider than high; its file's head is read once."""
         index = self.index(position)
         if index not in self._wide:
             self._wide[index] = is_wide(self.records[index])
         return self._wide[index]
 
     def __getitem__(self, position: int) -> dict:
-        """The sample, with "position" and "faults", a message for each image that could not be
-        read.
+        """The sample, with "position" and "faults", a message for each unreadable image.
 
         Raises:
             ValueError: none of several images can be read.
@@ -99,20 +93,16 @@ def order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def is_wide(record: Mapping[str, Any]) -> bool:
-    """Whether an image is wider than high, by its record or by the head of its file; False if that
-    cannot be read.
-    """
+    """Whether an image is wider than high, by its record or its file; False if unreadable."""
     if "width" in record and "height" in record:
         return record["width"] > record["height"]
     try:
         with Image.open(record["file_name"]) as file:
             width, height = file.size
-            turned = (
-                record.get("orientation") != "stored"
-                and file.getexif().get(EXIF_ORIENTATION, 1) > 4
-            )
+            on_side = file.getexif().get(EXIF_ORIENTATION, 1) > 4
     except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False  # whoever reads all of it says what is wrong
+    turned = on_side and record.get("orientation") != "stored"
     return height > width if turned else width > height
 
 
@@ -120,8 +110,8 @@ class Batch(NamedTuple):
     """A batch of all processes together.
 
     Attributes:
-        positions: of its samples. position: the next one after all that were looked at. waiting:
-            positions that were looked at and are in no batch yet.
+        positions: of its samples. position: the next one that nobody has looked at.
+        waiting: positions that were looked at and are in no batch yet.
     """
 
     positions: list[int]
@@ -132,16 +122,14 @@ class Batch(NamedTuple):
 class TrainStream:
     """Endless batches of one of several processes.
 
-    Batch k of all processes together are the positions k B to (k + 1) B - 1, each process has a
-    slice. When grouped, a batch is of images that are all wide or all high, and takes the positions
-    in the order in which its group fills. Every process finds all batches for itself, so that their
-    number does not change what a batch holds.
+    Batch k of all processes together has the positions k B to (k + 1) B - 1, of which each process
+    takes a slice. Grouped, the images of a batch are all wide or all high, and it is ready when its
+    group is full. Every process computes all batches, so their number does not change them.
 
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
         rank, processes: this process. workers: processes that read; 0 reads in this one.
-        grouped: make batches of one orientation, which pays where images of a batch are padded to
-            the largest.
+        grouped: make batches of one orientation, which need less padding.
         max_faulty: share of images that may be unreadable.
     """
 
@@ -156,8 +144,9 @@ class TrainStream:
         grouped: bool = False,
         max_faulty: float = 0.01,
     ) -> None:
-        self.samples, self.batch, self.rank, self.processes = samples, batch, rank, processes
-        self.workers, self.grouped, self.max_faulty = workers, grouped, max_faulty
+        self.samples, self.batch = samples, batch
+        self.rank, self.processes, self.workers = rank, processes, workers
+        self.grouped, self.max_faulty = grouped, max_faulty
         self.position, self.seen, self.faulty = 0, 0, 0
         self.waiting: list[int] = []
 
@@ -213,15 +202,14 @@ class TrainStream:
     def _count(self, faults: list[str]) -> None:
         self.seen += 1
         self.faulty += len(faults)
+        tried = self.seen + self.faulty
         for fault in faults:
-            logger.warning(
-                "skipped image %d of %d: %s", self.faulty, self.seen + self.faulty, fault
-            )
-        if faults and self.faulty > self.max_faulty * max(self.seen + self.faulty, FEW):
+            logger.warning("skipped image %d of %d: %s", self.faulty, tried, fault)
+        if faults and self.faulty > self.max_faulty * max(tried, FEW):
             raise ValueError(
-                f"{self.faulty} of {self.seen + self.faulty} training images could not be read, "
-                f"more than DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The "
-                f"last: {faults[-1]}. tools/check_datasets.py --samples 0 lists them all"
+                f"{self.faulty} of {tried} training images could not be read, more than "
+                f"DATALOADER.MAX_FAULTY_SHARE {self.max_faulty} of at least {FEW}. The last: "
+                f"{faults[-1]}. tools/check_datasets.py --samples 0 lists them all"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -236,10 +224,10 @@ class TrainStream:
         }
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on where all processes of a run were, even if their number was another one.
+        """Go on where all processes of a run were, whatever their number.
 
         Raises:
-            ValueError: another batch.
+            ValueError: another batch size.
         """
         state = states[self.rank] if len(states) == self.processes else states[0]
         if state["batch"] != self.batch:
@@ -253,9 +241,7 @@ class TrainStream:
 
 
 def start_method(workers: int) -> str | None:
-    """How to start a loader's workers: forked on Linux, where processes of Detectron2's launcher
-    would spawn them.
-    """
+    """How a loader starts workers: forked on Linux, or Detectron2's launcher would spawn them."""
     return "fork" if workers and sys.platform == "linux" else None
 
 
@@ -264,9 +250,7 @@ def _as_it_is(sample: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """A signal to the whole group is the main process's affair, which still needs its workers for
-    the step it is in.
-    """
+    """Leave signals to the main process, which needs its workers until its step ends."""
     if hasattr(signal, "SIGUSR1"):  # Windows has neither
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "alarm"):

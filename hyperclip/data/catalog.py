@@ -1,6 +1,4 @@
-"""The table of datasets as Detectron2 sees it: its catalogues, and what a model is asked on each
-set.
-"""
+"""The table of datasets in Detectron2's catalogues, and what a model is asked on each dataset."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from .registry import DATASETS, DatasetSpec, find_dataset
 
 
 def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
-    """What a model is asked on a registered dataset: its classes, then its background words where
-    those are folded.
+    """What a model is asked on a registered dataset: classes, then background words to fold.
 
     A dataset that was registered with Detectron2 alone gives its ``stuff_classes``.
 
@@ -45,40 +42,26 @@ def registered_names(names: Iterable[str]) -> list[str]:
 
 
 def spec_of(dataset: str) -> DatasetSpec:
-    """The description of a registered dataset; of one that Detectron2 alone knows, what its
-    metadata says.
-    """
+    """Description of a registered dataset, from the metadata if only Detectron2 knows it."""
     if dataset in DATASETS or dataset not in DatasetCatalog.list():
         return find_dataset(dataset)
-    meta = MetadataCatalog.get(dataset)
-    vocabularies = {"catseg": vocabulary_of(dataset)}
+    classes = {"catseg": vocabulary_of(dataset)}
+    ignore = MetadataCatalog.get(dataset).ignore_label
     return DatasetSpec(
-        dataset,
-        dataset,
-        (),
-        "none",
-        (),
-        vocabularies,
-        "",
-        ignore=meta.ignore_label,
-        benchmark=False,
+        dataset, dataset, (), "none", (), classes, "", ignore=ignore, benchmark=False
     )
 
 
 def register(spec: DatasetSpec) -> None:
-    """Add a dataset to the table and to Detectron2's catalogues. Nothing is read from disk before
-    it is used.
+    """Add a dataset to the table and to Detectron2's catalogues, without reading its files.
 
     Raises:
         ValueError: the name or the alias is taken by another one.
     """
-    taken = [
-        s.name
-        for s in DATASETS.values()
-        if {s.name, s.alias} & {spec.name, spec.alias} and s != spec
-    ]
-    if not taken and spec.name not in DATASETS and spec.name in DatasetCatalog.list():
-        taken = [spec.name]
+    names = {spec.name, spec.alias}
+    taken = [s.name for s in DATASETS.values() if names & {s.name, s.alias} and s != spec]
+    if spec.name not in DATASETS and spec.name in DatasetCatalog.list():
+        taken.append(spec.name)
     if taken:
         raise ValueError(
             f"dataset {spec.name!r} (alias {spec.alias!r}): that name is already taken by "
@@ -87,10 +70,9 @@ def register(spec: DatasetSpec) -> None:
     DATASETS[spec.name] = spec
     if spec.name not in DatasetCatalog.list():
         DatasetCatalog.register(spec.name, lambda: load_records(spec))
-        names = spec.label_names
-        MetadataCatalog.get(spec.name).set(
-            evaluator_type="sem_seg", ignore_label=spec.ignore, stuff_classes=names
-        )
+        metadata = MetadataCatalog.get(spec.name)
+        metadata.set(evaluator_type="sem_seg", ignore_label=spec.ignore)
+        metadata.set(stuff_classes=spec.label_names)
 
 
 def unregister(spec: DatasetSpec) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from .image_files import exif_orientation, turned_fault
 from .mapper import read_pair
 from .pairing import kinds_of, left_out
-from .records import LISTED_FAULTS, make_records, pair_files
-from .registry import DatasetSpec, dataset_root
+from .records import make_records, pair_files
+from .registry import DatasetSpec
 
 
 @dataclass
@@ -19,12 +19,12 @@ class Report:
 
     Attributes:
         spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
-        images: how many there are. faults: a line each. layout: label folder that is used, and its
-            label map.
-        sampled: images that were opened. pixels: of each class in their labels (T,), the last entry
-            those that do not count.
-        occurrences: in how many of them each class occurs (T,). left_out: a line on files that are
-            neither images nor labels.
+        images: how many there are. faults: a line each.
+        layout: the label folder that is used, and its label map.
+        sampled: number of images that were opened.
+        pixels: of each class in their labels, and last those that do not count (T + 1,).
+        occurrences: in how many of them each class occurs (T,).
+        left_out: lines on files that are neither images nor labels.
     """
 
     spec: DatasetSpec
@@ -43,9 +43,7 @@ class Report:
         return " or ".join(map(str, self.spec.images)) or "any"
 
     def histogram(self) -> list[tuple[str, float, int]]:
-        """(class, share of the counted pixels in percent, images with it) for all classes, the most
-        frequent first.
-        """
+        """(class, percent of the counted pixels, images with it), the most frequent class first."""
         counted = self.pixels[:-1]
         order = np.argsort(-counted, kind="stable")
         total, names = max(int(counted.sum()), 1), self.spec.label_names
@@ -58,8 +56,7 @@ class Report:
 
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
-    """Look for a dataset, match its files, count them, and open a sample of them, evenly spread.
-    Nothing is raised.
+    """Look for a dataset, match its files, count them, and open an even sample. Nothing is raised.
 
     The EXIF tags of a set that a file describes are read of all images, unless it says what they
     mean.
@@ -73,27 +70,20 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     )
     try:
         found = pair_files(spec)
-    except FileNotFoundError as error:
-        report.status, report.faults = "missing", [str(error)]
+    except (FileNotFoundError, ValueError) as error:
+        report.status = "missing" if isinstance(error, FileNotFoundError) else "faulty"
+        report.faults = [str(error)]
         return report
-    except ValueError as error:
-        report.status, report.faults = "faulty", [str(error)]
-        return report
-    report.layout, report.faults = (
-        f"{found.layout.labels} ({found.layout.label_map.name})",
-        list(found.faults),
-    )
-    report.left_out = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
+    report.layout = f"{found.layout.labels} ({found.layout.label_map.name})"
+    report.faults = list(found.faults)
+    report.left_out = left_out(*kinds_of(found.layout, spec.folder))
     records = make_records(spec, found)
     report.images = len(records)
     opened = spread(len(records), samples)
     for k in opened:
         _check_files(records[k], report)
-    if spec.file and not spec.orientation:
-        others = {record["file_name"] for record in records} - {
-            records[k]["file_name"] for k in opened
-        }
-        # a few of many images may be turned
+    if spec.file and not spec.orientation:  # a few of many images may be turned
+        others = {r["file_name"] for r in records} - {records[k]["file_name"] for k in opened}
         tags = ((path, exif_orientation(path)) for path in sorted(others))
         report.faults += [turned_fault(path, tag) for path, tag in tags if tag != 1]
     if report.sampled and not report.faults and not report.pixels[:-1].any():
@@ -123,14 +113,7 @@ def _check_files(record: dict, report: Report) -> None:
         report.faults.append(str(error))
         return
     classes = len(report.occurrences)
-    counts = np.bincount(
-        np.where(label == report.spec.ignore, classes, label).ravel(), minlength=classes + 1
-    )
+    indices = np.where(label == report.spec.ignore, classes, label).ravel()
+    counts = np.bincount(indices, minlength=classes + 1)
     report.pixels += counts
     report.occurrences += counts[:classes] > 0
-
-
-def faults_text(report: Report) -> str:
-    """The first 20 faults, one a line."""
-    more = len(report.faults) - LISTED_FAULTS
-    return "\n".join(report.faults[:LISTED_FAULTS]) + (f"\n… and {more} more" if more > 0 else "")

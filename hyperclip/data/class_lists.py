@@ -14,14 +14,13 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
 
     Raises:
         ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES,
-            or an ignore value that is a class or another one than the dataset's.
+            or an ignore value that is a class or not the dataset's.
     """
     head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
-    with_background = [
-        name for name in names if name in DATASETS and DATASETS[name].background != "none"
-    ]
+    known = [DATASETS[name] for name in names if name in DATASETS]
+    with_background = [spec.name for spec in known if spec.background != "none"]
     if with_background:
         raise ValueError(
             f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
@@ -32,9 +31,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
         raise ValueError(
             f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things"
         )
-    vocabulary = _distinct(
-        cfg, _override(head.TRAIN_CLASS_JSON, "TRAIN_CLASS_JSON", own[0], names[0])
-    )
+    vocabulary = _override(cfg, "TRAIN_CLASS_JSON", own[0], names[0])
     if head.NUM_CLASSES != len(vocabulary):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has "
@@ -51,35 +48,32 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
 
 
 def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
-    """What a model is asked on a test set: its classes of the family TEST.VOCABULARY, or those of
-    TEST_CLASS_JSON.
+    """What a model is asked on a test set: its classes of TEST.VOCABULARY, or TEST_CLASS_JSON.
 
     Raises:
         ValueError: a class file whose length is not the dataset's number of classes.
     """
     own = vocabulary_of(dataset_name, cfg.TEST.VOCABULARY)
     fold = dataset_name in DATASETS and DATASETS[dataset_name].background == "fold"
-    source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    return _distinct(cfg, _override(source, "TEST_CLASS_JSON", own, dataset_name, fold))
+    return _override(cfg, "TEST_CLASS_JSON", own, dataset_name, fold)
 
 
-def _distinct(cfg: CfgNode, vocabulary: Vocabulary) -> Vocabulary:
-    """Return the vocabulary; ValueError if two of its classes are asked the same under
-    MODEL.SYNONYMS.
+def _override(
+    cfg: CfgNode, key: str, own: Vocabulary, dataset: str, fold: bool = False
+) -> Vocabulary:
+    """The class file that a key names, or a dataset's own vocabulary.
+
+    Raises:
+        ValueError: another number of classes, or two that are asked the same under MODEL.SYNONYMS.
     """
-    asked_names(vocabulary, synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed))
-    return vocabulary
-
-
-def _override(path: str, key: str, own: Vocabulary, dataset: str, fold: bool = False) -> Vocabulary:
-    if not path:
-        return own
-    vocabulary = load_vocabulary(path)
-    if fold:
+    path = cfg.MODEL.SEM_SEG_HEAD[key]
+    vocabulary = load_vocabulary(path) if path else own
+    if path and fold:
         vocabulary = vocabulary.with_background_prompts()
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} "
             f"has {len(own)}. Leave it empty: each dataset brings its own class list"
         )
+    asked_names(vocabulary, synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed))
     return vocabulary

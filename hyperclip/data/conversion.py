@@ -1,12 +1,13 @@
 """Published labels into those that the registered datasets read: the conversions, on arrays, and
-how many files are done.
+the loop over files that all scripts ``datasets/prepare_*.py`` share.
 
-The scripts ``datasets/prepare_*.py`` know the published folders. A run keeps what an earlier one
-has done, writes files in full or not at all, and collects faults instead of stopping at the first.
+A run keeps what an earlier one has done, writes files in full or not at all, and collects faults
+instead of stopping at the first.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,105 +22,29 @@ from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
 from ..labels import IGNORE
-from ..runtime.files import write_atomically
+from ..runtime.files import user_path, write_atomically
 from .image_files import decode
-from .index_files import by_image, need, read_ade_index, read_index
 from .label_maps import ILLEGAL, LABEL_MAPS
-from .records import LISTED_FAULTS
-
-__all__ = [
-    "CONTEXT59_IDS",
-    "Counts",
-    "Job",
-    "ade847_ids",
-    "ade847_labels",
-    "ade_object_ids",
-    "by_image",
-    "coco_object_labels",
-    "coco_stuff_labels",
-    "context459_labels",
-    "context59_labels",
-    "convert_files",
-    "decode_mask",
-    "is_readable",
-    "need",
-    "read_ade_index",
-    "read_index",
-    "read_pixels",
-    "run_lengths",
-    "shrink",
-]
+from .records import first_faults
+from .registry import dataset_root
 
 IGNORE16 = 65535
 """Label of pixels of no class in 16-bit files."""
 
 CONTEXT59_IDS = (
-    0,
-    2,
-    9,
-    18,
-    19,
-    22,
-    23,
-    25,
-    31,
-    33,
-    34,
-    44,
-    45,
-    46,
-    59,
-    65,
-    68,
-    72,
-    80,
-    85,
-    98,
-    104,
-    105,
-    113,
-    115,
-    144,
-    158,
-    159,
-    162,
-    187,
-    189,
-    207,
-    220,
-    232,
-    258,
-    259,
-    260,
-    284,
-    295,
-    296,
-    308,
-    324,
-    326,
-    347,
-    349,
-    354,
-    355,
-    360,
-    366,
-    368,
-    397,
-    415,
-    416,
-    420,
-    424,
-    427,
-    440,
-    445,
-    454,
+    0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105,
+    113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308,
+    324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454,
     458,
-)
-"""Category ids in trainval_merged.json of "nothing" and then the 59 classes, in the order of their
-indices.
-"""
+)  # fmt: skip
+"""Category ids in trainval_merged.json: "nothing", then the 59 classes in the order of indices."""
 
-ADE_SHORT_SIDE, JPEG_QUALITY = 512, 75
+ADE_IDS = 26 * 256
+"""Object ids of ADE20K are below this."""
+
+ADE_SHORT_SIDE = 512
+JPEG_QUALITY = 75
+FORMATS = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}
 
 
 def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
@@ -143,11 +68,10 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run lengths of a segmentation in any of its forms: polygons, plain or
-    compressed run lengths.
+    """COCO's compressed run lengths of polygons, plain run lengths or compressed ones.
 
     Raises:
-        ValueError: not a segmentation, or one of an image of another size.
+        ValueError: none of these, or made for an image of another size.
     """
     try:
         if isinstance(segmentation, list):
@@ -159,9 +83,8 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         size = list(lengths["size"])
     # pycocotools raises bare exceptions, and whatever indexing into broken input gives
     except Exception as error:
-        raise ValueError(
-            f"a segmentation is neither polygons nor run lengths ({error!r})"
-        ) from error
+        message = f"a segmentation is neither polygons nor run lengths ({error!r})"
+        raise ValueError(message) from error
     if size != [height, width]:
         raise ValueError(
             f"a segmentation is for {size[0]} x {size[1]} pixels, expected {height} x {width}"
@@ -189,12 +112,10 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 def coco_object_labels(
     annotations: Sequence[Mapping], classes: Mapping[int, int], height: int, width: int
 ) -> np.ndarray:
-    """The instances of an image as one label. Large ones are painted first, so that small ones stay
-    visible.
+    """Paint the instances of an image into one label, large ones first: small ones stay visible.
 
     Args:
-        annotations: COCO's, with "category_id" and "segmentation"; crowd regions count like the
-            others.
+        annotations: COCO's, with "category_id" and "segmentation"; crowd regions count as well.
         classes: category id -> 1..80.
     Returns:
         uint8 (H, W): 0 = background, 1..80.
@@ -218,8 +139,7 @@ def coco_object_labels(
 def context59_labels(
     masks: Iterable[tuple[int, np.ndarray]], height: int, width: int
 ) -> np.ndarray:
-    """Masks of Pascal Context, painted one over the other in the order given, as indices of its 59
-    frequent classes.
+    """Paint masks of Pascal Context one over the other, as indices of its 59 frequent classes.
 
     Args:
         masks: (category id, bool (H, W)).
@@ -240,7 +160,7 @@ def context59_labels(
 
 
 def context459_labels(raw: np.ndarray) -> np.ndarray:
-    """Pascal Context's ``LabelMap``, which counts its 459 classes from 1, as indices.
+    """Pascal Context's ``LabelMap``, which counts 459 classes from 1, as class indices.
 
     Args:
         raw: (H, W) of integers 0..459.
@@ -259,11 +179,10 @@ def context459_labels(raw: np.ndarray) -> np.ndarray:
 
 
 def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
-    """Object ids, int32 (H, W) of 0..6655, in ADE20K's ``_seg.png``: red counts tens of 256, green
-    the rest, blue instances.
+    """Object ids, int32 (H, W) of 0..6655, of ADE20K's ``_seg.png``, uint8 (H, W, 3).
 
-    Args:
-        rgb: uint8 (H, W, 3).
+    An id is 256 (red // 10) + green; blue counts instances.
+
     Raises:
         ValueError: another shape or type.
     """
@@ -277,30 +196,26 @@ def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
 @cache
 def ade847_ids() -> tuple[int, ...]:
     """ADE20K's object ids of the 847 classes, in the order of their indices."""
-    return tuple(
-        json.loads(Path(__file__).with_name("ade847_ids.json").read_text(encoding="utf-8"))
-    )
+    return tuple(json.loads(Path(__file__).with_name("ade847_ids.json").read_bytes()))
 
 
 def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
-    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, and 65535 for objects
-    without a class.
+    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, or 65535 for no class.
 
     Raises:
         ValueError: other ids.
     """
-    if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < 26 * 256):
+    if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < ADE_IDS):
         raise ValueError(
-            f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{26 * 256 - 1}"
+            f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{ADE_IDS - 1}"
         )
-    table = np.full(26 * 256, IGNORE16, np.uint16)
+    table = np.full(ADE_IDS, IGNORE16, np.uint16)
     table[list(ade847_ids())] = np.arange(len(ade847_ids()))
     return table[object_ids]
 
 
 def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
-    """An image (H, W) or (H, W, C) with its shorter side at 512 pixels if it was longer, else as it
-    is.
+    """Scale an image (H, W) or (H, W, C) to a shorter side of 512 pixels if that is longer.
 
     Args:
         interpolation: ``cv2.INTER_LINEAR`` for images, ``cv2.INTER_NEAREST`` for labels.
@@ -309,7 +224,7 @@ def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
     short = min(height, width)
     if short <= ADE_SHORT_SIDE:
         return image
-    size = (round(width / short * ADE_SHORT_SIDE), round(height / short * ADE_SHORT_SIDE))
+    size = round(width / short * ADE_SHORT_SIDE), round(height / short * ADE_SHORT_SIDE)
     return cv2.resize(image, size, interpolation=interpolation)
 
 
@@ -318,10 +233,10 @@ class Job:
     """One input to convert.
 
     Attributes:
-        source: what the input is called in an error. targets: the files it becomes, .png, .tif or
-            .jpg.
-        make: gives an array for each target; raises OSError, ValueError, LookupError or TypeError
-            if the input is damaged.
+        source: what errors call the input.
+        targets: the files it becomes, .png, .tif or .jpg.
+        make: returns an array for each target; OSError, ValueError, LookupError or TypeError mean
+            that the input is damaged.
     """
 
     source: str
@@ -331,20 +246,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a conversion did: inputs converted now, and inputs kept as an earlier run had left
-    them.
-    """
+    """Inputs that a conversion wrote into a folder, and those it kept from an earlier run."""
 
     folder: Path
     written: int
     kept: int
 
     def report(self, *official: int) -> str:
-        """One line to show, which says so if the number of files is none of the official ones."""
-        line, total = (
-            f"{self.folder}: {self.written} written, {self.kept} kept",
-            self.written + self.kept,
-        )
+        """One line for the user, with a hint if the number of files is not an official one."""
+        line = f"{self.folder}: {self.written} written, {self.kept} kept"
+        total = self.written + self.kept
         if total in official:
             return line
         return (
@@ -354,15 +265,10 @@ class Counts:
 
 
 def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
-    """Do all jobs whose targets are not there yet; files that are there, not empty and readable,
-    are left alone.
-
-    A damaged input does not stop the others, nothing is left half-written, and a run that was
-    stopped can be started again.
+    """Do the jobs whose targets are missing, empty or unreadable; a damaged input stops no other.
 
     Raises:
-        ValueError: no job at all; or, after all others are done, the first 20 inputs that could not
-            be converted.
+        ValueError: no job; or, after all others are done, the first 20 damaged inputs.
     """
     if not jobs:
         raise ValueError(
@@ -384,22 +290,16 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
             write_atomically(target, partial(_save, array, target.suffix))
         written += 1
     if faults:
-        more = (
-            f"\n  … and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        )
         raise ValueError(
             f"{len(faults)} of {len(jobs)} inputs for {folder} could not be converted ({written} "
-            f"written, {kept} kept):\n  "
-            + "\n  ".join(faults[:LISTED_FAULTS])
-            + f"{more}\nGet these files again; another run keeps what is done"
+            f"written, {kept} kept):\n  {first_faults(faults, indent='  ')}\nGet these files "
+            "again; another run keeps what is done"
         )
     return Counts(folder, written, kept)
 
 
 def is_readable(path: Path) -> bool:
-    """Whether an image is there in full. PNGs are checked by their checksums, others by decoding
-    them.
-    """
+    """Whether an image file is complete: checksums tell for PNG, decoding for other formats."""
     try:
         with Image.open(path) as image:
             image.verify() if image.format == "PNG" else image.load()
@@ -409,28 +309,38 @@ def is_readable(path: Path) -> bool:
 
 
 def _save(array: np.ndarray, suffix: str, path: Path) -> None:
-    kind = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}[suffix]
-    Image.fromarray(array).save(
-        path, format=kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {})
-    )
+    options = {"quality": JPEG_QUALITY} if suffix == ".jpg" else {}
+    Image.fromarray(array).save(path, format=FORMATS[suffix], **options)
 
 
 def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
     """The pixels of a colour (H, W, 3) or grey (H, W) image, uint8.
 
     Args:
-        orientation: "stored", or "applied" as its EXIF data says; "" refuses images that this would
-            turn.
+        orientation: which pixels to read where EXIF turns the image, "stored" or "applied".
     Raises:
-        FileNotFoundError: no such file. ValueError: an unreadable one, or one that EXIF turns.
+        FileNotFoundError: no such file.
+        ValueError: an unreadable file, or one that EXIF turns while ``orientation`` is "".
     """
     try:
         image = decode(path, "image").oriented(orientation)
     except ValueError as error:
-        hint = (
-            "Pass --orientation stored or --orientation applied: "
-            if "EXIF orientation" in str(error)
-            else ""
-        )
-        raise ValueError(f"{hint}{error}") from error
+        if "EXIF orientation" not in str(error):
+            raise
+        hint = "Pass --orientation stored or --orientation applied"
+        raise ValueError(f"{hint}: {error}") from error
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+
+
+def preparation_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of the scripts ``datasets/prepare_*.py``, with the option ``--root``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        type=user_path,
+        default=dataset_root(),
+        help="default: DETECTRON2_DATASETS or datasets",
+    )
+    return parser

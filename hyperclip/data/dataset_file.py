@@ -30,6 +30,7 @@ from .catalog import register, unregister
 from .image_files import ORIENTATIONS
 from .label_maps import LABEL_MAPS, LARGEST, LabelMap
 from .layouts import Layout
+from .records import READING_KEYS
 from .registry import BACKGROUND_RULES, DATASETS, DatasetSpec
 
 
@@ -74,11 +75,7 @@ KEYS: Rules = {
     "image_bits": (lambda v: type(v) is int and 1 <= v <= 16, "the significant bits of 16-bit images, 1 to 16", "12"),
     "max_pixels": (_is_count, "the pixels of the largest image, a whole number above 0", "500000000"),
 }  # fmt: skip
-AFFIX = (
-    lambda v: isinstance(v, list) and [*map(type, v)] == [str, str],
-    "two strings",
-    '["", "_mask"]',
-)
+AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')  # fmt: skip
 SPLIT_KEYS: Rules = {
     "images": (_is_text, "a folder", '"photos"'),
     "labels": (_is_text, "a folder", '"masks"'),
@@ -89,8 +86,7 @@ SPLIT_KEYS: Rules = {
 
 
 def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
-    """Register the datasets of several YAML files. Doing it again changes nothing, unless a file
-    was edited: then what it said before is forgotten.
+    """Register the datasets of YAML files; those of a file that was edited since are replaced.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is
@@ -134,25 +130,19 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         )
     label_map = _label_map(content, vocabulary, background, path.name, where)
     root = (path.parent / user_path(content.get("root", "."))).resolve()
+    reading = {key: content[key] for key in READING_KEYS if key in content}
     specs = []
     for split, keys in content["splits"].items():
         _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
-        image_affix, label_affix = (
-            tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix")
-        )
+        images, labels = str(user_path(keys["images"])), str(user_path(keys["labels"]))
         lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
-        images, masks = (str(user_path(keys[key])) for key in ("images", "labels"))
-        layout = Layout(
-            images, masks, label_map, lists, image_affix=image_affix, label_affix=label_affix
-        )
-        name = f"{content['name']}_{split}"
-        files = {
-            key: content[key]
-            for key in ("orientation", "image_bits", "max_pixels")
-            if key in content
+        affixes: dict[str, Any] = {
+            key: tuple(keys[key]) for key in ("image_affix", "label_affix") if key in keys
         }
+        layout = Layout(images, labels, label_map, lists, **affixes)
+        name = f"{content['name']}_{split}"
         specs.append(DatasetSpec(name, name, (), background, (layout,), {"catseg": vocabulary}, f"see {path}", label_map.ignore,
-                                 root=root, benchmark=False, file=path.resolve(), **files))  # fmt: skip
+                                 root=root, benchmark=False, file=path.resolve(), **reading))  # fmt: skip
     return specs
 
 
@@ -185,12 +175,8 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
         built_in = (LISTS / f"{classes}.json").is_file()
         loaded = load_vocabulary(classes if built_in else path.parent / user_path(classes))
         return replace(loaded, background=words or loaded.background)
-    names = tuple(tuple(_listed(c)) for c in classes)
-    wrong = {
-        k: classes[k]
-        for k, synonyms in enumerate(names)
-        if not synonyms or not all(map(_is_text, synonyms))
-    }
+    synonyms = dict(enumerate(map(_listed, classes)))
+    wrong = {k: classes[k] for k, s in synonyms.items() if not s or not all(map(_is_text, s))}
     if wrong:
         raise ValueError(
             f"{where}: classes: got {wrong} (by position, from 0), expected a name or a list of "
@@ -198,9 +184,8 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
             "no, on, null and 7"
         )
     names = split_entries(classes, where)
-    twice = sorted(
-        name for name, often in Counter(synonyms[0] for synonyms in names).items() if often > 1
-    )
+    often = Counter(synonyms[0] for synonyms in names)
+    twice = sorted(name for name in often if often[name] > 1)
     if twice:
         raise ValueError(
             f"{where}: classes: {twice} are there twice. Remove one of each, or put another "
@@ -213,10 +198,8 @@ def _label_map(
     content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str
 ) -> LabelMap:
     """The file's own label map, which gets this name, or the built-in one that it asks for."""
-    given, names = (
-        content.get("label_map"),
-        [*vocabulary.names, *(["background"] if background != "none" else [])],
-    )
+    given = content.get("label_map")
+    names = vocabulary.names + (["background"] if background != "none" else [])
     ignore = IGNORE if len(names) < IGNORE else 65535
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
@@ -231,11 +214,10 @@ def _label_map(
                 "Remove one"
             )
         return known
-    classes = (
-        {k: k for k in range(len(names))}
-        if given is None
-        else _by_name(given, vocabulary, names, ignore, where)
-    )
+    if given is None:
+        classes = {k: k for k in range(len(names))}
+    else:
+        classes = _by_name(given, vocabulary, names, ignore, where)
     ignored = _listed(content.get("ignore", []))
     both = {raw: names[classes[raw]] for raw in ignored if classes.get(raw, ignore) != ignore}
     if both:
@@ -249,7 +231,7 @@ def _label_map(
 def _by_name(
     given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str
 ) -> dict[int, int]:
-    """Class index, or ``ignore``, of each label value from the names that a file gives them."""
+    """Class index, or ``ignore``, of each label value, which a file gives a name."""
     often = Counter(vocabulary.names)
     unclear = sorted(name for name in often if often[name] > 1 or name in ("ignore", "background"))
     if unclear:

@@ -1,6 +1,4 @@
-"""Image files as they are stored: samples of any depth, orientation by EXIF, and Pillow's limit on
-the number of pixels.
-"""
+"""Image files as they are stored: samples of any depth, EXIF orientation, and Pillow's limit."""
 
 from __future__ import annotations
 
@@ -15,41 +13,18 @@ import numpy as np
 from PIL import ExifTags, Image
 
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".gif",
-    ".jp2",
-    ".j2k",
-    ".avif",
-    ".mpo",
-    ".pbm",
-    ".pgm",
-    ".ppm",
-    ".pnm",
-    ".tga",
-    ".qoi",
-)
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
+    ".jp2", ".j2k", ".avif", ".mpo", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".qoi",
+)  # fmt: skip
 """Names of images end like this, in small or capital letters."""
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-"""Names of labels end like this: formats that keep every value. GIF does not: whoever writes one
-may renumber its colours.
-"""
+"""Names of labels end like this: formats that keep every value. GIF may renumber its colours."""
 
 LABEL_FORMATS = ("PNG", "TIFF", "BMP")
 
 ORIENTATIONS = ("stored", "applied")
-"""Which pixels labels belong to where EXIF tells viewers to turn an image: those in the file, or
-those that a viewer shows.
-"""
+"""Pixels that labels belong to where EXIF turns an image: those in the file, or as viewers show."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,9 +35,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its orientation tag. All but 6 and 8, which undo each other, undo
-themselves.
-"""
+"""What makes an image upright, by orientation tag. All undo themselves, but 6 undoes 8."""
 
 _LIMIT = threading.Lock()
 """Pillow's limit is a global of its module: one thread at a time raises it."""
@@ -73,11 +46,13 @@ class ImageFile:
     """A decoded file.
 
     Attributes:
-        path: where it came from. image: Pillow's, as stored, not turned. orientation: its tag, 1
-            (upright) to 8.
-        raw_mode: how Pillow names the stored samples, "L;4" for grey of four bits. format: "PNG",
-            "JPEG", …
-        signed: whether samples are signed. compression: of a TIFF, else "".
+        path: where it came from.
+        image: Pillow's, as stored, not turned.
+        orientation: its tag, 1 (upright) to 8.
+        raw_mode: Pillow's name of the stored samples, "L;4" for grey of four bits.
+        format: "PNG", "JPEG", …
+        signed: whether samples are signed.
+        compression: of a TIFF, else "".
     """
 
     path: str
@@ -89,12 +64,10 @@ class ImageFile:
     compression: str
 
     def oriented(self, how: str) -> Image.Image:
-        """The image as it is stored ("stored") or as a viewer shows it ("applied").
+        """The image as stored ("stored") or as viewers show it ("applied").
 
-        Args:
-            how: also "", where nobody has said it.
         Raises:
-            ValueError: "" for a file with a tag that turns it, or another word.
+            ValueError: another word; or "", which nobody decided, for an image that EXIF turns.
         """
         if how and how not in ORIENTATIONS:
             raise ValueError(f"orientation: got {how!r}, expected one of {list(ORIENTATIONS)}")
@@ -146,9 +119,7 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
 
 
 def turned_fault(path: str, orientation: int) -> str:
-    """What to say of a file that EXIF turns where its dataset does not say what that means for
-    labels.
-    """
+    """Message of a file that EXIF turns, in a dataset that does not say what its labels follow."""
     return (
         f"{path!r}: its EXIF orientation is {orientation}, so viewers turn or mirror it, and "
         "nothing says which pixels labels belong to. Write `orientation: stored` (they were drawn "
@@ -169,10 +140,8 @@ def exif_orientation(path: str | Path) -> int:
 def stored_values(file: ImageFile, how: str) -> np.ndarray:
     """The samples (H, W) of a label file as they are stored, whatever their depth.
 
-    Args:
-        how: see :meth:`ImageFile.oriented`.
     Raises:
-        ValueError: see :meth:`ImageFile.oriented`; a format that changes values; more than one
+        ValueError: as :meth:`ImageFile.oriented`; a format that changes values; more than one
             channel; fractions.
     """
     if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
@@ -192,26 +161,22 @@ def stored_values(file: ImageFile, how: str) -> np.ndarray:
 
 
 def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:
-    """Grey samples of less than 8 bits come from Pillow spread over 0..255 (of one bit as truth
-    values), and inverted where a TIFF counts from white.
-    """
+    """Undo what Pillow does to grey samples of 1 to 8 bits: spreading and inverting them."""
     mode, _, stored = file.raw_mode.partition(";")
     if mode not in ("1", "L"):
         return values
-    if mode == "1":
-        values = values.astype(np.uint8)
-    else:
-        values = values // {"2": 85, "4": 17}.get(stored[:1], 1)
-    if "I" in stored:  # counted from white
-        return {"1": 1, "L": {"2": 3, "4": 15}.get(stored[:1], 255)}[mode] - values
+    bits = 1 if mode == "1" else {"2": 2, "4": 4}.get(stored[:1], 8)
+    largest = 2**bits - 1
+    values = values.astype(np.uint8) if bits == 1 else values // (255 // largest)
+    if "I" in stored:  # a TIFF that counts from white
+        return largest - values
     return values.view(np.int8) if file.signed else values
 
 
 def _raw_mode(image: Any) -> str:
-    first = image.tile[0][3] if getattr(image, "tile", None) else ""
-    if isinstance(first, tuple) and first:
-        first = first[0]
-    return first if isinstance(first, str) else ""
+    tiles = getattr(image, "tile", None)
+    first = _listed(tiles[0][3] if tiles else "")[:1]
+    return first[0] if first and isinstance(first[0], str) else ""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -229,8 +194,7 @@ def _listed(value: Any) -> tuple:
 @contextmanager
 def _pixel_limit(pixels: int) -> Iterator[None]:
     """Have Pillow open files of so many pixels, if that is more than it would."""
-    default = Image.MAX_IMAGE_PIXELS
-    if default is None or pixels <= default:
+    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
         yield
         return
     with _LIMIT:

@@ -1,6 +1,4 @@
-"""Indices that published datasets bring along: JSON and pickle files, read as data and checked
-before they are used.
-"""
+"""Index files of published datasets, JSON or pickle: read as data alone, and checked."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from typing import Any
 
 
 def need(path: Path, how: str) -> Path:
-    """The path itself. Raises FileNotFoundError if it does not exist; ``how`` says how to get
-    it.
-    """
+    """The path itself; FileNotFoundError, with ``how`` to get it, if it does not exist."""
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist. {how}")
     return path
@@ -25,8 +21,7 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
     """A JSON file that holds an object of lists.
 
     Args:
-        entries: by the name of a list, what each of its entries has to have: keys with the types of
-            their values.
+        entries: by the name of a list, the keys that each entry needs, with their values' types.
     Raises:
         ValueError: it holds something else; the first entry that lacks a key is named.
     """
@@ -59,10 +54,8 @@ def _fault_of_entry(entry: Any, needed: Mapping[str, type]) -> str:
         if key not in entry:
             return f"no key {key!r}"
         if type(entry[key]) is not kind:
-            return (
-                f"{key}: got {entry[key]!r}, expected "
-                f"{'a whole number' if kind is int else 'a text'}"
-            )
+            expected = "a whole number" if kind is int else "a text"
+            return f"{key}: got {entry[key]!r}, expected {expected}"
     return ""
 
 
@@ -75,9 +68,7 @@ def by_image(annotations: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, 
 
 
 class _DataOnly(pickle.Unpickler):
-    """Opens pickles of arrays and containers and refuses everything else: a pickle can name any
-    function to be called.
-    """
+    """Opens pickles of arrays and containers alone; others can call any function."""
 
     admitted = {
         ("numpy", "ndarray"),
@@ -93,15 +84,13 @@ class _DataOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         if (module, name) not in self.admitted:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which an index of images does not need"
-            )
+            what = f"it asks for {module}.{name}, which an index of images does not need"
+            raise pickle.UnpicklingError(what)
         return super().find_class(module, name)
 
 
 def read_ade_index(path: Path) -> list[PurePosixPath]:
-    """The images that ADE20K's ``index_ade20k.pkl`` lists, relative to the folder that
-    ADE20K_2021_17_01 is in.
+    """Paths of ADE20K's images in ``index_ade20k.pkl``, relative to the folder of all datasets.
 
     Raises:
         ValueError: a damaged file, one that holds more than data, or not the index.
@@ -109,9 +98,8 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
     try:
         with path.open("rb") as file:
             index = _DataOnly(file).load()
-        images = [
-            PurePosixPath(f) / n for f, n in zip(index["folder"], index["filename"], strict=True)
-        ]
+        listed = zip(index["folder"], index["filename"], strict=True)
+        images = [PurePosixPath(folder) / name for folder, name in listed]
     except Exception as error:  # a broken pickle can raise anything
         raise ValueError(
             f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"

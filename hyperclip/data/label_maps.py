@@ -1,14 +1,13 @@
 """Label maps: what the values of published label files mean, and reading such files as class
 indices.
 
-A label map says which raw value of a file means which class. Classes are 0..T-1; what counts for
-nothing has the dataset's ignore value; every other raw value is an error, since it means that files
-and classes do not belong together.
+Classes are 0..T-1, and what does not count has the dataset's ignore value. Every other raw value is
+an error, since it means that files and classes do not belong together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +25,10 @@ LARGEST = 65535
 """Largest raw value that a label map may name: what 16 bits hold."""
 
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182)
-"""Values of the stuffthingmaps (category id - 1) that are none of the 171 classes; the last is
-"other".
-"""
+"""Values (category id - 1) that are none of the 171 classes of COCO-Stuff; the last is "other"."""
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Cityscapes' label ids of its 19 classes, in the order of their train ids; the other ids up to 33
-do not count.
-"""
+"""Label ids of Cityscapes' 19 classes by train id; the other ids up to 33 do not count."""
 
 HALVES = ("right", "left")
 
@@ -65,25 +60,19 @@ class LabelMap:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """Lookup table, int32, at least 256 long; ``ILLEGAL`` for raw values that have no
-        meaning.
-        """
+        """Class index by raw value, int32 (at least 256,); ``ILLEGAL`` where there is none."""
         table = np.full(max(256, max(self.classes) + 1), ILLEGAL, np.int32)
         table[list(self.classes)] = list(self.classes.values())
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its table; a built-in one as its name, since each of many records holds
-        it.
-        """
+        """Pickled without its table, and a built-in one as its name: every record holds one."""
         if LABEL_MAPS.get(self.name) == self:
             return _built_in, (self.name,)
         return LabelMap, (dict(self.classes), self.ignore, self.name)
 
     def look_up(self, raw: np.ndarray) -> np.ndarray:
-        """Class indices, int32, of raw values of any integers; ``ILLEGAL`` for negative ones and
-        others without a meaning.
-        """
+        """Class indices, int32, of raw values of any integer type, or ``ILLEGAL``."""
         if raw.dtype == np.uint8:  # the table holds them all
             return self.table[raw]
         inside = (raw >= 0) & (raw < len(self.table))
@@ -91,54 +80,32 @@ class LabelMap:
 
 
 def indices(classes: int, *ignored: int, ignore: int = IGNORE) -> LabelMap:
-    """Files that hold class indices 0..T-1 already; the values ``ignored`` and ``ignore`` do not
-    count.
-    """
-    return LabelMap(
-        {**{k: k for k in range(classes)}, **dict.fromkeys((*ignored, ignore), ignore)}, ignore
-    )
+    """Files of class indices 0..T-1; the values ``ignored`` and ``ignore`` do not count."""
+    meanings = {k: k for k in range(classes)}
+    return LabelMap(meanings | dict.fromkeys((*ignored, ignore), ignore), ignore)
 
 
 def from_one(classes: int, background: int = IGNORE) -> LabelMap:
-    """Files that count classes from 1, with 0 for the rest, which becomes ``background``; 255 does
-    not count.
-    """
+    """Files that count classes from 1; 0 becomes ``background``, and 255 does not count."""
     return LabelMap({0: background, **{k + 1: k for k in range(classes)}, IGNORE: IGNORE})
 
 
-def _coco_stuff() -> LabelMap:
-    used = [i for i in range(182) if i not in COCO_STUFF_GAPS]
-    return LabelMap(
-        {
-            **dict.fromkeys((*COCO_STUFF_GAPS, IGNORE), IGNORE),
-            **{raw: k for k, raw in enumerate(used)},
-        }
-    )
-
-
-def _cityscapes() -> LabelMap:
-    return LabelMap(
-        {
-            **dict.fromkeys((*range(34), IGNORE), IGNORE),
-            **{raw: k for k, raw in enumerate(CITYSCAPES_IDS)},
-        }
-    )
+def _in_order(used: Iterable[int], uncounted: Iterable[int]) -> LabelMap:
+    """Files whose values ``used`` are the classes, in order, while ``uncounted`` do not count."""
+    meanings = dict.fromkeys((*uncounted, IGNORE), IGNORE)
+    return LabelMap(meanings | {raw: k for k, raw in enumerate(used)})
 
 
 def _context_voc_first(background: int) -> LabelMap:
-    """Pascal Context as it was spread with FCN: 0, then the 20 classes of VOC, then the other
-    39.
-    """
+    """Pascal Context as FCN spread it: 0, then the 20 classes of VOC, then the other 39."""
     voc_first, names = builtin("voc20b"), builtin("context59").names
-    order = [*voc_first.names, *voc_first.background]
-    return LabelMap(
-        {0: background, **{i + 1: names.index(n) for i, n in enumerate(order)}, IGNORE: IGNORE}
-    )
+    order = [names.index(name) for name in (*voc_first.names, *voc_first.background)]
+    return LabelMap({0: background, **{i + 1: k for i, k in enumerate(order)}, IGNORE: IGNORE})
 
 
 _BUILT_IN = {
-    "coco_stuff": _coco_stuff(),
-    "cityscapes": _cityscapes(),
+    "coco_stuff": _in_order(sorted({*range(182)} - {*COCO_STUFF_GAPS}), COCO_STUFF_GAPS),
+    "cityscapes": _in_order(CITYSCAPES_IDS, range(34)),
     "context_voc_first": _context_voc_first(IGNORE),
     "context_voc_first_background": _context_voc_first(59),
     "context459_indices": indices(459, 65535, ignore=459),
@@ -151,9 +118,7 @@ _BUILT_IN = {
 LABEL_MAPS: Mapping[str, LabelMap] = MappingProxyType(
     {name: replace(label_map, name=name) for name, label_map in _BUILT_IN.items()}
 )
-"""The built-in label maps by name. A dataset file has one of its own, see
-:mod:`hyperclip.data.dataset_file`.
-"""
+"""The built-in label maps by name; files of :mod:`hyperclip.data.dataset_file` bring their own."""
 
 
 def _built_in(name: str) -> LabelMap:
@@ -161,12 +126,10 @@ def _built_in(name: str) -> LabelMap:
 
 
 def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
-    """The values (H, W) of a label file as they are stored: grey samples of 1 to 32 bits, or the
-    indices of a palette image.
+    """The stored values (H, W) of a label file: grey of 1 to 32 bits, or indices of a palette.
 
     Args:
-        orientation: "stored" or "applied", which matters to a file that EXIF turns; "" refuses such
-            a file.
+        orientation: "stored" or "applied", or "" to refuse a file that EXIF turns.
         max_pixels: more pixels are refused; 0 for Pillow's limit.
     Raises:
         FileNotFoundError: no such file.

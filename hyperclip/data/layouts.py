@@ -1,5 +1,4 @@
-"""Where the files of the known datasets are, below the root: every directory layout that is
-accepted, the preferred one first.
+"""Where the files of the known datasets are: every accepted layout of folders, the best first.
 
 Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders
 are accepted too.
@@ -20,8 +19,8 @@ class Layout:
         images, labels: folders. An image and its label share a key: the path in the folder without
             suffix and affixes.
         label_map: what the labels' values mean.
-        lists: candidate files with one key a line; the first that exists chooses the split. One has
-            to exist, if any is given.
+        lists: files with one key a line; the first that exists chooses the split. If any is
+            named, one has to exist.
         superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.
     """
@@ -70,29 +69,24 @@ ADE150 = tuple(
     Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", LABEL_MAPS[label_map])
     for folder in ("ADEChallengeData2016", "ADEchallengeData2016")
     for labels, label_map in (
-        ("annotations_detectron2", "indices_150"),
-        ("annotations", "from_one_150"),
+        ("annotations_detectron2", "indices_150"), ("annotations", "from_one_150"),
     )
-)
+)  # fmt: skip
 _ADE847 = "ADE20K_2021_17_01"
 ADE847 = (
-    Layout(
-        f"{_ADE847}/images_detectron2/validation",
-        f"{_ADE847}/annotations_detectron2/validation",
-        LABEL_MAPS["ade847_indices"],
-    ),
-)
+    Layout(f"{_ADE847}/images_detectron2/validation",
+           f"{_ADE847}/annotations_detectron2/validation", LABEL_MAPS["ade847_indices"]),
+)  # fmt: skip
 
 
 def _voc(converted: str, converted_map: str, raw_map: str) -> tuple[Layout, ...]:
     voc = "VOCdevkit/VOC2012"
     images, val = f"{voc}/JPEGImages", (f"{voc}/ImageSets/Segmentation/val.txt",)
+    raw = LABEL_MAPS[raw_map]
     return (
         Layout(images, f"{voc}/{converted}/val", LABEL_MAPS[converted_map], superset=True),
-        *(
-            Layout(images, f"{voc}/{raw}", LABEL_MAPS[raw_map], val)
-            for raw in ("SegmentationClassAug", "SegmentationClass")
-        ),
+        Layout(images, f"{voc}/SegmentationClassAug", raw, val),
+        Layout(images, f"{voc}/SegmentationClass", raw, val),
     )
 
 
@@ -103,14 +97,10 @@ VOC_WITH_BACKGROUND = _voc("annotations_detectron2_bg", "indices_21", "from_one_
 def _context(converted_map: str, raw_map: str) -> tuple[Layout, ...]:
     context = "VOCdevkit/VOC2010"
     names = ("pascalcontext_val.txt", "ImageSets/SegmentationContext/val.txt", "context_val.txt")
-    images, lists = f"{context}/JPEGImages", tuple(f"{context}/{name}" for name in names)
+    lists = tuple(f"{context}/{name}" for name in names)
+    images, converted = f"{context}/JPEGImages", f"{context}/annotations_detectron2/pc59_val"
     return (
-        Layout(
-            images,
-            f"{context}/annotations_detectron2/pc59_val",
-            LABEL_MAPS[converted_map],
-            superset=True,
-        ),
+        Layout(images, converted, LABEL_MAPS[converted_map], superset=True),
         Layout(images, f"{context}/SegmentationClassContext", LABEL_MAPS[raw_map], lists),
     )
 

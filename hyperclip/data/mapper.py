@@ -1,15 +1,13 @@
-"""From a record to tensors: read, augment as released, pad. The label is read once, and only in
-training.
-"""
+"""From a record to tensors: read, augment as released, pad. Labels are read in training only."""
 
 from __future__ import annotations
 
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
-import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .image_files import ImageFile, decode, exif_orientation
+from .image_files import decode, exif_orientation
 from .label_maps import read_record_label, take_half
 from .resizing import ResizeShortestEdge
 
@@ -73,35 +71,10 @@ class SemSegMapper:
                 f"INPUT.FORMAT: got {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained on"
             )
         if is_train:
-            size, longest, style = (
-                cfg.INPUT.MIN_SIZE_TRAIN,
-                cfg.INPUT.MAX_SIZE_TRAIN,
-                cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
-            )
+            augmentations = _train_augmentations(cfg)
         else:
-            size, longest, style = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"
-        augmentations: list[T.Augmentation] = [ResizeShortestEdge(size, longest, style)]
-        if is_train:
-            crop = cfg.INPUT.CROP
-            if crop.ENABLED:
-                augmentations.append(
-                    T.RandomCrop_CategoryAreaConstraint(
-                        crop.TYPE,
-                        crop.SIZE,
-                        crop.SINGLE_CATEGORY_MAX_AREA,
-                        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-                    )
-                )
-            if cfg.INPUT.COLOR_AUG_SSD:
-                augmentations.append(_ColorJitter())
-            flip = cfg.INPUT.RANDOM_FLIP
-            if flip not in ("none", "horizontal", "vertical"):
-                raise ValueError(
-                    f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'"
-                )
-            if flip != "none":
-                horizontal = flip == "horizontal"
-                augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+            size, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+            augmentations = [ResizeShortestEdge(size, longest, "choice")]
         return {
             "is_train": is_train,
             "augmentations": augmentations,
@@ -112,14 +85,12 @@ class SemSegMapper:
         }
 
     def __call__(self, record: dict) -> dict:
-        """Add "image" (3, H, W) uint8 and, in training, "sem_seg" (H, W) int64 to a copy of the
-        record.
+        """A copy of the record with "image" uint8 (3, H, W), in training "sem_seg" int64 (H, W).
 
         Raises:
-            FileNotFoundError, ValueError: a file that is missing or unreadable, a label of another
-                size.
+            FileNotFoundError, ValueError: a missing or unreadable file, a label of another size.
         """
-        record = copy.copy(record)
+        record = dict(record)
         if self.image_bits:
             record.setdefault("image_bits", self.image_bits)
         if self.max_pixels:
@@ -147,6 +118,29 @@ class SemSegMapper:
             return x
         h, w = x.shape[-2:]
         return F.pad(x, (0, self.size - w, 0, self.size - h), value=value)
+
+
+def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    inputs, crop, flip = cfg.INPUT, cfg.INPUT.CROP, cfg.INPUT.RANDOM_FLIP
+    sampling = inputs.MIN_SIZE_TRAIN_SAMPLING
+    augmentations: list[T.Augmentation] = [
+        ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, sampling)
+    ]
+    if crop.ENABLED:
+        ignore, largest = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, crop.SINGLE_CATEGORY_MAX_AREA
+        augmentations.append(
+            T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore)
+        )
+    if inputs.COLOR_AUG_SSD:
+        augmentations.append(_ColorJitter())
+    if flip not in ("none", "horizontal", "vertical"):
+        raise ValueError(
+            f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'"
+        )
+    if flip != "none":
+        horizontal = flip == "horizontal"
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    return augmentations
 
 
 class _ColorJitter(T.Augmentation):
@@ -196,20 +190,19 @@ def read_record_image(record: Mapping) -> np.ndarray:
     """
     path = record["file_name"]
     orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")
-    image = _read(
-        path,
-        orientation,
-        record.get("image_bits", 0),
-        record.get("max_pixels", 0),
-        str(Path(path).parent),
-    )
-    return (
-        np.ascontiguousarray(take_half(image, record["half"], path)) if "half" in record else image
-    )
+    bits, max_pixels = record.get("image_bits", 0), record.get("max_pixels", 0)
+    image = read_image(path, orientation, bits, max_pixels, str(Path(path).parent))
+    if "half" in record:
+        return np.ascontiguousarray(take_half(image, record["half"], path))
+    return image
 
 
 def read_image(
-    path: str | Path, orientation: str = "applied", image_bits: int = 0, max_pixels: int = 0
+    path: str | Path,
+    orientation: str = "applied",
+    image_bits: int = 0,
+    max_pixels: int = 0,
+    folder: str = "",
 ) -> np.ndarray:
     """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
 
@@ -220,17 +213,12 @@ def read_image(
         orientation: "stored" leaves the pixels where they are.
         image_bits: significant bits of images of 16 bits a channel, 12 say; 0 for all.
         max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
+        folder: if named, the warning is of all its images, and is logged once.
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is empty, cut short, too large, no image, of 32-bit values without a
             known range, or with values of more than ``image_bits``.
     """
-    return _read(path, orientation, image_bits, max_pixels)
-
-
-def _read(
-    path: str | Path, orientation: str, bits: int, max_pixels: int, folder: str = ""
-) -> np.ndarray:
     file = decode(path, "image", max_pixels)
     image = file.image
     # Pillow spreads those to 16 bits
@@ -239,42 +227,35 @@ def _read(
     colour16 = image.mode in ("RGB", "RGBA", "LA") and ";16" in file.raw_mode
     if grey16:
         known = 12 if file.raw_mode == "I;12" else 0
-        image = Image.fromarray(_eight_bits(np.asarray(image), bits or known, path, folder))
-    elif colour16 and (bits or np.asarray(image).max(initial=0) < BRIGHT >> 8):
-        scaled = _eight_bits(_colour16(path), bits, path, folder)
-        image = Image.fromarray(scaled) if bits else image
+        image = Image.fromarray(_eight_bits(np.asarray(image), image_bits or known, path, folder))
+    elif colour16 and (image_bits or np.asarray(image).max(initial=0) < BRIGHT >> 8):
+        scaled = _eight_bits(_colour16(path), image_bits, path, folder)
+        image = Image.fromarray(scaled) if image_bits else image
     elif image.mode in ("I", "F"):
         raise ValueError(
             f"image {str(path)!r} cannot be read (mode {image.mode!r} of 32-bit values; expected 8 "
             "or 16 bits a channel)"
         )
-    # a palette's or a profile's metadata plays no part in turning
-    turned = ImageFile(file.path, image, file.orientation, "", "", False, "").oriented(orientation)
+    turned = replace(file, image=image).oriented(orientation)
     return np.ascontiguousarray(np.asarray(turned.convert("RGB")))
 
 
 def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) -> np.ndarray:
-    """16-bit values as uint8, by their significant bits; a warning if all of them are dark, of the
-    folder if one is named.
-    """
+    """16-bit values as uint8, by their significant bits; a warning if all of them are dark."""
     top = int(values.max(initial=0))
     if bits and top >= 1 << bits:
-        raise ValueError(
-            f"image {str(path)!r}: got values up to {top}, more than {bits} bits hold. Correct "
-            "image_bits"
-        )
+        what = f"got values up to {top}, more than {bits} bits hold"
+        raise ValueError(f"image {str(path)!r}: {what}. Correct image_bits")
     if not bits and 0 < top < BRIGHT:
         _warn_of_depth(path, folder, max(8, top.bit_length() + top.bit_length() % 2))
-    return (values.astype(np.float32) / (((1 << bits) - 1) / 255 if bits else 257) + 0.5).astype(
-        np.uint8
-    )
+    step = ((1 << bits) - 1) / 255 if bits else 257
+    return (values.astype(np.float32) / step + 0.5).astype(np.uint8)
 
 
 def _colour16(path: str | Path) -> np.ndarray:
     """All 16 bits of a colour image (H, W, 3), RGB, not turned, its alpha channel left out."""
-    values = cv2.imdecode(
-        np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if values is None or values.dtype != np.uint16:
         raise ValueError(
             f"image {str(path)!r} cannot be read in 16 bits a channel; convert it to 8 bits"
@@ -285,9 +266,7 @@ def _colour16(path: str | Path) -> np.ndarray:
 
 
 def _warn_of_depth(path: str | Path, folder: str, bits: int) -> None:
-    """Say that 16-bit values are small: of each image, or once of a dataset's folder, which
-    training reads again and again.
-    """
+    """Say that 16-bit values are small: of an image, or once of a dataset's folder."""
     which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
     message = (
         f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read "

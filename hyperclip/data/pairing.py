@@ -1,6 +1,4 @@
-"""Which image belongs to which label: folders, names and lists, on names alone. No image is
-opened.
-"""
+"""Which image belongs to which label, by folders, names and lists. No image is opened."""
 
 from __future__ import annotations
 
@@ -41,10 +39,8 @@ def find_path(root: Path, relative: str) -> Path:
     for part in Path(relative).parts:
         step = root / part
         if not step.exists() and root.is_dir():
-            step = next(
-                (root / name for name in sorted(os.listdir(root)) if normal(name) == normal(part)),
-                step,
-            )
+            alike = [name for name in sorted(os.listdir(root)) if normal(name) == normal(part)]
+            step = root / (alike or [part])[0]
         root = step
     return root
 
@@ -54,8 +50,8 @@ class Kind:
     """The images, or the labels, of a layout.
 
     Attributes:
-        word: "image" or "label". folder: where they are. suffixes: how their names end. affix:
-            before and after the key.
+        word: "image" or "label". folder: where they are. suffixes: how their names end.
+        affix: what names have before and after the key.
     """
 
     word: str
@@ -64,33 +60,25 @@ class Kind:
     affix: tuple[str, str]
 
     def takes(self, path: Path) -> bool:
-        """Whether a file has one of the suffixes, and the affixes; labels that a converter left
-        beside others have not.
-        """
+        """Whether a file has one of the suffixes and the affixes, and is no converted label."""
         before, after = self.affix
         stem = normal(path.stem)
         if path.suffix.lower() not in self.suffixes or len(stem) < len(before) + len(after):
             return False
-        if self.word == "label" and any(
-            stem.endswith(end) and not after.endswith(end) for end in CONVERTED
-        ):
+        converted = [end for end in CONVERTED if stem.endswith(end) and not after.endswith(end)]
+        if self.word == "label" and converted:
             return False
         return stem.startswith(normal(before)) and stem.endswith(normal(after))
 
     def key(self, path: Path) -> str:
-        """What an image and its label share: the path in the folder without suffix and affixes, in
-        NFC.
-        """
+        """What an image and its label share: the path without suffix and affixes, in NFC."""
         return self.bare(normal(path.relative_to(self.folder).with_suffix("").as_posix()))
 
     def bare(self, name: str) -> str:
         """A name without the affixes."""
         folder, slash, last = name.rpartition("/")
-        return (
-            folder
-            + slash
-            + last.removeprefix(normal(self.affix[0])).removesuffix(normal(self.affix[1]))
-        )
+        before, after = map(normal, self.affix)
+        return folder + slash + last.removeprefix(before).removesuffix(after)
 
 
 def kinds_of(layout: Layout, root: Path) -> tuple[Kind, Kind]:
@@ -111,79 +99,63 @@ def walk(folder: Path) -> Iterator[Path]:
 def find_files(
     images: Kind, labels: Kind, faults: list[str]
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and labels by their keys. What is there twice, or could be both, is added to the
-    faults.
-    """
-    image_paths, label_paths = (
-        sorted(filter(kind.takes, walk(kind.folder))) for kind in (images, labels)
-    )
-    taken = _apart(images, labels, image_paths, label_paths, faults)
+    """Images and labels by their keys. Files of the same key, or that could be both, are faults."""
     found: list[dict[str, Path]] = []
-    for kind, paths in zip((images, labels), taken, strict=True):
+    for kind, paths in zip((images, labels), _apart(images, labels, faults), strict=True):
         by_key: dict[str, Path] = {}
         for path in paths:
-            if (first := by_key.setdefault(kind.key(path), path)) != path:
+            first = by_key.setdefault(kind.key(path), path)
+            if first != path:
                 faults.append(f"{first} and {path} have the same name")
         found.append(by_key)
     return found[0], found[1]
 
 
-def _apart(
-    images: Kind, labels: Kind, image_paths: list[Path], label_paths: list[Path], faults: list[str]
-) -> list[list[Path]]:
-    """Give files that both kinds take, where one folder holds both, to the kind that says more
-    about where and how.
+def _apart(images: Kind, labels: Kind, faults: list[str]) -> tuple[list[Path], list[Path]]:
+    """The files of both kinds. Where one folder holds both, a file that both kinds take goes to the
+    one with the deeper folder or else the longer affix.
     """
-    folders = [Path(os.path.realpath(kind.folder)) for kind in (images, labels)]
-    if not (folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0])):
-        return [image_paths, label_paths]
-    real = {os.path.realpath(path) for path in image_paths} & {
-        os.path.realpath(path) for path in label_paths
-    }
-    only_images = [path for path in image_paths if os.path.realpath(path) not in real]
-    only_labels = [path for path in label_paths if os.path.realpath(path) not in real]
-    ranks = [
-        (len(folder.parts), len("".join(kind.affix)))
-        for kind, folder in zip((images, labels), folders, strict=True)
-    ]
-    if ranks[0] < ranks[1]:
-        return [only_images, label_paths]
-    if ranks[0] > ranks[1]:
-        return [image_paths, only_labels]
+    image_paths = sorted(filter(images.takes, walk(images.folder)))
+    label_paths = sorted(filter(labels.takes, walk(labels.folder)))
+    image_folder, label_folder = (Path(os.path.realpath(k.folder)) for k in (images, labels))
+    if not (image_folder.is_relative_to(label_folder) or label_folder.is_relative_to(image_folder)):
+        return image_paths, label_paths
+    both = {*map(os.path.realpath, image_paths)} & {*map(os.path.realpath, label_paths)}
+    only_images = [path for path in image_paths if os.path.realpath(path) not in both]
+    only_labels = [path for path in label_paths if os.path.realpath(path) not in both]
+    image_rank = len(image_folder.parts), len("".join(images.affix))
+    label_rank = len(label_folder.parts), len("".join(labels.affix))
+    if image_rank < label_rank:
+        return only_images, label_paths
+    if image_rank > label_rank:
+        return image_paths, only_labels
     # x.jpg beside x.png: the one that is no label leaves the other
     certain = {images.key(path) for path in only_images}
     faults += [
         f"{path} could be an image and a label: give one of them an affix, or a folder of its own"
         for path in image_paths
-        if os.path.realpath(path) in real and images.key(path) not in certain
+        if os.path.realpath(path) in both and images.key(path) not in certain
     ]
-    return [only_images, label_paths]
+    return only_images, label_paths
 
 
 def left_out(images: Kind, labels: Kind) -> list[str]:
-    """A line for each kind that tells which files of its folder were not taken for their suffix or
-    ending, and why.
-    """
+    """A line for each kind whose folder has files that are not taken for their suffix or ending."""
     lines = []
     for kind in (images, labels):
+        is_label = kind.word == "label"
         names: dict[str, list[str]] = {}
         for path in walk(kind.folder):
-            end = next((c for c in CONVERTED if kind.word == "label" and path.stem.endswith(c)), "")
+            suffix = path.suffix.lower()
+            foreign = suffix not in kind.suffixes and images.folder != labels.folder
+            end = next((c for c in CONVERTED if is_label and path.stem.endswith(c)), "")
             if end and not kind.takes(path):
                 names.setdefault(f"*{end}{path.suffix}", []).append(path.name)
-            elif path.suffix.lower() not in IMAGE_SUFFIXES + LABEL_SUFFIXES or (
-                path.suffix.lower() not in kind.suffixes and images.folder != labels.folder
-            ):
+            elif foreign or suffix not in IMAGE_SUFFIXES:
                 names.setdefault(f"*{path.suffix}", []).append(path.name)
         if names:
-            listed = ", ".join(
-                f"{len(found)} {end} ({min(found)} …)" for end, found in sorted(names.items())
-            )
-            lossless = (
-                ", which keep every value; others need a label_affix"
-                if kind.word == "label"
-                else ""
-            )
+            listed = ", ".join(f"{len(n)} {end} ({min(n)} …)" for end, n in sorted(names.items()))
+            lossless = ", which keep every value; others need a label_affix" if is_label else ""
             lines.append(
                 f"left out in {kind.folder}: {listed}; {kind.word}s are "
                 f"{' '.join(kind.suffixes)}{lossless}"
@@ -192,16 +164,14 @@ def left_out(images: Kind, labels: Kind) -> list[str]:
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of a list that are not empty; UTF-8, with or without a byte order mark, or UTF-16 with
-    one.
+    """Non-empty lines of a list, in UTF-8 or, with a byte order mark, UTF-16.
 
     Raises:
         ValueError: not a text file.
     """
     content = path.read_bytes()
-    encoding = (
-        "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    )
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if wide else "utf-8-sig"
     try:
         return [line.strip() for line in content.decode(encoding).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -213,8 +183,8 @@ class ListReader:
     """What the lines of a list name: an image, a label, or first one and then the other.
 
     Attributes:
-        path: of the list. images, labels: the two kinds. image_keys, label_keys: the files that are
-            there, by their keys.
+        path: of the list. images, labels: the two kinds.
+        image_keys, label_keys: the files that are there, by their keys.
     """
 
     path: Path
@@ -224,62 +194,54 @@ class ListReader:
     label_keys: dict[str, Path]
 
     def pairs(self, lines: list[str], faults: list[str]) -> list[tuple[str, str]]:
-        """(key of an image, key of its label) for each line, sorted; what is not there or twice is
-        added to the faults.
+        """(key of an image, key of its label) for each line, sorted.
+
+        What is missing or listed twice is added to the faults.
         """
         named = [self._pair(line) for line in lines]
         often = Counter(image for image, _ in named)
-        faults += [
-            f"{key} is twice in {self.path}"
-            for key in sorted(key for key, n in often.items() if n > 1)
-        ]
-        faults += [] if named else [f"{self.path} is empty"]
+        faults += [f"{key} is twice in {self.path}" for key in sorted(often) if often[key] > 1]
+        if not named:
+            faults.append(f"{self.path} is empty")
         named = sorted(set(named))
-        faults += [
-            f"no image for {image}, listed in {self.path}"
-            for image, _ in named
-            if image not in self.image_keys
-        ]
-        faults += [
-            f"no label for {label}, listed in {self.path}"
-            for _, label in named
-            if label not in self.label_keys
-        ]
+        where = f"listed in {self.path}"
+        faults += [f"no image for {i}, {where}" for i, _ in named if i not in self.image_keys]
+        faults += [f"no label for {k}, {where}" for _, k in named if k not in self.label_keys]
         return [(i, k) for i, k in named if i in self.image_keys and k in self.label_keys]
 
     def _pair(self, line: str) -> tuple[str, str]:
         line = normal(line).replace("\\", "/")
-        whole = self._find(line, self.images, self.image_keys) or self._find(
-            line, self.labels, self.label_keys
-        )
+        whole = self._image(line) or self._label(line)
         if whole:
             return whole, whole
         for gap in re.finditer(r"\s*[\s,;]\s*", line):  # names may have blanks in them
-            first = self._find(line[: gap.start()], self.images, self.image_keys)
-            second = self._find(line[gap.end() :], self.labels, self.label_keys)
-            if first and second:
-                return first, second
+            image, label = self._image(line[: gap.start()]), self._label(line[gap.end() :])
+            if image and label:
+                return image, label
         return self._first_word(re.split(r"[\s,;]+", line))
 
     def _first_word(self, words: list[str]) -> tuple[str, str]:
-        """A name with something else behind it, such as a number; a second name of a file has to be
-        there, though.
+        """The keys of a line whose first word counts, while a number or so may follow.
+
+        A second word that is the name of a file is the label, whether it is there or not.
         """
-        first = self._find(words[0], self.images, self.image_keys) or self._find(
-            words[0], self.labels, self.label_keys
-        )
+        first = self._image(words[0]) or self._label(words[0])
         key = first or self.images.bare(_without_suffix(words[0]))
-        names_file = len(words) > 1 and (
-            "/" in words[1] or words[1].lower().endswith(IMAGE_SUFFIXES + LABEL_SUFFIXES)
-        )
-        if not names_file:
+        if len(words) == 1 or not ("/" in words[1] or words[1].lower().endswith(IMAGE_SUFFIXES)):
             return key, key
-        return key, self._find(words[1], self.labels, self.label_keys) or words[1]
+        return key, self._label(words[1]) or words[1]
+
+    def _image(self, name: str) -> str | None:
+        return self._find(name, self.images, self.image_keys)
+
+    def _label(self, name: str) -> str | None:
+        return self._find(name, self.labels, self.label_keys)
 
     def _find(self, name: str, kind: Kind, keys: dict[str, Path]) -> str | None:
-        """The key that a name means: with or without suffix and affixes, in the folder or with
-        folders before it that lead there: ``photos/a.jpg`` for ``a`` of ``/data/photos``, but never
-        for ``a`` of another folder.
+        """The key that a name means, with or without suffix and affixes.
+
+        Folders before it have to lead to the kind's folder: ``photos/a.jpg`` is ``a`` of
+        ``/data/photos``, and never ``a`` of another folder.
         """
         name = name.strip().strip("\"'")
         if ".." in name.split("/"):
@@ -298,6 +260,4 @@ class ListReader:
 
 
 def _without_suffix(name: str) -> str:
-    return (
-        name.rsplit(".", 1)[0] if name.lower().endswith(IMAGE_SUFFIXES + LABEL_SUFFIXES) else name
-    )
+    return name.rsplit(".", 1)[0] if name.lower().endswith(IMAGE_SUFFIXES) else name

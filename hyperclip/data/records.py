@@ -1,6 +1,4 @@
-"""From a dataset's folders to Detectron2's records: which image belongs to which label, and what is
-wrong with the tree.
-"""
+"""From a dataset's folders to Detectron2's records, or to what is wrong with the folders."""
 
 from __future__ import annotations
 
@@ -8,27 +6,16 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from .image_files import IMAGE_SUFFIXES
 from .label_maps import HALVES
 from .layouts import Layout
 from .pairing import ListReader, find_files, find_path, kinds_of, left_out, read_list, walk
-from .registry import DatasetSpec, dataset_root
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LISTED_FAULTS",
-    "Pairing",
-    "find_layouts",
-    "load_records",
-    "make_records",
-    "pair_files",
-    "read_list",
-    "require_no_faults",
-]
+from .registry import DatasetSpec
 
 logger = logging.getLogger("hyperclip.data")
 
 LISTED_FAULTS = 20
+READING_KEYS = ("orientation", "image_bits", "max_pixels")
+"""Fields of a dataset that its records repeat, since they say how to read its files."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +30,13 @@ class Pairing:
     layout: Layout
     pairs: list[tuple[str, Path, Path]]
     faults: list[str]
+
+
+def first_faults(faults: list[str], indent: str = "") -> str:
+    """The first 20 faults, one a line, and how many more there are."""
+    more = len(faults) - LISTED_FAULTS
+    lines = faults[:LISTED_FAULTS] + ([f"… and {more} more"] if more > 0 else [])
+    return f"\n{indent}".join(lines)
 
 
 def load_records(spec: DatasetSpec) -> list[dict]:
@@ -60,10 +54,8 @@ def load_records(spec: DatasetSpec) -> list[dict]:
     require_no_faults(spec, found)
     records = make_records(spec, found)
     if spec.images and len(records) not in spec.images:
-        root = spec.root or dataset_root()
-        logger.warning(
-            "%s is incomplete: %d of %d images in %s", spec.name, len(records), spec.images[0], root
-        )
+        counts = len(records), spec.images[0]
+        logger.warning("%s is incomplete: %d of %d images in %s", spec.name, *counts, spec.folder)
     return records
 
 
@@ -71,55 +63,44 @@ def require_no_faults(spec: DatasetSpec, found: Pairing) -> None:
     """ValueError with the first 20 faults if there are any, or if there is no image."""
     if not found.faults and found.pairs:
         return
-    notes = left_out(*kinds_of(found.layout, spec.root or dataset_root()))
+    notes = left_out(*kinds_of(found.layout, spec.folder))
     listed = "\n  ".join([*(found.faults[:LISTED_FAULTS] or ["no image at all"]), *notes])
     raise ValueError(
-        f"dataset {spec.name} in {str(spec.root or dataset_root())!r}: {len(found.pairs)} images "
-        f"with labels, {len(found.faults)} faults:\n  {listed}"
+        f"dataset {spec.name} in {str(spec.folder)!r}: {len(found.pairs)} images with labels, "
+        f"{len(found.faults)} faults:\n  {listed}"
     )
 
 
 def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
     """Detectron2's records of matched files, see :func:`load_records`."""
-    said = {
-        "orientation": spec.orientation,
-        "image_bits": spec.image_bits,
-        "max_pixels": spec.max_pixels,
-    }
-    said = {key: value for key, value in said.items() if value}
-    label_map = found.layout.label_map
-    records = [
-        {
+    reading = {key: getattr(spec, key) for key in READING_KEYS if getattr(spec, key)}
+    records = []
+    for key, image, label in found.pairs:
+        record = {
             "file_name": str(image),
             "sem_seg_file_name": str(label),
-            "label_map": label_map,
+            "label_map": found.layout.label_map,
             "image_id": key,
-            **said,
+            **reading,
         }
-        for key, image, label in found.pairs
-    ]
-    if not spec.halves:
-        return records
-    return [
-        {**r, "half": half, "image_id": f"{r['image_id']}_{half}"}
-        for r in records
-        for half in HALVES
-    ]
+        if spec.halves:
+            records += [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
+        else:
+            records.append(record)
+    return records
 
 
 def pair_files(spec: DatasetSpec) -> Pairing:
-    """Match a dataset's images with its labels, in the first layout that is complete, or else in
-    the one that comes closest.
+    """Match images with labels in the first complete layout, or else in the one closest to that.
 
     Nothing is opened but the list of the split.
 
     Raises:
         FileNotFoundError: see :func:`load_records`. ValueError: a list that is no text file.
     """
-    root = spec.root or dataset_root()
     candidates = []
-    for layout in find_layouts(spec, root):
-        found = _pair(layout, root)
+    for layout in _layouts_found(spec):
+        found = _pair(layout, spec.folder)
         samples = len(found.pairs) * (len(HALVES) if spec.halves else 1)
         if not found.faults and (not spec.images or samples in spec.images):
             return found
@@ -133,49 +114,41 @@ def _pair(layout: Layout, root: Path) -> Pairing:
     images, labels = find_files(*kinds, faults)
     split = next((path for name in layout.lists if (path := find_path(root, name)).is_file()), None)
     if split is not None:
-        pairs = ListReader(split, *kinds, images, labels).pairs(read_list(split), faults)
-        return Pairing(layout, [(i, images[i], labels[k]) for i, k in pairs], faults)
-    keys = sorted(images.keys() | labels.keys())
-    faults += [f"no image for {labels[key]}" for key in keys if key not in images]
-    if layout.superset:
-        keys = [key for key in keys if key in labels]
-    faults += [f"no label for {images[key]}" for key in keys if key not in labels]
-    return Pairing(
-        layout, [(k, images[k], labels[k]) for k in keys if k in images and k in labels], faults
-    )
+        keys = ListReader(split, *kinds, images, labels).pairs(read_list(split), faults)
+    else:
+        alike = sorted(images.keys() | labels.keys())
+        faults += [f"no image for {labels[key]}" for key in alike if key not in images]
+        if layout.superset:
+            alike = [key for key in alike if key in labels]
+        faults += [f"no label for {images[key]}" for key in alike if key not in labels]
+        keys = [(key, key) for key in alike if key in images and key in labels]
+    return Pairing(layout, [(i, images[i], labels[k]) for i, k in keys], faults)
 
 
-def find_layouts(spec: DatasetSpec, root: Path) -> list[Layout]:
-    """The accepted layouts whose folders, and one of whose lists, are there.
-
-    Raises:
-        FileNotFoundError: none is.
-    """
-    found, missing = [], []
-    for layout in spec.layouts:
-        images, labels = kinds_of(layout, root)
-        folders = ((images.folder, layout.images), (labels.folder, layout.labels))
-        absent = [f"folder {name}" for folder, name in folders if not folder.is_dir()]
-        if layout.lists and not any(find_path(root, name).is_file() for name in layout.lists):
-            absent.append(f"list {' or '.join(layout.lists)}")
-        elif not absent and not any(map(labels.takes, walk(labels.folder))):
-            label = "*".join(layout.label_affix)
-            absent.append(
-                "; ".join([f"label {label} in {layout.labels}", *left_out(images, labels)])
-            )
-        if not absent:
-            found.append(layout)
-        missing.append(f"{layout.images} with {layout.labels}: no {', no '.join(absent)}")
+def _layouts_found(spec: DatasetSpec) -> list[Layout]:
+    """The accepted layouts that are there. Raises FileNotFoundError if none is."""
+    absent = {layout: _what_is_absent(layout, spec.folder) for layout in spec.layouts}
+    found = [layout for layout in spec.layouts if not absent[layout]]
     if found:
         return found
-    if spec.root:
-        how = f"To get it: {spec.help}"
-    else:
-        how = (
-            f"To get it: {spec.help} (datasets/README.md). The root is the environment variable "
-            "DETECTRON2_DATASETS"
-        )
-    listed = "\n  ".join(missing)
-    raise FileNotFoundError(
-        f"dataset {spec.name}: not found below {str(root)!r}. Accepted are\n  {listed}\n{how}"
-    )
+    lines = [f"dataset {spec.name}: not found below {str(spec.folder)!r}. Accepted are"]
+    for layout, parts in absent.items():
+        lines.append(f"  {layout.images} with {layout.labels}: no {', no '.join(parts)}")
+    lines.append(f"To get it: {spec.help}")
+    if not spec.root:
+        root = "The root is the environment variable DETECTRON2_DATASETS"
+        lines[-1] += f" (datasets/README.md). {root}"
+    raise FileNotFoundError("\n".join(lines))
+
+
+def _what_is_absent(layout: Layout, root: Path) -> list[str]:
+    """Folders, list and labels of a layout that are not there, in words."""
+    images, labels = kinds_of(layout, root)
+    folders = ((images.folder, layout.images), (labels.folder, layout.labels))
+    absent = [f"folder {name}" for folder, name in folders if not folder.is_dir()]
+    if layout.lists and not any(find_path(root, name).is_file() for name in layout.lists):
+        absent.append(f"list {' or '.join(layout.lists)}")
+    elif not absent and not any(map(labels.takes, walk(labels.folder))):
+        label = f"label {'*'.join(layout.label_affix)} in {layout.labels}"
+        absent.append("; ".join([label, *left_out(images, labels)]))
+    return absent

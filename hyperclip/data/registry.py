@@ -1,6 +1,4 @@
-"""The registered datasets, one table. Each row knows its folders, its classes, its background and
-how labels are read.
-"""
+"""The registered datasets, one table: folders, classes, background and how labels are read."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from .layouts import Layout
 
 BACKGROUND_RULES = ("none", "fold", "threshold")
 VOCABULARIES = ("catseg", "cliper", "clean")
-"""Families of class lists: CAT-Seg's and HyperCLIP's, CLIPer's, and ours with split compounds and
-all synonyms.
-"""
+"""Families of class lists: CAT-Seg's, CLIPer's, and ours with split compounds and all synonyms."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,11 @@ class DatasetSpec:
     file: Path | None = None
 
     @property
+    def folder(self) -> Path:
+        """Folder that the layouts are in."""
+        return self.root or dataset_root()
+
+    @property
     def label_names(self) -> list[str]:
         """Names of the labels' classes, all of them different, "background" last where it counts."""
         vocabulary = self.vocabulary()
@@ -84,9 +85,8 @@ class DatasetSpec:
             ValueError: an unknown family.
         """
         if family not in VOCABULARIES:
-            raise ValueError(
-                f"TEST.VOCABULARY: got {family!r}, expected one of {list(VOCABULARIES)}"
-            )
+            known = list(VOCABULARIES)
+            raise ValueError(f"TEST.VOCABULARY: got {family!r}, expected one of {known}")
         chosen = self.vocabularies.get(family, self.vocabularies["catseg"])
         return builtin(chosen) if isinstance(chosen, str) else chosen
 
@@ -96,13 +96,11 @@ def _lists(catseg: str, cliper: str = "") -> dict[str, str]:
     return {"catseg": catseg, "clean": f"clean_{catseg}"} | ({"cliper": cliper} if cliper else {})
 
 
-STUFF, OBJECT = (
-    _lists("coco_stuff", "cliper_coco_stuff"),
-    _lists("coco_object", "cliper_coco_object"),
-)
-CITY, VOC, CONTEXT = (
-    _lists("cityscapes", "cliper_cityscapes"), _lists("voc20", "cliper_voc"), _lists("context59", "cliper_context"),
-)  # fmt: skip
+STUFF = _lists("coco_stuff", "cliper_coco_stuff")
+OBJECT = _lists("coco_object", "cliper_coco_object")
+CITY = _lists("cityscapes", "cliper_cityscapes")
+VOC = _lists("voc20", "cliper_voc")
+CONTEXT = _lists("context59", "cliper_context")
 
 GET_STUFF = "download COCO 2017 images and stuffthingmaps_trainval2017"
 GET_VOC = "download VOC 2012 trainval, and SegmentationClassAug if you have it"
@@ -158,11 +156,9 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
 
 
 def dataset_root() -> Path:
-    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or
-    ``datasets``.
+    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call.
 
-    That is a folder of the working folder or, where there is none and this is the repository, of
-    the repository.
+    Without it, ``datasets`` in the working folder or else, in a checkout, in the repository.
     """
     given = os.environ.get("DETECTRON2_DATASETS")
     return user_path(given) if given else local_path("datasets")

@@ -11,6 +11,7 @@ import threading
 import hyperclip.data.conversion as prep
 import numpy as np
 import pytest
+from hyperclip.data.index_files import read_ade_index
 from hyperclip.tinyscenes import drawing as tinyscenes
 from PIL import Image
 
@@ -133,11 +134,11 @@ def test_an_index_with_code_is_refused(tmp_path, monkeypatch, protocol):
     path = tmp_path / "index_ade20k.pkl"
     path.write_bytes(pickle.dumps({"folder": ["a"], "filename": [Malicious()]}, protocol=protocol))
     with pytest.raises(ValueError, match=r"it asks for (posix|nt).system"):
-        prep.read_ade_index(path)
+        read_ade_index(path)
     for name in ("eval", "exec", "getattr", "__import__", "open"):
         path.write_bytes(b"c" + b"builtins\n" + name.encode() + b"\n.")
         with pytest.raises(ValueError, match=f"it asks for builtins.{name}"):
-            prep.read_ade_index(path)
+            read_ade_index(path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -154,7 +155,7 @@ def test_indices_of_every_protocol_are_read(tmp_path, protocol):
     for module in (b"numpy._core", b"numpy.core"):  # as numpy 2 and numpy 1 write it
         renamed = content if protocol >= 4 else content.replace(b"numpy._core", module)
         path.write_bytes(renamed)
-        assert [str(p) for p in prep.read_ade_index(path)] == ["x/y/ADE_val_1.jpg"]
+        assert [str(p) for p in read_ade_index(path)] == ["x/y/ADE_val_1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_broken_indices(tmp_path, index):
     path = tmp_path / "index_ade20k.pkl"
     path.write_bytes(index)
     with pytest.raises(ValueError, match="index_ade20k.pkl'"):
-        prep.read_ade_index(path)
+        read_ade_index(path)
 
 
 def test_trees_are_deterministic(tmp_path):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from hyperclip.data import DATASETS, SemSegMapper, find_dataset, load_records
-from hyperclip.data.checking import check_dataset, faults_text
+from hyperclip.data.checking import check_dataset
 from hyperclip.data.label_maps import read_record_label
 from hyperclip.data.layouts import Layout
-from hyperclip.data.records import read_list
+from hyperclip.data.pairing import read_list
+from hyperclip.data.records import first_faults
 from PIL import Image
 
 from tests import fake_trees
@@ -239,7 +240,7 @@ def test_only_the_first_20_faults_are_listed(copy):
         load_records(find_dataset("a150"))
     assert str(error.value).count("no label for") == 20
     report = check_dataset(find_dataset("a150"))
-    assert report.status == "faulty" and faults_text(report).endswith("… and 10 more")
+    assert report.status == "faulty" and first_faults(report.faults).endswith("… and 10 more")
 
 
 def test_faults_inside_the_files(copy):

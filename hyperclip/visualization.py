@@ -23,39 +23,30 @@ c90d36 c9ff36 43a143 6b1bbc 1b365e ffff5e 514300 f25eff 0dc951 86bc43 bcaeff c91
 e494bc ff6b5e 00d7ff ff3686 aebc79 6bff5e bca1a1 e4e4ff 7986a1 517979 796b5e
 """
 COLORS = np.array([list(bytes.fromhex(code)) for code in _HEX.split()], np.uint8)
-"""155 colours, uint8 RGB: any two differ by at least 20 in CIE76, and so does each from black;
-white is at least 16 away.
+"""155 colours, uint8 RGB: CIE76 of any two, and to black, is at least 20, to white at least 16.
 
-They were found as a largest set of such colours on a grid of sRGB; each is the one that differs
-most from those before it.
+They are a largest set of such colours on a grid of sRGB; each differs most from those before it.
 """
 
 
 def palette(classes: int) -> np.ndarray:
-    """The colour of every class, uint8 RGB (T, 3): that of class i is the same for any T, and that
-    of i + 155.
-    """
+    """The colour of every class, uint8 RGB (T, 3): for any T, classes i and i + 155 share one."""
     return COLORS[np.arange(classes) % len(COLORS)]
 
 
 def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The palette (T, 3) of a label map: :func:`palette`, but for classes of the map that would
-    share a colour.
+    """The palette (T, 3) of a label map: :func:`palette`, changed where classes share a colour.
 
-    Of those the first one keeps it and the others get colours that no class of the map has. A map
-    of more than 155 classes has not enough of them: there, classes that touch (at a corner, too)
-    get different ones.
+    Of those the first one keeps it, and the others get colours that no class of the map has. On a
+    map of more than 155 classes, those that touch (at a corner, too) still differ.
 
     Args:
         labels: (H, W) class indices or ``NO_CLASS``. classes: T.
     """
     colors = palette(classes)
     present = [int(i) for i in np.unique(labels) if i != NO_CLASS]
-    slots: dict[int, int] = {}
-    owners: dict[int, int] = {}
-    for i in present:
-        if owners.setdefault(i % len(COLORS), i) == i:
-            slots[i] = i % len(COLORS)
+    owners = {i % len(COLORS): i for i in reversed(present)}
+    slots = {i: slot for slot, i in owners.items()}
     used = Counter(slots.values())
     touching = _touching(labels) if len(present) > len(COLORS) else {}
     for i in present:
@@ -87,32 +78,29 @@ def _touching(labels: np.ndarray) -> dict[int, set[int]]:
 
 
 def line_width(shape: tuple[int, ...]) -> int:
-    """Width in pixels of lines on an image (H, W, ...): 1 below 960 x 960, beyond that it grows
-    with the image.
-    """
+    """Width in pixels of lines on an image (H, W, ...): 1 below 960 x 960, more above."""
     return max(1, round((shape[0] * shape[1]) ** 0.5 / 640))
 
 
 def paint(
     image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55
 ) -> np.ndarray:
-    """Blend class colours over an image and outline the regions, in lines that scale with the
-    image.
+    """Blend class colours over an image and outline the regions; see :func:`line_width`.
 
     Args:
-        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``. colors: uint8 (T,
-            3).
+        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``.
+        colors: uint8 (T, 3).
         alpha: opacity of the colours, 0..1.
     """
     painted = labels != NO_CLASS
-    picture = image.astype(np.float32)
-    picture[painted] = (1 - alpha) * picture[painted] + alpha * colors[labels[painted]]
+    blend = image.astype(np.float32)
+    blend[painted] = (1 - alpha) * blend[painted] + alpha * colors[labels[painted]]
     edges = np.zeros(labels.shape, np.uint8)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edges[1:] |= labels[1:] != labels[:-1]
     width = line_width(labels.shape)
-    picture[cv2.dilate(edges, np.ones((width, width), np.uint8)) > 0] = 255
-    return picture.astype(np.uint8)
+    blend[cv2.dilate(edges, np.ones((width, width), np.uint8)) > 0] = 255
+    return blend.astype(np.uint8)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
@@ -124,17 +112,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarr
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map (H, W) as a palette image whose pixel values are the class indices; ``NO_CLASS``
-    becomes 255.
+    """A label map (H, W) as a palette image of class indices, 255 and black for ``NO_CLASS``.
 
-    Its colours are those of :func:`map_palette`, and black for ``NO_CLASS``. From 255 classes on it
-    is a 16-bit grey image, and ``NO_CLASS`` becomes 65535.
+    Its colours are those of :func:`map_palette`. From 255 classes on it is a 16-bit grey image, and
+    ``NO_CLASS`` becomes 65535.
     """
     wide = classes >= 255
-    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels).astype(
-        np.uint16 if wide else np.uint8
-    )
-    image = Image.fromarray(index)
+    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels)
+    image = Image.fromarray(index.astype(np.uint16 if wide else np.uint8))
     if not wide:
         # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
         colors = np.zeros((256, 3), np.uint8)
@@ -151,16 +136,15 @@ def comparison(
     image, truth, labels = _enlarge(image), _enlarge(truth), _enlarge(labels)
     both = np.concatenate([truth, labels])
     colors = map_palette(both, len(names))
-    pictures = [image, paint(image, truth, colors), paint(image, labels, colors)]
+    painted = [paint(image, truth, colors), paint(image, labels, colors)]
     panel = legend(both, names, colors, len(image), line_width(image.shape))
-    return np.concatenate([*pictures, panel], axis=1)
+    return np.concatenate([image, *painted, panel], axis=1)
 
 
 def legend(
     labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1
 ) -> np.ndarray:
-    """White panel (height, W', 3) that lists the classes of a label map, largest first, and says
-    how many did not fit.
+    """White panel (height, W', 3) with the classes of a map, largest first, and how many more.
 
     Args:
         labels: (H, W). scale: size of the writing; 1 is for lines of 22 pixels.
@@ -172,27 +156,14 @@ def legend(
     lines = [(names[i], colors[i].tolist()) for i in shown]
     if len(shown) < len(order):
         lines.append((f"and {len(order) - len(shown)} more", [255, 255, 255]))
-    panel = np.full(
-        (height, scale * (40 + 9 * max((len(text) for text, _ in lines), default=4)), 3),
-        255,
-        np.uint8,
-    )
+    width = scale * (40 + 9 * max((len(text) for text, _ in lines), default=4))
+    panel = np.full((height, width, 3), 255, np.uint8)
     for k, (text, color) in enumerate(lines):
         top = 22 * scale * k
-        cv2.rectangle(
-            panel, (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale), color, -1
-        )
-        place = (28 * scale, top + 17 * scale)
-        cv2.putText(
-            panel,
-            text,
-            place,
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.45 * scale,
-            (0, 0, 0),
-            scale,
-            cv2.LINE_AA,
-        )
+        corner, opposite = (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale)
+        cv2.rectangle(panel, corner, opposite, color, -1)
+        place, font, size = (28 * scale, top + 17 * scale), cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale
+        cv2.putText(panel, text, place, font, size, (0, 0, 0), scale, cv2.LINE_AA)
     return panel
 
 

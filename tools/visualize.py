@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw input, truth, prediction and legend for pictures of a registered dataset.
+"""Draw input, truth, prediction and legend for images of a registered dataset.
 
     python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml \\
         --dataset tinyscenes_val_unseen --output output/pictures --limit 8 \\
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 import hyperclip.data  # noqa: F401  (registers the datasets)
@@ -34,15 +35,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        help="alias or registered name; tools/evaluate.py --list shows them",
-    )
+    known = "alias or registered name; tools/evaluate.py --list shows them"
+    parser.add_argument("--dataset", required=True, help=known)
     parser.add_argument("--output", required=True, type=user_path, help="folder of the images")
-    parser.add_argument(
-        "--limit", type=int, default=8, help="how many images, from the first one on"
-    )
+    limit = "how many images, from the first one on"
+    parser.add_argument("--limit", type=int, default=8, help=limit)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     arguments = parser.parse_args()
     if arguments.limit < 0:
@@ -58,17 +55,13 @@ def main() -> None:
     for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
-        answer = torch.from_numpy(
-            predictor.predict(vocabulary, background=background == "threshold").labels
-        )
-        labels = to_dataset_labels(answer, len(spec.label_names), background).numpy()
-        picture = comparison(
-            image, np.where(truth == spec.ignore, NO_CLASS, truth), labels, spec.label_names
-        )
+        answer = predictor.predict(vocabulary, background=background == "threshold").labels
+        names = spec.label_names
+        labels = to_dataset_labels(torch.from_numpy(answer), len(names), background).numpy()
+        truth = np.where(truth == spec.ignore, NO_CLASS, truth)
+        drawn = Image.fromarray(comparison(image, truth, labels, names))
         target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"
-        write_atomically(
-            target, lambda path, p=picture: Image.fromarray(p).save(path, format="PNG")
-        )
+        write_atomically(target, partial(drawn.save, format="PNG"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from itertools import product
 import cv2
 import numpy as np
 
+from ..labels import IGNORE
+
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 35),
     "green": (45, 160, 50),
@@ -24,8 +26,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 TEXTURES = ("plain", "striped", "dotted")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-IGNORE = 255
-"""Label of the background: it belongs to no class and is left out of the evaluation."""
 
 
 def class_names(part: str = "all") -> list[str]:
@@ -37,12 +37,10 @@ def class_names(part: str = "all") -> list[str]:
     if part not in ("seen", "unseen", "all"):
         raise ValueError(f"part of tinyscenes: got {part!r}, expected 'seen', 'unseen' or 'all'")
     names = []
-    for (i, color), (j, texture), (k, shape) in product(
-        *map(enumerate, (COLORS, TEXTURES, SHAPES))
-    ):
-        unseen = (i + j + k) % 3 == 0
+    for attributes in product(*map(enumerate, (COLORS, TEXTURES, SHAPES))):
+        unseen = sum(index for index, _ in attributes) % 3 == 0
         if part == "all" or unseen == (part == "unseen"):
-            names.append(f"{color} {texture} {shape}")
+            names.append(" ".join(word for _, word in attributes))
     return names
 
 
@@ -76,35 +74,29 @@ def _polygon(shape: str) -> np.ndarray:
     elif shape == "cross":
         w = 0.36
         one_arm = np.array([[w, w], [1.0, w], [1.0, -w]])
-        turns = [
-            np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
-            for a in -np.pi / 2 * np.arange(4)
-        ]
-        return np.concatenate([one_arm @ turn for turn in turns])
+        return np.concatenate([one_arm @ _turn(a) for a in -np.pi / 2 * np.arange(4)])
     else:
         angles, radii = np.arange(40) * 9.0, np.full(40, 0.92)
     radians = np.deg2rad(angles)
     return np.stack([np.cos(radians), np.sin(radians)], 1) * radii[:, None]
 
 
+def _turn(angle: float) -> np.ndarray:
+    """Matrix (2, 2) that turns rows of points by an angle in radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, sin], [-sin, cos]])
+
+
 def shape_mask(
     shape: str, size: int, center: tuple[float, float], radius: float, angle: float
 ) -> np.ndarray:
-    """Draw one filled shape.
+    """Draw one filled shape as a mask, bool (size, size).
 
     Args:
-        shape: one of ``SHAPES``.
-        size: side of the square canvas in pixels.
-        center: (x, y) in pixels.
-        radius: circumradius in pixels.
-        angle: rotation in degrees.
-    Returns:
-        bool array (size, size).
+        shape: one of ``SHAPES``. size: side of the square canvas in pixels.
+        center: (x, y) in pixels. radius: circumradius in pixels. angle: rotation in degrees.
     """
-    a = np.deg2rad(angle)
-    corners = _polygon(shape) @ np.array(
-        [[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]
-    ) * radius + np.array(center)
+    corners = _polygon(shape) @ _turn(np.deg2rad(angle)) * radius + np.array(center)
     mask = np.zeros((size, size), np.uint8)
     fixed_point = np.round(corners * 16).astype(np.int32)
     cv2.fillPoly(mask, [fixed_point], 1, shift=4)
@@ -155,7 +147,7 @@ def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.nda
 
     Returns:
         image uint8 RGB (size, size, 3) and label uint8 (size, size): the index of the phrase in
-        ``class_names(SPLITS[split].part)``, or ``IGNORE``.
+        ``class_names(SPLITS[split].part)``, or ``IGNORE`` for the background.
     Raises:
         ValueError: unknown split.
     """
@@ -182,17 +174,15 @@ def _draw_scene(
 def render_captioned_scene(
     seed: int, index: int, size: int = SCENE_SIZE
 ) -> tuple[np.ndarray, list[str]]:
-    """Draw one captioned scene of 1 to 3 objects, for contrastive pre-training: no mask is given
-    away.
+    """Draw one captioned scene of 1 to 3 objects, without its mask, for contrastive pre-training.
 
     Returns:
-        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers at least a
-            hundredth of it.
+        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers 1 % of it or
+        more.
     """
     names = class_names()
-    image, label = _draw_scene(
-        names, np.random.default_rng([_SCENE_STREAM, seed, index]), size, (1, 3)
-    )
+    rng = np.random.default_rng([_SCENE_STREAM, seed, index])
+    image, label = _draw_scene(names, rng, size, (1, 3))
     visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
     return image, [names[k] for k in visible[pixels >= 0.01 * size * size]]
 
@@ -207,11 +197,9 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     names = class_names()
     phrase = names[int(rng.integers(len(names)))]
     radius = rng.uniform(12.0, 22.0) * size / 48
-    center = (
-        tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
-        if radius * 1.7 < size
-        else (size / 2,) * 2
-    )
+    center = (size / 2, size / 2)
+    if radius * 1.7 < size:
+        center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
     image = _background(size, rng)
     mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
     _paint(image, mask, phrase, radius, rng)
@@ -219,8 +207,7 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """A captioned image of one of the two pre-training worlds, "objects" or "scenes", and the
-    phrases of what it shows.
+    """An image of the pre-training world "objects" or "scenes", and the phrases of what it shows.
 
     Raises:
         ValueError: another world.

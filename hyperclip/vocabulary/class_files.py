@@ -11,12 +11,10 @@ KEYS = ("name", "version", "source", "classes", "negatives", "background")
 
 
 def read_class_file(path: Path) -> Any:
-    """What a class file holds: a list, or an object in which "negatives" and "background", if
-    there, are lists of names.
+    """What a class file holds: a list, or an object whose "negatives" and "background" are names.
 
     Raises:
-        ValueError: not JSON in UTF-8, an unknown key, a key twice, or something else than a list of
-            names.
+        ValueError: not JSON in UTF-8, an unknown key, a key twice, or no list of names.
     """
     where = f"class file {str(path)!r}"
     try:
@@ -27,10 +25,8 @@ def read_class_file(path: Path) -> Any:
         return content
     unknown = sorted(content.keys() - set(KEYS))
     if unknown and "classes" in content:
-        raise ValueError(
-            f"{where}: got the unknown keys {unknown}, expected of {list(KEYS)}. Remove or correct "
-            "them"
-        )
+        problem = f"got the unknown keys {unknown}, expected of {list(KEYS)}"
+        raise ValueError(f"{where}: {problem}. Remove or correct them")
     for kind in ("negatives", "background"):
         names = content.get(kind, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

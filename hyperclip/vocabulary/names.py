@@ -1,5 +1,4 @@
-"""Class names as the tokenizer reads them: where two are one, and how a list or a text is split
-into classes.
+"""Class names as the tokenizer reads them, and how a list or a text is split into classes.
 
 CLIP's tokenizer lower-cases, joins spaces, resolves HTML entities and unifies Unicode's forms and
 widths. Names that differ in these alone have the same tokens, hence the same embedding, and the
@@ -36,9 +35,7 @@ def tokens_of(name: str) -> tuple[int, ...]:
 
 
 def _letters(name: str) -> str:
-    """What is left of a name without spaces: equal where the tokens are equal, and far cheaper than
-    they.
-    """
+    """A name without spaces: equal where the tokens are equal, and far cheaper than these."""
     if not (name.isascii() and name.isprintable() and "&" not in name):
         name = _tokenizer().clean_fn(name)
     return "".join(name.lower().split())
@@ -52,8 +49,7 @@ def is_blank(name: str) -> bool:
 def shared_names(
     classes: Sequence[Sequence[str]], start: int = 0
 ) -> Iterator[tuple[int, str, int, str]]:
-    """Names that two classes have in common, each with each: (class, its name, later class, its
-    name).
+    """Names that two classes have in common, as (class, its name, later class, its name).
 
     Args:
         start: the first class that is compared with those before it.
@@ -63,9 +59,9 @@ def shared_names(
         for name in synonyms:
             same_letters = seen.setdefault(_letters(name), [])
             for earlier, other in same_letters:
-                if start <= later != earlier and (
-                    other == name or tokens_of(other) == tokens_of(name)
-                ):
+                if not start <= later != earlier:
+                    continue
+                if other == name or tokens_of(other) == tokens_of(name):
                     yield earlier, other, later, name
             same_letters.append((later, name))
 
@@ -90,38 +86,29 @@ def split_synonyms(entry: str) -> tuple[str, ...]:
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """Names of a text that are no classes of their own, with anything between them that separates
-    classes or synonyms.
-    """
-    return tuple(
-        word.strip()
-        for entry in CLASS_END.split(text)
-        for word in COMMA.split(entry)
-        if word.strip()
-    )
+    """Names of a text, separated by anything that separates classes or synonyms."""
+    words = (word.strip() for entry in CLASS_END.split(text) for word in COMMA.split(entry))
+    return tuple(filter(None, words))
 
 
 def split_entries(
     entries: Sequence[str | Sequence[str]], where: str
 ) -> tuple[tuple[str, ...], ...]:
-    """Classes of a list in a file: a text with commas between synonyms, or a list of synonyms,
-    which is taken as it is.
+    """Classes of a list in a file, each a text with commas or a list of synonyms.
 
     Raises:
         ValueError: one text with more than two names, see :func:`refuse_one_by_accident`.
     """
-    classes = tuple(
-        split_synonyms(entry) if isinstance(entry, str) else tuple(entry) for entry in entries
-    )
+    classes = tuple(split_synonyms(e) if isinstance(e, str) else tuple(e) for e in entries)
     if len(entries) == 1 and isinstance(entries[0], str):
         refuse_one_by_accident(classes[0], where, "make it a list of lists: [[…]]")
     return classes
 
 
 def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> str:
-    """Do not let names with commas between them become the only class without a word.
+    """Refuse a single class of many names, where several classes were probably meant.
 
-    Two names are often synonyms, so they are only warned of.
+    Two names are often synonyms, so they only cause a warning.
 
     Args:
         synonyms: of the only class. where: it comes from. how: to write them if they are synonyms.
@@ -134,13 +121,10 @@ def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> s
     if len(names) < 2:
         return ""
     found = f"{where}: got one class with the synonyms {', '.join(names)!r}"
-    advice = (
-        f"for {len(names)} classes write {'; '.join(names)!r} or a line for each; for one class "
-        f"{how}"
-    )
+    several = f"for {len(names)} classes write {'; '.join(names)!r} or a line for each"
+    advice = f"{several}; for one class {how}"
     if len(names) > 2:
-        raise ValueError(
-            f"{found}, since commas separate synonyms. Expected several classes: {advice}"
-        )
+        problem = "since commas separate synonyms. Expected several classes"
+        raise ValueError(f"{found}, {problem}: {advice}")
     logger.warning("%s: %s", found, advice)
     return f"{found}: {advice}"

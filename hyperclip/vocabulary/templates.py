@@ -17,9 +17,7 @@ SCENE = (
 
 
 TEMPLATES = ("single", "scene", "imagenet_select", "imagenet")
-"""Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and the one of CLIP-ES), 8 and 80
-sentences (the last two are OpenAI's).
-"""
+"""Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and CLIP-ES's), 8 and 80 (OpenAI's)."""
 
 
 def prompt_templates(kind: str) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
-"""Vocabularies: ordered classes with their synonyms, read from versioned JSON, plain lists or typed
-text.
+"""Vocabularies: classes with synonyms, read from versioned JSON, plain lists or typed text.
 
 A name is what the tokenizer gives (see :mod:`hyperclip.vocabulary.names`): no two classes may be
-asked the same, and typed ones have no name in common. The one exception are the lists that ship
-with the package, which stay as released: ten classes of ade847 have the first name of an earlier
-one, and are never predicted. A file with these classes, or with the first of them, counts as that
-list.
+asked the same, and typed ones have no name in common. The lists that ship with the package are
+exempt, since they stay as released: ten classes of ade847 have the first name of an earlier one,
+and are never predicted. A file with the same classes, or the first of them, counts as that list.
 """
 
 from __future__ import annotations
@@ -42,16 +40,13 @@ class Vocabulary:
         classes: T tuples of synonyms.
         name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
-        background: names that are prompted like classes while predictions of them count as
-            background.
-        typed: whether a person wrote the names for this use, so that all synonyms are asked: see
-            :func:`synonym_rule`.
-        doubt: what else may have been meant, "" for nothing; a program that shows no log has to
-            show it.
+        background: names that are prompted like classes, but count as background.
+        typed: whether a person wrote the names for this use, see :func:`synonym_rule`.
+        doubt: what else may have been meant, or ""; programs without a log show it.
     Raises:
-        ValueError: no class, an empty name, two classes of the same names, or of typed ones with a
-            name in common, a negative or background word that is also a class, or is there twice.
-            Names with the same tokens are the same.
+        ValueError: no class, an empty name, two classes of the same names (if typed: with one in
+            common), a negative or background word that is a class or is there twice. Names with the
+            same tokens are the same.
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -75,30 +70,23 @@ class Vocabulary:
             self._check_words(kind, getattr(self, kind))
 
     def check_asked(self, asked: Sequence[Sequence[str]]) -> None:
-        """Raise ValueError if two classes are asked the same, since the second could never be
-        predicted.
+        """Raise ValueError if two classes are asked the same: the second could not be predicted.
 
         Args:
-            asked: the names of each class that are prompted. Of a typed vocabulary two classes may
-                not even share one.
+            asked: the names of each class that are prompted. Typed classes may not even share one.
         """
         for i, one, k, other in shared_names(asked, _released_count(self.classes)):
             alike = {*map(tokens_of, asked[i])} == {*map(tokens_of, asked[k])}
-            if alike or self.typed:
-                first_only = any(
-                    len(names) < len(synonyms)
-                    for names, synonyms in zip(asked, self.classes, strict=True)
-                )
-                other_way = (
-                    "put another synonym first, or set MODEL.SYNONYMS to mean"
-                    if first_only
-                    else "or remove one"
-                )
-                raise ValueError(
-                    f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, "
-                    "so the second could not be told from the first. Make them one class, "
-                    f"{other_way}"
-                )
+            if not (alike or self.typed):
+                continue
+            if any(len(a) < len(s) for a, s in zip(asked, self.classes, strict=True)):
+                other_way = "put another synonym first, or set MODEL.SYNONYMS to mean"
+            else:
+                other_way = "or remove one"
+            raise ValueError(
+                f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, so "
+                f"the second could not be told from the first. Make them one class, {other_way}"
+            )
 
     def _check_words(self, kind: str, words: Sequence[str]) -> None:
         where = f"vocabulary {self.name!r}: {kind} {list(words)}: "
@@ -108,9 +96,8 @@ class Vocabulary:
         for i, one, k, other in shared_names([taken, *((word,) for word in words)]):
             if i:
                 raise ValueError(f"{where}{both(one, other)} is there twice; remove one")
-            raise ValueError(
-                f"{where}{both(words[k - 1], one)} is also a class; remove one of the two"
-            )
+            word = both(words[k - 1], one)
+            raise ValueError(f"{where}{word} is also a class; remove one of the two")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -121,24 +108,18 @@ class Vocabulary:
         return [synonyms[0] for synonyms in self.classes]
 
     def with_background_prompts(self) -> Vocabulary:
-        """The classes followed by a class for each background word: what a model is asked when
-        those are folded.
-        """
-        return replace(
-            self, classes=(*self.classes, *((word,) for word in self.background)), background=()
-        )
+        """The classes and then one for each background word, as models are asked to fold them."""
+        words = tuple((word,) for word in self.background)
+        return replace(self, classes=self.classes + words, background=())
 
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
-        """One class for each entry; a comma separates synonyms inside an entry, as in CAT-Seg's
-        class files.
-        """
+        """One class for each entry, with commas between synonyms as in CAT-Seg's class files."""
         return cls(tuple(split_synonyms(entry) for entry in names), name, version)
 
     @classmethod
     def from_text(cls, text: str, negatives: str = "", name: str = "custom") -> Vocabulary:
-        """Parse what a user types: ``;`` or a line end between classes, ``,`` between synonyms
-        ("dog, puppy; road").
+        """Parse typed classes, ended by ``;`` or a line end, such as "dog, puppy; road".
 
         Args:
             negatives: names of what is none of the classes, with any of these between them.
@@ -150,15 +131,13 @@ class Vocabulary:
         classes = tuple(split_synonyms(entry) for entry in entries)
         doubt = ""
         if len(entries) == 1 and not {";", "\uff1b"} & set(text):
-            doubt = refuse_one_by_accident(
-                classes[0], f"vocabulary {name!r}", f"put ';' at the end: {entries[0] + ';'!r}"
-            )
+            how = f"put ';' at the end: {entries[0] + ';'!r}"
+            doubt = refuse_one_by_accident(classes[0], f"vocabulary {name!r}", how)
         return cls(classes, name, negatives=split_words(negatives), typed=True, doubt=doubt)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
-        """Read a class file: text as in :meth:`from_text` if its name ends with ``.txt``, else JSON
-        as in :meth:`from_json`.
+        """Read a class file: ``.txt`` as :meth:`from_text`, others as :meth:`from_json`.
 
         Raises:
             FileNotFoundError: no such file. ValueError: text that is not UTF-8, or no class file.
@@ -176,12 +155,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
-        """Read a vocabulary file: ``{"name", "version", "classes": [[synonym, …], …]}``, optionally
-        with "negatives" and "background", or a plain list of names.
+        """Read a plain list of names, or ``{"name", "version", "classes": [[synonym, …], …]}`` with
+        optional "negatives" and "background".
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not one of the two forms, an unknown key,
-                or a key twice.
+            FileNotFoundError: no such file.
+            ValueError: neither of the two, an unknown key, or a key twice.
         """
         path = local_path(path)
         if not path.is_file():
@@ -197,16 +176,10 @@ class Vocabulary:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            others = {
-                kind: tuple(map(str, content.get(kind, ()))) for kind in ("negatives", "background")
-            }
-            return cls(
-                classes,
-                content["name"],
-                content["version"],
-                others["negatives"],
-                others["background"],
+            negatives, background = (
+                tuple(content.get(kind, ())) for kind in ("negatives", "background")
             )
+            return cls(classes, content["name"], content["version"], negatives, background)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, "
@@ -215,10 +188,9 @@ class Vocabulary:
 
 
 def synonym_rule(setting: str, typed: bool) -> str:
-    """What a class's synonyms do, "first", "mean" or "max", with this value of MODEL.SYNONYMS.
+    """What synonyms do, "first", "mean" or "max", under a value of MODEL.SYNONYMS.
 
-    Its "first" is for class lists; of names that a person typed none is dropped, so there it means
-    "mean".
+    None of the names that a person typed is dropped: for these "first" means "mean".
     """
     return "mean" if setting == "first" and typed else setting
 
@@ -242,26 +214,22 @@ def _is_entry(value: object) -> bool:
 
 @lru_cache(maxsize=1)
 def _released_lists() -> tuple[tuple[tuple[str, ...], ...], ...]:
-    contents = (
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.json"))
-    )
+    contents = [json.loads(path.read_bytes()) for path in sorted(LISTS.glob("*.json"))]
     return tuple(tuple(map(tuple, content["classes"])) for content in contents)
 
 
 def _released_count(classes: Sequence[Sequence[str]]) -> int:
-    """How many of the classes, from the first on, are released as they are: those of a list that
-    ships with the package, all of it or its beginning; 0 if they are of none.
+    """How many classes, from the first on, are those of a list that ships with the package.
+
+    The list may go on behind them, or they behind the list; 0 if they are of none.
     """
     stripped = tuple(tuple(name.strip() for name in synonyms) for synonyms in classes)
-    counts = (
-        min(len(known), len(stripped)) for known in _released_lists() if _agree(stripped, known)
-    )
-    return max(counts, default=0)
-
-
-def _agree(classes: Sequence[Sequence[str]], known: Sequence[Sequence[str]]) -> bool:
-    """Whether one of them is the other, or its beginning."""
-    return all(one == other for one, other in zip(classes, known, strict=False))
+    counts = [0]
+    for known in _released_lists():
+        count = min(len(known), len(stripped))
+        if known[:count] == stripped[:count]:
+            counts.append(count)
+    return max(counts)
 
 
 def builtin(name: str) -> Vocabulary:
@@ -270,11 +238,7 @@ def builtin(name: str) -> Vocabulary:
 
 
 def load_vocabulary(source: str | Path) -> Vocabulary:
-    """A vocabulary by the name of a built-in list or by the path of a file; see
-    :meth:`Vocabulary.from_file`.
-    """
-    return (
-        builtin(str(source))
-        if (LISTS / f"{source}.json").is_file()
-        else Vocabulary.from_file(source)
-    )
+    """A built-in vocabulary by its name, or that of a file; see :meth:`Vocabulary.from_file`."""
+    if (LISTS / f"{source}.json").is_file():
+        return builtin(str(source))
+    return Vocabulary.from_file(source)

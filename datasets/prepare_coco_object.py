@@ -11,31 +11,19 @@ count, and an image without instances becomes background.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from hyperclip.data import conversion as prep
 from hyperclip.data.index_files import by_image, need, read_index
 from hyperclip.runtime.program import run_program
 
 IMAGES, CLASSES = 5000, 80
-PLACES = (
-    "coco-stuff/annotations/instances_val2017.json",
-    "coco/annotations/instances_val2017.json",
-)
+PLACES = [f"{folder}/annotations/instances_val2017.json" for folder in ("coco-stuff", "coco")]
 HELP = (
     "It is in annotations_trainval2017.zip of https://cocodataset.org; if it is elsewhere, pass it "
     "as --instances FILE"
 )
-
-
-def convert(
-    image: Mapping[str, Any], annotations: list[dict[str, Any]], classes: Mapping[int, int]
-) -> tuple[np.ndarray]:
-    return (prep.coco_object_labels(annotations, classes, image["height"], image["width"]),)
 
 
 def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
@@ -67,16 +55,16 @@ def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
     jobs = []
     for image in index["images"]:
         key = image["id"]
-        make = partial(convert, image, annotations.get(key, []), classes)
+        size = image["height"], image["width"]
+        make = partial(prep.coco_object_labels, annotations.get(key, []), classes, *size)
         jobs.append(prep.Job(f"{source}, image {key}", (target / f"{key:012d}.png",), make))
     return prep.convert_files(jobs, target)
 
 
 def main() -> None:
     parser = prep.preparation_parser(__doc__)
-    parser.add_argument(
-        "--instances", type=Path, metavar="FILE", help="instances_val2017.json, if it is elsewhere"
-    )
+    elsewhere = "instances_val2017.json, if it is elsewhere"
+    parser.add_argument("--instances", type=Path, metavar="FILE", help=elsewhere)
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.instances).report(IMAGES))
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from hyperclip.data import conversion as prep
+from hyperclip.data.image_files import read_raw_label
 from hyperclip.data.index_files import need
-from hyperclip.data.label_maps import read_raw_label
 from hyperclip.data.pairing import Kind, is_hidden
 from hyperclip.runtime.program import run_program
 
@@ -27,8 +27,8 @@ HELP = (
 )
 
 
-def convert(path: Path) -> tuple[np.ndarray]:
-    return (prep.coco_stuff_labels(read_raw_label(path)),)
+def convert(path: Path) -> np.ndarray:
+    return prep.coco_stuff_labels(read_raw_label(path))
 
 
 def prepare(root: Path, split: str) -> prep.Counts:

@@ -26,16 +26,15 @@ HELP = "Unpack https://roozbehm.info/pascal-context/trainval.tar.gz there, see d
 LIST_HELP = "One of these has to name the validation images, see datasets/README.md"
 
 
-def convert(path: Path) -> tuple[np.ndarray]:
+def convert(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: does not exist")
     try:
         label_map = scipy.io.loadmat(path, appendmat=False, variable_names=["LabelMap"])["LabelMap"]
     except Exception as error:  # scipy raises what its decoders trip over
-        raise ValueError(
-            f"{path}: expected a MATLAB file with a LabelMap, which cannot be read ({error!r})"
-        ) from error
-    return (prep.context459_labels(label_map),)
+        problem = f"expected a MATLAB file with a LabelMap, which cannot be read ({error!r})"
+        raise ValueError(f"{path}: {problem}") from error
+    return prep.context459_labels(label_map)
 
 
 def validation_ids(folder: Path) -> list[str]:

@@ -27,12 +27,11 @@ HELP = (
 )
 
 
-def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> tuple[np.ndarray]:
+def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> np.ndarray:
     height, width = image["height"], image["width"]
-    masks = (
-        (a["category_id"], prep.decode_mask(a["segmentation"], height, width)) for a in annotations
-    )
-    return (prep.context59_labels(masks, height, width),)
+    decode = partial(prep.decode_mask, height=height, width=width)
+    masks = ((a["category_id"], decode(a["segmentation"])) for a in annotations)
+    return prep.context59_labels(masks, height, width)
 
 
 def prepare(root: Path) -> prep.Counts:
@@ -55,8 +54,9 @@ def prepare(root: Path) -> prep.Counts:
     jobs = []
     for image in images:
         name = image["file_name"]
+        label = target / f"{Path(name).stem}.png"
         make = partial(convert, image, annotations.get(image["image_id"], []))
-        jobs.append(prep.Job(f"{source}, image {name}", (target / f"{Path(name).stem}.png",), make))
+        jobs.append(prep.Job(f"{source}, image {name}", (label,), make))
     return prep.convert_files(jobs, target)
 
 

@@ -63,13 +63,9 @@ def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
 def _touching(labels: np.ndarray) -> dict[int, set[int]]:
     """For each class of a label map (H, W) the classes that touch it, at corners too."""
     found: dict[int, set[int]] = {}
-    pairs = [
-        (labels[1:], labels[:-1]),
-        (labels[:, 1:], labels[:, :-1]),
-        (labels[1:, 1:], labels[:-1, :-1]),
-        (labels[1:, :-1], labels[:-1, 1:]),
-    ]
-    for one, other in pairs:
+    across = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])]
+    diagonal = [(labels[1:, 1:], labels[:-1, :-1]), (labels[1:, :-1], labels[:-1, 1:])]
+    for one, other in across + diagonal:
         different = (one != other) & (one != NO_CLASS) & (other != NO_CLASS)
         for a, b in np.unique(np.stack([one[different], other[different]]), axis=1).T.tolist():
             found.setdefault(a, set()).add(b)
@@ -105,10 +101,7 @@ def paint(
 
 def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
     """The painted image with a legend of the classes that occur, largest first; see :func:`paint`."""
-    image, labels = _enlarge(image), _enlarge(labels)
-    colors = map_palette(labels, len(names))
-    panel = legend(labels, names, colors, len(image), line_width(image.shape))
-    return np.concatenate([paint(image, labels, colors), panel], axis=1)
+    return _painted(image, [labels], names)
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
@@ -133,12 +126,16 @@ def comparison(
 ) -> np.ndarray:
     """Input, truth, prediction and legend side by side; unlabelled pixels stay unpainted in both."""
     labels = np.where(truth == NO_CLASS, NO_CLASS, labels)
-    image, truth, labels = _enlarge(image), _enlarge(truth), _enlarge(labels)
-    both = np.concatenate([truth, labels])
-    colors = map_palette(both, len(names))
-    painted = [paint(image, truth, colors), paint(image, labels, colors)]
-    panel = legend(both, names, colors, len(image), line_width(image.shape))
-    return np.concatenate([image, *painted, panel], axis=1)
+    return np.concatenate([_enlarge(image), _painted(image, [truth, labels], names)], axis=1)
+
+
+def _painted(image: np.ndarray, maps: list[np.ndarray], names: list[str]) -> np.ndarray:
+    """The image painted with each of the maps, side by side, and one legend."""
+    image, maps = _enlarge(image), [_enlarge(labels) for labels in maps]
+    together = np.concatenate(maps)
+    colors = map_palette(together, len(names))
+    panel = legend(together, names, colors, len(image), line_width(image.shape))
+    return np.concatenate([*(paint(image, labels, colors) for labels in maps), panel], axis=1)
 
 
 def legend(

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.randomness import seeded
+from .image_files import orientation_of
 
 logger = logging.getLogger("hyperclip.data")
 
@@ -27,9 +28,6 @@ ATTEMPTS = 10
 
 GRACE = 60
 """Seconds that a worker goes on after SIGTERM."""
-
-EXIF_ORIENTATION = 0x0112
-"""Tag of an image file that says how it is turned; 5 to 8 turn it on its side."""
 
 FEW = 100
 """The share of faulty images is of at least so many: one early fault does not end a run."""
@@ -99,7 +97,7 @@ def is_wide(record: Mapping[str, Any]) -> bool:
     try:
         with Image.open(record["file_name"]) as file:
             width, height = file.size
-            on_side = file.getexif().get(EXIF_ORIENTATION, 1) > 4
+            on_side = orientation_of(file) > 4
     except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False  # whoever reads all of it says what is wrong
     turned = on_side and record.get("orientation") != "stored"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..labels import IGNORE
 from ..vocabulary import Vocabulary
 from .records import load_records
 from .registry import DATASETS, DatasetSpec, find_dataset
@@ -17,16 +18,12 @@ from .registry import DATASETS, DatasetSpec, find_dataset
 def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
     """What a model is asked on a registered dataset: classes, then background words to fold.
 
-    A dataset that was registered with Detectron2 alone gives its ``stuff_classes``.
-
     Args:
         dataset: registered name. family: one of ``VOCABULARIES``.
     Raises:
         ValueError: a dataset that nobody registered, or an unknown family.
     """
-    if dataset not in DATASETS and dataset in DatasetCatalog.list():
-        return Vocabulary.from_names(list(MetadataCatalog.get(dataset).stuff_classes), dataset)
-    spec = find_dataset(dataset)
+    spec = spec_of(dataset)
     vocabulary = spec.vocabulary(family)
     return vocabulary.with_background_prompts() if spec.background == "fold" else vocabulary
 
@@ -42,11 +39,12 @@ def registered_names(names: Iterable[str]) -> list[str]:
 
 
 def spec_of(dataset: str) -> DatasetSpec:
-    """Description of a registered dataset, from the metadata if only Detectron2 knows it."""
+    """Description of a registered dataset; its ``stuff_classes`` if only Detectron2 knows it."""
     if dataset in DATASETS or dataset not in DatasetCatalog.list():
         return find_dataset(dataset)
-    classes = {"catseg": vocabulary_of(dataset)}
-    ignore = MetadataCatalog.get(dataset).ignore_label
+    meta = MetadataCatalog.get(dataset)
+    classes = {"catseg": Vocabulary.from_names(list(meta.stuff_classes), dataset)}
+    ignore = meta.get("ignore_label", IGNORE)
     return DatasetSpec(
         dataset, dataset, (), "none", (), classes, "", ignore=ignore, benchmark=False
     )

@@ -19,22 +19,21 @@ class Report:
 
     Attributes:
         spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
-        images: how many there are. faults: a line each.
+        pixels: of each class in the sampled labels, and last those that do not count (T + 1,).
+        occurrences: in how many of these labels each class occurs (T,).
+        images: how many there are. faults: a line each. sampled: how many images were opened.
         layout: the label folder that is used, and its label map.
-        sampled: number of images that were opened.
-        pixels: of each class in their labels, and last those that do not count (T + 1,).
-        occurrences: in how many of them each class occurs (T,).
         left_out: lines on files that are neither images nor labels.
     """
 
     spec: DatasetSpec
+    pixels: np.ndarray
+    occurrences: np.ndarray
     status: str = "ready"
     images: int = 0
     faults: list[str] = field(default_factory=list)
     layout: str = ""
     sampled: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    occurrences: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -65,9 +64,7 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
         samples: how many images to open with their labels; 0 for all.
     """
     classes = len(spec.label_names)
-    report = Report(
-        spec, pixels=np.zeros(classes + 1, np.int64), occurrences=np.zeros(classes, np.int64)
-    )
+    report = Report(spec, np.zeros(classes + 1, np.int64), np.zeros(classes, np.int64))
     try:
         found = pair_files(spec)
     except (FileNotFoundError, ValueError) as error:

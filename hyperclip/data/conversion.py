@@ -235,13 +235,13 @@ class Job:
     Attributes:
         source: what errors call the input.
         targets: the files it becomes, .png, .tif or .jpg.
-        make: returns an array for each target; OSError, ValueError, LookupError or TypeError mean
-            that the input is damaged.
+        make: returns an array, or one for each of several targets; OSError, ValueError, LookupError
+            or TypeError mean that the input is damaged.
     """
 
     source: str
     targets: tuple[Path, ...]
-    make: Callable[[], tuple[np.ndarray, ...]]
+    make: Callable[[], np.ndarray | tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,12 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
             kept += 1
             continue
         try:
-            arrays = job.make()
+            made = job.make()
         except (OSError, ValueError, LookupError, TypeError) as error:
             told = str(error) if isinstance(error, OSError | ValueError) else repr(error)
             faults.append(told if job.source in told else f"{job.source}: {told}")
             continue
+        arrays = made if isinstance(made, tuple) else (made,)
         for target, array in zip(job.targets, arrays, strict=True):
             write_atomically(target, partial(_save, array, target.suffix))
         written += 1

@@ -46,10 +46,6 @@ def _is_value(value: Any) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
 def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
@@ -73,7 +69,7 @@ KEYS: Rules = {
     "background_words": (lambda v: isinstance(v, list) and all(map(_is_text, v)), "a list of names", "[tree, wall]"),
     "orientation": (lambda v: v in ORIENTATIONS, f"one of {list(ORIENTATIONS)}", "stored"),
     "image_bits": (lambda v: type(v) is int and 1 <= v <= 16, "the significant bits of 16-bit images, 1 to 16", "12"),
-    "max_pixels": (_is_count, "the pixels of the largest image, a whole number above 0", "500000000"),
+    "max_pixels": (lambda v: type(v) is int and v > 0, "the pixels of the largest image, a whole number above 0", "500000000"),
 }  # fmt: skip
 AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')  # fmt: skip
 SPLIT_KEYS: Rules = {

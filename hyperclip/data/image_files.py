@@ -97,11 +97,11 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
                 )
             raw_mode = _raw_mode(image)  # Pillow forgets it in load()
             signed = 2 in _listed(getattr(image, "tag_v2", {}).get(339))
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
             image.load()
             pixels: Image.Image = image
             # Pillow turns TIFF files while it reads them
-            if orientation != 1 and _orientation(image) == 1:
+            if orientation != 1 and orientation_of(image) == 1:
                 pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
             kind, compression = image.format or "", str(image.info.get("compression", ""))
             return ImageFile(str(path), pixels, orientation, raw_mode, kind, signed, compression)
@@ -129,28 +129,33 @@ def turned_fault(path: str, orientation: int) -> str:
 
 
 def exif_orientation(path: str | Path) -> int:
-    """The orientation tag of a file, 1 (upright) to 8; 1 where it cannot be read."""
+    """:func:`orientation_of` a file; 1 where it cannot be read."""
     try:
         with Image.open(path) as image:
-            return _orientation(image)
+            return orientation_of(image)
     except Exception:  # as in decode; whoever reads the pixels reports it
         return 1
 
 
-def stored_values(file: ImageFile, how: str) -> np.ndarray:
-    """The samples (H, W) of a label file as they are stored, whatever their depth.
+def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
+    """The stored values (H, W) of a label file: grey of 1 to 32 bits, or indices of a palette.
 
+    Args:
+        orientation: "stored" or "applied", or "" to refuse a file that EXIF turns.
+        max_pixels: more pixels are refused; 0 for Pillow's limit.
     Raises:
-        ValueError: as :meth:`ImageFile.oriented`; a format that changes values; more than one
-            channel; fractions.
+        FileNotFoundError: no such file.
+        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF
+            turns.
     """
+    file = decode(path, "label file", max_pixels)
     if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
         kind = " ".join(filter(None, (file.format, file.compression)))
         raise ValueError(
             f"label file {file.path!r}: got a {kind} file, which need not keep values as they "
             f"were; expected one of {list(LABEL_FORMATS)}, without lossy compression"
         )
-    values = np.asarray(file.oriented(how))
+    values = np.asarray(file.oriented(orientation))
     if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
         raise ValueError(
             f"label file {file.path!r}: got an image of mode {file.image.mode} and shape "
@@ -179,7 +184,8 @@ def _raw_mode(image: Any) -> str:
     return first[0] if first and isinstance(first[0], str) else ""
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Its EXIF tag, 1 (upright) to 8; 1 where that cannot be read."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata, by which no viewer turns anything either

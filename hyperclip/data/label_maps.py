@@ -18,7 +18,7 @@ import numpy as np
 
 from ..labels import IGNORE
 from ..vocabulary import builtin
-from .image_files import decode, stored_values
+from .image_files import read_raw_label
 
 ILLEGAL = -1
 LARGEST = 65535
@@ -125,20 +125,6 @@ def _built_in(name: str) -> LabelMap:
     return LABEL_MAPS[name]
 
 
-def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
-    """The stored values (H, W) of a label file: grey of 1 to 32 bits, or indices of a palette.
-
-    Args:
-        orientation: "stored" or "applied", or "" to refuse a file that EXIF turns.
-        max_pixels: more pixels are refused; 0 for Pillow's limit.
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF
-            turns.
-    """
-    return stored_values(decode(path, "label file", max_pixels), orientation)
-
-
 def read_label(
     path: str | Path,
     label_map: LabelMap | None = None,
@@ -177,13 +163,8 @@ def read_label(
 
 def read_record_label(record: Mapping) -> np.ndarray:
     """The label, int32 (H, W), of one of Detectron2's records; see :func:`read_label`."""
-    return read_label(
-        record["sem_seg_file_name"],
-        record.get("label_map"),
-        record.get("half"),
-        record.get("orientation", ""),
-        record.get("max_pixels", 0),
-    )
+    keys = ("label_map", "half", "orientation", "max_pixels")
+    return read_label(record["sem_seg_file_name"], **{k: record[k] for k in keys if k in record})
 
 
 def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:

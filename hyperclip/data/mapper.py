@@ -120,10 +120,10 @@ class SemSegMapper:
         return F.pad(x, (0, self.size - w, 0, self.size - h), value=value)
 
 
-def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
     inputs, crop, flip = cfg.INPUT, cfg.INPUT.CROP, cfg.INPUT.RANDOM_FLIP
     sampling = inputs.MIN_SIZE_TRAIN_SAMPLING
-    augmentations: list[T.Augmentation] = [
+    augmentations: list[T.Augmentation | T.Transform] = [
         ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, sampling)
     ]
     if crop.ENABLED:
@@ -132,7 +132,7 @@ def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
             T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore)
         )
     if inputs.COLOR_AUG_SSD:
-        augmentations.append(_ColorJitter())
+        augmentations.append(ColorAugSSDTransform(img_format="RGB"))
     if flip not in ("none", "horizontal", "vertical"):
         raise ValueError(
             f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'"
@@ -143,22 +143,12 @@ def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     return augmentations
 
 
-class _ColorJitter(T.Augmentation):
-    """SSD's colour jitter as an augmentation of images alone."""
-
-    def __init__(self) -> None:
-        self.transform = ColorAugSSDTransform(img_format="RGB")
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return self.transform
-
-
 def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of one of Detectron2's records; see :func:`read_image` and
-    :func:`read_record_label`.
+    """Image (H, W, 3) and label (H, W) of one of Detectron2's records.
 
     Raises:
-        FileNotFoundError, ValueError: as these do. ValueError: sizes that differ.
+        FileNotFoundError, ValueError: see :func:`read_image`, :func:`read_record_label`.
+        ValueError: sizes that differ.
     """
     image, label = read_record_image(record), read_record_label(record)
     if image.shape[:2] != label.shape:
@@ -185,13 +175,12 @@ def read_record_image(record: Mapping) -> np.ndarray:
     """The image, or its half, of one of Detectron2's records; see :func:`read_image`.
 
     Raises:
-        ValueError: an image that EXIF turns, with a label, while the record does not say which
-            pixels that one belongs to.
+        ValueError: EXIF turns the image, and the record does not say where its label belongs.
     """
     path = record["file_name"]
     orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")
-    bits, max_pixels = record.get("image_bits", 0), record.get("max_pixels", 0)
-    image = read_image(path, orientation, bits, max_pixels, str(Path(path).parent))
+    limits = {key: record[key] for key in ("image_bits", "max_pixels") if key in record}
+    image = read_image(path, orientation, **limits, folder=str(Path(path).parent))
     if "half" in record:
         return np.ascontiguousarray(take_half(image, record["half"], path))
     return image

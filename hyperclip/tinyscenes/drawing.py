@@ -171,22 +171,6 @@ def _draw_scene(
     return _finish(image, rng), label
 
 
-def render_captioned_scene(
-    seed: int, index: int, size: int = SCENE_SIZE
-) -> tuple[np.ndarray, list[str]]:
-    """Draw one captioned scene of 1 to 3 objects, without its mask, for contrastive pre-training.
-
-    Returns:
-        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers 1 % of it or
-        more.
-    """
-    names = class_names()
-    rng = np.random.default_rng([_SCENE_STREAM, seed, index])
-    image, label = _draw_scene(names, rng, size, (1, 3))
-    visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
-    return image, [names[k] for k in visible[pixels >= 0.01 * size * size]]
-
-
 def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:
     """Draw one captioned image of a single object, for contrastive pre-training.
 
@@ -197,9 +181,7 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     names = class_names()
     phrase = names[int(rng.integers(len(names)))]
     radius = rng.uniform(12.0, 22.0) * size / 48
-    center = (size / 2, size / 2)
-    if radius * 1.7 < size:
-        center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
+    center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
     image = _background(size, rng)
     mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
     _paint(image, mask, phrase, radius, rng)
@@ -207,14 +189,23 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """An image of the pre-training world "objects" or "scenes", and the phrases of what it shows.
+    """Draw a captioned image for contrastive pre-training, without its mask.
 
+    Args:
+        world: "objects" as of :func:`render_object`, or "scenes" of 1 to 3 objects.
+    Returns:
+        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers 1 % of it or
+        more.
     Raises:
         ValueError: another world.
     """
-    if world == "scenes":
-        return render_captioned_scene(seed, index)
-    if world != "objects":
+    if world == "objects":
+        image, phrase = render_object(seed, index)
+        return image, [phrase]
+    if world != "scenes":
         raise ValueError(f"pre-training world: got {world!r}, expected 'objects' or 'scenes'")
-    image, phrase = render_object(seed, index)
-    return image, [phrase]
+    names = class_names()
+    rng = np.random.default_rng([_SCENE_STREAM, seed, index])
+    image, label = _draw_scene(names, rng, SCENE_SIZE, (1, 3))
+    visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
+    return image, [names[k] for k in visible[pixels >= 0.01 * label.size]]

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from hyperclip.data.batches import EXIF_ORIENTATION, FEW, TrainSamples, TrainStream, is_wide
+from hyperclip.data.batches import FEW, TrainSamples, TrainStream, is_wide
 from hyperclip.runtime.randomness import kept_random_state, random_state, seeded, set_random_state
-from PIL import Image
+from PIL import ExifTags, Image
 
 SIZE = 10
 
@@ -127,7 +127,7 @@ def test_the_head_of_a_file_says_whether_it_is_wide(tmp_path):
         ("square", (6, 6), 1),
     ):
         exif = Image.Exif()
-        exif[EXIF_ORIENTATION] = tag
+        exif[ExifTags.Base.Orientation] = tag
         Image.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=exif)
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "wide.jpg").read_bytes()[:20])
     names = ("wide", "high", "turned", "square", "broken", "absent")

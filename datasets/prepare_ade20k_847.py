@@ -44,10 +44,10 @@ def convert(path: Path, orientation: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepare(root: Path, orientation: str = "") -> prep.Counts:
-    """Convert the validation images; ``orientation`` is explained at :func:`prep.read_pixels`.
+    """Convert the validation images; OSError or ValueError if a source is missing or damaged.
 
-    Raises:
-        FileNotFoundError, ValueError: a source is missing or damaged.
+    Args:
+        orientation: see :func:`hyperclip.data.conversion.read_pixels`.
     """
     folder = root / "ADE20K_2021_17_01"
     listed = read_ade_index(need(folder / "index_ade20k.pkl", HELP))

@@ -27,11 +27,7 @@ HELP = (
 
 
 def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
-    """Convert val2017.
-
-    Raises:
-        FileNotFoundError, ValueError: a source is missing or damaged.
-    """
+    """Convert val2017; OSError or ValueError if a source is missing or damaged."""
     source = instances or next((root / place for place in PLACES if (root / place).is_file()), None)
     if source is None:
         raise FileNotFoundError(

@@ -32,11 +32,7 @@ def convert(path: Path) -> np.ndarray:
 
 
 def prepare(root: Path, split: str) -> prep.Counts:
-    """Convert one split.
-
-    Raises:
-        FileNotFoundError, ValueError: a source is missing or damaged.
-    """
+    """Convert one split; OSError or ValueError if a source is missing or damaged."""
     source = need(root / "coco-stuff/annotations" / split, HELP)
     target = root / "coco-stuff/annotations_detectron2" / split
     raw = Kind("label", source, (".png",), ("", ""))

@@ -50,11 +50,7 @@ def validation_ids(folder: Path) -> list[str]:
 
 
 def prepare(root: Path) -> prep.Counts:
-    """Convert the validation images.
-
-    Raises:
-        FileNotFoundError, ValueError: a source is missing or damaged.
-    """
+    """Convert the validation images; OSError or ValueError if a source is missing or damaged."""
     folder = root / "VOCdevkit/VOC2010"
     source, target = need(folder / "trainval", HELP), folder / "annotations_detectron2/pc459_val"
     paths = [source / f"{name}.mat" for name in validation_ids(folder)]

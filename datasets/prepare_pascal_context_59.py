@@ -35,11 +35,7 @@ def convert(image: Mapping[str, Any], annotations: list[dict[str, Any]]) -> np.n
 
 
 def prepare(root: Path) -> prep.Counts:
-    """Convert the validation images.
-
-    Raises:
-        FileNotFoundError, ValueError: a source is missing or damaged.
-    """
+    """Convert the validation images; OSError or ValueError if a source is missing or damaged."""
     source = need(root / "VOCdevkit/VOC2010/trainval_merged.json", HELP)
     index = read_index(
         source,

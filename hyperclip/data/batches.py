@@ -36,8 +36,7 @@ FEW = 100
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    An image that cannot be read is replaced by a random other one, which "faults" of the sample
-    says.
+    An unreadable image is replaced by a random other one, which "faults" of the sample says.
 
     Args:
         records: Detectron2's. mapper: makes a sample of a record.
@@ -64,8 +63,7 @@ class TrainSamples(Dataset):
     def __getitem__(self, position: int) -> dict:
         """The sample, with "position" and "faults", a message for each unreadable image.
 
-        Raises:
-            ValueError: none of several images can be read.
+        Raises ValueError if none of several images can be read.
         """
         faults: list[str] = []
         with seeded(self.seed, position):
@@ -149,11 +147,7 @@ class TrainStream:
         self.waiting: list[int] = []
 
     def __iter__(self) -> Iterator[list[dict]]:
-        """Go on at the present position.
-
-        Raises:
-            ValueError: too many images are unreadable.
-        """
+        """Go on at the present position; ValueError if too many images are unreadable."""
         loader = DataLoader(
             self.samples,
             batch_size=None,
@@ -222,17 +216,11 @@ class TrainStream:
         }
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on where all processes of a run were, whatever their number.
-
-        Raises:
-            ValueError: another batch size.
-        """
+        """Go on where a run was, whatever its number of processes; ValueError if B differs."""
         state = states[self.rank] if len(states) == self.processes else states[0]
         if state["batch"] != self.batch:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH: got {self.batch}, the run had {state['batch']}; expected "
-                "the same"
-            )
+            sizes = f"got {self.batch}, the run had {state['batch']}"
+            raise ValueError(f"SOLVER.IMS_PER_BATCH: {sizes}; expected the same")
         self.samples.seed = state["seed"]
         self.position, self.waiting = state["position"], list(state["waiting"])
         self.seen, self.faulty = state["seen"], state["faulty"]

@@ -29,11 +29,7 @@ def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
 
 
 def registered_names(names: Iterable[str]) -> list[str]:
-    """Full names of registered datasets by their names or aliases, each once, in this order.
-
-    Raises:
-        ValueError: one that nobody registered.
-    """
+    """Full names of datasets by name or alias, each once; ValueError if one is not registered."""
     known = set(DatasetCatalog.list())
     return list(dict.fromkeys(name if name in known else find_dataset(name).name for name in names))
 
@@ -53,8 +49,7 @@ def spec_of(dataset: str) -> DatasetSpec:
 def register(spec: DatasetSpec) -> None:
     """Add a dataset to the table and to Detectron2's catalogues, without reading its files.
 
-    Raises:
-        ValueError: the name or the alias is taken by another one.
+    Raises ValueError if the name or the alias is taken by another one.
     """
     names = {spec.name, spec.alias}
     taken = [s.name for s in DATASETS.values() if names & {s.name, s.alias} and s != spec]

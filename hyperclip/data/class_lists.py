@@ -33,10 +33,8 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
         )
     vocabulary = _override(cfg, "TRAIN_CLASS_JSON", own[0], names[0])
     if head.NUM_CLASSES != len(vocabulary):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: got {head.NUM_CLASSES}, dataset {names[0]} has "
-            f"{len(vocabulary)}"
-        )
+        counts = f"got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}"
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: {counts}")
     for name in names:
         ignore = getattr(MetadataCatalog.get(name), "ignore_label", head.IGNORE_VALUE)
         if ignore != head.IGNORE_VALUE or 0 <= ignore < len(vocabulary):
@@ -50,8 +48,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
 def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
     """What a model is asked on a test set: its classes of TEST.VOCABULARY, or TEST_CLASS_JSON.
 
-    Raises:
-        ValueError: a class file whose length is not the dataset's number of classes.
+    Raises ValueError for a class file whose length is not the dataset's number of classes.
     """
     own = vocabulary_of(dataset_name, cfg.TEST.VOCABULARY)
     fold = dataset_name in DATASETS and DATASETS[dataset_name].background == "fold"
@@ -61,10 +58,9 @@ def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
 def _override(
     cfg: CfgNode, key: str, own: Vocabulary, dataset: str, fold: bool = False
 ) -> Vocabulary:
-    """The class file that a key names, or a dataset's own vocabulary.
+    """The class file that a key names, or else a dataset's own vocabulary.
 
-    Raises:
-        ValueError: another number of classes, or two that are asked the same under MODEL.SYNONYMS.
+    Raises ValueError for another number of classes, or two that MODEL.SYNONYMS makes the same.
     """
     path = cfg.MODEL.SEM_SEG_HEAD[key]
     vocabulary = load_vocabulary(path) if path else own

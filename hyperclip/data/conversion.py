@@ -60,18 +60,15 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
     illegal = labels == ILLEGAL
     if illegal.any():
-        raise ValueError(
-            f"got values {np.unique(raw[illegal])[:10].tolist()}, expected a stuffthingmap's "
-            "0..182 and 255"
-        )
+        values = np.unique(raw[illegal])[:10].tolist()
+        raise ValueError(f"got values {values}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """COCO's compressed run lengths of polygons, plain run lengths or compressed ones.
 
-    Raises:
-        ValueError: none of these, or made for an image of another size.
+    Raises ValueError for anything else, and for what belongs to an image of another size.
     """
     try:
         if isinstance(segmentation, list):
@@ -93,11 +90,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A segmentation as a mask, bool (H, W).
-
-    Raises:
-        ValueError: see :func:`run_lengths`, or damaged run lengths.
-    """
+    """A segmentation as a mask, bool (H, W); ValueError as :func:`run_lengths`, or if damaged."""
     lengths = run_lengths(segmentation, height, width)
     try:
         mask = coco_masks.decode(lengths)
@@ -128,10 +121,8 @@ def coco_object_labels(
     for k in sorted(range(len(areas)), key=lambda k: -areas[k]):
         category = annotations[k]["category_id"]
         if category not in classes:
-            raise ValueError(
-                f"category id: got {category}, expected one of the {len(classes)} that the file "
-                "lists"
-            )
+            expected = f"one of the {len(classes)} that the file lists"
+            raise ValueError(f"category id: got {category}, expected {expected}")
         labels[decode_mask(lengths[k], height, width)] = classes[category]
     return labels
 
@@ -181,10 +172,7 @@ def context459_labels(raw: np.ndarray) -> np.ndarray:
 def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
     """Object ids, int32 (H, W) of 0..6655, of ADE20K's ``_seg.png``, uint8 (H, W, 3).
 
-    An id is 256 (red // 10) + green; blue counts instances.
-
-    Raises:
-        ValueError: another shape or type.
+    An id is 256 (red // 10) + green; blue counts instances. Raises ValueError for other arrays.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(
@@ -202,8 +190,7 @@ def ade847_ids() -> tuple[int, ...]:
 def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
     """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, or 65535 for no class.
 
-    Raises:
-        ValueError: other ids.
+    Raises ValueError for other ids.
     """
     if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < ADE_IDS):
         raise ValueError(
@@ -258,23 +245,18 @@ class Counts:
         total = self.written + self.kept
         if total in official:
             return line
-        return (
-            f"{line}. The official number is {' or '.join(map(str, official))}, not {total}: is "
-            "the download complete?"
-        )
+        numbers = " or ".join(map(str, official))
+        return f"{line}. The official number is {numbers}, not {total}: is the download complete?"
 
 
 def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
     """Do the jobs whose targets are missing, empty or unreadable; a damaged input stops no other.
 
-    Raises:
-        ValueError: no job; or, after all others are done, the first 20 damaged inputs.
+    Raises ValueError if there is no job, or, in the end, with the first 20 damaged inputs.
     """
     if not jobs:
-        raise ValueError(
-            f"got no input file for {folder}, expected at least one. Was the download unpacked in "
-            "full?"
-        )
+        problem = f"got no input file for {folder}, expected at least one"
+        raise ValueError(f"{problem}. Was the download unpacked in full?")
     written, kept, faults = 0, 0, []
     for job in tqdm(jobs, desc=folder.name, unit="file", disable=None):
         if all(is_readable(target) for target in job.targets):

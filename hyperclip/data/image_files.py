@@ -46,13 +46,10 @@ class ImageFile:
     """A decoded file.
 
     Attributes:
-        path: where it came from.
-        image: Pillow's, as stored, not turned.
-        orientation: its tag, 1 (upright) to 8.
+        path: where it came from. image: Pillow's, as stored, not turned.
+        orientation: its EXIF tag, 1 (upright) to 8.
         raw_mode: Pillow's name of the stored samples, "L;4" for grey of four bits.
-        format: "PNG", "JPEG", …
-        signed: whether samples are signed.
-        compression: of a TIFF, else "".
+        format: "PNG", "JPEG", … signed: whether samples are. compression: of a TIFF, else "".
     """
 
     path: str
@@ -66,8 +63,7 @@ class ImageFile:
     def oriented(self, how: str) -> Image.Image:
         """The image as stored ("stored") or as viewers show it ("applied").
 
-        Raises:
-            ValueError: another word; or "", which nobody decided, for an image that EXIF turns.
+        Raises ValueError for another word, and for "" if EXIF turns the image.
         """
         if how and how not in ORIENTATIONS:
             raise ValueError(f"orientation: got {how!r}, expected one of {list(ORIENTATIONS)}")
@@ -91,10 +87,9 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
         # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it
         # where it has to be turned.
         with _pixel_limit(max_pixels), open(path, "rb") as stream, Image.open(stream) as image:
-            if 0 < max_pixels < image.width * image.height:
-                raise Image.DecompressionBombError(
-                    f"{image.width * image.height} pixels are more than {max_pixels}"
-                )
+            count = image.width * image.height
+            if 0 < max_pixels < count:
+                raise Image.DecompressionBombError(f"{count} pixels are more than {max_pixels}")
             raw_mode = _raw_mode(image)  # Pillow forgets it in load()
             signed = 2 in _listed(getattr(image, "tag_v2", {}).get(339))
             orientation = orientation_of(image)
@@ -113,9 +108,8 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
             "max_pixels in the dataset's YAML file, or by the config key INPUT.MAX_PIXELS"
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        raise ValueError(
-            f"{what} {str(path)!r} cannot be read ({error}); is it empty or cut short?"
-        ) from error
+        problem = f"cannot be read ({error}); is it empty or cut short?"
+        raise ValueError(f"{what} {str(path)!r} {problem}") from error
 
 
 def turned_fault(path: str, orientation: int) -> str:

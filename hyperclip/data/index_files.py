@@ -30,16 +30,12 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not JSON ({error}); is it cut short?") from error
     if not isinstance(index, dict) or not entries.keys() <= index.keys():
-        raise ValueError(
-            f"{str(path)!r}: expected an object with {list(entries)}, which this is not. Is it "
-            "another file?"
-        )
+        expected = f"expected an object with {list(entries)}, which this is not"
+        raise ValueError(f"{str(path)!r}: {expected}. Is it another file?")
     for name, needed in entries.items():
         if not isinstance(index[name], list):
-            raise ValueError(
-                f"{str(path)!r}: {name}: got {type(index[name]).__name__}, expected a list. Is it "
-                "another file?"
-            )
+            problem = f"{name}: got {type(index[name]).__name__}, expected a list"
+            raise ValueError(f"{str(path)!r}: {problem}. Is it another file?")
         for k, entry in enumerate(index[name]):
             fault = _fault_of_entry(entry, needed)
             if fault:
@@ -71,13 +67,11 @@ class _DataOnly(pickle.Unpickler):
     """Opens pickles of arrays and containers alone; others can call any function."""
 
     admitted = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy._core.multiarray", "_reconstruct"),
         ("_codecs", "encode"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
         ("collections", "OrderedDict"),
+        ("numpy._core.numeric", "_frombuffer"),
+        *(("numpy", kind) for kind in ("dtype", "ndarray")),
+        *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
         *(("builtins", kind) for kind in ("bytearray", "bytes", "complex", "frozenset", "set")),
     }
 
@@ -92,8 +86,7 @@ class _DataOnly(pickle.Unpickler):
 def read_ade_index(path: Path) -> list[PurePosixPath]:
     """Paths of ADE20K's images in ``index_ade20k.pkl``, relative to the folder of all datasets.
 
-    Raises:
-        ValueError: a damaged file, one that holds more than data, or not the index.
+    Raises ValueError for a damaged file, another one, or one that holds more than data.
     """
     try:
         with path.open("rb") as file:
@@ -101,12 +94,10 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
         listed = zip(index["folder"], index["filename"], strict=True)
         images = [PurePosixPath(folder) / name for folder, name in listed]
     except Exception as error:  # a broken pickle can raise anything
-        raise ValueError(
-            f"{str(path)!r} is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"
-        ) from error
+        problem = f"is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"
+        raise ValueError(f"{str(path)!r} {problem}") from error
     outside = [str(p) for p in images if p.is_absolute() or ".." in p.parts]
     if outside:
-        raise ValueError(
-            f"{str(path)!r}: got {outside[:3]}, expected paths below the folder of the datasets"
-        )
+        expected = "expected paths below the folder of the datasets"
+        raise ValueError(f"{str(path)!r}: got {outside[:3]}, {expected}")
     return images

@@ -52,10 +52,8 @@ class LabelMap:
     def __post_init__(self) -> None:
         outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
         if outside:
-            raise ValueError(
-                f"label map: got the label values {outside[:5]}, expected whole numbers from 0 to "
-                f"{LARGEST}"
-            )
+            expected = f"expected whole numbers from 0 to {LARGEST}"
+            raise ValueError(f"label map: got the label values {outside[:5]}, {expected}")
         object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))
 
     @cached_property
@@ -168,17 +166,11 @@ def read_record_label(record: Mapping) -> np.ndarray:
 
 
 def take_half(array: np.ndarray, half: str, path: str | Path) -> np.ndarray:
-    """The left or right square half of a 2:1 image (H, 2 H, …).
-
-    Raises:
-        ValueError: another aspect ratio, or another half.
-    """
+    """The left or right half of an image (H, 2 H, …); ValueError for another shape or half."""
     height, width = array.shape[:2]
     if width != 2 * height:
-        raise ValueError(
-            f"{str(path)!r}: got {width} x {height} pixels, expected exactly 2:1 to cut it into "
-            "two halves"
-        )
+        problem = f"got {width} x {height} pixels, expected exactly 2:1 to cut it into two halves"
+        raise ValueError(f"{str(path)!r}: {problem}")
     if half not in HALVES:
         raise ValueError(f"half: got {half!r}, expected one of {list(HALVES)}")
     return array[:, height:] if half == "right" else array[:, :height]

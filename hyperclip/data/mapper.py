@@ -61,15 +61,13 @@ class SemSegMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        if cfg.INPUT.DATASET_MAPPER_NAME != "mask_former_semantic":
-            raise ValueError(
-                f"INPUT.DATASET_MAPPER_NAME: got {cfg.INPUT.DATASET_MAPPER_NAME!r}, expected "
-                "'mask_former_semantic'"
-            )
-        if cfg.INPUT.FORMAT != "RGB":
-            raise ValueError(
-                f"INPUT.FORMAT: got {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained on"
-            )
+        name, channels = cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.FORMAT
+        if name != "mask_former_semantic":
+            expected = "expected 'mask_former_semantic'"
+            raise ValueError(f"INPUT.DATASET_MAPPER_NAME: got {name!r}, {expected}")
+        if channels != "RGB":
+            expected = "expected 'RGB', which CLIP was trained on"
+            raise ValueError(f"INPUT.FORMAT: got {channels!r}, {expected}")
         if is_train:
             augmentations = _train_augmentations(cfg)
         else:
@@ -90,11 +88,7 @@ class SemSegMapper:
         Raises:
             FileNotFoundError, ValueError: a missing or unreadable file, a label of another size.
         """
-        record = dict(record)
-        if self.image_bits:
-            record.setdefault("image_bits", self.image_bits)
-        if self.max_pixels:
-            record.setdefault("max_pixels", self.max_pixels)
+        record = {"image_bits": self.image_bits, "max_pixels": self.max_pixels, **record}
         label = None
         if self.is_train:
             image, label = read_pair(record)
@@ -134,9 +128,8 @@ def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
     if inputs.COLOR_AUG_SSD:
         augmentations.append(ColorAugSSDTransform(img_format="RGB"))
     if flip not in ("none", "horizontal", "vertical"):
-        raise ValueError(
-            f"INPUT.RANDOM_FLIP: got {flip!r}, expected 'none', 'horizontal' or 'vertical'"
-        )
+        expected = "expected 'none', 'horizontal' or 'vertical'"
+        raise ValueError(f"INPUT.RANDOM_FLIP: got {flip!r}, {expected}")
     if flip != "none":
         horizontal = flip == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
@@ -174,8 +167,7 @@ def exif_hint(record: Mapping) -> str:
 def read_record_image(record: Mapping) -> np.ndarray:
     """The image, or its half, of one of Detectron2's records; see :func:`read_image`.
 
-    Raises:
-        ValueError: EXIF turns the image, and the record does not say where its label belongs.
+    Raises ValueError if EXIF turns the image, and the record does not say where its label belongs.
     """
     path = record["file_name"]
     orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")
@@ -221,10 +213,8 @@ def read_image(
         scaled = _eight_bits(_colour16(path), image_bits, path, folder)
         image = Image.fromarray(scaled) if image_bits else image
     elif image.mode in ("I", "F"):
-        raise ValueError(
-            f"image {str(path)!r} cannot be read (mode {image.mode!r} of 32-bit values; expected 8 "
-            "or 16 bits a channel)"
-        )
+        problem = f"mode {image.mode!r} of 32-bit values; expected 8 or 16 bits a channel"
+        raise ValueError(f"image {str(path)!r} cannot be read ({problem})")
     turned = replace(file, image=image).oriented(orientation)
     return np.ascontiguousarray(np.asarray(turned.convert("RGB")))
 
@@ -246,9 +236,8 @@ def _colour16(path: str | Path) -> np.ndarray:
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if values is None or values.dtype != np.uint16:
-        raise ValueError(
-            f"image {str(path)!r} cannot be read in 16 bits a channel; convert it to 8 bits"
-        )
+        problem = "cannot be read in 16 bits a channel; convert it to 8 bits"
+        raise ValueError(f"image {str(path)!r} {problem}")
     if values.ndim == 2 or values.shape[2] == 2:
         values = np.repeat(values.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
     return np.ascontiguousarray(values[..., 2::-1])

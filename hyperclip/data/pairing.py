@@ -156,19 +156,13 @@ def left_out(images: Kind, labels: Kind) -> list[str]:
         if names:
             listed = ", ".join(f"{len(n)} {end} ({min(n)} …)" for end, n in sorted(names.items()))
             lossless = ", which keep every value; others need a label_affix" if is_label else ""
-            lines.append(
-                f"left out in {kind.folder}: {listed}; {kind.word}s are "
-                f"{' '.join(kind.suffixes)}{lossless}"
-            )
+            taken = f"{kind.word}s are {' '.join(kind.suffixes)}{lossless}"
+            lines.append(f"left out in {kind.folder}: {listed}; {taken}")
     return lines
 
 
 def read_list(path: Path) -> list[str]:
-    """Non-empty lines of a list, in UTF-8 or, with a byte order mark, UTF-16.
-
-    Raises:
-        ValueError: not a text file.
-    """
+    """Non-empty lines of a list, in UTF-8 or, with a byte order mark, UTF-16; else ValueError."""
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if wide else "utf-8-sig"

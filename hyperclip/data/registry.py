@@ -27,22 +27,20 @@ class DatasetSpec:
     Attributes:
         name: what configs call it (CAT-Seg's name where it has one).
         alias: short name for the command line.
-        images: official number of images, more than one if official lists differ; empty for any.
+        images: official number of images, several if official lists differ; empty for any.
         background: "none": pixels of no class do not count. Else the class behind the last one is
             the background, and predicted where the model answers with one of the vocabulary's
             background words ("fold"), or with no class at all because its score stays below a
             threshold ("threshold").
         layouts: the directory layouts that are accepted; the first that is there is used.
-        vocabularies: class list by family, a built-in list's name or the list itself; "catseg" is
-            always there.
+        vocabularies: class list, or the name of a built-in one, by family; "catseg" is needed.
         help: how to get the data.
         ignore: label of pixels that do not count.
         halves: each 2:1 image is two samples, its right and its left half.
         root: folder of the layouts; None for :func:`dataset_root`.
         note: how the numbers compare with others.
         benchmark: whether it is one of the papers' test sets.
-        orientation: which pixels the labels belong to where EXIF turns an image: "stored",
-            "applied", or "" for an error.
+        orientation: what labels follow where EXIF turns an image: "stored", "applied", "" (error).
         image_bits: significant bits of 16-bit images; 0 for all.
         max_pixels: larger images are refused; 0 for Pillow's limit.
         file: the YAML file that describes it.
@@ -79,11 +77,7 @@ class DatasetSpec:
         return names if self.background == "none" else [*names, "background"]
 
     def vocabulary(self, family: str = "catseg") -> Vocabulary:
-        """The classes of a family; CAT-Seg's where that family has none for this dataset.
-
-        Raises:
-            ValueError: an unknown family.
-        """
+        """The classes of a family, or else CAT-Seg's; ValueError for an unknown family."""
         if family not in VOCABULARIES:
             known = list(VOCABULARIES)
             raise ValueError(f"TEST.VOCABULARY: got {family!r}, expected one of {known}")
@@ -165,16 +159,12 @@ def dataset_root() -> Path:
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """A dataset by its name or its alias.
-
-    Raises:
-        ValueError: neither.
-    """
+    """A dataset by its name or its alias; ValueError if there is none."""
     for spec in DATASETS.values():
         if name in (spec.name, spec.alias):
             return spec
+    aliases = [spec.alias for spec in DATASETS.values()]
     raise ValueError(
-        f"dataset: got {name!r}, expected one of {[s.alias for s in DATASETS.values()]} or its "
-        f"full name, one of {sorted(DATASETS)}. Your own is described by a YAML file, see "
-        "datasets/README.md"
+        f"dataset: got {name!r}, expected one of {aliases} or its full name, one of "
+        f"{sorted(DATASETS)}. Your own is described by a YAML file, see datasets/README.md"
     )

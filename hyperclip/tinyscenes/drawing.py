@@ -29,7 +29,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 
 def class_names(part: str = "all") -> list[str]:
-    """Return the phrases of one part of the world: ``seen`` (60), ``unseen`` (30) or ``all`` (90).
+    """The phrases of one part of the world: ``seen`` (60), ``unseen`` (30) or ``all`` (90).
 
     A combination (colour i, texture j, shape k) is unseen when i + j + k is divisible by 3, so that
     every colour, texture, shape and every pair of them occurs among the seen ones.

@@ -29,11 +29,15 @@ def read_class_file(path: Path) -> Any:
         raise ValueError(f"{where}: {problem}. Remove or correct them")
     for kind in ("negatives", "background"):
         names = content.get(kind, [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(
-                f'{where}: {kind}: got {names!r}, expected a list of names such as ["wall", "sky"]'
-            )
+        if not are_names(names):
+            expected = 'expected a list of names such as ["wall", "sky"]'
+            raise ValueError(f"{where}: {kind}: got {names!r}, {expected}")
     return content
+
+
+def are_names(value: Any) -> bool:
+    """Whether a value of JSON is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,15 +21,10 @@ TEMPLATES = ("single", "scene", "imagenet_select", "imagenet")
 
 
 def prompt_templates(kind: str) -> tuple[str, ...]:
-    """Templates of one kind, each a sentence with ``{}`` for the name.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
+    """Templates of a kind, sentences with ``{}`` for the name; ValueError if it is unknown."""
     if kind not in TEMPLATES:
-        raise ValueError(
-            f"MODEL.PROMPT_ENSEMBLE_TYPE: got {kind!r}, expected one of {list(TEMPLATES)}"
-        )
+        expected = f"expected one of {list(TEMPLATES)}"
+        raise ValueError(f"MODEL.PROMPT_ENSEMBLE_TYPE: got {kind!r}, {expected}")
     if kind in ("single", "scene"):
         return SINGLE if kind == "single" else SCENE
     import open_clip  # here, since it brings torch with it

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..runtime.files import local_path
-from .class_files import read_class_file
+from .class_files import are_names, read_class_file
 from .names import (
     CLASS_END,
     both,
@@ -62,9 +62,8 @@ class Vocabulary:
             raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
         for i, synonyms in enumerate(self.classes):
             if not synonyms or any(map(is_blank, synonyms)):
-                raise ValueError(
-                    f"vocabulary {self.name!r}: class {i} has an empty name: {list(synonyms)}"
-                )
+                problem = f"class {i} has an empty name: {list(synonyms)}"
+                raise ValueError(f"vocabulary {self.name!r}: {problem}")
         self.check_asked(self.classes)
         for kind in ("negatives", "background"):
             self._check_words(kind, getattr(self, kind))
@@ -148,9 +147,8 @@ class Vocabulary:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"class file {str(path)!r}: not text in UTF-8 ({error}). Save it as UTF-8"
-            ) from error
+            problem = f"not text in UTF-8 ({error}). Save it as UTF-8"
+            raise ValueError(f"class file {str(path)!r}: {problem}") from error
         return cls.from_text(text, name=path.stem)
 
     @classmethod
@@ -164,13 +162,13 @@ class Vocabulary:
         """
         path = local_path(path)
         if not path.is_file():
+            known = sorted(file.stem for file in LISTS.glob("*.json"))
             raise FileNotFoundError(
                 f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of "
-                "class names, or a .txt; the built-in ones are "
-                f"{sorted(p.stem for p in LISTS.glob('*.json'))}"
+                f"class names, or a .txt; the built-in ones are {known}"
             )
         content = read_class_file(path)
-        if isinstance(content, list) and all(map(_is_entry, content)):
+        if isinstance(content, list) and all(isinstance(e, str) or are_names(e) for e in content):
             return cls(split_entries(content, f"class file {str(path)!r}"), path.stem)
         try:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
@@ -196,20 +194,10 @@ def synonym_rule(setting: str, typed: bool) -> str:
 
 
 def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
-    """The names of each class that are prompted under a rule for synonyms.
-
-    Raises:
-        ValueError: two classes that are asked the same.
-    """
+    """The prompted names of each class under a rule for synonyms; ValueError if two are alike."""
     asked = [list(s[:1]) if rule == "first" else distinct(s) for s in vocabulary.classes]
     vocabulary.check_asked(asked)
     return asked
-
-
-def _is_entry(value: object) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(name, str) for name in value)
-    )
 
 
 @lru_cache(maxsize=1)

@@ -63,13 +63,8 @@ def prepare(root: Path, orientation: str = "") -> prep.Counts:
 
 def main() -> None:
     parser = prep.preparation_parser(__doc__)
-    parser.add_argument(
-        "--orientation",
-        choices=ORIENTATIONS,
-        default="",
-        help="pixels that labels belong to where EXIF turns an image (default: such images are "
-        "reported as faults)",
-    )
+    turned = "pixels that labels belong to where EXIF turns an image (default: report such images)"
+    parser.add_argument("--orientation", choices=ORIENTATIONS, default="", help=turned)
     arguments = parser.parse_args()
     print(prepare(arguments.root, arguments.orientation).report(IMAGES))
 

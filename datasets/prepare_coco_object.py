@@ -30,9 +30,8 @@ def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
     """Convert val2017; OSError or ValueError if a source is missing or damaged."""
     source = instances or next((root / place for place in PLACES if (root / place).is_file()), None)
     if source is None:
-        raise FileNotFoundError(
-            f"neither {' nor '.join(repr(str(root / place)) for place in PLACES)} exists. {HELP}"
-        )
+        places = " nor ".join(repr(str(root / place)) for place in PLACES)
+        raise FileNotFoundError(f"neither {places} exists. {HELP}")
     index = read_index(
         need(source, HELP),
         images={"id": int, "height": int, "width": int},
@@ -41,10 +40,8 @@ def prepare(root: Path, instances: Path | None = None) -> prep.Counts:
     )
     ids = sorted(category["id"] for category in index["categories"])
     if len(ids) != CLASSES:
-        raise ValueError(
-            f"{str(source)!r}: got {len(ids)} categories, expected the {CLASSES} of "
-            "instances_val2017.json"
-        )
+        problem = f"got {len(ids)} categories, expected the {CLASSES} of instances_val2017.json"
+        raise ValueError(f"{str(source)!r}: {problem}")
     classes = {category: k + 1 for k, category in enumerate(ids)}
     annotations = by_image(index["annotations"])
     target = root / "coco-stuff/annotations_object/val2017"

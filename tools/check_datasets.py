@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import argparse
 
-import hyperclip.data  # noqa: F401  (registers the datasets)
 from hyperclip.data import DATASETS
 from hyperclip.data.checking import Report, check_dataset
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.records import first_faults
 from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
-from hyperclip.runtime.program import run_program
+from hyperclip.runtime.program import program_parser, run_program
 from tabulate import tabulate
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     names = "aliases, registered names, or YAML files (default: all registered)"
     parser.add_argument("datasets", nargs="*", help=names)
     samples = "images to open of each, 0 for all (default: %(default)s)"
@@ -76,10 +73,8 @@ def main() -> int:
     rows = [(r.spec.alias, r.status, r.images, r.expected, r.sampled, r.layout) for r in reports]
     header = ["dataset", "status", "images", "official", "opened", "labels (label map)"]
     print(tabulate(rows, header, tablefmt="github"))
-    print(
-        f"\nroot: {dataset_root().resolve()} (environment variable DETECTRON2_DATASETS); how to "
-        "get each: datasets/README.md"
-    )
+    root = f"{dataset_root().resolve()} (environment variable DETECTRON2_DATASETS)"
+    print(f"\nroot: {root}; how to get each: datasets/README.md")
     return int(bool(arguments.datasets) and any(report.status != "ready" for report in reports))
 
 

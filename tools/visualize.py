@@ -12,7 +12,6 @@ import argparse
 from functools import partial
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
-import hyperclip.data  # noqa: F401  (registers the datasets)
 import numpy as np
 import torch
 from hyperclip.config import load_config
@@ -25,15 +24,13 @@ from hyperclip.evaluation.running import background_rule
 from hyperclip.load import check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
-from hyperclip.runtime.program import run_program
+from hyperclip.runtime.program import program_parser, run_program
 from hyperclip.visualization import NO_CLASS, comparison
 from PIL import Image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     known = "alias or registered name; tools/evaluate.py --list shows them"
     parser.add_argument("--dataset", required=True, help=known)

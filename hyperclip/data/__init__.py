@@ -9,19 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXPORTS = {
-    "DATASETS": "registry",
-    "DatasetSpec": "registry",
-    "SemSegMapper": "mapper",
-    "dataset_root": "registry",
-    "find_dataset": "registry",
-    "load_records": "records",
-    "read_image": "mapper",
-    "register": "catalog",
-    "registered_names": "catalog",
-    "vocabulary_of": "catalog",
+_MODULES = {
+    "catalog": ("register", "registered_names", "vocabulary_of"),
+    "mapper": ("SemSegMapper", "read_image"),
+    "records": ("load_records",),
+    "registry": ("DATASETS", "DatasetSpec", "dataset_root", "find_dataset"),
 }
-"""The module of each exported name."""
+"""What each module exports."""
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_EXPORTS)  # noqa: PLE0605
 

@@ -103,12 +103,7 @@ def is_wide(record: Mapping[str, Any]) -> bool:
 
 
 class Batch(NamedTuple):
-    """A batch of all processes together.
-
-    Attributes:
-        positions: of its samples. position: the next one that nobody has looked at.
-        waiting: positions that were looked at and are in no batch yet.
-    """
+    """Positions of a batch of all processes, the next position, and those that wait for a batch."""
 
     positions: list[int]
     position: int

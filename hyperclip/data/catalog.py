@@ -56,10 +56,8 @@ def register(spec: DatasetSpec) -> None:
     if spec.name not in DATASETS and spec.name in DatasetCatalog.list():
         taken.append(spec.name)
     if taken:
-        raise ValueError(
-            f"dataset {spec.name!r} (alias {spec.alias!r}): that name is already taken by "
-            f"{taken[0]!r}"
-        )
+        problem = f"that name is already taken by {taken[0]!r}"
+        raise ValueError(f"dataset {spec.name!r} (alias {spec.alias!r}): {problem}")
     DATASETS[spec.name] = spec
     if spec.name not in DatasetCatalog.list():
         DatasetCatalog.register(spec.name, lambda: load_records(spec))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..labels import IGNORE
 from ..runtime.files import user_path, write_atomically
+from ..runtime.program import program_parser
 from .image_files import decode
 from .label_maps import ILLEGAL, LABEL_MAPS
 from .records import first_faults
@@ -32,10 +33,9 @@ IGNORE16 = 65535
 """Label of pixels of no class in 16-bit files."""
 
 CONTEXT59_IDS = (
-    0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105,
-    113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308,
-    324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454,
-    458,
+    0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
+    115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
+    347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 """Category ids in trainval_merged.json: "nothing", then the 59 classes in the order of indices."""
 
@@ -48,14 +48,12 @@ FORMATS = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}
 
 
 def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
-    """COCO-Stuff's pixel maps as class indices.
+    """COCO-Stuff's pixel maps as class indices; ValueError for other values.
 
     Args:
         raw: (H, W) of integers: category id minus 1, so 0..181, and 255 for unlabelled pixels.
     Returns:
         uint8 (H, W): 0..170, and 255 for unlabelled pixels and for ids that no class has.
-    Raises:
-        ValueError: other values.
     """
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
     illegal = labels == ILLEGAL
@@ -130,14 +128,10 @@ def coco_object_labels(
 def context59_labels(
     masks: Iterable[tuple[int, np.ndarray]], height: int, width: int
 ) -> np.ndarray:
-    """Paint masks of Pascal Context one over the other, as indices of its 59 frequent classes.
+    """Paint masks of Pascal Context, (category id, bool (H, W)), one over the other.
 
-    Args:
-        masks: (category id, bool (H, W)).
-    Returns:
-        uint8 (H, W): 0..58, and 255 where nothing or a rarer category is on top.
-    Raises:
-        ValueError: a mask of another shape.
+    Returns uint8 (H, W): indices 0..58 of the 59 frequent classes, and 255 where nothing or a rarer
+    category is on top. Raises ValueError for a mask of another shape.
     """
     index = {category: k for k, category in enumerate(CONTEXT59_IDS[1:])}
     labels = np.full((height, width), IGNORE, np.uint8)
@@ -151,14 +145,9 @@ def context59_labels(
 
 
 def context459_labels(raw: np.ndarray) -> np.ndarray:
-    """Pascal Context's ``LabelMap``, which counts 459 classes from 1, as class indices.
+    """Pascal Context's ``LabelMap``, (H, W) of integers 0..459, as class indices.
 
-    Args:
-        raw: (H, W) of integers 0..459.
-    Returns:
-        uint16 (H, W): 0..458, and 65535 for 0.
-    Raises:
-        ValueError: another shape, fractions, or values above 459.
+    Returns uint16 (H, W): 0..458, and 65535 for 0. Raises ValueError for other arrays.
     """
     if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer):
         raise ValueError(
@@ -317,13 +306,7 @@ def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
 
 def preparation_parser(description: str | None) -> argparse.ArgumentParser:
     """The command line of the scripts ``datasets/prepare_*.py``, with the option ``--root``."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root",
-        type=user_path,
-        default=dataset_root(),
-        help="default: DETECTRON2_DATASETS or datasets",
-    )
+    parser = program_parser(description)
+    default = "default: DETECTRON2_DATASETS or datasets"
+    parser.add_argument("--root", type=user_path, default=dataset_root(), help=default)
     return parser

@@ -84,9 +84,7 @@ SPLIT_KEYS: Rules = {
 def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
     """Register the datasets of YAML files; those of a file that was edited since are replaced.
 
-    Raises:
-        FileNotFoundError, ValueError: see :func:`read_dataset_file`. ValueError: a name that is
-            taken.
+    Raises as :func:`read_dataset_file`, and ValueError for a name that is taken.
     """
     specs = [spec for path in paths for spec in read_dataset_file(path)]
     files = {spec.file for spec in specs}
@@ -132,10 +130,8 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
         _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
         images, labels = str(user_path(keys["images"])), str(user_path(keys["labels"]))
         lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
-        affixes: dict[str, Any] = {
-            key: tuple(keys[key]) for key in ("image_affix", "label_affix") if key in keys
-        }
-        layout = Layout(images, labels, label_map, lists, **affixes)
+        affixes = [tuple(keys.get(key, ("", ""))) for key in ("image_affix", "label_affix")]
+        layout = Layout(images, labels, label_map, lists, False, *affixes)
         name = f"{content['name']}_{split}"
         specs.append(DatasetSpec(name, name, (), background, (layout,), {"catseg": vocabulary}, f"see {path}", label_map.ignore,
                                  root=root, benchmark=False, file=path.resolve(), **reading))  # fmt: skip
@@ -159,10 +155,8 @@ def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str)
     for key, value in content.items():
         passes, expected, example = rules[key]
         if not passes(value):
-            raise ValueError(
-                f"{where}: {key}: got {value!r}, expected {expected}. Write for example {key}: "
-                f"{example}"
-            )
+            how = f"Write for example {key}: {example}"
+            raise ValueError(f"{where}: {key}: got {value!r}, expected {expected}. {how}")
 
 
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
@@ -183,10 +177,8 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     often = Counter(synonyms[0] for synonyms in names)
     twice = sorted(name for name in often if often[name] > 1)
     if twice:
-        raise ValueError(
-            f"{where}: classes: {twice} are there twice. Remove one of each, or put another "
-            "synonym first"
-        )
+        how = "Remove one of each, or put another synonym first"
+        raise ValueError(f"{where}: classes: {twice} are there twice. {how}")
     return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
 
 
@@ -200,15 +192,11 @@ def _label_map(
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
         if known is None or {*known.classes.values()} - {known.ignore} != set(range(len(names))):
-            raise ValueError(
-                f"{where}: label_map {given!r}: expected one for {len(names)} classes, of "
-                f"{sorted(LABEL_MAPS)}"
-            )
+            expected = f"expected one for {len(names)} classes, of {sorted(LABEL_MAPS)}"
+            raise ValueError(f"{where}: label_map {given!r}: {expected}")
         if "ignore" in content:
-            raise ValueError(
-                f"{where}: ignore: got {content['ignore']}, but label_map {given!r} has its own. "
-                "Remove one"
-            )
+            problem = f"got {content['ignore']}, but label_map {given!r} has its own"
+            raise ValueError(f"{where}: ignore: {problem}. Remove one")
         return known
     if given is None:
         classes = {k: k for k in range(len(names))}
@@ -236,16 +224,12 @@ def _by_name(
             "and no class of the name 'ignore' or 'background', which mean something else here. "
             "Put another synonym first"
         )
-    index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}
-    wrong = {
-        raw: name
-        for raw, name in given.items()
-        if not (_is_value(raw) and isinstance(name, str) and name in index)
-    }
+    known = [*names, "ignore"]
+    wrong = {raw: name for raw, name in given.items() if not _is_value(raw) or name not in known}
     if wrong:
         raise ValueError(
             f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, "
-            f"{LARGEST} at most, without quotes), each with one of the names {list(index)}. "
+            f"{LARGEST} at most, without quotes), each with one of the names {known}. "
             "Correct these, or add the classes"
         )
     unused = sorted(set(names) - set(given.values()))
@@ -253,4 +237,5 @@ def _by_name(
         raise ValueError(
             f"{where}: label_map: no label value means {unused}; add them, or remove these classes"
         )
+    index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}
     return {raw: index[name] for raw, name in given.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.Image import Transpose
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
@@ -27,14 +28,10 @@ ORIENTATIONS = ("stored", "applied")
 """Pixels that labels belong to where EXIF turns an image: those in the file, or as viewers show."""
 
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}  # fmt: skip
 """What makes an image upright, by orientation tag. All undo themselves, but 6 undoes 8."""
 
 _LIMIT = threading.Lock()

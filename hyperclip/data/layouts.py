@@ -16,11 +16,10 @@ class Layout:
     """Where a dataset's files are, below the root.
 
     Attributes:
-        images, labels: folders. An image and its label share a key: the path in the folder without
+        images, labels: folders, in which an image and its label share a key: the path without
             suffix and affixes.
         label_map: what the labels' values mean.
-        lists: files with one key a line; the first that exists chooses the split. If any is
-            named, one has to exist.
+        lists: files with a key a line, one of which has to exist; the first of these is the split.
         superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.
     """
@@ -54,10 +53,8 @@ def coco_stuff(split: str) -> tuple[Layout, ...]:
 _OBJECT_MAP = LABEL_MAPS["from_one_80_background"]
 COCO_OBJECT = (
     Layout("coco-stuff/images/val2017", "coco-stuff/annotations_object/val2017", _OBJECT_MAP),
-    Layout(
-        "coco2014/val2014", "coco2014/coco_seg_anno", _OBJECT_MAP, ("coco2014/val_5k.txt",),
-        image_affix=("COCO_val2014_", ""),
-    ),
+    Layout("coco2014/val2014", "coco2014/coco_seg_anno", _OBJECT_MAP, ("coco2014/val_5k.txt",),
+           image_affix=("COCO_val2014_", "")),
     *(
         Layout(f"{folder}/images/val2017", f"{folder}/annotations/val2017", _OBJECT_MAP,
                label_affix=("", "_instanceTrainIds"))
@@ -66,17 +63,12 @@ COCO_OBJECT = (
 )  # fmt: skip
 
 ADE150 = tuple(
-    Layout(f"{folder}/images/validation", f"{folder}/{labels}/validation", LABEL_MAPS[label_map])
+    Layout(f"{folder}/images/validation", f"{folder}/annotations{end}/validation", LABEL_MAPS[name])
     for folder in ("ADEChallengeData2016", "ADEchallengeData2016")
-    for labels, label_map in (
-        ("annotations_detectron2", "indices_150"), ("annotations", "from_one_150"),
-    )
-)  # fmt: skip
-_ADE847 = "ADE20K_2021_17_01"
-ADE847 = (
-    Layout(f"{_ADE847}/images_detectron2/validation",
-           f"{_ADE847}/annotations_detectron2/validation", LABEL_MAPS["ade847_indices"]),
-)  # fmt: skip
+    for end, name in (("_detectron2", "indices_150"), ("", "from_one_150"))
+)
+_ADE847 = "ADE20K_2021_17_01/{}_detectron2/validation".format
+ADE847 = (Layout(_ADE847("images"), _ADE847("annotations"), LABEL_MAPS["ade847_indices"]),)
 
 
 def _voc(converted: str, converted_map: str, raw_map: str) -> tuple[Layout, ...]:
@@ -113,10 +105,8 @@ CONTEXT459 = (
 )  # fmt: skip
 
 CITYSCAPES = tuple(
-    Layout(
-        f"{folder}/leftImg8bit/val", f"{folder}/gtFine/val", LABEL_MAPS[label_map],
-        image_affix=("", "_leftImg8bit"), label_affix=("", f"_gtFine_{kind}"),
-    )
+    Layout(f"{folder}/leftImg8bit/val", f"{folder}/gtFine/val", LABEL_MAPS[label_map],
+           image_affix=("", "_leftImg8bit"), label_affix=("", f"_gtFine_{kind}"))
     for kind, label_map in (("labelTrainIds", "indices_19"), ("labelIds", "cityscapes"))
     for folder in ("cityscapes", "CityScapes")
 )  # fmt: skip

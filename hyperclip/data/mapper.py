@@ -71,8 +71,8 @@ class SemSegMapper:
         if is_train:
             augmentations = _train_augmentations(cfg)
         else:
-            size, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-            augmentations = [ResizeShortestEdge(size, longest, "choice")]
+            sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+            augmentations = [ResizeShortestEdge(*sides, "choice")]
         return {
             "is_train": is_train,
             "augmentations": augmentations,
@@ -117,23 +117,20 @@ class SemSegMapper:
 def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
     inputs, crop, flip = cfg.INPUT, cfg.INPUT.CROP, cfg.INPUT.RANDOM_FLIP
     sampling = inputs.MIN_SIZE_TRAIN_SAMPLING
-    augmentations: list[T.Augmentation | T.Transform] = [
-        ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, sampling)
-    ]
+    resize = ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, sampling)
+    steps: list[T.Augmentation | T.Transform] = [resize]
     if crop.ENABLED:
-        ignore, largest = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, crop.SINGLE_CATEGORY_MAX_AREA
-        augmentations.append(
-            T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore)
-        )
+        largest, ignore = crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        steps.append(T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore))
     if inputs.COLOR_AUG_SSD:
-        augmentations.append(ColorAugSSDTransform(img_format="RGB"))
+        steps.append(ColorAugSSDTransform(img_format="RGB"))
     if flip not in ("none", "horizontal", "vertical"):
         expected = "expected 'none', 'horizontal' or 'vertical'"
         raise ValueError(f"INPUT.RANDOM_FLIP: got {flip!r}, {expected}")
     if flip != "none":
         horizontal = flip == "horizontal"
-        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
-    return augmentations
+        steps.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    return steps
 
 
 def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
@@ -220,13 +217,26 @@ def read_image(
 
 
 def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) -> np.ndarray:
-    """16-bit values as uint8, by their significant bits; a warning if all of them are dark."""
+    """16-bit values as uint8, by their significant bits.
+
+    All dark values cause a warning, for each image or once for a folder that is named.
+    """
     top = int(values.max(initial=0))
     if bits and top >= 1 << bits:
         what = f"got values up to {top}, more than {bits} bits hold"
         raise ValueError(f"image {str(path)!r}: {what}. Correct image_bits")
     if not bits and 0 < top < BRIGHT:
-        _warn_of_depth(path, folder, max(8, top.bit_length() + top.bit_length() % 2))
+        likely = max(8, top.bit_length() + top.bit_length() % 2)
+        which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
+        message = (
+            f"{which}: no 16-bit value takes more than {likely} bits. If that is the depth, what "
+            f"is read is far too dark: say so by image_bits: {likely} in the dataset's YAML file, "
+            f"or by the config key INPUT.IMAGE_BITS {likely}"
+        )
+        if folder:
+            log_first_n(logging.WARNING, message, name=logger.name, key="message")
+        else:
+            logger.warning(message)
     step = ((1 << bits) - 1) / 255 if bits else 257
     return (values.astype(np.float32) / step + 0.5).astype(np.uint8)
 
@@ -241,17 +251,3 @@ def _colour16(path: str | Path) -> np.ndarray:
     if values.ndim == 2 or values.shape[2] == 2:
         values = np.repeat(values.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
     return np.ascontiguousarray(values[..., 2::-1])
-
-
-def _warn_of_depth(path: str | Path, folder: str, bits: int) -> None:
-    """Say that 16-bit values are small: of an image, or once of a dataset's folder."""
-    which = f"images in {folder!r}" if folder else f"image {str(path)!r}"
-    message = (
-        f"{which}: no 16-bit value takes more than {bits} bits. If that is the depth, what is read "
-        f"is far too dark: say so by image_bits: {bits} in the dataset's YAML file, or by the "
-        f"config key INPUT.IMAGE_BITS {bits}"
-    )
-    if folder:
-        log_first_n(logging.WARNING, message, name=logger.name, key="message")
-    else:
-        logger.warning(message)

@@ -4,6 +4,7 @@ can mend.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import pydoc
 import sys
@@ -14,6 +15,13 @@ USER_ERRORS = (OSError, ValueError, FloatingPointError, ImportError, MemoryError
 """What input, machine or network cause; anything else is a fault of the program, which needs its
 traceback.
 """
+
+
+def program_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows a program's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def user_errors() -> tuple[type[BaseException], ...]:

@@ -172,11 +172,7 @@ def _draw_scene(
 
 
 def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:
-    """Draw one captioned image of a single object, for contrastive pre-training.
-
-    Returns:
-        image uint8 RGB (size, size, 3) and its phrase, drawn from all 90 combinations.
-    """
+    """Draw one object: image uint8 RGB (size, size, 3) and its phrase, one of all 90."""
     rng = np.random.default_rng([_OBJECT_STREAM, seed, index])
     names = class_names()
     phrase = names[int(rng.integers(len(names)))]
@@ -192,10 +188,9 @@ def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, lis
     """Draw a captioned image for contrastive pre-training, without its mask.
 
     Args:
-        world: "objects" as of :func:`render_object`, or "scenes" of 1 to 3 objects.
+        world: "objects" as :func:`render_object` draws them, or "scenes" of 1 to 3 objects.
     Returns:
-        image uint8 RGB (size, size, 3) and the phrases, of all 90, of what covers 1 % of it or
-        more.
+        image uint8 RGB (48, 48, 3) or (96, 96, 3), and phrases of what covers 1 % of it or more.
     Raises:
         ValueError: another world.
     """

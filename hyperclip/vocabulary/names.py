@@ -96,8 +96,7 @@ def split_entries(
 ) -> tuple[tuple[str, ...], ...]:
     """Classes of a list in a file, each a text with commas or a list of synonyms.
 
-    Raises:
-        ValueError: one text with more than two names, see :func:`refuse_one_by_accident`.
+    Raises as :func:`refuse_one_by_accident` if there is only one text.
     """
     classes = tuple(split_synonyms(e) if isinstance(e, str) else tuple(e) for e in entries)
     if len(entries) == 1 and isinstance(entries[0], str):
@@ -108,14 +107,11 @@ def split_entries(
 def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> str:
     """Refuse a single class of many names, where several classes were probably meant.
 
-    Two names are often synonyms, so they only cause a warning.
+    More than two different names are a ValueError. Two are often synonyms: they cause a warning,
+    which is logged and returned; else "".
 
     Args:
         synonyms: of the only class. where: it comes from. how: to write them if they are synonyms.
-    Returns:
-        the warning that was logged, or "".
-    Raises:
-        ValueError: more than two different names.
     """
     names = distinct(synonyms)
     if len(names) < 2:

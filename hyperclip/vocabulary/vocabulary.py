@@ -174,9 +174,8 @@ class Vocabulary:
             if any(isinstance(synonyms, str) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            negatives, background = (
-                tuple(content.get(kind, ())) for kind in ("negatives", "background")
-            )
+            negatives = tuple(content.get("negatives", ()))
+            background = tuple(content.get("background", ()))
             return cls(classes, content["name"], content["version"], negatives, background)
         except (KeyError, TypeError) as error:
             raise ValueError(

@@ -30,7 +30,7 @@ They are a largest set of such colours on a grid of sRGB; each differs most from
 
 
 def palette(classes: int) -> np.ndarray:
-    """The colour of every class, uint8 RGB (T, 3): for any T, classes i and i + 155 share one."""
+    """The colour of every class, uint8 RGB (T, 3): the same for any T, repeated after 155."""
     return COLORS[np.arange(classes) % len(COLORS)]
 
 

@@ -30,7 +30,7 @@ GRACE = 60
 """Seconds that a worker goes on after SIGTERM."""
 
 FEW = 100
-"""The share of faulty images is of at least so many: one early fault does not end a run."""
+"""The share of faulty images is taken of at least this many, so one early fault ends no run."""
 
 
 class TrainSamples(Dataset):

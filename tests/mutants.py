@@ -10,7 +10,8 @@ a forked process, in which the packages are imported anew.
 
     python tests/mutants.py              every file of the table, up to 6 bugs of syntax each
     python tests/mutants.py FILE --per-file 0     all bugs of one file
-    python tests/mutants.py --list       which bugs there are, without running them
+    python tests/mutants.py --list       which bugs there are, and which entries of the table
+                                         fit no file any more, without running them
 
 Exit status: 0 where at least ``--aim`` percent were noticed and no bug of the table was missed,
 else 1.
@@ -308,8 +309,10 @@ def main() -> int:
         for file, entry in chosen.items()
     }
     if arguments.list:
-        print("\n".join(str(m) for of_file in mutants.values() for m in of_file))
-        return 0
+        stale = [line for tally in tallies.values() for line in tally.stale]
+        bugs = [str(m) for of_file in mutants.values() for m in of_file]
+        print("\n".join([*bugs, *(f"out of date in {TABLE.name}: {line}" for line in stale)]))
+        return int(bool(stale))
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     with copied_repository() as copy:
         for folder in ("hyperclip", "cliper", "tests"):

@@ -1,6 +1,7 @@
 """The configuration: every key, what values are allowed, and how files are read."""
 
-from .keys import add_hyperclip_config, extend_config, flat_config, load_config, output_keys
+from .files import flat_config
+from .keys import add_hyperclip_config, extend_config, load_config, output_keys
 from .rules import KeyRules
 
 __all__ = [

@@ -5,7 +5,7 @@ with them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
 from .rules import LEGACY
-from .values import ConfigLoader, Plain, from_command_line, shown
+from .values import ConfigLoader, from_command_line, shown
 
 BASE = "_BASE_"
-EXAMPLE = "MODEL: {META_ARCHITECTURE: HyperCLIP}"
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
         FileNotFoundError: the file itself does not exist.
         ValueError: a file that is not YAML, has a key twice, holds no keys, or is its own base.
     """
-    found = local_path(path)
-    if not found.is_file():
-        what = "is a folder" if found.is_dir() else "does not exist"
+    file = local_path(path)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"config file: got {str(path)!r}, which {what}. The shipped ones are in configs/"
         )
     missing: list[str] = []
-    return list(_layers(found, (), missing)), missing
+    return list(_layers(file, (), missing)), missing
 
 
 def command_line_layer(overrides: Sequence[Any]) -> Layer:
@@ -60,28 +59,25 @@ def command_line_layer(overrides: Sequence[Any]) -> Layer:
     """
     if len(overrides) % 2:
         raise ValueError(f"overrides: got {list(overrides)}, expected pairs KEY VALUE")
-    values = {
-        str(key): from_command_line(value)
-        for key, value in zip(overrides[0::2], overrides[1::2], strict=True)
-    }
-    return Layer("command line", None, values)
+    pairs = zip(overrides[0::2], overrides[1::2], strict=True)
+    return Layer("command line", None, {str(k): from_command_line(v) for k, v in pairs})
 
 
 def _layers(path: Path, chain: tuple[Path, ...], missing: list[str]) -> Iterator[Layer]:
+    where = f"config {str(path)!r}"
     content = load_yaml(path, "config", ConfigLoader)
     if not isinstance(content, dict):
         got = "nothing" if content in (None, "") else shown(content)[:60]
         raise ValueError(
-            f"config {str(path)!r}: got {got}, expected sections of keys. Write for example "
-            f"{EXAMPLE}"
+            f"{where}: got {got}, expected sections of keys. Write for example "
+            "MODEL: {META_ARCHITECTURE: HyperCLIP}"
         )
     bases = content.pop(BASE, [])
     chain = (*chain, path.resolve())
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base or "://" in base:
             raise ValueError(
-                f"config {str(path)!r}: {BASE}: got {shown(base)}, expected the name of a config "
-                "file here"
+                f"{where}: {BASE}: got {shown(base)}, expected the name of a config file here"
             )
         # Relative to the file that names it, else a shipped one
         below = path.parent / user_path(base)
@@ -89,49 +85,33 @@ def _layers(path: Path, chain: tuple[Path, ...], missing: list[str]) -> Iterator
         if below.resolve() in chain:
             names = " -> ".join(p.name for p in (*chain, below.resolve()))
             raise ValueError(
-                f"config {str(path)!r}: {BASE}: got {base!r}, which leads back to a file being "
-                f"read ({names})"
+                f"{where}: {BASE}: got {base!r}, which leads back to a file being read ({names})"
             )
         if below.is_file():
             yield from _layers(below, chain, missing)
         else:
-            missing.append(
-                f"config {str(path)!r}: {BASE}: got {base!r}, but {str(below)!r} does not exist"
-            )
-    yield Layer(str(path), path.parent, dict(_flat(content)))
+            missing.append(f"{where}: {BASE}: got {base!r}, but {str(below)!r} does not exist")
+    yield Layer(str(path), path.parent, dict(flat_config(content)))
 
 
-def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_config(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and values, of a config: a CfgNode, or plain dicts in dicts."""
     for key, value in tree.items():
-        name = f"{prefix}{key.text if isinstance(key, Plain) else key}"
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{name}.")
+            yield from flat_config(value, f"{prefix}{key}.")
         else:
-            yield name, value
+            yield f"{prefix}{key}", value
 
 
 def key_faults(layer: Layer, known: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each key of a layer that means nothing, with what to say of it."""
-    sections = {section for key in known for section in _sections(key)}
+    """Each key of a layer that means nothing, with what to say of it: "" of an empty section."""
     for key, value in layer.values.items():
         old = next((name for name in LEGACY if key == name or key.startswith(f"{name}.")), None)
         if old is not None:
             yield key, f"config key {key} ({layer.where}) has no meaning here: {LEGACY[old]}"
-        elif key in sections:
-            if value != {}:
-                inside = [name for name in known if name.startswith(f"{key}.")][:3]
-                yield (
-                    key,
-                    f"config key {key} ({layer.where}): got {shown(value)}, expected keys below "
-                    f"it, such as {inside}",
-                )
-            else:
-                yield key, ""
+        elif inside := [name for name in known if name.startswith(f"{key}.")][:3]:
+            got = f"config key {key} ({layer.where}): got {shown(value)}"
+            yield key, "" if value == {} else f"{got}, expected keys below it, such as {inside}"
         elif key not in known:
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
             yield key, f"unknown config key {key} ({layer.where}). Nearest valid keys: {near}"
-
-
-def _sections(key: str) -> Iterable[str]:
-    parts = key.split(".")
-    return (".".join(parts[:n]) for n in range(1, len(parts)))

@@ -1,11 +1,13 @@
-"""What the keys of a config may hold: which of Detectron2's are read here, which are paths, what
-numbers are allowed.
+"""What the keys of a config may hold: which of Detectron2's are read, which are paths, what numbers
+are allowed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 LEGACY = {
     "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
@@ -21,14 +23,8 @@ LEGACY = {
 """Keys of the released configs that mean nothing here, and what replaces them."""
 
 LEGACY_VALUES = {
-    (
-        "MODEL.META_ARCHITECTURE",
-        "CATSeg",
-    ): "use HyperCLIP, which builds CAT-Seg, too: see configs/vitb_384_catseg.yaml",
-    (
-        "MODEL.SEM_SEG_HEAD.NAME",
-        "CATSegHead",
-    ): "expected CostVolumeHead, the same head under META_ARCHITECTURE HyperCLIP",
+    "MODEL.META_ARCHITECTURE CATSeg": "use HyperCLIP, which builds CAT-Seg, too: see configs/vitb_384_catseg.yaml",
+    "MODEL.SEM_SEG_HEAD.NAME CATSegHead": "expected CostVolumeHead, the same head under META_ARCHITECTURE HyperCLIP",
 }
 """Values of the released configs that mean nothing here, and what replaces them."""
 
@@ -56,14 +52,13 @@ UNREAD = {
     "TEST.PRECISE_BN": "no part of the model has batch norm; remove it",
     "VIS_PERIOD": "use tools/visualize.py",
 }
-"""What to use instead of those of Detectron2's keys that nothing reads, by how they begin; the
-longest that fits counts.
-"""
+"""What to use instead of Detectron2's keys that nothing reads; the longest beginning counts."""
 
 Bounds = tuple[float, float]
-INFINITE = float("inf")
-POSITIVE, SHARE, ANY = (1, INFINITE), (0, 1), (-INFINITE, INFINITE)
-NOT_NEGATIVE = (0, INFINITE)
+INFINITE = math.inf
+POSITIVE, NOT_NEGATIVE, SHARE, ANY = (1, INFINITE), (0, INFINITE), (0, 1), (-INFINITE, INFINITE)
+ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
+"""Numbers that may be infinite."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +66,11 @@ class KeyRules:
     """What is known of some keys.
 
     Attributes:
-        reads: keys of Detectron2 that are read; the others may not be set, since that would do
-            nothing.
-        inputs: keys that name files or folders to read, or something else that is no path, such as
-            a model's name.
+        reads: keys of Detectron2 that are read; setting any other would do nothing, and is refused.
+        inputs: keys that name files or folders to read, or a model in another way.
         outputs: keys that name files or folders to write.
         names: lists of texts whose default is empty.
-        bounds: smallest and largest allowed number, by key; of lists, that of each entry.
+        bounds: smallest and largest allowed number, or entry of a list, by key.
         choices: the values that a key may have, where nothing else checks it.
         lengths: how many entries a list has.
         not_negative: whether all other numbers have to be 0 or more.
@@ -91,6 +84,33 @@ class KeyRules:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
     not_negative: bool = False
+
+    def __or__(self, other: KeyRules) -> KeyRules:
+        """The rules of two packages together; ``bounds`` then has to name every key."""
+        return KeyRules(
+            self.reads + other.reads,
+            self.inputs + other.inputs,
+            self.outputs + other.outputs,
+            self.names + other.names,
+            {**self.bounds, **other.bounds},
+            {**self.choices, **other.choices},
+            {**self.lengths, **other.lengths},
+        )
+
+    def expected(self, key: str, value: Any) -> str:
+        """What is expected instead of a value of the right type; "" where it is allowed."""
+        values = value if isinstance(value, list | tuple) else [value]
+        numbers = [number for number in values if type(number) in (int, float)]
+        low, high = self.bounds.get(key, ANY)
+        if len(values) != self.lengths.get(key, len(values)):
+            return f"{self.lengths[key]} entries"
+        if key in self.choices and value not in self.choices[key]:
+            return f"one of {list(self.choices[key])}"
+        if key in self.bounds and key not in ENDLESS and not all(map(math.isfinite, numbers)):
+            return "a finite number"
+        if all(low <= number <= high for number in numbers):
+            return ""
+        return f"{low:g} or more" if high == INFINITE else f"{low:g} to {high:g}"
 
 
 _HEAD, _TRAINING_INPUT, _SLIDING = "MODEL.SEM_SEG_HEAD.", "INPUT.", "TEST.SLIDING."
@@ -162,9 +182,6 @@ FRAMEWORK = KeyRules(
     not_negative=True,
 )  # fmt: skip
 """Rules of the framework's own keys, and of Detectron2's that it reads."""
-
-ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
-"""Numbers that may be infinite."""
 
 
 def unread_advice(key: str) -> str:

@@ -4,7 +4,6 @@ wanted.
 
 from __future__ import annotations
 
-import math
 import os
 from ast import literal_eval
 from collections.abc import Sequence
@@ -16,38 +15,33 @@ import yaml
 
 from ..runtime.files import portable_name, user_path
 from ..runtime.yaml_files import UniqueKeyLoader
-from .rules import ENDLESS, Bounds
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A value without quotes: as it was written, and what YAML takes it for. 007 is a name where a
-    name is wanted.
-    """
+    """A value without quotes, as it was written and as YAML reads it: 007 may be a name or 7."""
 
     text: str
     value: Any
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class ConfigLoader(UniqueKeyLoader):
     """Keeps how numbers, dates and words like "no" were written."""
 
 
-def _keep_text(kind: str) -> None:
-    construct: Any = yaml.SafeLoader.yaml_constructors[kind]
-    ConfigLoader.add_constructor(
-        kind, lambda loader, node: Plain(node.value, construct(loader, node))
-    )
+def _keep_text(loader: Any, node: Any) -> Plain:
+    return Plain(node.value, yaml.SafeLoader.yaml_constructors[node.tag](loader, node))
 
 
 for _kind in ("int", "float", "bool", "null", "timestamp"):
-    _keep_text(f"tag:yaml.org,2002:{_kind}")
+    ConfigLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _keep_text)
 
 
 def from_command_line(value: Any) -> Any:
-    """A value of KEY VALUE; quotes inside of it are taken off. Only a list in YAML's style is read
-    as YAML.
-    """
+    """A value of KEY VALUE, read as Python, without its quotes; a list may be in YAML's style."""
     if not isinstance(value, str):
         return value
     read = _literal(value)
@@ -91,39 +85,18 @@ def unwrap(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value as messages show it: as it was written."""
-    value = (
-        [v.text if isinstance(v, Plain) else v for v in value] if isinstance(value, list) else value
-    )
+    if isinstance(value, list):
+        value = [v.text if isinstance(v, Plain) else v for v in value]
     if isinstance(value, Plain):
         return "nothing (null)" if value.value is None else value.text
     return repr(value)
 
 
-def out_of_bounds(key: str, value: Any, bounds: Bounds) -> str:
-    """What is expected of a number, or of the numbers of a list, that is outside its bounds; "" if
-    it is inside.
-    """
-    low, high = bounds
-    numbers = [
-        v
-        for v in (value if isinstance(value, list | tuple) else [value])
-        if type(v) in (int, float)
-    ]
-    if any(not math.isfinite(v) for v in numbers) and key not in ENDLESS:
-        return "a finite number"
-    if all(low <= v <= high for v in numbers):
-        return ""
-    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-
-
 def locate(value: str, folder: Path | None) -> str:
-    """A name that may be a path: with ``~`` as the home folder, and relative to the folder of the
-    file that it stands in.
+    """A name that may be a path, with ``~`` as the home folder.
 
-    Left as it is: what is not there, what the working folder leads to as well, an address.
-
-    Args:
-        folder: of the YAML file; None on the command line.
+    It is relative to the folder of the YAML file that names it (None on the command line) if a
+    model is there and the working folder does not lead to the same. All other names stay.
     """
     if value in ("", "none") or "://" in value:
         return value
@@ -177,18 +150,14 @@ def _number(value: Any, default: int | float) -> int | float:
 
 def _sequence(value: Any, default: Sequence[Any], texts: bool) -> Any:
     kind = str if texts else type(default[0]) if default else object
-    of, allowed = {
-        str: ("texts", (str,)),
-        int: ("whole numbers", (int,)),
-        float: ("numbers", (int, float)),
-    }.get(kind, ("values", ()))
-    wrong = f"a list of {of}, such as {list(default) or ['name']}"
+    allowed = {str: (str,), int: (int,), float: (int, float)}.get(kind, ())
     if not isinstance(value, list | tuple):
-        raise ValueError(wrong)
-    if kind is str:
+        items = None
+    elif kind is str:
         items = [_text(item) for item in value]
     else:
         items = [_literal(item) if isinstance(item, str) else unwrap(item) for item in value]
-    if allowed and any(type(item) not in allowed for item in items):
-        raise ValueError(wrong)
+    if items is None or (allowed and any(type(item) not in allowed for item in items)):
+        names = {str: "texts", int: "whole numbers", float: "numbers"}.get(kind, "values")
+        raise ValueError(f"a list of {names}, such as {list(default) or ['name']}")
     return tuple(items) if isinstance(default, tuple) else items

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import cliper  # noqa: F401  (registers its keys)
 import pytest
-from hyperclip.config.keys import LEGACY, load_config
+from hyperclip.config import load_config
+from hyperclip.config.rules import LEGACY
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 

@@ -1,11 +1,8 @@
-"""What differs between machines: torchvision's operators, Detectron2, and what only some systems
-have.
+"""What differs between machines: torchvision's operators, Detectron2, what only some systems have.
 
 PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load,
-and torchvision's import then fails while it registers fake kernels for two operators that were
-never defined. Defining just their schemas first lets everything else of torchvision (transforms,
-models, datasets) work; the two operators themselves still raise torchvision's own clear error when
-called.
+and torchvision's import then fails over two operators that were never defined. Defining just their
+schemas first lets the rest of torchvision work; the two still raise its own error when called.
 """
 
 from __future__ import annotations
@@ -18,19 +15,13 @@ from pathlib import Path
 
 import torch
 
-_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-
 
 @functools.cache
 def define_missing_torchvision_operators() -> torch.library.Library | None:
     """Define the schemas of torchvision's operators if its library cannot be loaded.
 
     Returns:
-        the library that holds the schemas (they live as long as it does), or None if the real
-            operators are there.
+        the library, as long as which the schemas live; None if the real operators are there.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -43,8 +34,8 @@ def define_missing_torchvision_operators() -> torch.library.Library | None:
     if hasattr(torch.ops.torchvision, "nms"):
         return None
     fragment = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _SCHEMAS.values():
-        fragment.define(schema)
+    for name in ("nms", "qnms"):
+        fragment.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return fragment
 
 
@@ -65,9 +56,7 @@ def require_detectron2() -> None:
 
 
 def stop_signals() -> tuple[int, ...]:
-    """The signals that tell a run to stop: SIGTERM and, where the system has it, SIGUSR1, which
-    Slurm can send.
-    """
+    """The signals that tell a run to stop: SIGTERM and, except on Windows, Slurm's SIGUSR1."""
     return tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

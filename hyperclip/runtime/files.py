@@ -9,14 +9,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
-"""The folder that holds configs/: the repository, or the package where it is installed from a
-wheel.
-"""
-
-NAME_PART = 40
-"""Letters of a file's name that are repeated in the name of its temporary file: both have to fit a
-file system's limit.
-"""
+"""The folder that holds configs/: the repository, or the installed package."""
 
 
 def user_path(name: str | Path) -> Path:
@@ -27,26 +20,19 @@ def user_path(name: str | Path) -> Path:
 def local_path(name: str | Path) -> Path:
     """Where to read a file or folder.
 
-    ``~`` is the home folder. What is not there in the working folder is looked for in the
-    repository, so that the names of shipped files, such as ``configs/quickstart/hyperclip.yaml``,
-    work from any folder; in an installed package only they are there. What is nowhere stays as it
-    was given.
+    ``~`` is the home folder. What is not in the working folder is looked for in the repository, so
+    that names of shipped files, such as ``configs/quickstart/hyperclip.yaml``, work from any
+    folder; an installed package has these alone. What is nowhere stays as it was given.
     """
     path = user_path(name)
-    if (
-        path.is_absolute()
-        or _exists(path)
-        or (SHIPPED == _PACKAGE and path.parts[:1] != ("configs",))
-    ):
+    may_be_shipped = SHIPPED != _PACKAGE or path.parts[:1] == ("configs",)
+    if path.is_absolute() or _exists(path) or not may_be_shipped:
         return path
-    shipped = SHIPPED / path
-    return shipped if _exists(shipped) else path
+    return SHIPPED / path if _exists(SHIPPED / path) else path
 
 
 def portable_name(path: Path) -> str:
-    """The absolute path; of what is shipped, the name by which :func:`local_path` finds it on every
-    machine.
-    """
+    """The absolute path; of a shipped file, its name for :func:`local_path` on every machine."""
     place = path.resolve()
     if place.is_relative_to(SHIPPED / "configs"):
         name = place.relative_to(SHIPPED)
@@ -56,9 +42,7 @@ def portable_name(path: Path) -> str:
 
 
 def local_name(name: str) -> str:
-    """A name that may be a path, or something else such as a model's name: :func:`local_path` where
-    that changes it.
-    """
+    """What may be a path, by :func:`local_path`; model names and addresses stay as they are."""
     if not name or "://" in name:
         return name
     path = local_path(name)
@@ -73,8 +57,7 @@ def _exists(path: Path) -> bool:
 
 
 def need_output_folder(folder: Path, key: str) -> None:
-    """Make a folder, and make sure that files can be written there: before anything is computed for
-    them.
+    """Make a folder and make sure that it takes files, before anything is computed for them.
 
     Args:
         key: what messages call the folder.
@@ -101,7 +84,8 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:NAME_PART]}.")
+        # a part of the name: the temporary one, too, has to fit the file system's limit
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
         temporary = Path(name)
         os.close(handle)
         write(temporary)
@@ -111,24 +95,20 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         # torch.save says that a disk is full with a RuntimeError of its C++ side
-        if isinstance(error, OSError) or (
-            isinstance(error, RuntimeError) and "write" in str(error).lower()
-        ):
-            raise _same_kind(error)(
-                f"{str(target)!r} cannot be written: {_refusal(error)}"
-            ) from error
-        raise
+        full = isinstance(error, RuntimeError) and "write" in str(error).lower()
+        if not full and not isinstance(error, OSError):
+            raise
+        message = f"{str(target)!r} cannot be written: {_refusal(error)}"
+        raise _same_kind(error)(message) from error
 
 
-def _same_kind(error: Exception) -> type[OSError]:
-    return (
-        type(error)
-        if isinstance(error, OSError) and type(error).__module__ == "builtins"
-        else OSError
-    )
+def _same_kind(error: BaseException) -> type[OSError]:
+    if isinstance(error, OSError) and type(error).__module__ == "builtins":
+        return type(error)
+    return OSError
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: BaseException) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "a file is in the place of a folder"
     reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]

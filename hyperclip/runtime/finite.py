@@ -1,5 +1,4 @@
-"""No result that holds NaN or infinity: what a model computes is looked at, and its likely cause is
-named.
+"""Refuse results that hold NaN or infinity, and name the likely cause.
 
 A NaN is never the larger of two numbers, so a label map made of NaN looks like any other: every
 pixel of class 0, or of none.
@@ -16,16 +15,13 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class NotFiniteError(FloatingPointError, ValueError):
-    """NaN or infinity where a number belongs. It is a ValueError, too: programs report it as any
-    other fault of their input.
-    """
+    """NaN or infinity where a number belongs; a ValueError, too, as any other fault of an input."""
 
 
 class FiniteCheck:
-    """Looks at tensors as they come, and says once whether all of them were finite. Until then
-    nothing waits for a GPU.
+    """Looks at tensors as they come, and says once whether all of them were finite.
 
-    It takes one pass over each tensor and no memory, and keeps none of them.
+    Until then nothing waits for a GPU. It passes once over each tensor, and keeps none of them.
     """
 
     def __init__(self) -> None:
@@ -33,9 +29,7 @@ class FiniteCheck:
         self._half = False
 
     def add(self, what: str, *tensors: Tensor) -> FiniteCheck:
-        """Look at tensors of any shape that an error message may call ``what``; those of integers
-        are finite.
-        """
+        """Look at tensors of any shape, which messages call ``what``; integers are finite."""
         for tensor in tensors:
             if tensor.numel() and tensor.is_floating_point():
                 low, high = tensor.detach().aminmax()  # NaN if any entry is
@@ -47,31 +41,29 @@ class FiniteCheck:
         """Say whether everything that was added is finite.
 
         Args:
-            model: what computed it; its weights are searched for the cause. half: whether it used
-                half precision in places.
+            model: what computed it; its weights are searched for the cause.
+            half: whether it used half precision in places.
         Raises:
             NotFiniteError: naming what is not, and the likely cause.
         """
         if not self._extremes:
             return
         device = next(iter(self._extremes.values()))[0].device
-        rows = [
-            torch.stack([x.to(device) for x in found]).isfinite().all()
-            for found in self._extremes.values()
+        finite = [
+            torch.stack([x.to(device) for x in extremes]).isfinite().all()
+            for extremes in self._extremes.values()
         ]
-        finite = torch.stack(rows).tolist()
-        broken = [what for what, good in zip(self._extremes, finite, strict=True) if not good]
-        if broken:
-            name = "the model" if model is None else type(model).__name__
-            raise NotFiniteError(
-                f"{name}: NaN or infinity in {broken[0]}. Likely cause: "
-                f"{likely_cause(model, half or self._half)}"
-            )
+        for what, good in zip(self._extremes, torch.stack(finite).tolist(), strict=True):
+            if not good:
+                name = "the model" if model is None else type(model).__name__
+                raise NotFiniteError(
+                    f"{name}: NaN or infinity in {what}. Likely cause: "
+                    f"{_likely_cause(model, half or self._half)}"
+                )
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Refuse a model whose weights hold NaN or infinity: some of them would change labels without
-    being seen, such as -inf before a ReLU.
+    """Refuse a model whose weights hold NaN or infinity, which may not show in its scores.
 
     Raises:
         NotFiniteError: naming the first of them.
@@ -82,27 +74,16 @@ def require_finite_weights(model: nn.Module) -> None:
 
 
 def broken_weights(model: nn.Module) -> Iterator[str]:
-    """Names of the parameters that hold NaN or infinity, and of the buffers that hold NaN (a mask
-    may hold -inf).
-    """
+    """Parameters that hold NaN or infinity, and buffers that hold NaN (a mask may hold -inf)."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.numel() and tensor.is_floating_point():
-            low, high = tensor.detach().aminmax()
-            finite = (
-                low.isfinite() & high.isfinite()
-                if isinstance(tensor, nn.Parameter)
-                else ~low.isnan()
-            )
-            if not bool(finite):
+            extremes = torch.stack(tensor.detach().aminmax())
+            weight = isinstance(tensor, nn.Parameter)
+            if (~extremes.isfinite() if weight else extremes.isnan()).any():
                 yield name
 
 
-def likely_cause(model: nn.Module | None, half: bool) -> str:
-    """Why a model's result may hold NaN or infinity.
-
-    Args:
-        half: whether half precision was used in places.
-    """
+def _likely_cause(model: nn.Module | None, half: bool) -> str:
     broken = [] if model is None else list(broken_weights(model))
     if broken:
         return _broken_weights(broken)

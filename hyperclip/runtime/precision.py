@@ -1,5 +1,4 @@
-"""In what precision float32 numbers are multiplied: the one place that says so, for training and
-for every inference.
+"""In what precision float32 numbers are multiplied, in training and in every inference.
 
 A GPU may round the factors of a float32 product to TF32 (10 bits), and does so in convolutions
 unless it is told not to. These are switches of the whole process, so they are set while our code
@@ -42,8 +41,7 @@ def inference_precision(wanted: str, model: Any) -> str:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Inside, float32 matrices and convolutions are multiplied in float32, or in TF32 where the GPU
-    has it.
+    """Inside, float32 numbers are multiplied in float32, or in TF32 where the GPU has it.
 
     The process's own switches are back afterwards. Threads share them: one that wants others waits
     until they are free.
@@ -77,19 +75,12 @@ def _kinds() -> list[Any]:
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
-    return [
-        backends.cuda.matmul,
-        backends.mkldnn.matmul,
-        backends.mkldnn.conv,
-        backends.cudnn.conv,
-        backends.cudnn.rnn,
-    ]
+    cuda, mkldnn, cudnn = backends.cuda, backends.mkldnn, backends.cudnn
+    return [cuda.matmul, mkldnn.matmul, mkldnn.conv, cudnn.conv, cudnn.rnn]
 
 
 def _read() -> Switches:
-    """The process's switches; an old one is None where the new ones contradict it, which torch
-    refuses to read.
-    """
+    """The process's switches; None for an old one that the new ones contradict: torch raises."""
     old: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
         try:

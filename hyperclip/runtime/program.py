@@ -1,6 +1,4 @@
-"""What every program of the repository does at its end: leave, and say in one line what its user
-can mend.
-"""
+"""How every program of the repository ends: in one line that says what its user can mend."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 USER_ERRORS = (OSError, ValueError, FloatingPointError, ImportError, MemoryError)
-"""What input, machine or network cause; anything else is a fault of the program, which needs its
-traceback.
-"""
+"""What input, machine or network cause; any other error is the program's, with a traceback."""
 
 
 def program_parser(description: str | None) -> argparse.ArgumentParser:
@@ -25,20 +21,14 @@ def program_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def user_errors() -> tuple[type[BaseException], ...]:
-    """``USER_ERRORS``, and torch's own where the program has loaded torch; one that needs none runs
-    without it.
-    """
+    """``USER_ERRORS``, and torch's own where the program has loaded torch."""
     torch = sys.modules.get("torch")
-    return (
-        (*USER_ERRORS, torch.OutOfMemoryError, torch.distributed.DistError)
-        if torch
-        else USER_ERRORS
-    )
+    own = (torch.OutOfMemoryError, torch.distributed.DistError) if torch else ()
+    return USER_ERRORS + own
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
-    """Call ``main()`` and leave with the status that it returns; after one of :func:`user_errors`
-    with 1 and a line on stderr.
+    """Call ``main()`` and leave with its status; after a user's error with 1 and a line on stderr.
 
     Raises:
         SystemExit: always, but for errors that are none of its user's.
@@ -49,12 +39,9 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(f"error: {one_line(error)}")
     # one of several processes failed; its text ends as a traceback does
     except _process_errors() as error:
-        message = message_of_process(str(error))
-        sys.exit(
-            f"error: {message}"
-            if message
-            else f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}"
-        )
+        if message := message_of_process(str(error)):
+            sys.exit(f"error: {message}")
+        sys.exit(f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -78,19 +65,13 @@ def message_of_process(text: str) -> str:
     Args:
         text: of torch's ProcessRaisedException, a traceback.
     """
+    # The error stands behind the last frame and its code, which are indented; its message may have
+    # several lines.
     lines = text.rstrip().splitlines()
     frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
-    # The error stands behind the last frame and its code, which are indented; its message may have
-    # several lines
-    rest = list(
-        itertools.dropwhile(
-            lambda line: line[:1] in (" ", ""), lines[frames[-1] if frames else 0 :]
-        )
-    )
+    behind = lines[frames[-1] if frames else 0 :]
+    rest = itertools.dropwhile(lambda line: line[:1] in (" ", ""), behind)
     name, _, message = "\n".join(rest).partition(": ")
-    kind = pydoc.locate(name.strip()) if rest else None
-    return (
-        one_line(message or name)
-        if isinstance(kind, type) and issubclass(kind, user_errors())
-        else ""
-    )
+    kind = pydoc.locate(name.strip()) if name else None
+    known = isinstance(kind, type) and issubclass(kind, user_errors())
+    return one_line(message or name) if known else ""

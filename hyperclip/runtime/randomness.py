@@ -1,6 +1,4 @@
-"""Random numbers of Python, NumPy and torch: seeded for a while, kept as they were, saved and
-set.
-"""
+"""Random numbers of Python, NumPy and torch: seeded for a while, kept, saved and set."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ import torch
 
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
-    """What happens inside leaves the random numbers of Python, NumPy and torch outside as they
-    were.
-    """
+    """What happens inside changes no random number of Python, NumPy and torch outside."""
     state = random_state()
     try:
         yield
@@ -27,8 +23,8 @@ def kept_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch's CPU that depend on the seed alone; those outside
-    stay as they were.
+    """Inside, random numbers of Python, NumPy and torch's CPU follow from the seed alone; those
+    outside stay as they were.
     """
     words = np.random.SeedSequence(seed).generate_state(3)
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -44,16 +40,14 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """State of all random numbers of this process, in types that ``torch.load(weights_only=True)``
-    reads.
-    """
+    """State of all random numbers here, in types that ``torch.load(weights_only=True)`` reads."""
     name, keys, *rest = np.random.get_state(legacy=True)
     assert isinstance(keys, np.ndarray)
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
     }
-    state["torch"] = torch.get_rng_state()
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 

@@ -1,6 +1,4 @@
-"""Reading weights files without running code from them, whatever container and wrapper their state
-dict is in.
-"""
+"""Reading weights files without running code from them, in whatever container the state dict is."""
 
 from __future__ import annotations
 
@@ -20,25 +18,12 @@ import torch
 from torch import Tensor
 
 CONTAINERS = (
-    "model",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "module",
-    "net",
-    "network",
-    "weights",
-    "params",
-)
-"""Names under which trainers keep a model's state dict; where a file has several of them, the first
-one counts.
-"""
+    "model state_dict model_state_dict model_state module net network weights params"
+).split()
+"""Names under which trainers keep a model's state dict; of several, the first one counts."""
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of parameter names that DistributedDataParallel, torch.compile and FSDP put between a
-module and its own names.
-"""
-
+"""What DistributedDataParallel, torch.compile and FSDP put between a module and its own names."""
 
 DICTS = (
     "yacs.config.CfgNode",
@@ -50,9 +35,7 @@ DICTS = (
     "mmengine.config.config.ConfigDict",
     "addict.addict.Dict",
 )
-"""Configs that checkpoints carry along: read as plain dicts, whether their package is installed or
-not.
-"""
+"""Configs in checkpoints: read as plain dicts, whether their package is installed or not."""
 
 
 class UnreadableWeightsError(ValueError):
@@ -103,9 +86,7 @@ def read_weights(path: str | Path, key: str) -> Any:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: the length of a header (8 bytes), and the header,
-    which is JSON.
-    """
+    """Whether a file begins as safetensors do: the length of a header (8 bytes), then its JSON."""
     if path.suffix == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -114,9 +95,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _refused_globals(path: Path) -> list[str]:
-    """Classes and functions of a file that are not allowed; none where that cannot be seen
-    beforehand.
-    """
+    """Classes and functions of a file that are not allowed; none where it cannot be told yet."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # the older format, or a damaged file: reading it says more
@@ -125,45 +104,25 @@ def _refused_globals(path: Path) -> list[str]:
 
 @cache
 def harmless_globals() -> tuple[Any, ...]:
-    """What may be created while a file is read: classes that hold data alone, under the names of
-    several versions.
-    """
+    """Classes that hold data alone, under the names of several versions: a file may create them."""
     from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
     from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
-    allowed: list[Any] = [
-        np.ndarray,
-        np.dtype,
-        *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
-    ]
-    allowed += [np.recarray, np.record, *set(np.sctypeDict.values())]
+    numpy_types = {getattr(np.dtypes, name) for name in np.dtypes.__all__}
+    numpy_types |= {np.ndarray, np.dtype, np.recarray, np.record, *np.sctypeDict.values()}
+    dates = {getattr(datetime, name) for name in "datetime date time timedelta timezone".split()}
+    python = {bool, int, float, str, bytes, list, tuple, dict, frozenset, slice, range}
+    allowed: list[Any] = [*numpy_types, *dates, *python]
     allowed += [argparse.Namespace, types.SimpleNamespace, (_plain_dict, "collections.defaultdict")]
     allowed += [(collections.OrderedDict, name) for name in DICTS]
-    allowed += [
-        datetime.datetime,
-        datetime.date,
-        datetime.time,
-        datetime.timedelta,
-        datetime.timezone,
-    ]
-    allowed += [bool, int, float, str, bytes, list, tuple, dict, frozenset, slice, range]
     for package in ("numpy._core", "numpy.core"):  # of NumPy 2 and 1
-        allowed += [
-            (_reconstruct, f"{package}.multiarray._reconstruct"),
-            (scalar, f"{package}.multiarray.scalar"),
-        ]
+        allowed.append((_reconstruct, f"{package}.multiarray._reconstruct"))
+        allowed.append((scalar, f"{package}.multiarray.scalar"))
         allowed.append((_frombuffer, f"{package}.numeric._frombuffer"))
-    for module in (
-        "pathlib",
-        "pathlib._local",
-    ):  # a path of another system cannot be made, only described
-        allowed += [
-            (pathlib.PurePosixPath, f"{module}.{name}") for name in ("PosixPath", "PurePosixPath")
-        ]
-        allowed += [
-            (pathlib.PureWindowsPath, f"{module}.{name}")
-            for name in ("WindowsPath", "PureWindowsPath")
-        ]
+    for module in ("pathlib", "pathlib._local"):  # a path of another system can only be described
+        for system in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+            pure = system.__name__
+            allowed += [(system, f"{module}.{name}") for name in (pure, pure.removeprefix("Pure"))]
     return tuple(allowed)
 
 
@@ -186,52 +145,45 @@ def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
             f"{what} holds a {type(content).__name__}, expected a state dict or a dict that holds "
             "one"
         )
-    found = _search(content, what)
-    if found is None:
+    state = _search(content, what)
+    if state is None:
         keys = ", ".join(map(str, list(content)[:10])) or "nothing"
         raise UnreadableWeightsError(
             f"{what} holds no state dict of tensors; it holds {keys}. Is it a model's checkpoint?"
         )
-    return found
+    return state
 
 
 def _search(content: Mapping[Any, Any], what: str) -> dict[str, Tensor] | None:
     if not all(isinstance(name, str) for name in content):
         return None
-    tensors = {
-        name: value
-        for name, value in content.items()
-        if isinstance(value, Tensor | np.ndarray | np.generic)
-    }
-    if content and len(tensors) == len(content):
+    arrays = (Tensor, np.ndarray, np.generic)
+    if content and all(isinstance(value, arrays) for value in content.values()):
         return {
-            name: torch.as_tensor(np.asarray(v)) if not isinstance(v, Tensor) else v
-            for name, v in tensors.items()
+            name: value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+            for name, value in content.items()
         }
-    inner = {
-        name: _search(value, what) for name, value in content.items() if isinstance(value, Mapping)
-    }
-    found = {name: state for name, state in inner.items() if state is not None}
+    states = {}
+    for name, value in content.items():
+        state = _search(value, what) if isinstance(value, Mapping) else None
+        if state is not None:
+            states[name] = state
     for name in CONTAINERS:
-        if name in found:
-            return found[name]
+        if name in states:
+            return states[name]
         if name in content and content[name] == {}:
             return {}
-    if len(found) > 1:
+    if len(states) > 1:
         raise UnreadableWeightsError(
-            f"{what} holds several state dicts: {', '.join(found)}. Save the one that is meant "
+            f"{what} holds several state dicts: {', '.join(states)}. Save the one that is meant "
             "alone"
         )
-    if found:
-        return next(iter(found.values()))
     plain = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    return plain or None
+    return next(iter(states.values()), plain or None)
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers added: ``model._orig_mod.module.clip.x`` is
-    ``clip.x``.
-    """
+    """A parameter's name without wrappers: ``model._orig_mod.module.clip.x`` is ``clip.x``."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     while len(parts) > 1 and parts[0] == "model":  # a LightningModule that holds the model
         parts = parts[1:]

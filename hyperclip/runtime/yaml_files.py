@@ -17,8 +17,7 @@ class DuplicateKeyError(yaml.YAMLError):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """``yaml.SafeLoader`` that refuses mappings with a key twice; what "<<" merges may be
-    overridden as always.
+    """``yaml.SafeLoader`` that refuses a key twice; what "<<" merges may still be overridden.
 
     Raises:
         DuplicateKeyError: names the key and both lines.
@@ -61,8 +60,7 @@ def load_yaml(
         return yaml.load(path.read_text(encoding="utf-8-sig"), loader)
     except DuplicateKeyError as error:
         raise ValueError(f"{what} {str(path)!r}: {error}") from error
-    # Beside YAML's own errors: UnicodeDecodeError, a value that its tag does not fit, nesting
-    # without end.
+    # YAML's own errors, not UTF-8, a value that its tag does not fit, nesting without end
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(

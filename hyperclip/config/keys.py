@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..runtime.files import user_path
@@ -341,6 +342,11 @@ def _together(cfg: CfgNode) -> Iterator[str]:
     end, start = cfg.SOLVER.BASE_LR_END, cfg.SOLVER.BASE_LR
     if end > start:
         yield f"config key SOLVER.BASE_LR_END: got {end}, expected at most BASE_LR {start}"
+
+
+def plain_settings(cfg: CfgNode) -> dict[str, Any]:
+    """All values of a config by key, as its YAML has them: lists for tuples."""
+    return dict(flat_config(yaml.safe_load(cfg.dump())))
 
 
 def input_keys() -> tuple[str, ...]:

@@ -1,6 +1,4 @@
-"""Boundary IoU: the IoU of the bands along the borders of the regions, which the IoU of whole
-regions hardly sees.
-"""
+"""Boundary IoU: the IoU of the bands along the borders of the regions."""
 
 from __future__ import annotations
 
@@ -9,10 +7,8 @@ import math
 import cv2
 import numpy as np
 
-DILATION = 0.02
 
-
-def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
+def boundary_band(labels: np.ndarray, dilation: float = 0.02) -> np.ndarray:
     """Pixels (H, W), bool, that are near the border of their own region.
 
     Args:
@@ -31,8 +27,9 @@ def boundary_band(labels: np.ndarray, dilation: float = DILATION) -> np.ndarray:
 
 
 class BoundaryCounts:
-    """Pixels of the bands per class, added image by image: in both, in the truth, in the
-    prediction; int64 (3, T).
+    """Counts the bands' pixels per class, image by image.
+
+    ``counts`` is int64 (3, T): in both bands, in the truth's, in the prediction's.
 
     Args:
         classes: T. ignore: truth that does not count.
@@ -43,22 +40,16 @@ class BoundaryCounts:
         self.counts = np.zeros((3, classes), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one image: class indices (H, W) of the truth and of the prediction, negative where it
-        abstains.
-        """
+        """Add an image: class indices (H, W), those of the prediction < 0 where it abstains."""
         counted = truth != self.ignore
-        near_truth, near_prediction = (
-            boundary_band(truth) & counted,
-            boundary_band(prediction) & counted & (prediction >= 0),
-        )
+        near_truth = boundary_band(truth) & counted
+        near_prediction = boundary_band(prediction) & counted & (prediction >= 0)
         both = near_truth & near_prediction & (truth == prediction)
         for row, values in enumerate((truth[both], truth[near_truth], prediction[near_prediction])):
             self.counts[row] += np.bincount(values.astype(np.int64), minlength=self.classes)
 
     def miou(self) -> float:
-        """Mean Boundary IoU in percent over the classes that have a band in the truth; nan without
-        any.
-        """
+        """Mean Boundary IoU in percent over the classes with a band in the truth; nan without."""
         both, truth, prediction = self.counts
         present = truth > 0
         iou = both[present] / (truth + prediction - both)[present]

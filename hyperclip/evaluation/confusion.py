@@ -12,8 +12,7 @@ from ..labels import NO_CLASS
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) in int64, added image by image; memory does not grow with the
-    set.
+    """Counts of (truth, prediction) in int64, added image by image.
 
     ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one
     (``NO_CLASS``): they are missed by their class and a false positive of nobody.
@@ -40,10 +39,8 @@ class ConfusionMatrix:
                 f"prediction of size {tuple(prediction.shape)} for a label map of "
                 f"{tuple(truth.shape)}; they have to agree"
             )
-        truth, prediction = (
-            truth.to(self.counts.device).long(),
-            prediction.to(self.counts.device).long(),
-        )
+        device = self.counts.device
+        truth, prediction = truth.to(device).long(), prediction.to(device).long()
         valid = truth != self.ignore
         truth, prediction = truth[valid], prediction[valid]
         for name, values in (("label", truth), ("prediction", prediction[prediction != NO_CLASS])):
@@ -53,11 +50,9 @@ class ConfusionMatrix:
                     f"{self.classes - 1} or the ignore value {self.ignore}. Does the vocabulary "
                     "belong to this dataset?"
                 )
-        columns = self.classes + 1
         column = torch.where(prediction == NO_CLASS, self.classes, prediction)
-        added = torch.bincount(truth * columns + column, minlength=self.classes * columns).view_as(
-            self.counts
-        )
+        entry = truth * (self.classes + 1) + column
+        added = torch.bincount(entry, minlength=self.counts.numel()).view_as(self.counts)
         self.counts += added
         return added
 
@@ -72,8 +67,7 @@ class SegmentationScores:
 
     Attributes:
         miou: mean IoU over the classes present in the truth (Detectron2 since July 2022).
-        miou_old: the same sum divided by the classes present in the truth or predicted (Detectron2
-            before).
+        miou_old: the same sum divided by the classes present or predicted (Detectron2 before).
         pixel_accuracy: share of pixels that are right.
         mean_accuracy: mean recall over the classes present in the truth.
         iou: per class (T,), nan where the class is neither in the truth nor predicted.
@@ -87,9 +81,7 @@ class SegmentationScores:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> SegmentationScores:
-        """Read the scores off a confusion matrix (T, T) or (T, T + 1), rows truth, columns
-        prediction.
-        """
+        """Read the scores off a matrix (T, T) or (T, T + 1), rows truth, columns prediction."""
         counts = counts.double().cpu()
         right, truth, predicted = counts.diagonal(), counts.sum(1), counts[:, : len(counts)].sum(0)
         union = truth + predicted - right

@@ -15,40 +15,33 @@ from detectron2.utils import comm
 
 from ..data.label_maps import read_record_label
 from ..data.mapper import exif_hint
-from ..data.registry import DATASETS
 from ..runtime.files import write_atomically
 from ..runtime.finite import FiniteCheck
 from .boundary import BoundaryCounts
 from .confusion import ConfusionMatrix, SegmentationScores
-from .protocols import answered_labels, to_dataset_labels
+from .protocols import answered_labels, background_rule, to_dataset_labels
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Scores of a registered dataset, pixels with its ignore label left out, its background rule
-    applied.
+    """Scores of a registered dataset, by its background rule and without its ignored pixels.
 
     Accepts "sem_seg" (P, H, W) scores and "sem_seg_labels" (H, W), -1 where a model abstains.
-    Counts are integers, kept on the device of the first output; those of all processes are summed,
-    which is exact with Detectron2's inference sampler: it hands out each image once. Memory does
-    not grow with the number of images.
+    Counts are integers on the device of the first output, summed over all processes, which is exact
+    as Detectron2's inference sampler hands out each image once. Memory does not grow with images.
 
     Args:
         dataset_name: a registered dataset with ``stuff_classes`` and ``ignore_label``.
         boundary: also compute the mean Boundary IoU, on the CPU.
-        per_image: file that gets a line of JSON for each image: image_id, mIoU over the classes of
-            that image, pACC.
+        per_image: file that gets a line of JSON for each image: image_id, its own mIoU, pACC.
     """
 
     def __init__(
         self, dataset_name: str, boundary: bool = False, per_image: Path | None = None
     ) -> None:
         meta = MetadataCatalog.get(dataset_name)
-        self.dataset_name, self.names, self.ignore = (
-            dataset_name,
-            list(meta.stuff_classes),
-            meta.ignore_label,
-        )
-        self.background = DATASETS[dataset_name].background if dataset_name in DATASETS else "none"
+        self.dataset_name = dataset_name
+        self.names, self.ignore = list(meta.stuff_classes), meta.ignore_label
+        self.background = background_rule(dataset_name)
         self.with_boundary, self.per_image = boundary, per_image
         self._lines: IO[str] | None = None
         self.reset()
@@ -68,19 +61,16 @@ class SemSegEvaluator(DatasetEvaluator):
         """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
 
         Raises:
-            ValueError, FileNotFoundError: a label that cannot be read, has another size or unknown
-                values.
-            NotFiniteError: scores, or the confidence of labels, that hold NaN or infinity: no label
-                is made of them.
+            ValueError, FileNotFoundError: a label that cannot be read, or has another size or
+                unknown values.
+            NotFiniteError: scores, or the confidence of labels, that hold NaN or infinity.
         """
         for record, output in zip(inputs, outputs, strict=True):
+            name = record.get("file_name", record["sem_seg_file_name"])
             answers = [output[key] for key in ("sem_seg", "sem_seg_confidence") if key in output]
-            FiniteCheck().add(
-                f"the answer for {record.get('file_name', record['sem_seg_file_name'])}", *answers
-            ).require()
-            prediction = to_dataset_labels(
-                answered_labels(output), len(self.names), self.background
-            )
+            FiniteCheck().add(f"the answer for {name}", *answers).require()
+            answer = answered_labels(output)
+            prediction = to_dataset_labels(answer, len(self.names), self.background)
             truth = torch.from_numpy(read_record_label(record))
             self.matrix.counts = self.matrix.counts.to(prediction.device)
             try:
@@ -94,12 +84,10 @@ class SemSegEvaluator(DatasetEvaluator):
             if self.with_boundary:
                 self.boundary.update(truth.numpy(), prediction.cpu().numpy())
             if self._lines is not None:
-                scores = SegmentationScores.from_counts(added)
-                found = {"mIoU": scores.miou, "pACC": scores.pixel_accuracy}
-                line = {"image_id": record.get("image_id")} | {
-                    k: None if math.isnan(v) else v for k, v in found.items()
-                }
-                self._lines.write(json.dumps(line) + "\n")
+                found = SegmentationScores.from_counts(added)
+                scores = {"mIoU": found.miou, "pACC": found.pixel_accuracy}
+                line = {k: None if math.isnan(v) else v for k, v in scores.items()}
+                self._lines.write(json.dumps({"image_id": record.get("image_id"), **line}) + "\n")
 
     def evaluate(self) -> OrderedDict | None:
         """Scores in percent of all processes, on the main one; None elsewhere."""
@@ -121,9 +109,9 @@ class SemSegEvaluator(DatasetEvaluator):
         if self.with_boundary:
             self.boundary.counts = sum(counts for _, counts, _ in parts)
             result["boundary_mIoU"] = self.boundary.miou()
-        result |= {
-            f"IoU-{n}": v for n, v in zip(self.names, scores.iou, strict=True) if not math.isnan(v)
-        }
+        for name, iou in zip(self.names, scores.iou, strict=True):
+            if not math.isnan(iou):
+                result[f"IoU-{name}"] = iou
         return OrderedDict(sem_seg=result)
 
     def _part(self, rank: int) -> Path:

@@ -1,6 +1,4 @@
-"""Rows of the benchmarks' table that are kept between runs: what they depend on, by content, and
-whether a file is whole.
-"""
+"""Rows of the benchmarks' table that are kept between runs, and what tells that they still hold."""
 
 from __future__ import annotations
 
@@ -20,22 +18,15 @@ from ..load import registered_systems
 from ..runtime.files import write_atomically
 
 PACKAGES = (
-    "detectron2",
-    "sal-detectron2",
-    "open_clip_torch",
-    "timm",
-    "diffusers",
-    "transformers",
-    "pillow",
-    "opencv-python-headless",
-    "numpy",
-)
+    "detectron2 sal-detectron2 open_clip_torch timm diffusers transformers pillow "
+    "opencv-python-headless numpy"
+).split()
 """Whose versions may change what an evaluation finds, besides torch's."""
 
 
 class ContentHashes:
-    """SHA-256 of files and folders. A file is read once for as long as its size and time stay; so
-    make one for each run.
+    """SHA-256 of files and folders; one for each run, since it reads a file again only if its size
+    or time changes.
     """
 
     def __init__(self) -> None:
@@ -60,9 +51,7 @@ class ContentHashes:
 
 
 def framework_versions() -> dict[str, str]:
-    """What computes a row: this framework by its version and its code, and the libraries that it
-    stands on.
-    """
+    """What computes a row: this framework's version and code, and the libraries below it."""
     versions = {"hyperclip": __version__, "code": _code(), "torch": torch.__version__}
     for name in PACKAGES:
         try:
@@ -74,25 +63,20 @@ def framework_versions() -> dict[str, str]:
 
 @functools.cache
 def _code() -> str:
-    """Hash of the sources of this package and of all systems', as they were when this process first
-    asked.
-    """
+    """Hash of the sources of this package and of all systems', as they were when first asked."""
     names = {__name__, *(system.__module__ for system in registered_systems().values())}
     packages = [sys.modules[name.partition(".")[0]] for name in sorted(names)]
     files = [Path(package.__file__) for package in packages if package.__file__]
     hashes, content = ContentHashes(), []
     for file in sorted(set(files)):
         sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-        content += [
-            (f"{file.parent.name}/{p.relative_to(file.parent)}", hashes.of(p)) for p in sources
-        ]
+        for path in sources:
+            content.append((f"{file.parent.name}/{path.relative_to(file.parent)}", hashes.of(path)))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_row(path: Path, mark: str) -> dict[str, Any] | None:
-    """A row that was written before, if it has this fingerprint and its file is as it was written;
-    else None.
-    """
+    """A row that was written before; None if its fingerprint differs or its file was changed."""
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -18,9 +18,8 @@ class Published:
     Attributes:
         method, backbone: what was evaluated. variant: "", "windows", "no refiner", or both.
         source: where it stands. miou: in percent by the benchmark's alias.
-        note: why the figures are not to be compared with what this framework computes, if so.
-        settings: of a variant, by alias or "*" for all: the keys that it changes of the shipped
-            config.
+        note: why this framework's numbers are not to be compared with it, if so.
+        settings: keys of the shipped config that the variant changes, by alias or "*" for all.
     """
 
     method: str
@@ -40,8 +39,7 @@ def published_rows() -> tuple[Published, ...]:
 
 
 def published_for(description: Description, benchmark: str) -> list[Published]:
-    """What papers report for a method on a benchmark: for its own backbone, or if there is none for
-    all of them.
+    """What papers report for a method on a benchmark: for its own backbone, else for all of them.
 
     Args:
         description: of the system. benchmark: alias of a registered dataset.

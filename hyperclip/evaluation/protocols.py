@@ -9,13 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.registry import DATASETS
 from ..labels import NO_CLASS
 
 
+def background_rule(dataset: str) -> str:
+    """The background rule of a registered dataset; "none" for one that Detectron2 alone knows."""
+    return DATASETS[dataset].background if dataset in DATASETS else "none"
+
+
 def answered_labels(output: dict[str, Tensor]) -> Tensor:
-    """Prompt indices (H, W) of a model's output: "sem_seg_labels", or the best of the scores
-    "sem_seg" (P, H, W).
-    """
+    """Prompt indices (H, W): "sem_seg_labels", or the best of the scores "sem_seg" (P, H, W)."""
     return output["sem_seg_labels"] if "sem_seg_labels" in output else output["sem_seg"].argmax(0)
 
 

@@ -7,54 +7,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from ..config import flat_config, load_config, output_keys
+from ..config import load_config, output_keys, plain_settings
 from ..data import DatasetSpec
 from ..runtime.files import local_path
 from .papers import Published
 
 RELEASED = (("vit*.yaml", False), ("*/vit-*/ovs_*.yaml", True))
-"""Shipped configs that hold a row of a paper, and whether they do so for their own datasets alone.
-"""
+"""Shipped configs that hold a row of a paper, and whether only for the datasets they name."""
 
 NO_INFLUENCE = ("OUTPUT_DIR", "OVERWRITE", "DATASETS.", "DATALOADER.", "SOLVER.", "VERSION")
-"""How keys begin that do not change what an evaluation finds; the dataset and its vocabulary are
-looked at themselves.
-"""
+"""Keys, by how they begin, that change no result, or as the dataset's are looked at otherwise."""
 
 FREE = (
     *NO_INFLUENCE,
-    "MODEL.DEVICE",
-    "MODEL.WEIGHTS",
-    "MODEL.COMPILE_HEAD",
-    "MODEL.CHECKPOINT_ACTIVATIONS",
-    "TEST.CLASS_CHUNK",
-    "TEST.IMS_PER_BATCH",
-    "TEST.BOUNDARY_IOU",
-    "TEST.PER_IMAGE_RESULTS",
-    "TEST.BEST_METRIC",
-    "TEST.EVAL_PERIOD",
-    "IMPORTS",
-    "WANDB.",
-    "SEED",
-    "VIS_PERIOD",
-    "CUDNN_BENCHMARK",
-    "MODEL.SYNONYMS",
-    "TEST.VOCABULARY",
-    "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+    *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.COMPILE_HEAD", "MODEL.CHECKPOINT_ACTIVATIONS"),
+    *("TEST.CLASS_CHUNK", "TEST.IMS_PER_BATCH", "TEST.BOUNDARY_IOU", "TEST.PER_IMAGE_RESULTS"),
+    *("TEST.BEST_METRIC", "TEST.EVAL_PERIOD", "IMPORTS", "WANDB.", "SEED", "VIS_PERIOD"),
+    *("CUDNN_BENCHMARK", "MODEL.SYNONYMS", "TEST.VOCABULARY", "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON"),
 )
-"""And how those begin that do not change a method: they change no result, or class names, of which
-a row says more.
-"""
+"""Those that change no method: no result, or class names alone, of which a row says more."""
 
 
 def changed_settings(
     cfg: CfgNode, spec: DatasetSpec, papers: Sequence[Published], variant: Mapping[str, Any]
 ) -> list[str] | None:
-    """Keys whose values are not those of the figure that is shown beside a result, "KEY value
-    (released value)".
+    """Keys whose values are not those of the figure beside a result, "KEY value (released value)".
 
     Args:
         papers: the figures that are shown, of the config's own backbone.
@@ -68,13 +47,9 @@ def changed_settings(
     expected = released | dict(variant)
     for paper in papers if variant else ():
         expected |= paper.settings.get("*", {}) | paper.settings.get(spec.alias, {})
-    now, free = _flat(cfg), (*FREE, *output_keys())
-    differing = [
-        k
-        for k in sorted(expected.keys() & now.keys())
-        if not k.startswith(free) and expected[k] != now[k]
-    ]
-    return [f"{key} {now[key]} ({expected[key]})" for key in differing]
+    now, free = plain_settings(cfg), (*FREE, *output_keys())
+    compared = [k for k in sorted(expected.keys() & now.keys()) if not k.startswith(free)]
+    return [f"{k} {now[k]} ({expected[k]})" for k in compared if now[k] != expected[k]]
 
 
 def _method(cfg: CfgNode) -> tuple[str, ...]:
@@ -91,21 +66,14 @@ def _released(method: tuple[str, ...], spec: DatasetSpec) -> dict[str, Any] | No
 
 @functools.cache
 def _shipped(folder: Path) -> list[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]]:
-    """Method, the datasets that it is for, none for all, and all values of each config that holds a
-    row of a paper.
-    """
-    found = []
+    """Each config with a row of a paper: its method, its datasets (() for all), its values."""
+    rows = []
     for pattern, for_its_own in RELEASED:
         for path in sorted(folder.glob(pattern)):
             try:
                 cfg = load_config(path)
             except ValueError:  # keys of a system whose package is not imported
                 continue
-            found.append(
-                (_method(cfg), tuple(cfg.DATASETS.TEST) if for_its_own else (), _flat(cfg))
-            )
-    return found
-
-
-def _flat(cfg: CfgNode) -> dict[str, Any]:
-    return dict(flat_config(yaml.safe_load(cfg.dump())))
+            datasets = tuple(cfg.DATASETS.TEST) if for_its_own else ()
+            rows.append((_method(cfg), datasets, plain_settings(cfg)))
+    return rows

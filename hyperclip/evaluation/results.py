@@ -24,24 +24,13 @@ NESTED = ("IoU", "published", "notes", "fingerprint", "settings")
 
 
 def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Write rows as ``results.json`` (everything), ``results.csv`` (without the classes) and
-    ``results.md``, each in full.
-    """
-
-    def write_csv(path: Path) -> None:
-        flat = [{k: v for k, v in row.items() if k not in NESTED} for row in rows]
-        names = list(dict.fromkeys(key for row in flat for key in row))
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(flat)
-
+    """Write ``results.json`` (everything), ``results.csv`` (no classes) and ``results.md``."""
     write_json(rows, output / "results.json")
-    write_atomically(output / "results.csv", write_csv)
-    write_atomically(
-        output / "results.md",
-        lambda p: p.write_text(benchmark_table(rows) + "\n", encoding="utf-8"),
-    )
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in NESTED))
+    lines = [[row.get(name) for name in names] for row in rows]
+    _write_csv([names, *lines], output / "results.csv")
+    table = benchmark_table(rows) + "\n"
+    write_atomically(output / "results.md", lambda p: p.write_text(table, encoding="utf-8"))
 
 
 def write_json(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -55,8 +44,7 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: a folder without ``results.json``.
-        ValueError: a file that is not one, or one of an earlier schema; the message says how to
-            make it anew.
+        ValueError: a file that is not one, or one of an earlier schema.
     """
     path = user_path(folder) / "results.json"
     if not path.is_file():
@@ -69,21 +57,19 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
         raise ValueError(
             f"{str(path)!r} is not a results file: no JSON in UTF-8 ({error})"
         ) from error
-    if isinstance(content, list) or (isinstance(content, dict) and "results" in content):
+    table = content if isinstance(content, dict) else {}
+    if isinstance(content, list) or "results" in table:
         raise ValueError(
             f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: "
             "python tools/train_net.py --eval-only --config-file … OUTPUT_DIR …, or python "
             "tools/evaluate.py --config-file … --output …"
         )
-    rows = (
-        content.get("rows")
-        if isinstance(content, dict) and content.get("schema") == SCHEMA
-        else None
-    )
-    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+    rows = table.get("rows")
+    if table.get("schema") != SCHEMA or not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError(
-            f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each with "system" and "dataset", '  # noqa: E501
-            'and "mIoU", "images", "protocol" or an "error"; scores are numbers or null'
+            f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each '
+            'with "system" and "dataset", and "mIoU", "images", "protocol" or an "error"; scores '
+            "are numbers or null"
         )
     return rows
 
@@ -99,12 +85,13 @@ def _is_row(row: object) -> bool:
 
 
 def write_class_table(row: Mapping[str, Any], path: Path) -> None:
-    """Write the IoU of each class of a row as CSV, in percent; empty where a class is neither there
-    nor predicted.
-    """
+    """Write each class's IoU in percent as CSV; empty where it is neither there nor predicted."""
+    _write_csv([("class", "IoU"), *row["IoU"].items()], path)
 
+
+def _write_csv(lines: Sequence[Sequence[Any]], path: Path) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("class", "IoU"), *row["IoU"].items()])
+            csv.writer(file).writerows(lines)
 
     write_atomically(path, write)

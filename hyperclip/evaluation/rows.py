@@ -1,6 +1,4 @@
-"""What a row of the benchmarks' table says: the number, all that it depends on, and why it may
-differ from a paper's.
-"""
+"""A row of the benchmarks' table: the number, what it depends on, how it differs from a paper's."""
 
 from __future__ import annotations
 
@@ -12,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from ..config import flat_config
+from ..config import plain_settings
 from ..data import DatasetSpec
 from ..data.class_lists import test_vocabulary
 from ..runtime.files import local_path
@@ -34,8 +31,7 @@ class Benchmark:
     """A dataset that is ready to be evaluated.
 
     Attributes:
-        spec: the dataset. records: what is evaluated. total: how many there are of them without a
-            limit.
+        spec: the dataset. records: what is evaluated. total: how many there are without a limit.
         faults: files that have no counterpart, or are there twice.
     """
 
@@ -56,6 +52,7 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
     spec, vocabulary = benchmark.spec, found.vocabulary
     papers = published_for(found.description, spec.alias)
     scores = {key: None if math.isnan(value) else value for key, value in found.scores.items()}
+    overall = {k: v for k, v in scores.items() if not k.startswith("IoU-") and k != "images"}
     return {
         "seed": cfg.SEED,
         "weights": cfg.MODEL.WEIGHTS,
@@ -69,11 +66,7 @@ def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -
         "official_images": spec.images[0] if spec.images else benchmark.total,
         "complete": benchmark.complete,
         "labels": found.labels,
-        **{
-            key: value
-            for key, value in scores.items()
-            if not key.startswith("IoU-") and key != "images"
-        },
+        **overall,
         "seconds_per_image": found.seconds,
         "peak_memory_mb": found.peak_memory,
         "published": [
@@ -98,10 +91,8 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
     released = spec.vocabulary(system.class_lists)
     if spec.background == "fold":
         released = released.with_background_prompts()
-    if (
-        synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed) != "first"
-        or found.vocabulary.classes != released.classes
-    ):
+    synonyms = synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed)
+    if synonyms != "first" or found.vocabulary.classes != released.classes:
         yield "other class names or synonyms than the method's released ones"
     elif found.vocabulary.negatives != released.negatives:
         yield "other negatives than the released ones"
@@ -116,15 +107,13 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
         elif changed:
             yield f"other settings than the released ones: {', '.join(changed)}"
     if system.class_lists == "catseg" and found.protocol == "threshold":
-        yield (
-            f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}, which no paper reports "
-            "for this model"
-        )
+        rule = f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}"
+        yield f"{rule}, which no paper reports for this model"
 
 
 def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None = None) -> str:
-    """Changes when the config, a file or folder that it names, the vocabulary, the data, the
-    meaning of its labels or the framework do. Files count by their content.
+    """A hash of all that a row depends on: the config, files that it names, the vocabulary, the
+    data, the meaning of its labels, the framework. Files count by their content.
 
     Args:
         hashes: of this run; None reads every file anew.
@@ -132,23 +121,16 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None
         OSError: a file that cannot be read.
     """
     hashes = hashes or ContentHashes()
-    keys = {
-        k: v for k, v in flat_config(yaml.safe_load(cfg.dump())) if not k.startswith(NO_INFLUENCE)
-    }
+    keys = {k: v for k, v in plain_settings(cfg).items() if not k.startswith(NO_INFLUENCE)}
     named = {k: local_path(str(v)) for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
     files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
-    vocabulary, spec, records = (
-        test_vocabulary(cfg, benchmark.spec.name),
-        benchmark.spec,
-        benchmark.records,
-    )
+    spec, records = benchmark.spec, benchmark.records
+    vocabulary = test_vocabulary(cfg, spec.name)
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
     maps = {r["label_map"] for r in records}
     labels = sorted((m.name, sorted(m.classes.items())) for m in maps)
     names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"]) for r in records]
-    data = [
-        hashes.of(Path(path)) for r in records for path in (r["file_name"], r["sem_seg_file_name"])
-    ]
+    data = [hashes.of(Path(r[key])) for r in records for key in ("file_name", "sem_seg_file_name")]
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
     content = [keys, files, asked, labels, names, data, protocol, framework_versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

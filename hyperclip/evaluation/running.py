@@ -1,11 +1,10 @@
-"""Evaluating a model on one registered dataset: its vocabulary, its background rule, its scores,
-what it cost.
-"""
+"""Evaluating a model on one registered dataset."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, bare
 from ..vocabulary import Vocabulary
 from . import SemSegEvaluator
-from .protocols import protocol_name
+from .protocols import background_rule, protocol_name
 
 LOOK_EVERY = 10
 """Batches between two looks of several processes at whether their evaluation is to end."""
@@ -83,7 +82,7 @@ def evaluate_dataset(
         stop: says, to all processes the same, whether to end early; it is asked by all of them
             together.
     Returns:
-        the same on all processes, but for the scores, which only the main process has (else empty).
+        the same on all processes, but for the scores: {} on others than the main one.
     Raises:
         FileNotFoundError, ValueError: data that is missing or broken, a class list that does not
             fit; NaN in a result.
@@ -118,20 +117,14 @@ def evaluate_dataset(
     )
 
 
-def background_rule(dataset: str) -> str:
-    """The background rule of a registered dataset; "none" for one that Detectron2 alone knows."""
-    return DATASETS[dataset].background if dataset in DATASETS else "none"
-
-
 def dataset_question(cfg: CfgNode, dataset: str) -> Question:
     """What is asked of the images of a dataset.
 
     Raises:
         ValueError: a class list that does not fit, see :func:`test_vocabulary`.
     """
-    return Question(
-        test_vocabulary(cfg, dataset), background=background_rule(dataset) == "threshold"
-    )
+    background = background_rule(dataset) == "threshold"
+    return Question(test_vocabulary(cfg, dataset), background=background)
 
 
 def names_of(dataset: str) -> tuple[str, ...]:
@@ -146,9 +139,9 @@ def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
 
 def per_image_file(cfg: CfgNode, name: str) -> Path | None:
     """Where the scores of each image of a dataset go, None if the config does not ask for them."""
-    return (
-        Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl" if cfg.TEST.PER_IMAGE_RESULTS else None
-    )
+    if not cfg.TEST.PER_IMAGE_RESULTS:
+        return None
+    return Path(cfg.OUTPUT_DIR) / "per_image" / f"{name}.jsonl"
 
 
 def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
@@ -167,9 +160,8 @@ def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
 def failing_together() -> Iterator[None]:
     """What one process raises inside, all raise, so that none waits for ever for one that has left.
 
-    What waits for other processes inside, all have to reach or none. An error of another process
-    comes as a ``RuntimeError`` with its words, one of the input (``OSError``, ``ValueError``) as a
-    ``ValueError``.
+    Either all processes or none may wait for each other inside. An error of another process comes
+    as a ``RuntimeError`` with its words, an ``OSError`` or ``ValueError`` as a ``ValueError``.
     """
     error: Exception | None = None
     try:
@@ -177,17 +169,11 @@ def failing_together() -> Iterator[None]:
     except Exception as raised:
         error = raised
     if comm.get_world_size() > 1:
-        said = (
-            None
-            if error is None
-            else (isinstance(error, OSError | ValueError), f"{type(error).__name__}: {error}")
-        )
-        everywhere = comm.all_gather(said)
-        if error is None:
-            for rank, other in enumerate(everywhere):
-                if other is not None:
-                    kind = ValueError if other[0] else RuntimeError
-                    raise kind(f"process {rank} of {len(everywhere)}: {other[1]}")
+        kind = ValueError if isinstance(error, OSError | ValueError) else RuntimeError
+        everywhere = comm.all_gather(error and (kind, f"{type(error).__name__}: {error}"))
+        for rank, other in enumerate(everywhere):
+            if other and error is None:
+                raise other[0](f"process {rank} of {len(everywhere)}: {other[1]}")
     if error is not None:
         raise error
 
@@ -212,9 +198,8 @@ def _run(
             for i, batch in enumerate(loader):
                 if stop is not None and i < shared and i % every == 0 and stop():
                     raise EvaluationStoppedError
-                evaluator.process(
-                    batch, model([{**record, "question": question} for record in batch])
-                )
+                asked = [{**record, "question": question} for record in batch]
+                evaluator.process(batch, model(asked))
                 progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.evaluation")
     finally:
@@ -225,18 +210,13 @@ def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:  # the high-water mark of this process; Linux lets a process clear its own
+    with contextlib.suppress(OSError):  # Linux lets a process clear its own high-water mark
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    return peak_resident_bytes() / 1e6
+    peak = re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.M) if status.is_file() else None
+    return (int(peak[1]) * 1024 if peak else peak_resident_bytes()) / 1e6

@@ -1,6 +1,4 @@
-"""Many systems on many benchmarks in one process: each model is loaded once, each number is kept as
-soon as it is there.
-"""
+"""Many systems on many benchmarks in one process: each model is loaded once, each row is kept."""
 
 from __future__ import annotations
 
@@ -43,29 +41,24 @@ def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
     Raises:
         ValueError, FileNotFoundError: nothing of that name, or no name at all.
     """
+    benchmarks = [spec for spec in DATASETS.values() if spec.benchmark]
     chosen: dict[str, DatasetSpec] = {}
     for name in filter(None, map(str.strip, names)):
         if name == "all":
-            found = all_benchmarks()
+            specs = benchmarks
         elif name.endswith((".yaml", ".yml")):
-            found = [spec for spec in register_files([name]) if not spec.name.endswith("_train")]
-            if not found:
+            specs = [spec for spec in register_files([name]) if not spec.name.endswith("_train")]
+            if not specs:
                 raise ValueError(
                     f"{name}: got no split but 'train', expected another one to evaluate on"
                 )
         else:
-            found = [find_dataset(name)]
-        chosen |= {spec.name: spec for spec in found}
+            specs = [find_dataset(name)]
+        chosen |= {spec.name: spec for spec in specs}
     if not chosen:
-        raise ValueError(
-            f'benchmarks: got {list(names)}, expected names; "all" are {[s.alias for s in all_benchmarks()]}'  # noqa: E501
-        )
+        known = [spec.alias for spec in benchmarks]
+        raise ValueError(f'benchmarks: got {list(names)}, expected names; "all" are {known}')
     return list(chosen.values())
-
-
-def all_benchmarks() -> list[DatasetSpec]:
-    """The test sets of the papers."""
-    return [spec for spec in DATASETS.values() if spec.benchmark]
 
 
 def make_plan(
@@ -79,12 +72,10 @@ def make_plan(
     """
     wanted = []
     for system in systems:
-        own = list(system.cfg.DATASETS.TEST)
-        wanted.append(
-            choose_datasets(
-                [n for name in names for n in (own if name.strip() == "own" else [name])]
-            )
-        )
+        its_names: list[str] = []
+        for name in names:
+            its_names += system.cfg.DATASETS.TEST if name.strip() == "own" else [name]
+        wanted.append(choose_datasets(its_names))
         check_system(system.cfg)
         for spec in wanted[-1]:
             test_vocabulary(system.cfg, spec.name)
@@ -117,27 +108,19 @@ def load_benchmarks(
             faults.append(f"{spec.alias}: {error}")
             continue
         records = make_records(spec, found)
-        benchmark = Benchmark(
-            spec, records[:limit] if limit else records, len(records), len(found.faults)
-        )
         if spec.images and len(records) not in spec.images and not partial:
             faults.append(f"{spec.alias}: incomplete, {len(records)} of {spec.images[0]} images")
         if found.faults:
-            logger.warning(
-                "%s: %d faults, the first: %s", spec.alias, len(found.faults), found.faults[0]
-            )
-        benchmarks.append(benchmark)
+            count, first = len(found.faults), found.faults[0]
+            logger.warning("%s: %d faults, the first: %s", spec.alias, count, first)
+        chosen = records[:limit] if limit else records
+        benchmarks.append(Benchmark(spec, chosen, len(records), len(found.faults)))
     if faults and (not partial or not benchmarks):
-        advice = (
-            ""
-            if partial
-            else "\nTo evaluate what is there, pass --allow-partial; tools/check_datasets.py says more"  # noqa: E501
-        )
-        raise ValueError(
-            f"{len(faults)} of {len(specs)} benchmarks are not ready:\n"
-            + "\n".join(faults)
-            + advice
-        )
+        lines = [f"{len(faults)} of {len(specs)} benchmarks are not ready:", *faults]
+        if not partial:
+            more = "tools/check_datasets.py says more"
+            lines.append(f"To evaluate what is there, pass --allow-partial; {more}")
+        raise ValueError("\n".join(lines))
     for fault in faults:
         logger.warning("left out: %s", fault)
     return benchmarks
@@ -146,11 +129,10 @@ def load_benchmarks(
 def run_suite(
     plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path
 ) -> list[dict[str, Any]]:
-    """Evaluate systems on benchmarks. Rows that OUTPUT has from the same config, weights, data and
-    framework are kept.
+    """Evaluate systems on benchmarks, but for rows that OUTPUT has already of the same config,
+    weights, data and framework.
 
-    Each row stands alone: whatever one of them meets, on any process, is its "error", and the
-    others are evaluated.
+    Each row stands alone: what fails on any process is its "error", and the others go on.
 
     Args:
         plan: each system with its benchmarks.
@@ -171,9 +153,7 @@ def run_suite(
 
 
 class _Loader:
-    """Loads a config's model when it is first asked for, and once; what it met is met again by
-    every later call.
-    """
+    """Loads a config's model when it is first asked for, and once; later calls fail as that did."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg, self.failure = cfg, ""
@@ -204,14 +184,9 @@ def _row(
         mark, row = _kept(system, benchmark, path, hashes)
         kept = row is not None
         if row is None:
-            found = evaluate_dataset(
-                system.cfg, loader(), benchmark.spec.name, records=benchmark.records
-            )
-            row = {
-                **start,
-                **describe_evaluation(system.cfg, benchmark, found),
-                "fingerprint": mark,
-            }
+            cfg, name = system.cfg, benchmark.spec.name
+            found = evaluate_dataset(cfg, loader(), name, records=benchmark.records)
+            row = start | describe_evaluation(cfg, benchmark, found) | {"fingerprint": mark}
         else:
             logger.info("%s on %s: kept from %s", system.name, alias, path)
         with failing_together():
@@ -221,10 +196,8 @@ def _row(
                 write_class_table(row, path.with_name(f"{alias}_classes.csv"))
     except Exception as error:
         row = {**start, "error": _describe(error)}
-        expected = isinstance(error, OSError | ValueError)
-        logger.error(
-            "%s on %s: %s", system.name, alias, row["error"], exc_info=None if expected else error
-        )
+        trace = None if isinstance(error, OSError | ValueError) else error
+        logger.error("%s on %s: %s", system.name, alias, row["error"], exc_info=trace)
     if "error" in row and torch.cuda.is_available():
         torch.cuda.empty_cache()  # what did not fit is in nobody's way any more
     return row
@@ -233,9 +206,7 @@ def _row(
 def _kept(
     system: System, benchmark: Benchmark, path: Path, hashes: ContentHashes
 ) -> tuple[str, dict[str, Any] | None]:
-    """The fingerprint, and the row of it that is whole. The main process decides for all: they have
-    to do the same.
-    """
+    """The fingerprint, and the whole row that has it, as the main process finds it for all."""
     found: tuple[str, dict[str, Any] | None] = "", None
     with failing_together():
         if comm.is_main_process():

@@ -5,7 +5,7 @@ papers' numbers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -29,22 +29,15 @@ def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str = "mIoU") -
     for name, seeds in runs.items():
         scores = [{row["dataset"]: row.get(metric) for row in rows} for rows in seeds]
         for dataset in scores[0]:
-            if any(dataset not in found for found in scores):
+            if any(dataset not in of_seed for of_seed in scores):
                 raise ValueError(
                     f"{name}: dataset {dataset} is not in the results of each of its {len(scores)} "
                     "runs"
                 )
-        table[name] = {
-            dataset: _mean([found[dataset] for found in scores]) for dataset in scores[0]
-        }
+        table[name] = {d: _mean([of_seed[d] for of_seed in scores]) for d in scores[0]}
     datasets = list(dict.fromkeys(dataset for row in table.values() for dataset in row))
     body = [[name, *(row.get(dataset, "") for dataset in datasets)] for name, row in table.items()]
-    return tabulate(
-        body,
-        ["model", *(f"{d} ({metric})" for d in datasets)],
-        tablefmt="github",
-        disable_numparse=True,
-    )
+    return _markdown(body, ["model", *(f"{dataset} ({metric})" for dataset in datasets)])
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -62,64 +55,51 @@ def benchmark_table(rows: Rows) -> str:
     Numbers in brackets refer to the notes below the table: where a published number stands, and how
     ours differs.
     """
-    boundary = ["boundary mIoU"] if any("boundary_mIoU" in row for row in rows) else []
-    columns = [
-        "system",
-        "benchmark",
-        "protocol",
-        "precision",
-        "vocabulary",
-        "images",
-        "mIoU",
-        "mIoU old",
-        *boundary,
-        "s/image",
-        "peak MB",
-        "published mIoU",
-        "notes",
-    ]
     notes: dict[str, int] = {}
 
     def mark(note: str) -> str:
         return f"[{notes.setdefault(note, len(notes) + 1)}]"
 
-    body = []
-    for row in rows:
-        if "error" in row:
-            empty = [""] * (len(columns) - 4)
-            body.append(
-                [
-                    row["system"],
-                    row["benchmark"],
-                    "failed",
-                    *empty,
-                    mark(row["error"].splitlines()[0]),
-                ]
-            )
-            continue
-        papers = [f"{p['miou']:.1f} {p['backbone']} {mark(p['source'])}" for p in row["published"]]
-        images = (
-            str(row["images"])
-            if row["complete"]
-            else f"{row['images']} of {row['official_images']}"
-        )
-        scores = [
-            row.get(key) for key in ("mIoU", "mIoU_old", *(["boundary_mIoU"] if boundary else []))
-        ]
-        body.append(
-            [
-                row["system"],
-                row["benchmark"],
-                row["protocol"],
-                row["precision"],
-                row["vocabulary"],
-                images,
-                *("n/a" if value is None else f"{value:.2f}" for value in scores),
-                f"{row['seconds_per_image']:.3f}",
-                f"{row['peak_memory_mb']:.0f}",
-                ", ".join(papers) or "none",
-                " ".join(map(mark, row["notes"])),
-            ]
-        )
-    table = tabulate(body, columns, tablefmt="github", disable_numparse=True)
+    cells = [_cells(row, mark) for row in rows]
+    columns = list(_COLUMNS)
+    if not any("boundary_mIoU" in row for row in rows):
+        columns.remove("boundary mIoU")
+    table = _markdown([[row.get(column, "") for column in columns] for row in cells], columns)
     return "\n\n".join([table, *(f"[{number}] {note}" for note, number in notes.items())])
+
+
+_COLUMNS = (
+    *("system", "benchmark", "protocol", "precision", "vocabulary", "images"),
+    *("mIoU", "mIoU old", "boundary mIoU", "s/image", "peak MB", "published mIoU", "notes"),
+)
+
+
+def _cells(row: Mapping[str, Any], mark: Callable[[str], str]) -> dict[str, str]:
+    """What stands in the columns of a row; ``mark`` gives the number of a note."""
+    start = {"system": row["system"], "benchmark": row["benchmark"]}
+    if "error" in row:
+        return {**start, "protocol": "failed", "notes": mark(row["error"].splitlines()[0])}
+    papers = [f"{p['miou']:.1f} {p['backbone']} {mark(p['source'])}" for p in row["published"]]
+    complete = "" if row["complete"] else f" of {row['official_images']}"
+    return {
+        **start,
+        "protocol": row["protocol"],
+        "precision": row["precision"],
+        "vocabulary": row["vocabulary"],
+        "images": f"{row['images']}{complete}",
+        "mIoU": _score(row.get("mIoU")),
+        "mIoU old": _score(row.get("mIoU_old")),
+        "boundary mIoU": _score(row.get("boundary_mIoU")),
+        "s/image": f"{row['seconds_per_image']:.3f}",
+        "peak MB": f"{row['peak_memory_mb']:.0f}",
+        "published mIoU": ", ".join(papers) or "none",
+        "notes": " ".join(map(mark, row["notes"])),
+    }
+
+
+def _score(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
+
+
+def _markdown(body: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    return tabulate(body, columns, tablefmt="github", disable_numparse=True)

@@ -1,6 +1,4 @@
-"""Reading config files: the chain of _BASE_ files, the keys of each as one table, and what is wrong
-with them.
-"""
+"""Reading config files: the chain of _BASE_ files, each as a table of keys, and what is wrong."""
 
 from __future__ import annotations
 

@@ -51,10 +51,8 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     """
     for module in REGISTERING:
         importlib.import_module(module)
-    # start anew in an OUTPUT_DIR that holds a training: its files go with the first iteration
-    cfg.OVERWRITE = False
-    # modules of your own to import first; what they register, keys among it, can be named here
-    cfg.IMPORTS = []
+    cfg.OVERWRITE = False  # start anew in an OUTPUT_DIR that holds a training, whose files then go
+    cfg.IMPORTS = []  # modules of your own to import first: what they register can be named here
     _add_model_keys(cfg.MODEL)
     _add_head_keys(cfg.MODEL.SEM_SEG_HEAD)
     _add_adapter_keys(cfg.MODEL)
@@ -73,8 +71,7 @@ def _add_model_keys(model: CfgNode) -> None:
     # CLIP's weights: "" = those of CLIP_PRETRAINED; "none" = random; a tag; a local file. Not read
     # when MODEL.WEIGHTS is set, which holds the whole model; they still say the activation.
     model.CLIP_WEIGHTS = ""
-    # gelu or quick_gelu, for weights that do not say what they were trained with
-    model.CLIP_ACTIVATION = "auto"
+    model.CLIP_ACTIVATION = "auto"  # or gelu, quick_gelu, for weights that do not say theirs
     # sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80)
     model.PROMPT_ENSEMBLE_TYPE = "single"
     # Of a class: "first" uses its first name (as released), "mean" the mean embedding of all, "max"
@@ -96,14 +93,11 @@ def _add_head_keys(head: CfgNode) -> None:
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
     head.NUM_CLASSES = 171  # of the training set, checked against it; the head takes any number
     head.IGNORE_VALUE = 255  # label of pixels without a class
-    # class names in training: a file or a built-in list; "" = those of the training set
-    head.TRAIN_CLASS_JSON = ""
+    head.TRAIN_CLASS_JSON = ""  # class names in training: a file, a built-in list; "" = the set's
     head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
-    # OpenAI name, open_clip name[:tag], hf-hub:id, or a local model folder
-    head.CLIP_PRETRAINED = "ViT-B/16"
-    # What trains in CLIP: full, none, attention (q and v, CAT-Seg), an adapter, or several adapters
-    # joined by "+": hyperbolic, relations (HyperCLIP++), rotation, lora, or one of your own.
-    # hyperbolic+rotation is HyRo.
+    head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI or open_clip name[:tag], hf-hub:id, or local folder
+    # what trains in CLIP: full, none, or several, joined by "+", of hyperbolic, rotation, relations
+    # (HyperCLIP++), lora, attention (q and v, CAT-Seg), your own; hyperbolic+rotation is HyRo
     head.CLIP_FINETUNE = "hyperbolic"
     head.CLIP_LAYERS = [3, 7]  # blocks whose outputs guide the decoder: 1/3 and 2/3 of the depth
     head.TEXT_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
@@ -135,8 +129,7 @@ def _add_adapter_keys(model: CfgNode) -> None:
     adapter.BLOCK_SIZE = 128  # side of the diagonal blocks
     adapter.BLOCK_SIZE_TEXT = 0  # the same for the text tower; 0 = BLOCK_SIZE
     adapter.CURVATURE_VISION = 0.01  # curvature magnitude of the ball, image tower (as released)
-    # the same, text tower; -1 = as released: 0.01 for relations, else 1.0
-    adapter.CURVATURE_TEXT = -1.0
+    adapter.CURVATURE_TEXT = -1.0  # of the text tower; -1 = 0.01 for relations, else 1.0 (released)
     adapter.RANK = 8  # of lora
     adapter.ALPHA = 8.0  # lora's updates are scaled by ALPHA / RANK
     adapter.LITERAL = False  # evaluate the hyperbolic maps, not the equal block product: slow
@@ -147,10 +140,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"  # the only one, by its released name
     cfg.INPUT.COLOR_AUG_SSD = False  # SSD's colour jitter
     cfg.INPUT.SIZE_DIVISIBILITY = -1  # pad or crop training images to this size; -1, 0 = do not
-    # significant bits of images of 16 bits a channel, 12 say, unless the dataset says it; 0 = all
-    cfg.INPUT.IMAGE_BITS = 0
-    # refuse larger images, unless the dataset says it; 0 = Pillow's limit, about 179 million
-    cfg.INPUT.MAX_PIXELS = 0
+    # of the next two, what a dataset says itself counts first
+    cfg.INPUT.IMAGE_BITS = 0  # significant bits of images of 16 bits a channel, 12 say; 0 = all
+    cfg.INPUT.MAX_PIXELS = 0  # refuse larger images; 0 = Pillow's limit, about 179 million
     # retry a crop in which one class covers more than this; 1.0 = never
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # every training image is used
@@ -160,8 +152,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
 
 def _add_test_keys(test: CfgNode) -> None:
     test.VOCABULARY = "catseg"  # class lists of test sets: catseg (also HyperCLIP's), cliper, clean
-    # HyperCLIP on sets with a background: best scores below it are background
-    test.BACKGROUND_THRESHOLD = 0.5
+    test.BACKGROUND_THRESHOLD = 0.5  # of HyperCLIP: scores below it are background
     # model_best.pth has the best mean of this score over the test sets, or the best DATASET/SCORE
     test.BEST_METRIC = "mIoU"
     test.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)
@@ -175,8 +166,7 @@ def _add_test_keys(test: CfgNode) -> None:
     # of every evaluation and of the predictor: float32, or tf32, which is faster on GPUs that have
     # it and less exact; a system may have a key of its own for float16
     test.PRECISION = "float32"
-    # class maps handled at a time; 0 = what the caches of a CPU's cores or a GPU's free memory take
-    test.CLASS_CHUNK = 0
+    test.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what CPU caches or GPU memory take
     test.IMS_PER_BATCH = 1  # images of one evaluation step and process
 
 
@@ -197,8 +187,7 @@ def _add_solver_keys(solver: CfgNode) -> None:
     solver.WEIGHT_DECAY_NORM = 0.0
     solver.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     solver.DECAY_TO_IDENTITY = False  # adapters decay to the identity that they start at, not to 0
-    # evaluate an exponential moving average of the weights, 0.999 say; 0 = the weights themselves
-    solver.EMA_DECAY = 0.0
+    solver.EMA_DECAY = 0.0  # of the averaged weights that are evaluated, 0.999 say; 0 = no average
     solver.CHECKPOINT_KEEP = 3  # of the checkpoints every CHECKPOINT_PERIOD, keep so many; 0 = all
     # or WarmupPolyLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
@@ -229,11 +218,11 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     _import_plugins(layers)
     cfg = get_cfg()
     detectron2_keys = dict(flat_config(cfg))
-    rules = _add_all_keys(cfg)
+    packages = _add_all_keys(cfg)
     defaults = dict(flat_config(cfg))
-    values, faults = _merge(layers, defaults, rules)
+    values, faults = _merge(layers, defaults, packages)
     for key, (value, where) in values.items():
-        unread = key in detectron2_keys and key not in rules.reads
+        unread = key in detectron2_keys and not any(key in rules.reads for rules in packages)
         if unread and not _same(value, defaults[key]):
             faults.append(f"config key {key} ({where}) does nothing here: {unread_advice(key)}")
         if f"{key} {value}" in LEGACY_VALUES:
@@ -272,21 +261,21 @@ def _import_plugins(layers: Sequence[Layer]) -> None:
             ) from error
 
 
-def _add_all_keys(cfg: CfgNode) -> KeyRules:
-    """Add the keys of all packages; returns their rules as one, with bounds for every key."""
-    together = KeyRules()
+def _add_all_keys(cfg: CfgNode) -> list[KeyRules]:
+    """Add the keys of all packages; returns their rules, with bounds for each of their keys."""
+    packages = []
     for add_keys, rules in {add_hyperclip_config: FRAMEWORK, **_EXTENSIONS}.items():
         before = dict(flat_config(cfg))
         add_keys(cfg)
         added = dict(flat_config(cfg)).keys() - before.keys()
         usual = NOT_NEGATIVE if rules.not_negative else ANY
         bounds = dict.fromkeys([*rules.reads, *added], usual) | dict(rules.bounds)
-        together |= dataclasses.replace(rules, bounds=bounds)
-    return together
+        packages.append(dataclasses.replace(rules, bounds=bounds))
+    return packages
 
 
 def _merge(
-    layers: Sequence[Layer], defaults: Mapping[str, Any], rules: KeyRules
+    layers: Sequence[Layer], defaults: Mapping[str, Any], packages: Sequence[KeyRules]
 ) -> tuple[dict[str, tuple[Any, str]], list[str]]:
     """The value of each key that is set, with where, and what is wrong with the others."""
     values: dict[str, tuple[Any, str]] = {}
@@ -298,27 +287,26 @@ def _merge(
             if key in meaningless:
                 continue
             try:
-                value = convert(given, defaults[key], key in rules.names)
-                expected = rules.expected(key, value)
+                texts = any(key in rules.names for rules in packages)
+                value = convert(given, defaults[key], texts)
+                expected = next(filter(None, (r.expected(key, value) for r in packages)), "")
             except ValueError as error:
                 expected = str(error)
             if expected:
                 got = f"config key {key} ({layer.where}): got {shown(given)}"
                 faults.append(f"{got}, expected {expected}")
             else:
-                values[key] = _path(key, value, layer, rules), layer.where
+                values[key] = _path(key, value, layer.folder), layer.where
     return values, faults
 
 
-def _path(key: str, value: Any, layer: Layer, rules: KeyRules) -> Any:
+def _path(key: str, value: Any, folder: Path | None) -> Any:
     """A value; where the key names files, with their paths made out."""
-    if key in rules.outputs:
+    if key in output_keys():
         return str(user_path(value)) if value.startswith("~") else value
-    if key not in rules.inputs:
+    if key not in input_keys():
         return value
-    if isinstance(value, list):
-        return [locate(item, layer.folder) for item in value]
-    return locate(value, layer.folder)
+    return [locate(v, folder) for v in value] if isinstance(value, list) else locate(value, folder)
 
 
 def _same(value: Any, default: Any) -> bool:

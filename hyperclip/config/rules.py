@@ -1,6 +1,4 @@
-"""What the keys of a config may hold: which of Detectron2's are read, which are paths, what numbers
-are allowed.
-"""
+"""What the keys of a config may hold, and which of Detectron2's are read."""
 
 from __future__ import annotations
 
@@ -55,8 +53,7 @@ UNREAD = {
 """What to use instead of Detectron2's keys that nothing reads; the longest beginning counts."""
 
 Bounds = tuple[float, float]
-INFINITE = math.inf
-POSITIVE, NOT_NEGATIVE, SHARE, ANY = (1, INFINITE), (0, INFINITE), (0, 1), (-INFINITE, INFINITE)
+POSITIVE, NOT_NEGATIVE, SHARE, ANY = (1, math.inf), (0, math.inf), (0, 1), (-math.inf, math.inf)
 ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 """Numbers that may be infinite."""
 
@@ -85,18 +82,6 @@ class KeyRules:
     lengths: Mapping[str, int] = field(default_factory=dict)
     not_negative: bool = False
 
-    def __or__(self, other: KeyRules) -> KeyRules:
-        """The rules of two packages together; ``bounds`` then has to name every key."""
-        return KeyRules(
-            self.reads + other.reads,
-            self.inputs + other.inputs,
-            self.outputs + other.outputs,
-            self.names + other.names,
-            {**self.bounds, **other.bounds},
-            {**self.choices, **other.choices},
-            {**self.lengths, **other.lengths},
-        )
-
     def expected(self, key: str, value: Any) -> str:
         """What is expected instead of a value of the right type; "" where it is allowed."""
         values = value if isinstance(value, list | tuple) else [value]
@@ -110,10 +95,10 @@ class KeyRules:
             return "a finite number"
         if all(low <= number <= high for number in numbers):
             return ""
-        return f"{low:g} or more" if high == INFINITE else f"{low:g} to {high:g}"
+        return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
 
-_HEAD, _TRAINING_INPUT, _SLIDING = "MODEL.SEM_SEG_HEAD.", "INPUT.", "TEST.SLIDING."
+_HEAD = "MODEL.SEM_SEG_HEAD."
 
 FRAMEWORK = KeyRules(
     reads=(
@@ -142,31 +127,23 @@ FRAMEWORK = KeyRules(
         "MODEL.CHECKPOINT_ACTIVATIONS", "MODEL.ADAPTER.PROJECTIONS",
     ),
     bounds={
-        "SEED": ANY,
-        "MODEL.CLIP_PIXEL_MEAN": ANY,
-        "MODEL.CLIP_PIXEL_STD": (1e-6, INFINITE),
-        **{_HEAD + key: POSITIVE for key in (
+        **dict.fromkeys([_HEAD + key for key in (
             "NUM_CLASSES", "TEXT_GUIDANCE_PROJ_DIM", "APPEARANCE_GUIDANCE_PROJ_DIM", "DECODER_DIMS", "DECODER_GUIDANCE_DIMS",
             "DECODER_GUIDANCE_PROJ_DIMS", "NUM_LAYERS", "NUM_HEADS", "HIDDEN_DIMS", "POOLING_SIZES", "POOLING_SIZES_TEST",
             "FEATURE_RESOLUTION", "WINDOW_SIZES",
-        )},
-        "MODEL.ADAPTER.BLOCK_SIZE": POSITIVE,
-        "MODEL.ADAPTER.CURVATURE_TEXT": (-1, INFINITE),
-        "INPUT.SIZE_DIVISIBILITY": (-1, INFINITE),
-        **{_TRAINING_INPUT + key: POSITIVE for key in ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST")},
-        "INPUT.CROP.SIZE": (1e-6, INFINITE),
-        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": SHARE,
-        "DATALOADER.MAX_FAULTY_SHARE": SHARE,
-        "SOLVER.MAX_ITER": POSITIVE,
-        "SOLVER.IMS_PER_BATCH": POSITIVE,
-        "SOLVER.MICRO_BATCHES": POSITIVE,
-        "SOLVER.LOG_PERIOD": POSITIVE,
-        "SOLVER.MOMENTUM": SHARE,
-        "SOLVER.EMA_DECAY": SHARE,
-        "TEST.BACKGROUND_THRESHOLD": SHARE,
-        "TEST.IMS_PER_BATCH": POSITIVE,
-        _SLIDING + "SIZE": POSITIVE,
-        _SLIDING + "KERNEL": POSITIVE,
+        )], POSITIVE),
+        **dict.fromkeys((
+            "MODEL.ADAPTER.BLOCK_SIZE", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
+            "SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.MICRO_BATCHES", "SOLVER.LOG_PERIOD",
+            "TEST.IMS_PER_BATCH", "TEST.SLIDING.SIZE", "TEST.SLIDING.KERNEL",
+        ), POSITIVE),
+        **dict.fromkeys((
+            "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "DATALOADER.MAX_FAULTY_SHARE", "SOLVER.MOMENTUM", "SOLVER.EMA_DECAY",
+            "TEST.BACKGROUND_THRESHOLD",
+        ), SHARE),
+        **dict.fromkeys(("SEED", "MODEL.CLIP_PIXEL_MEAN"), ANY),
+        **dict.fromkeys(("MODEL.CLIP_PIXEL_STD", "INPUT.CROP.SIZE"), (1e-6, math.inf)),
+        **dict.fromkeys(("MODEL.ADAPTER.CURVATURE_TEXT", "INPUT.SIZE_DIVISIBILITY"), (-1, math.inf)),
     },
     choices={
         "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),

@@ -1,6 +1,4 @@
-"""Values of a config: what was written, and what it means where a number, a text or a list is
-wanted.
-"""
+"""Values of a config: what was written, made a number, text or list as the key's default is."""
 
 from __future__ import annotations
 

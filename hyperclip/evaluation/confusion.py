@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -87,13 +86,11 @@ class SegmentationScores:
         union = truth + predicted - right
         present, either = truth > 0, union > 0
         iou = torch.where(either, right / union.clamp_min(1), torch.nan)
-        if not present.any():
-            return cls(math.nan, math.nan, math.nan, math.nan, tuple(math.nan for _ in truth))
-        total = 100 * iou[present].sum().item()
+        total = 100 * iou[present].sum()
         return cls(
-            total / int(present.sum()),
-            total / int(either.sum()),
-            100 * right.sum().item() / truth.sum().item(),
-            100 * (right[present] / truth[present]).mean().item(),
+            float(total / present.sum()),
+            float(total / either.sum()),
+            float(100 * right.sum() / truth.sum()),
+            float(100 * (right[present] / truth[present]).mean()),
             tuple((100 * iou).tolist()),
         )

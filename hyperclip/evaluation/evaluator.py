@@ -55,7 +55,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.images = 0
         if self.per_image is not None:
             self.per_image.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = self._part(comm.get_rank()).open("w", encoding="utf-8")
+            self._lines = _part(self.per_image, comm.get_rank()).open("w", encoding="utf-8")
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
@@ -93,41 +93,32 @@ class SemSegEvaluator(DatasetEvaluator):
         """Scores in percent of all processes, on the main one; None elsewhere."""
         if self._lines is not None:
             self._lines.close()
-        parts = comm.gather((self.matrix.counts.cpu(), self.boundary.counts, self.images))
+        gathered = comm.gather((self.matrix.counts.cpu(), self.boundary.counts, self.images))
         if not comm.is_main_process():
             return None
         if self.per_image is not None:
-            self._join_parts(self.per_image)
-        scores = SegmentationScores.from_counts(sum(counts for counts, _, _ in parts))
+            parts = [_part(self.per_image, rank) for rank in range(comm.get_world_size())]
+            text = "".join(part.read_text(encoding="utf-8") for part in parts)
+            write_atomically(self.per_image, lambda path: path.write_text(text, encoding="utf-8"))
+            for part in parts:
+                part.unlink()
+        scores = SegmentationScores.from_counts(sum(counts for counts, _, _ in gathered))
         result = {
             "mIoU": scores.miou,
             "mIoU_old": scores.miou_old,
             "pACC": scores.pixel_accuracy,
             "mACC": scores.mean_accuracy,
-            "images": sum(images for _, _, images in parts),
+            "images": sum(images for _, _, images in gathered),
         }
         if self.with_boundary:
-            self.boundary.counts = sum(counts for _, counts, _ in parts)
+            self.boundary.counts = sum(counts for _, counts, _ in gathered)
             result["boundary_mIoU"] = self.boundary.miou()
         for name, iou in zip(self.names, scores.iou, strict=True):
             if not math.isnan(iou):
                 result[f"IoU-{name}"] = iou
         return OrderedDict(sem_seg=result)
 
-    def _part(self, rank: int) -> Path:
-        assert self.per_image is not None
-        return self.per_image.with_name(f"{self.per_image.name}.{rank}.part")
 
-    def _join_parts(self, target: Path) -> None:
-        """One file of all processes' lines, in the order of the dataset."""
-        parts = [self._part(rank) for rank in range(comm.get_world_size())]
-
-        def write(path: Path) -> None:
-            with path.open("w", encoding="utf-8") as joined:
-                for part in parts:
-                    with part.open(encoding="utf-8") as lines:
-                        joined.writelines(lines)
-
-        write_atomically(target, write)
-        for part in parts:
-            part.unlink()
+def _part(per_image: Path, rank: int) -> Path:
+    """Where a process writes its lines until they are joined in the order of the dataset."""
+    return per_image.with_name(f"{per_image.name}.{rank}.part")

@@ -25,9 +25,7 @@ PACKAGES = (
 
 
 class ContentHashes:
-    """SHA-256 of files and folders; one for each run, since it reads a file again only if its size
-    or time changes.
-    """
+    """SHA-256 of files and folders; reads a file again only if its size or time has changed."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, int], str] = {}

@@ -160,16 +160,14 @@ class _Loader:
         self.model: nn.Module | None = None
 
     def __call__(self) -> nn.Module:
-        if self.failure:
-            raise ValueError(self.failure)
-        if self.model is None:
+        if self.model is None and not self.failure:
             try:
                 with failing_together():
                     self.model = load_model(self.cfg)
-            # its words alone: the error itself would keep what was loaded so far
-            except Exception as error:
+            except Exception as error:  # its words alone: itself, it would keep what was loaded
                 self.failure = _describe(error)
-                raise ValueError(self.failure) from None
+        if self.model is None:
+            raise ValueError(self.failure)
         return self.model
 
 
@@ -211,10 +209,9 @@ def _kept(
     with failing_together():
         if comm.is_main_process():
             mark = fingerprint(system.cfg, benchmark, hashes)
-            found = mark, read_row(path, mark)
             per_image = per_image_file(system.cfg, benchmark.spec.name)
-            if per_image is not None and not per_image.is_file():
-                found = mark, None
+            whole = per_image is None or per_image.is_file()
+            found = mark, read_row(path, mark) if whole else None
     return comm.all_gather(found)[0]
 
 

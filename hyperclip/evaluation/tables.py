@@ -1,6 +1,4 @@
-"""Tables of result rows: several runs beside each other, and systems on benchmarks beside the
-papers' numbers.
-"""
+"""Tables of result rows: runs beside each other, and systems on benchmarks beside the papers."""
 
 from __future__ import annotations
 
@@ -49,11 +47,9 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def benchmark_table(rows: Rows) -> str:
-    """Markdown table of benchmark rows, see :mod:`hyperclip.evaluation.suite`, with what the papers
-    report beside them.
+    """Markdown table of benchmark rows, with what the papers report beside them.
 
-    Numbers in brackets refer to the notes below the table: where a published number stands, and how
-    ours differs.
+    Numbers in brackets refer to the notes below: where a published number stands, how ours differs.
     """
     notes: dict[str, int] = {}
 

@@ -1,3 +1,1 @@
-"""What concerns the machine and not the method: files, memory, threads, random numbers,
-compatibility.
-"""
+"""What concerns the machine, not the method: files, memory, threads, random numbers …"""

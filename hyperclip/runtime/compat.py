@@ -1,4 +1,4 @@
-"""What differs between machines: torchvision's operators, Detectron2, what only some systems have.
+"""What differs between machines: torchvision's operators, and what only some systems have.
 
 PyPI's Linux wheels of torchvision link CUDA libraries. Next to a CPU-only torch they do not load,
 and torchvision's import then fails over two operators that were never defined. Defining just their
@@ -37,22 +37,6 @@ def define_missing_torchvision_operators() -> torch.library.Library | None:
     for name in ("nms", "qnms"):
         fragment.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return fragment
-
-
-def require_detectron2() -> None:
-    """Import Detectron2, or say how to install it.
-
-    Raises:
-        ImportError: Detectron2 is missing or broken.
-    """
-    try:
-        import detectron2.config  # noqa: F401
-    except Exception as error:
-        raise ImportError(
-            f"Detectron2 cannot be imported ({type(error).__name__}: {error}). Install it with "
-            "`bash tools/setup.sh`, or from its own repository after torch: pip install "
-            "--no-build-isolation git+https://github.com/facebookresearch/detectron2"
-        ) from error
 
 
 def stop_signals() -> tuple[int, ...]:

@@ -69,10 +69,8 @@ def need_output_folder(folder: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**12))
     except (OSError, ValueError) as error:
-        raise _same_kind(error)(
-            f"{key}: got {str(folder)!r}, where nothing can be written: {_refusal(error)}. Choose "
-            "another folder"
-        ) from error
+        what = f"{key}: got {str(folder)!r}, where nothing can be written"
+        raise _refused(error, what, ". Choose another folder") from error
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
@@ -98,18 +96,16 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         full = isinstance(error, RuntimeError) and "write" in str(error).lower()
         if not full and not isinstance(error, OSError):
             raise
-        message = f"{str(target)!r} cannot be written: {_refusal(error)}"
-        raise _same_kind(error)(message) from error
+        raise _refused(error, f"{str(target)!r} cannot be written") from error
 
 
-def _same_kind(error: BaseException) -> type[OSError]:
-    if isinstance(error, OSError) and type(error).__module__ == "builtins":
-        return type(error)
-    return OSError
-
-
-def _refusal(error: BaseException) -> str:
+def _refused(error: BaseException, what: str, advice: str = "") -> OSError:
+    """An error of the same kind, in one line, with the system's reason."""
+    kind, reason = OSError, " ".join(str(error).split())[:200]
+    if isinstance(error, OSError):
+        kind = type(error) if type(error).__module__ == "builtins" else OSError
+        reason = error.strerror or reason
+    why = f"the system refuses it ({reason})"
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file is in the place of a folder"
-    reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
-    return f"the system refuses it ({reason})"
+        why = "a file is in the place of a folder"
+    return kind(f"{what}: {why}{advice}")

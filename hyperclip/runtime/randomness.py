@@ -23,9 +23,7 @@ def kept_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Inside, random numbers of Python, NumPy and torch's CPU follow from the seed alone; those
-    outside stay as they were.
-    """
+    """Like :func:`kept_random_state`, on the CPU, with random numbers of the seed alone inside."""
     words = np.random.SeedSequence(seed).generate_state(3)
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(int(words[0]))

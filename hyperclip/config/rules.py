@@ -29,8 +29,6 @@ LEGACY_VALUES = {
 CLIP_IS_THE_BACKBONE = (
     "the backbone is CLIP; use MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, CLIP_FINETUNE and CLIP_LAYERS"
 )
-OTHER_HEAD = "it belongs to Detectron2's own head; use HIDDEN_DIMS, NUM_LAYERS and DECODER_DIMS"
-DETECTION = "it belongs to Detectron2's detectors; remove it"
 UNREAD = {
     "MODEL.BACKBONE": CLIP_IS_THE_BACKBONE,
     "MODEL.RESNETS": CLIP_IS_THE_BACKBONE,
@@ -39,7 +37,7 @@ UNREAD = {
     "MODEL.PIXEL_STD": "use MODEL.CLIP_PIXEL_STD",
     "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "the loss of the head is the only one; use SOLVER.BASE_LR",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": "use MODEL.SEM_SEG_HEAD.CLIP_LAYERS",
-    "MODEL.SEM_SEG_HEAD": OTHER_HEAD,
+    "MODEL.SEM_SEG_HEAD": "it belongs to Detectron2's own head; use HIDDEN_DIMS, NUM_LAYERS and DECODER_DIMS",
     "INPUT.MASK_FORMAT": "labels are images; remove it",
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "every training image is used; remove the key, or those images from the dataset",
     "DATALOADER": "samples are drawn evenly; repeat images in the dataset's list instead",
@@ -164,4 +162,6 @@ FRAMEWORK = KeyRules(
 def unread_advice(key: str) -> str:
     """What to use instead of one of Detectron2's keys that nothing reads."""
     fitting = [prefix for prefix in UNREAD if key == prefix or key.startswith(f"{prefix}.")]
-    return UNREAD[max(fitting, key=len)] if fitting else DETECTION
+    if not fitting:
+        return "it belongs to Detectron2's detectors; remove it"
+    return UNREAD[max(fitting, key=len)]

@@ -77,7 +77,7 @@ def broken_weights(model: nn.Module) -> Iterator[str]:
     """Parameters that hold NaN or infinity, and buffers that hold NaN (a mask may hold -inf)."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.numel() and tensor.is_floating_point():
-            extremes = torch.stack(tensor.detach().aminmax())
+            extremes = torch.stack(tensor.detach().aminmax())  # NaN if any entry is
             weight = isinstance(tensor, nn.Parameter)
             if (~extremes.isfinite() if weight else extremes.isnan()).any():
                 yield name

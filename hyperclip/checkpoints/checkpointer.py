@@ -1,9 +1,8 @@
-"""Checkpoints: strict loading of ours and the published ones, atomic saving."""
+"""Strict loading of checkpoints, ours and the published ones, and atomic saving."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from ..runtime.files import local_name, write_atomically
+from ..runtime.files import local_name, write_atomically, write_text
 from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
 from ..runtime.weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
 from ..segmenter import Segmenter
@@ -23,15 +22,14 @@ from .conversion import CLIP_PREFIX, convert_published, is_published
 logger = logging.getLogger(__name__)
 
 NUMBERED = "model_" + "[0-9]" * 7 + ".pth"
-"""Checkpoints that were written while training, by iteration."""
+"""Pattern of the checkpoints written during a training, named after their iteration."""
 
 OPENAI_WIDTH = 1024
 """Width of OpenAI's largest image tower, ViT-L/14."""
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict, ours or a published one, in place; every key of both sides has to be
-    accounted for.
+    """Load a state dict, ours or a published one, in place; all keys of both have to match.
 
     Raises:
         ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
@@ -52,16 +50,14 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def settings_of(model: nn.Module) -> dict[str, Any]:
-    """What a system's function depends on besides its parameters; nothing of another module is
-    known.
-    """
+    """What a system computes with besides its parameters; {} for other modules."""
     return model.checkpoint_settings() if isinstance(model, Segmenter) else {}
 
 
 def check_settings(
     model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str
 ) -> None:
-    """Compare what a checkpoint was trained with and what a model has.
+    """Compare the settings that a checkpoint was trained with to those of a model.
 
     Args:
         saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an
@@ -85,8 +81,9 @@ def check_settings(
 
 
 def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is a published one over OpenAI's CLIP; CAT-Seg's largest models have
-    open_clip's instead.
+    """Whether it is a published state dict over OpenAI's CLIP.
+
+    CAT-Seg's largest models are over open_clip's instead.
     """
     state = {plain_name(name): value for name, value in state.items()}
     first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
@@ -94,8 +91,7 @@ def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint file (torch, ``weights_only=True``, or safetensors) into ``{"model": state
-    dict, …}``.
+    """Read a file of torch (``weights_only=True``) or safetensors: ``{"model": state dict, …}``.
 
     Raises:
         FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or
@@ -103,9 +99,14 @@ def read_checkpoint(path: str | Path) -> dict:
     """
     content = read_weights(path, "MODEL.WEIGHTS")
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
-    if isinstance(content.get("model"), Mapping):
-        return {**content, "model": state}
-    return {"model": state}
+    others = content if isinstance(content.get("model"), Mapping) else {}
+    return {**others, "model": state}
+
+
+def require_file(path: str) -> None:
+    """FileNotFoundError if a local checkpoint does not exist; "" and addresses pass."""
+    if path and "://" not in path and not Path(path).is_file():
+        read_checkpoint(path)  # raises with advice
 
 
 def require_weights(cfg: CfgNode, model: Segmenter) -> None:
@@ -118,14 +119,10 @@ def require_weights(cfg: CfgNode, model: Segmenter) -> None:
 
 
 def fetched(address: str) -> str:
-    """The local copy of a file at an address.
-
-    Raises:
-        FileNotFoundError: it cannot be had.
-    """
+    """The local copy of a file at an address; FileNotFoundError if it cannot be fetched."""
     try:
         return PathManager.get_local_path(address)
-    except Exception as error:  # every kind of network trouble ends here
+    except Exception as error:  # network trouble raises errors of many kinds
         raise FileNotFoundError(
             f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: "
             f"{str(error)[:200]}). Without a network, copy the file to this machine and give its "
@@ -147,31 +144,24 @@ class StrictCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""
         self.path = path = fetched(path) if "://" in path else local_name(path)
-        if path and "://" not in path and not os.path.isfile(path):
-            read_checkpoint(path)  # raises with advice
+        require_file(path)
         try:
             return super().load(path, *args, **kwargs)
         finally:
-            # Detectron2 leaves it behind when a file cannot be read
-            self._parsed_url_during_load = None
+            self._parsed_url_during_load = None  # Detectron2 forgets to when a file cannot be read
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
-        return bool(self.resumable_files())
-
-    def resumable_files(self) -> list[Path]:
-        """See :func:`resumable_files`."""
-        return resumable_files(self.save_dir) if self.save_dir else []
+        return bool(self.save_dir and resumable_files(self.save_dir))
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Resume from the last checkpoint, or from the one before where that cannot be read;
-        without any load ``path``.
+        """Resume from the last checkpoint that can be read; if there is none, load ``path``.
 
         Raises:
-            UnreadableCheckpointError: no checkpoint of the folder can be read. ValueError: one that
-                does not fit.
+            UnreadableCheckpointError: no checkpoint of the folder can be read.
+            ValueError: one that does not fit.
         """
-        candidates = self.resumable_files() if resume else []
+        candidates = resumable_files(self.save_dir) if resume and self.save_dir else []
         if not candidates:
             return self.load(path, checkpointables=[])
         for candidate in candidates:
@@ -188,7 +178,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """Write ``<save_dir>/<name>.pth`` in full or not at all.
 
         Args:
-            tag: make it the one to resume from, which needs the state of ``checkpointables``; else
+            tag: make it the one to resume from, with the state of all ``checkpointables``; else
                 only the model is written.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -205,14 +195,10 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file is to be resumed from."""
-        write_atomically(
-            Path(self.save_dir) / "last_checkpoint", lambda p: p.write_text(last_filename_basename)
-        )
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def keep_last(self, count: int) -> None:
-        """Remove all numbered checkpoints but the ``count`` that were written last; 0 keeps them
-        all.
-        """
+        """Remove all numbered checkpoints but the ``count`` newest ones; 0 keeps them all."""
         if count and self.save_to_disk:
             numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
             for path in numbered[count:]:
@@ -220,19 +206,16 @@ class StrictCheckpointer(DetectionCheckpointer):
 
 
 def resumable_files(folder: str | Path) -> list[Path]:
-    """Checkpoints of a folder that a run can go on from: first the one that was written last, then
-    those before it.
+    """Checkpoints of a folder that a run can go on from, the newest first.
 
-    That is the file that ``last_checkpoint`` names, if it is there. Names do not count, since a
-    folder may hold those of an earlier run.
+    That is the file that ``last_checkpoint`` names, if it is there, then numbered ones by their
+    time. Their numbers do not count, since a folder may hold those of an earlier run.
     """
     folder = Path(folder)
     note = folder / "last_checkpoint"
-    noted = (
-        folder / note.read_text(encoding="utf-8", errors="replace").strip()
-        if note.is_file()
-        else folder
-    )
+    noted = folder
+    if note.is_file():
+        noted = folder / note.read_text(encoding="utf-8", errors="replace").strip()
     numbered = sorted(
         folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True
     )

@@ -1,6 +1,4 @@
-"""Checkpoints of CAT-Seg and HyperCLIP: recognised by their key names, translated to ours, every
-key accounted for.
-"""
+"""Checkpoints of CAT-Seg and HyperCLIP, recognised by their key names and renamed to ours."""
 
 from __future__ import annotations
 
@@ -13,19 +11,15 @@ from torch import Tensor
 CLIP_PREFIX = "sem_seg_head.predictor.clip_model."
 HEAD_PREFIX = "sem_seg_head.predictor.transformer."
 
+_DOUBLE_CONV = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
 _HEAD_RULES = (
     (r"^conv1\.", "cost_embedding."),
     (r"^guidance_projection\.0\.", "appearance_projection."),
     (r"^text_guidance_projection\.0\.", "text_projection."),
     (r"^decoder_guidance_projection\.(\d)\.0\.", r"decoder_projections.\1."),
     (r"^head\.", "decoder.classifier."),
-    (r"^decoder(\d)\.up\.", lambda m: f"decoder.stages.{int(m[1]) - 1}.up."),
-    (
-        r"^decoder(\d)\.conv\.double_conv\.(\d)\.",
-        lambda m: (
-            f"decoder.stages.{int(m[1]) - 1}.{ {'0': 'conv1', '1': 'norm1', '3': 'conv2', '4': 'norm2'}[m[2]] }."  # noqa: E501
-        ),
-    ),
+    (r"^decoder(\d)\.", lambda m: f"decoder.stages.{int(m[1]) - 1}."),
+    (r"\.conv\.double_conv\.(\d)\.", lambda m: f".{_DOUBLE_CONV[m[1]]}."),
     (r"\.swin_block\.guidance_norm\.", ".spatial.guidance_norm."),
     (r"\.swin_block\.block_(\d)\.", lambda m: f".spatial.blocks.{int(m[1]) - 1}."),
     (r"(\.blocks\.\d)\.attn\.([qkv])\.", r"\1.projections.\2."),
@@ -39,7 +33,8 @@ _HEAD_RULES = (
     (r"\.attention\.padding_guidance$", ".classes.padding_guidance"),
 )
 _DERIVED = re.compile(
-    r"(attn_mask|relative_position_index|pixel_mean|pixel_std|input_resolution|context_length|vocab_size)$"
+    r"(attn_mask|relative_position_index|pixel_mean|pixel_std"
+    r"|input_resolution|context_length|vocab_size)$"
 )
 """Buffers that the model computes itself; a published file may hold them."""
 
@@ -66,8 +61,8 @@ def convert_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             part = re.fullmatch(r"(.*\.attn)\.([qkv])_proj_weight", name)
             if part:
                 split.setdefault(part[1], {})[part[2]] = value
-                continue
-            converted["clip." + _clip_name(name, state)] = value
+            else:
+                converted["clip." + _clip_name(name, state)] = value
         elif key.startswith(HEAD_PREFIX):
             name = key.removeprefix(HEAD_PREFIX)
             for pattern, replacement in _HEAD_RULES:
@@ -78,10 +73,10 @@ def convert_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             converted[key] = value
     for attn, parts in split.items():
-        target = f"clip.{attn}.parametrizations.in_proj_weight"
         if set(parts) != {"q", "k", "v"}:
             converted |= {f"{CLIP_PREFIX}{attn}.{n}_proj_weight": v for n, v in parts.items()}
             continue
+        target = f"clip.{attn}.parametrizations.in_proj_weight"
         converted[f"{target}.original"] = torch.cat([parts["q"], parts["k"], parts["v"]])
         converted[f"{target}.0.q"], converted[f"{target}.0.v"] = parts["q"], parts["v"]
     return converted

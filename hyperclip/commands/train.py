@@ -18,11 +18,12 @@ from detectron2.utils import comm
 
 from ..adapters import merge
 from ..checkpoints import StrictCheckpointer, require_weights
+from ..checkpoints.checkpointer import require_file
 from ..config.keys import load_config
 from ..load import check_system
 from ..runtime.files import local_path, need_output_folder
 from ..training import Trainer, setup_run
-from ..training.checks import check_model, check_test_sets, check_weights
+from ..training.checks import check_model, check_test_sets
 from ..training.launch import launch_processes
 from ..training.trainer import verify_expected
 from . import register_systems
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
                 "dataset"
             )
         if not args.resume:
-            check_weights(cfg)
+            require_file(cfg.MODEL.WEIGHTS)
         check_test_sets(cfg)
         model = Trainer.build_model(cfg)
         check_model(cfg, model)
@@ -60,9 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Read the command line, check what can be known before a process starts, and start them
-    all.
-    """
+    """Read the command line, check what can be checked first, and start all processes."""
     register_systems()
     arguments = default_argument_parser(__doc__).parse_args(argv)
     cfg = load_config(arguments.config_file, arguments.opts)

@@ -99,6 +99,11 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         raise _refused(error, f"{str(target)!r} cannot be written") from error
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text file as UTF-8, in full or not at all; see :func:`write_atomically`."""
+    write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def _refused(error: BaseException, what: str, advice: str = "") -> OSError:
     """An error of the same kind, in one line, with the system's reason."""
     kind, reason = OSError, " ".join(str(error).split())[:200]

@@ -1,6 +1,4 @@
-"""The state of a run: what its checkpoints hold, when they are written, and how a run goes on from
-one.
-"""
+"""Saving and resuming a run: what checkpoints hold, when they are written, which is the best."""
 
 from __future__ import annotations
 
@@ -17,8 +15,6 @@ from typing import Any
 import detectron2
 import open_clip
 import torch
-import torch.distributed as dist
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -27,9 +23,9 @@ from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data.batches import TrainStream
 from ..evaluation.running import EvaluationStoppedError
 from ..runtime.compat import stop_signals
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 from ..runtime.randomness import random_state, set_random_state
-from .whole_batch import group_device
+from .whole_batch import largest_of_all
 from .writers import is_written
 
 logger = logging.getLogger("hyperclip.training")
@@ -38,26 +34,21 @@ INTERRUPTED = 85
 """Exit code of a training that was told to stop and has saved a checkpoint."""
 
 GRACE = 15.0
-"""Seconds that an evaluation goes on after a signal to stop, since it may be near its end."""
-
-STOP_SIGNALS = stop_signals()
+"""Seconds that an evaluation may go on after a signal to stop, to finish if it is nearly done."""
 
 
 def gather_process_states(stream: TrainStream) -> list[dict[str, Any]]:
-    """Random numbers and place in the data of all processes, on the main one; all of them have to
-    call it.
-    """
+    """Random states and data positions of all processes, on the main one; all have to call it."""
     return comm.gather({"random": random_state(), "stream": stream.state_dict()})
 
 
 def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, seed: int) -> None:
-    """Go on with a checkpoint's random numbers and data. With another number of processes only the
-    data goes on.
+    """Restore a checkpoint's data position and, for the same number of processes, random numbers.
 
     Args:
-        states: of all processes. seed: for random numbers that cannot go on.
+        states: of all processes. seed: of the run, used where the number of processes changed.
     Raises:
-        ValueError: another batch.
+        ValueError: the checkpoint has another batch size.
     """
     stream.load_state_dicts([state["stream"] for state in states])
     if len(states) == comm.get_world_size():
@@ -71,49 +62,29 @@ def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, see
     seed_all_rng(seed + stream.position + comm.get_rank())
 
 
-def describe_state(cfg: CfgNode) -> dict[str, Any]:
-    """Config and versions, for a reader of a checkpoint."""
-    versions = {
-        "torch": torch.__version__,
-        "detectron2": detectron2.__version__,
-        "open_clip": open_clip.__version__,
-    }
-    return {
-        "config": cfg.dump(),
-        "versions": {name: str(version) for name, version in versions.items()},
-    }
-
-
 class StopSignals:
-    """Notes SIGTERM and SIGUSR1 inside ``with``; outside these signals do what they did before."""
+    """Notes SIGTERM and SIGUSR1 inside ``with``; afterwards the former handlers are back."""
 
     def __init__(self) -> None:
         self.told_at: float | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in STOP_SIGNALS:
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread, which alone gets signals
-                break
+        try:
+            self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
+        except ValueError:  # only the main thread gets signals
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._before = {}
 
     def any_told(self, grace: float = 0.0) -> bool:
-        """Whether one of the processes, which all have to ask, was told to stop, and that ``grace``
-        seconds ago or more.
-        """
+        """Whether any process was told to stop at least ``grace`` seconds ago; all have to ask."""
         told = self.told_at is not None and time.monotonic() - self.told_at >= grace
-        if comm.get_world_size() == 1:
-            return told
-        any_told = torch.tensor(int(told), device=group_device())
-        dist.all_reduce(any_told, dist.ReduceOp.MAX)
-        return bool(any_told.item())
+        return bool(largest_of_all(torch.tensor(int(told))))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.told_at is None:
@@ -121,17 +92,16 @@ class StopSignals:
 
 
 class Checkpoints(HookBase):
-    """Writes checkpoints: every ``period`` iterations, at the end, and when the run is told to stop
-    by SIGTERM or SIGUSR1.
+    """Writes checkpoints: every ``period`` iterations, at the end, and on SIGTERM or SIGUSR1.
 
-    A told run finishes its iteration, saves and leaves with the code ``INTERRUPTED``, all processes
-    together. A periodic checkpoint that cannot be written is an error in the log, and the run goes
-    on.
+    After a signal the run finishes its iteration, saves, and exits with ``INTERRUPTED``, all
+    processes together. If a periodic checkpoint cannot be written, that is logged as an error and
+    the run goes on.
 
     Args:
-        checkpointer: of the run. period: 0 writes only the last. keep: how many numbered files are
-            kept; 0 for all.
-        signals: notes the signals, while whoever trains is inside of it.
+        checkpointer: of the run. period: 0 writes only the last checkpoint.
+        keep: how many numbered files are kept; 0 for all.
+        signals: what notes the signals; whoever trains enters it.
     """
 
     def __init__(
@@ -146,8 +116,8 @@ class Checkpoints(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        finished, told = done >= self.trainer.max_iter, self.signals.any_told()
-        if finished:
+        told = self.signals.any_told()
+        if done >= self.trainer.max_iter:
             self.save("model_final")
             if self.trainer.average is not None:
                 with self.trainer.evaluated_weights():
@@ -157,14 +127,14 @@ class Checkpoints(HookBase):
         elif self.period and done % self.period == 0:
             try:
                 self.save(f"model_{self.trainer.iter:07d}")
-            except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            except OSError as error:
                 logger.error("%s. Training goes on; the checkpoint before is still there", error)
 
     def save_and_leave(self) -> None:
-        """Save the state after this iteration and leave, all processes together.
+        """Save the state after this iteration and exit, all processes together.
 
         Raises:
-            SystemExit: with ``INTERRUPTED``. OSError: it could not be saved.
+            SystemExit: with ``INTERRUPTED``. OSError: the state could not be saved.
         """
         self.save(f"model_{self.trainer.iter:07d}")
         comm.synchronize()
@@ -182,9 +152,11 @@ class Checkpoints(HookBase):
         states = gather_process_states(self.trainer.stream)
         if not comm.is_main_process():
             return
+        versions = {m.__name__: str(m.__version__) for m in (torch, detectron2, open_clip)}
+        about = {"config": self.trainer.cfg.dump(), "versions": versions}
         try:
-            self.checkpointer.save(name, processes=states, **describe_state(self.trainer.cfg))
-        except (OSError, RuntimeError) as error:
+            self.checkpointer.save(name, processes=states, **about)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise OSError(
                 f"checkpoint {name} could not be written to {self.checkpointer.save_dir!r} "
                 f"({error}). Is the disk full? Free some space, or set SOLVER.CHECKPOINT_KEEP to a "
@@ -194,16 +166,15 @@ class Checkpoints(HookBase):
 
 
 class Evaluations(hooks.EvalHook):
-    """Evaluates every ``period`` iterations and after a training that came to its end.
+    """Evaluates every ``period`` iterations and after the last one.
 
-    A signal to stop ends an evaluation, and the run is saved and left. A run that is resumed first
-    makes up for the evaluation after its last iteration if that was due and its scores were not
-    written.
+    A signal to stop ends an evaluation; the run is then saved and left. A resumed run first repeats
+    the evaluation after its last iteration if that was due and its scores were not written.
 
     Args:
-        period: 0 for after the last iteration alone. evaluate: gives scores by dataset, or raises
-            EvaluationStoppedError.
-        checkpoints: saves the run. metrics: ``metrics.json``, which gets the scores.
+        period: 0 for after the last iteration alone.
+        evaluate: gives scores by dataset, or raises EvaluationStoppedError.
+        checkpoints: saves the run. metrics: the ``metrics.json`` that gets the scores.
     """
 
     def __init__(
@@ -213,10 +184,9 @@ class Evaluations(hooks.EvalHook):
         self.checkpoints, self.metrics = checkpoints, metrics
 
     def before_train(self) -> None:
-        start, names = self.trainer.start_iter, self.trainer.test_names
-        missing = (
-            start > 0 and self._is_due(start) and not is_written(self.metrics, start - 1, names)
-        )
+        start = self.trainer.start_iter
+        due = start > 0 and self._is_due(start)
+        missing = due and not is_written(self.metrics, start - 1, self.trainer.test_names)
         if not comm.all_gather(missing)[0]:  # the main process's files count
             return
         logger.info(
@@ -240,44 +210,40 @@ class Evaluations(hooks.EvalHook):
 
     def after_train(self) -> None:
         try:
-            # it is less after an error, in the last iteration, too
+            # Smaller after an error, even one in the last iteration
             if self.trainer.iter >= self.trainer.max_iter:
-                # one more where none was run
+                # It is one more where a resumed run had nothing left to train
                 self.trainer.iter = self.trainer.storage.iter = self.trainer.max_iter
                 self._do_eval()
         except EvaluationStoppedError:
             logger.info("Told to stop in the final evaluation. --resume makes up for it")
         finally:
-            del self._func  # it holds the trainer, which holds this
+            del self._func  # it refers to the trainer, which refers to this hook
 
     def _is_due(self, done: int) -> bool:
-        """Whether an evaluation, but the final one, comes after so many iterations."""
+        """Whether an evaluation other than the final one follows this many iterations."""
         return self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the model with the best evaluation as ``model_best.pth``, and its value in
-    ``model_best.json``.
+    """Keeps the best model so far in ``model_best.pth`` and its score in ``model_best.json``.
 
     Args:
-        checkpointer: of the run. metric: mean of this score over the test sets, or DATASET/SCORE
-            for that of one.
+        checkpointer: of the run.
+        metric: SCORE, its mean over the test sets, or DATASET/SCORE for that of one.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, metric: str) -> None:
         self.checkpointer, self.metric = checkpointer, metric
+        self.record = Path(checkpointer.save_dir) / "model_best.json"
         self.best = float("-inf")
         self._seen: Any = None
-
-    @property
-    def _record(self) -> Path:
-        return Path(self.checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
         if not self.trainer.start_iter:
             return
-        if self._record.is_file():
-            record = json.loads(self._record.read_text(encoding="utf-8"))
+        if self.record.is_file():
+            record = json.loads(self.record.read_text(encoding="utf-8"))
             if record["metric"] == self.metric:
                 self.best = record["value"]
             else:
@@ -307,17 +273,14 @@ class BestCheckpoint(HookBase):
         with self.trainer.evaluated_weights():
             self.checkpointer.save("model_best", tag=False, iteration=iteration)
         record = {"metric": self.metric, "value": value, "iteration": iteration}
-        write_atomically(
-            self._record, lambda p: p.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        )
+        write_text(self.record, json.dumps(record) + "\n")
         logger.info("Best %s so far: %.3f", self.metric, value)
 
 
 def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
-    """A score of an evaluation's results: of one dataset (DATASET/SCORE), or the mean over all of
-    them.
+    """One score of an evaluation: DATASET/SCORE, or SCORE for the mean over all datasets.
 
-    The IoU of a class that is nowhere in the labels is NaN.
+    The IoU of a class that no label shows is NaN.
 
     Raises:
         ValueError: there is no such score.
@@ -327,9 +290,8 @@ def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
     if chosen and score.startswith("IoU-"):
         return statistics.fmean(scores.get(score, float("nan")) for scores in chosen)
     if not chosen or any(score not in scores for scores in chosen):
-        known = sorted(
-            {key for scores in results.values() for key in scores if not key.startswith("IoU-")}
-        )
+        names = {name for scores in results.values() for name in scores}
+        known = sorted(name for name in names if not name.startswith("IoU-"))
         raise ValueError(
             f"TEST.BEST_METRIC: got {metric!r}, expected one of {known}, or DATASET/SCORE with a "
             f"dataset of {sorted(results)}"
@@ -338,8 +300,6 @@ def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
 
 
 def split_metric(metric: str) -> tuple[str, str]:
-    """Dataset, "" for all of them, and score of TEST.BEST_METRIC; the name of a class may hold a
-    "/", that of a dataset not.
-    """
+    """Dataset ("" for all) and score of TEST.BEST_METRIC. Only a class name may contain "/"."""
     dataset, slash, score = metric.partition("/")
     return (dataset, score) if slash and not metric.startswith("IoU-") else ("", metric)

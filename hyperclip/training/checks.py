@@ -1,17 +1,13 @@
-"""What can be known before the first image is checked before it: datasets, class lists, the metric
-of the best checkpoint.
-"""
+"""Checks before the first image: datasets, class lists, the metric of the best model."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from ..checkpoints.checkpointer import read_checkpoint
 from ..data import DATASETS, registered_names
 from ..data.class_lists import test_vocabulary, train_vocabulary
 from ..evaluation.running import build_test_loader
@@ -19,7 +15,7 @@ from ..segmenter import bare
 from .checkpoint_hooks import metric_of, split_metric
 
 SCORES = ("mIoU", "mIoU_old", "pACC", "mACC", "images")
-"""What every evaluation finds, besides the IoU of each class."""
+"""What every evaluation reports, besides the IoU of each class."""
 
 
 def check_training(cfg: CfgNode) -> None:
@@ -48,10 +44,6 @@ def check_test_sets(cfg: CfgNode) -> None:
         test_vocabulary(cfg, name)
         records = DatasetCatalog.get(name)
         _check_records(name, records)
-        if cfg.TEST.IMS_PER_BATCH < 1:
-            raise ValueError(
-                f"TEST.IMS_PER_BATCH: got {cfg.TEST.IMS_PER_BATCH}, expected at least 1"
-            )
         build_test_loader(cfg, records)
     check_expected(cfg)
 
@@ -60,9 +52,10 @@ def check_expected(cfg: CfgNode) -> None:
     """ValueError unless each entry of TEST.EXPECTED_RESULTS names a dataset and a score."""
     names = registered_names(cfg.DATASETS.TEST)
     known = {*names, *(DATASETS[n].alias for n in names if n in DATASETS)}
-    known |= {"sem_seg"} if len(names) == 1 else set()
+    if len(names) == 1:
+        known.add("sem_seg")
+    scores = _scores(cfg)
     for entry in cfg.TEST.EXPECTED_RESULTS:
-        scores = (*SCORES, "boundary_mIoU") if cfg.TEST.BOUNDARY_IOU else SCORES
         if len(entry) != 4 or entry[0] not in known:
             raise ValueError(
                 f"TEST.EXPECTED_RESULTS: got {list(entry)}, expected [dataset, score, value, "
@@ -71,23 +64,12 @@ def check_expected(cfg: CfgNode) -> None:
         if entry[1] not in scores and not str(entry[1]).startswith("IoU-"):
             raise ValueError(
                 f"TEST.EXPECTED_RESULTS: got the score {entry[1]!r}, expected one of "
-                f"{list(scores)} or IoU-CLASS"
+                f"{scores} or IoU-CLASS"
             )
 
 
-def check_weights(cfg: CfgNode) -> None:
-    """FileNotFoundError if MODEL.WEIGHTS names a local file that is not there."""
-    path = cfg.MODEL.WEIGHTS
-    if path and "://" not in path and not Path(path).is_file():
-        read_checkpoint(path)  # raises with advice
-
-
 def check_model(cfg: CfgNode, model: nn.Module) -> None:
-    """Check that a model can be asked what the datasets of DATASETS.TEST ask.
-
-    Raises:
-        ValueError: a class name that its text tower cannot take.
-    """
+    """ValueError if the model's text tower cannot take a class name of DATASETS.TEST."""
     for name in registered_names(cfg.DATASETS.TEST):
         bare(model).check(test_vocabulary(cfg, name))
 
@@ -105,27 +87,27 @@ def best_metric(cfg: CfgNode) -> str:
     if dataset and dataset not in names:
         known = {spec.alias: spec.name for spec in DATASETS.values()}
         dataset = known.get(dataset, dataset)
-    metric = f"{dataset}/{score}" if dataset else score
-    found: dict[str, dict[str, float]] = {}
+    scores = _scores(cfg)
     for name in names:
-        found[name] = dict.fromkeys(SCORES, 0.0) | (
-            {"boundary_mIoU": 0.0} if cfg.TEST.BOUNDARY_IOU else {}
-        )
         classes = [f"IoU-{n}" for n in MetadataCatalog.get(name).stuff_classes]
         if score.startswith("IoU-") and dataset in ("", name) and score not in classes:
             raise ValueError(
                 f"TEST.BEST_METRIC: got {cfg.TEST.BEST_METRIC!r}, but dataset {name} has no class "
-                f"{score[4:]!r}; expected one of {classes[:5]} …, or of {list(found[name])}"
+                f"{score[4:]!r}; expected one of {classes[:5]} …, or of {scores}"
             )
-    metric_of(found, metric)
+    metric = f"{dataset}/{score}" if dataset else score
+    metric_of({name: dict.fromkeys(scores, 0.0) for name in names}, metric)  # raises if unknown
     return metric
+
+
+def _scores(cfg: CfgNode) -> list[str]:
+    return [*SCORES, *(["boundary_mIoU"] if cfg.TEST.BOUNDARY_IOU else [])]
 
 
 def _check_metadata(name: str) -> None:
     meta: Any = MetadataCatalog.get(name)
-    missing = [
-        key for key in ("stuff_classes", "ignore_label") if getattr(meta, key, None) in (None, [])
-    ]
+    needed = ("stuff_classes", "ignore_label")
+    missing = [key for key in needed if getattr(meta, key, None) in (None, [])]
     if missing:
         raise ValueError(
             f"dataset {name}: got no {' and no '.join(missing)} in Detectron2's MetadataCatalog, "

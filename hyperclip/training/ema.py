@@ -14,8 +14,7 @@ from torch import Tensor, nn
 class WeightAverage(HookBase):
     """Averages the trainable parameters after every step.
 
-    The decay of step n is the smaller of ``decay`` and (1 + n) / (10 + n), so that the start is
-    soon forgotten.
+    The decay of step n is min(``decay``, (1 + n) / (10 + n)), so that the start is soon forgotten.
 
     Args:
         model: trained. decay: weight of the average so far, in (0, 1).
@@ -32,10 +31,9 @@ class WeightAverage(HookBase):
         self.model, self.decay, self.steps = model, decay, 0
         self.averages: dict[str, Tensor] = {}
 
-    @torch.no_grad()
     def before_train(self) -> None:
         if not self.averages:
-            self.averages = {name: p.detach().clone() for name, p in self._trained()}
+            self.averages = self._copied()
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -47,30 +45,28 @@ class WeightAverage(HookBase):
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model has the averages as its weights."""
-        before = {name: p.detach().clone() for name, p in self._trained()}
+        before = self._copied()
         self._set(self.averages)
         try:
             yield
         finally:
             self._set(before)
 
-    @torch.no_grad()
-    def _set(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self._trained():
-            p.copy_(weights[name])
+    def state_dict(self) -> dict[str, Any]:
+        averages = {name: value.cpu() for name, value in self.averages.items()}
+        return {"steps": self.steps, "averages": averages}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps, averages = state_dict["steps"], state_dict["averages"]
+        self.averages = {n: averages[n].to(p.device, copy=True) for n, p in self._trained()}
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "steps": self.steps,
-            "averages": {name: value.cpu() for name, value in self.averages.items()},
-        }
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self._trained()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps = state_dict["steps"]
-        self.averages = {
-            name: state_dict["averages"][name].to(p.device, copy=True)
-            for name, p in self._trained()
-        }
+    @torch.no_grad()
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, p in self._trained():
+            p.copy_(weights[name])

@@ -1,6 +1,4 @@
-"""Start the processes of a run: Detectron2's launcher, or those that torchrun or Slurm have started
-already.
-"""
+"""Start the processes of a run with Detectron2's launcher, or join those of torchrun or Slurm."""
 
 from __future__ import annotations
 
@@ -25,8 +23,6 @@ from ..runtime.compat import stop_signals
 logger = logging.getLogger("hyperclip.training")
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-FORWARDED = stop_signals()
-"""Signals that our launcher hands on to the processes it has started."""
 
 Main = Callable[[argparse.Namespace], int | None]
 
@@ -41,8 +37,8 @@ def launch_processes(
     """Call ``main(arguments)`` in every process of the run.
 
     Under torchrun, or with its variables set (``tools/slurm.sh``), this process is one of them.
-    Otherwise Detectron2's launcher starts ``--num-gpus`` processes on this machine; one process is
-    this one. The group talks over NCCL on GPUs, else gloo.
+    Otherwise Detectron2's launcher starts ``--num-gpus`` processes on this machine, or main runs in
+    this process if that is one. The processes talk over NCCL on GPUs, else over gloo.
 
     Args:
         arguments: of Detectron2's ``default_argument_parser``.
@@ -54,26 +50,20 @@ def launch_processes(
 
     Raises:
         ValueError: an environment that lacks a variable, is combined with --num-gpus or
-            --num-machines, or hides the GPU; more processes than GPUs, or a negative number of
-            them.
-        SystemExit: a process that was started here left with a code other than 0; it is passed on,
-            128 + N for signal N.
+            --num-machines, or hides the GPU; a negative number of processes, or more than GPUs.
+        SystemExit: a process that was started here left with this code, not 0; 128 + N after
+            signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
-    if started_by_environment():
-        return _join_environment(
-            main,
-            arguments,
-            torch.device(device).type == "cuda" and torch.cuda.is_available(),
-            timeout,
-        )
     on_cuda = torch.device(device).type == "cuda"
+    if started_by_environment():
+        return _join_environment(main, arguments, on_cuda and torch.cuda.is_available(), timeout)
     check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
         return main(arguments)
     if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
-    before = {number: signal.signal(number, _forward) for number in FORWARDED}
+    before = {number: signal.signal(number, _forward) for number in stop_signals()}
     try:
         launch(
             leaving_together,
@@ -86,9 +76,8 @@ def launch_processes(
         )
     except ProcessExitedException as error:
         logger.error("%s", error)
-        raise SystemExit(
-            error.exit_code if error.exit_code > 0 else 128 - error.exit_code
-        ) from error
+        code = error.exit_code
+        raise SystemExit(code if code > 0 else 128 - code) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -96,22 +85,24 @@ def launch_processes(
 
 
 def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
-    """Call ``main(arguments)`` in one process of several, and end their group in order: a process
-    that only ends may be aborted by the threads of the group.
+    """Call ``main(arguments)`` in one process of several, and end their group in order.
+
+    Threads of the group may abort a process that merely exits.
     """
     try:
         result = main(arguments)
     except SystemExit:  # an interrupted training: all processes leave together
         dist.destroy_process_group()
         raise
-    # not after an error: the others may be waiting, and leaving ends their wait
+    # Not after an error: the others may be waiting, and leaving ends their wait
     dist.destroy_process_group()
     return result
 
 
 def check_process_count(count: int, on_cuda: bool = True) -> None:
-    """Raise ValueError if ``--num-gpus`` is negative or more than there are GPUs; without any,
-    processes share the CPU.
+    """ValueError if ``--num-gpus`` is negative or more than there are GPUs.
+
+    Without any GPU, processes share the CPU.
 
     Args:
         on_cuda: whether the processes use GPUs where there are some. One process needs none.
@@ -128,9 +119,8 @@ def check_process_count(count: int, on_cuda: bool = True) -> None:
 
 def started_by_environment() -> bool:
     """Whether torchrun, or a launcher that sets the same variables, started this process."""
-    return dist.is_torchelastic_launched() or all(
-        name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    )
+    needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    return dist.is_torchelastic_launched() or all(name in os.environ for name in needed)
 
 
 def _join_environment(
@@ -148,7 +138,7 @@ def _join_environment(
             f"environment: got no {', '.join(missing)}, expected {', '.join(ENVIRONMENT)}. Start "
             "with torchrun or tools/slurm.sh, or unset RANK to use --num-gpus"
         )
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    local_rank = int(os.environ["LOCAL_RANK"])
     if on_cuda:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
@@ -158,12 +148,13 @@ def _join_environment(
             )
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
-    comm.create_local_process_group(local_size)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
     return leaving_together(main, arguments)
 
 
 def _forward(number: int, frame: FrameType | None) -> None:
+    """Hand a signal on to the processes that were started here."""
     processes = multiprocessing.active_children()
     if not processes:
         raise SystemExit(128 + number)

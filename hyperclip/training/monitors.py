@@ -1,6 +1,4 @@
-"""What a training says of itself: a table at its start, then hooks for gradients, loss, adapters,
-radii and speed.
-"""
+"""What a training reports: a table at its start, then gradients, loss, adapters, radii, speed."""
 
 from __future__ import annotations
 
@@ -22,15 +20,14 @@ from torch.utils.hooks import RemovableHandle
 from .. import hyperbolic
 from ..adapters import adapters
 from ..runtime.compat import peak_resident_bytes
-from .step import choose_precision
+from ..segmenter import bare
+from .step import training_precision
 
 logger = logging.getLogger("hyperclip.training")
 
 
 class FirstGradients(HookBase):
-    """After the first step: which trainable parameters got no gradient, or only zeros. It says so
-    once, in the log.
-    """
+    """Logs once, after the first step, which trainable parameters got no gradient."""
 
     def __init__(self) -> None:
         self.done = False
@@ -56,20 +53,15 @@ class FirstGradients(HookBase):
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:
     """Names of trainable parameters whose gradient is missing or zero everywhere."""
-    return [
-        n
-        for n, p in model.named_parameters()
-        if p.requires_grad and (p.grad is None or not p.grad.any())
-    ]
+    trained = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]
+    return [name for name, gradient in trained if gradient is None or not gradient.any()]
 
 
 class LossWatch(HookBase):
-    """A warning when the median loss of the latest iterations is not below that of the first ones.
-
-    Both are medians over half a period.
+    """Warns if the median loss of the last half period is not below that of the first one.
 
     Args:
-        period: iterations between two looks; 0 for none.
+        period: iterations between two comparisons; 0 for none.
     """
 
     def __init__(self, period: int) -> None:
@@ -98,12 +90,7 @@ class LossWatch(HookBase):
 
 
 class AdapterDistance(HookBase):
-    """Writes how far the adapters are from the identity, by tower: mean Frobenius norm of what they
-    change in their weights.
-
-    Args:
-        period: iterations between two values.
-    """
+    """Writes :func:`adapter_distances` every ``period`` iterations."""
 
     def __init__(self, period: int) -> None:
         self.period = period
@@ -119,11 +106,14 @@ class AdapterDistance(HookBase):
 
 
 def adapter_distances(model: nn.Module) -> dict[str, float]:
-    """Mean over a tower's blocks of ||W' - W|| / ||W||, for the towers that have adapters."""
+    """How far the adapters are from the identity: ||W' - W|| / ||W||, its mean over the blocks.
+
+    Returns:
+        a number for each of "vision" and "text" that has adapters; the norms are Frobenius norms.
+    """
     found: dict[str, list[float]] = {}
     for name, _ in adapters(model):
-        # the first of a chain on one weight; the others are in its result
-        if not name.endswith(".0"):
+        if not name.endswith(".0"):  # the first of a chain: the others are in its result
             continue
         owner, weight = name.split(".parametrizations.")
         module, weight = model.get_submodule(owner), weight.split(".")[0]
@@ -134,18 +124,17 @@ def adapter_distances(model: nn.Module) -> dict[str, float]:
 
 
 class EmbeddingRadius(HookBase):
-    """Writes the mean hyperbolic radius of the embeddings before they are normalised: radius/text
-    and radius/vision.
+    """Writes radius/text and radius/vision: the mean hyperbolic radius of the raw embeddings.
 
     The radius of an embedding v is the distance of exp0(v) from the origin, (2 / sqrt(c))
-    artanh(sqrt(c) |exp0(v)|), which is 2 |v| for every curvature: see
-    :func:`hyperclip.hyperbolic.radius`. The mean is over the prompts, or over the patches, of the
-    iteration and of this process. Source: HyperCLIP (CVPR 2025), whose plot of the text radius over
-    171 classes falls from about 7.2 to 5.85; that scale looks like |v|, half of this.
+    artanh(sqrt(c) |exp0(v)|) = 2 |v| for every curvature; see :func:`hyperclip.hyperbolic.radius`.
+    The mean is over the prompts, or the patches, of the iteration and of this process. Source:
+    HyperCLIP (CVPR 2025), whose plot of the text radius over 171 classes falls from about 7.2 to
+    5.85; that scale looks like |v|, half of this.
 
-    It looks at the towers' last layer norm in iterations that are logged, and the gradients do not
-    see it. A tower that is not run, since nothing in it trains, keeps its value. Put this before
-    hooks that evaluate.
+    A hook on each tower's last layer norm looks at the embeddings, without gradients, in the
+    iterations that are logged. A tower that is not run, since nothing in it trains, keeps its
+    value. Put this before hooks that evaluate.
 
     Args:
         period: iterations between two values.
@@ -158,15 +147,13 @@ class EmbeddingRadius(HookBase):
         self.handles: list[RemovableHandle] = []
 
     def before_train(self) -> None:
-        model = self.trainer.model
-        clip = getattr(getattr(model, "module", model), "clip", None)
-        if clip is None:
-            return
-        text, vision = partial(self._look, "text", clip), partial(self._look, "vision", clip)
-        self.handles = [
-            clip.ln_final.register_forward_hook(text),
-            clip.visual.ln_post.register_forward_hook(vision),
-        ]
+        clip = getattr(bare(self.trainer.model), "clip", None)
+        if clip is not None:
+            text, vision = partial(self._look, "text", clip), partial(self._look, "vision", clip)
+            self.handles = [
+                clip.ln_final.register_forward_hook(text),
+                clip.visual.ln_post.register_forward_hook(vision),
+            ]
 
     def before_step(self) -> None:
         iteration = self.trainer.iter
@@ -175,9 +162,8 @@ class EmbeddingRadius(HookBase):
 
     def after_step(self) -> None:
         self.active = False
-        self.latest |= {
-            encoder: torch.cat(radii).mean().item() for encoder, radii in self.seen.items()
-        }
+        for encoder, radii in self.seen.items():
+            self.latest[encoder] = torch.cat(radii).mean().item()
         if (self.trainer.iter + 1) % self.period:
             return
         for encoder, radius in self.latest.items():
@@ -196,11 +182,11 @@ class EmbeddingRadius(HookBase):
         # gets no gradient.
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             x = output.float()
-            tokens = x if encoder == "text" else x[:, 1:]  # the class token is no dense embedding
-            projection = clip.text_projection if encoder == "text" else clip.visual.proj
-            self.seen.setdefault(encoder, []).append(
-                hyperbolic.radius(_projected(tokens, projection)).flatten()
-            )
+            if encoder == "text":
+                embeddings = _projected(x, clip.text_projection)
+            else:  # without the class token, which is no dense embedding
+                embeddings = _projected(x[:, 1:], clip.visual.proj)
+            self.seen.setdefault(encoder, []).append(hyperbolic.radius(embeddings).flatten())
 
 
 def _projected(x: Tensor, projection: Tensor | Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -212,12 +198,12 @@ def _projected(x: Tensor, projection: Tensor | Callable[[Tensor], Tensor] | None
 class Throughput(HookBase):
     """Writes images_per_second, waiting for data included, and memory_mb, the peak so far.
 
-    A step is timed from before to after it. Put this before hooks that evaluate or save: then their
-    time does not count.
+    Only the time from before to after a step counts, so put this before hooks that evaluate or
+    save.
 
     Args:
-        batch: images of an iteration, of all processes. period: iterations between two values, and
-            averaged.
+        batch: images of an iteration, of all processes.
+        period: iterations between two values, and averaged.
     """
 
     def __init__(self, batch: int, period: int) -> None:
@@ -232,29 +218,28 @@ class Throughput(HookBase):
         self.steps += 1
         if (self.trainer.iter + 1) % self.period:
             return
+        speed = self.batch * self.steps / self.seconds
         memory = peak_memory(next(self.trainer.model.parameters()).device)
-        self.trainer.storage.put_scalar(
-            "images_per_second", self.batch * self.steps / self.seconds, smoothing_hint=False
+        self.trainer.storage.put_scalars(
+            images_per_second=speed, memory_mb=memory, smoothing_hint=False
         )
-        self.trainer.storage.put_scalar("memory_mb", memory, smoothing_hint=False)
         self.steps, self.seconds = 0, 0.0
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory so far, in MiB: what torch allocated on a CUDA device, else what this process
-    held in RAM.
-    """
+    """Peak memory so far, in MiB: torch's on a CUDA device, else the RAM of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_resident_bytes() / 2**20
 
 
 class EstimatedTime(HookBase):
-    """Logs how long the run still takes, from the mean time of its iterations but the first. Place
-    it like Throughput.
+    """Logs the time left, from the mean time of the iterations without the first.
+
+    Place it like Throughput.
 
     Args:
-        after: numbers of iterations, counted from the start or the resumption, at which it does so.
+        after: after how many iterations since the start or the resumption it logs.
     """
 
     def __init__(self, after: Collection[int] = (5, 50)) -> None:
@@ -284,8 +269,8 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
     """Text table of what a run is about to do.
 
     Args:
-        records: images of the training sets. classes: of their labels. processes: that share a
-            batch.
+        records: images of the training sets. classes: of their labels.
+        processes: that share a batch.
     Raises:
         ValueError: no image or no process, or a precision that the device does not have.
     """
@@ -294,33 +279,22 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
             f"training: got {records} images and {processes} processes, expected at least one of "
             "both"
         )
-    solver = cfg.SOLVER
-    batch, own, parts = (
-        solver.IMS_PER_BATCH,
-        solver.IMS_PER_BATCH // processes,
-        solver.MICRO_BATCHES,
-    )
-    evaluation = (
-        f"every {cfg.TEST.EVAL_PERIOD:,} iterations and " if cfg.TEST.EVAL_PERIOD > 0 else ""
-    )
+    solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
+    batch, parts = solver.IMS_PER_BATCH, solver.MICRO_BATCHES
+    share = batch // processes
+    evaluation = f"every {period:,} iterations and at the end" if period > 0 else "at the end"
+    if not cfg.DATASETS.TEST:
+        evaluation = "none, DATASETS.TEST is empty"
     rows = [
         ("training sets", ", ".join(cfg.DATASETS.TRAIN)),
-        ("pictures", f"{records:,}"),
+        ("images", f"{records:,}"),
         ("classes", f"{classes:,}"),
-        ("batch", f"{batch:,} images, {own:,} in each of {processes} processes"),
-        ("micro-batches", f"{parts} in each process, of {own // parts} images"),
+        ("batch", f"{batch:,} images, {share:,} in each of {processes} processes"),
+        ("micro-batches", f"{parts} in each process, of {share // parts} images"),
         ("iterations", f"{solver.MAX_ITER:,}"),
         ("epochs", f"{solver.MAX_ITER * batch / records:.2f}"),
-        (
-            "precision",
-            choose_precision(
-                "float16" if solver.AMP.ENABLED else solver.PRECISION, cfg.MODEL.DEVICE
-            ),
-        ),
-        (
-            "evaluation",
-            f"{evaluation}at the end" if cfg.DATASETS.TEST else "none, DATASETS.TEST is empty",
-        ),
+        ("precision", training_precision(cfg)),
+        ("evaluation", evaluation),
         ("checkpoints", f"every {solver.CHECKPOINT_PERIOD:,} iterations and at the end"),
     ]
     return tabulate(rows, tablefmt="simple", disable_numparse=True)

@@ -1,8 +1,7 @@
-"""Optimiser and schedule: AdamW in parameter groups, one gradient norm over the whole model."""
+"""Optimiser and schedule: AdamW or SGD in parameter groups, one gradient norm over the model."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.Instan
 
 
 def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
-    """One group for each trainable parameter: CLIP's at CLIP_MULTIPLIER, norms and embeddings
-    without decay.
+    """One group for each trainable parameter, as in the released code.
+
+    CLIP's learning rate is BASE_LR times CLIP_MULTIPLIER; norms and embeddings have weight decays
+    of their own. (Detectron2's ``get_default_optimizer_params`` merges the groups.)
 
     Raises:
         ValueError: nothing trains, or a learning rate of 0 or less.
@@ -29,19 +30,15 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
+            rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
             full = f"{module_name}.{name}"
-            group = {
-                "params": [parameter],
-                "lr": solver.BASE_LR,
-                "weight_decay": solver.WEIGHT_DECAY,
-            }
             if full.startswith("clip."):
-                group["lr"] *= solver.CLIP_MULTIPLIER
+                rate *= solver.CLIP_MULTIPLIER
             if isinstance(module, NORMS):
-                group["weight_decay"] = solver.WEIGHT_DECAY_NORM
+                decay = solver.WEIGHT_DECAY_NORM
             if isinstance(module, nn.Embedding):
-                group["weight_decay"] = solver.WEIGHT_DECAY_EMBED
-            groups.append(group)
+                decay = solver.WEIGHT_DECAY_EMBED
+            groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     if not groups:
         raise ValueError(
             "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with "
@@ -58,11 +55,10 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over :func:`parameter_groups`, clipping the full model's gradient norm before
-    each step.
+    """AdamW or SGD over :func:`parameter_groups`; before each step the full gradient is clipped.
 
     Raises:
-        ValueError: an unknown optimiser or clip type.
+        ValueError: an unknown optimiser or clip type, or NESTEROV where there is none.
     """
     solver = cfg.SOLVER
     clip = solver.CLIP_GRADIENTS
@@ -75,14 +71,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             "SOLVER.NESTEROV: got True with OPTIMIZER ADAMW, which has none. Set OPTIMIZER SGD, or "
             "remove the key"
         )
+    if solver.NESTEROV and not solver.MOMENTUM:
+        raise ValueError("SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it")
     groups = parameter_groups(model, cfg)
+    optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "ADAMW":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
+        optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
     elif solver.OPTIMIZER == "SGD":
-        if solver.NESTEROV and not solver.MOMENTUM:
-            raise ValueError(
-                "SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it"
-            )
         optimizer = torch.optim.SGD(
             groups, solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
         )
@@ -91,8 +86,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if clip.ENABLED:
 
         def clip_gradients(opt: torch.optim.Optimizer, *_: Any) -> None:
-            parameters = itertools.chain.from_iterable(g["params"] for g in opt.param_groups)
-            torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            parameters = [p for group in opt.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
 
         optimizer.register_step_pre_hook(clip_gradients)
     if solver.DECAY_TO_IDENTITY:
@@ -101,11 +96,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Let the weight decay of adapters that start at the identity matrix pull them there instead of
-    to zero.
+    """Make weight decay pull adapters that start at the identity matrix there instead of to zero.
 
-    AdamW's decay has then the gradient of ``weight_decay / 2 ||M - I||^2`` outside of its moments,
-    SGD's inside.
+    This is the gradient of ``weight_decay / 2 ||M - I||^2``; AdamW applies it outside of its
+    moments, SGD inside.
     """
     started = {p for _, adapter in adapters(model) for p in adapter.starts_at_identity()}
     inside = isinstance(optimizer, torch.optim.SGD)
@@ -128,8 +122,7 @@ def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> Non
 
 
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-    """Detectron2's schedules: WarmupCosineLR, WarmupMultiStepLR, WarmupStepWithFixedGammaLR,
-    WarmupPolyLR.
+    """One of Detectron2's schedules, see ``SCHEDULES``.
 
     Raises:
         ValueError: an unknown one.

@@ -1,4 +1,4 @@
-"""What happens before a run starts: the output folder is checked, logging is set up."""
+"""Before a run starts: check the output folder and set up logging."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("hyperclip.training")
 
 WEIGHTS = (NUMBERED, "model_final.pth", "model_final_average.pth", "model_best.pth")
 RUN_FILES = (*WEIGHTS, "last_checkpoint", "metrics.json")
-"""By these files a folder is known to hold a training."""
+"""A folder that has one of these files holds a training."""
 
 LEFT_BEHIND = (
     *RUN_FILES,
@@ -35,40 +35,27 @@ LEFT_BEHIND = (
     "nonfinite_iteration_*.json",
     "per_image/*.jsonl",
 )
-"""What a training writes, and a new one that overwrites it begins without."""
+"""Files of a training that OVERWRITE removes."""
 
 LAST_KEY = "VIS_PERIOD"
-"""The last of Detectron2's own keys in a config file that was written, where they are in
-alphabetical order.
-"""
+"""The last of Detectron2's keys in a config file, where keys are in alphabetical order."""
 
 MAY_DIFFER = ("OUTPUT_DIR", "OVERWRITE", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""
 
 MAY_CHANGE = (
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.MAX_FAULTY_SHARE",
-    "DATASETS.TEST",
-    "SOLVER.CHECKPOINT_",
-    "SOLVER.LOG_PERIOD",
-    "SOLVER.WATCH_PERIOD",
-    "SOLVER.MICRO_BATCHES",
-    "MODEL.CHECKPOINT_ACTIVATIONS",
-    "MODEL.COMPILE_HEAD",
-    "TEST.",
-    "WANDB.",
+    *("DATALOADER.NUM_WORKERS", "DATALOADER.MAX_FAULTY_SHARE", "DATASETS.TEST", "TEST.", "WANDB."),
+    *("SOLVER.CHECKPOINT_", "SOLVER.LOG_PERIOD", "SOLVER.WATCH_PERIOD", "SOLVER.MICRO_BATCHES"),
+    *("MODEL.CHECKPOINT_ACTIVATIONS", "MODEL.COMPILE_HEAD"),
 )
-"""How keys begin that a run may be resumed with new values of, since they do not change what is
-learned.
-"""
+"""Prefixes of keys that --resume may change, since they do not change what is learned."""
 
 
 def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
-    """Check the output folder, then Detectron2's own setup (seed, environment report, config.yaml)
-    and our logger.
+    """Check the output folder, then set up as Detectron2 does (seed, report, config.yaml, loggers).
 
     Raises:
-        ValueError: a training would go into a folder that holds one, or go on with that of another
+        ValueError: a training would go into a folder that holds one, or resume one of another
             config.
     """
     keep_freed_memory()
@@ -77,26 +64,23 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         check_output_folder(cfg, arguments.resume)
     comm.synchronize()
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    trained_with = (
-        path.read_bytes()
-        if arguments.eval_only and path.is_file() and run_files(path.parent)
-        else None
-    )
+    trained_with = None
+    if arguments.eval_only and path.is_file() and run_files(path.parent):
+        trained_with = path.read_bytes()
     default_setup(cfg, arguments)
-    # an evaluation does not replace a training's record
+    # An evaluation does not replace a training's record
     if trained_with is not None and comm.is_main_process():
         write_atomically(path, lambda temporary: temporary.write_bytes(trained_with))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
 
 
 def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
-    """Refuse to start a training in a folder that holds one, or to resume that of another config.
+    """Refuse to start a training in a folder that holds one, or to resume one of another config.
 
-    A folder without checkpoints and metrics holds none, whatever a start that failed has left in
-    it.
+    A folder without checkpoints and metrics holds none, whatever else a failed start left there.
 
     Raises:
-        ValueError: saying how to go on; of another config it names the keys that differ.
+        ValueError: saying how to go on, and which keys differ.
     """
     folder, found = Path(cfg.OUTPUT_DIR), run_files(Path(cfg.OUTPUT_DIR))
     if resume and cfg.OVERWRITE:
@@ -122,10 +106,8 @@ def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
 
 
 def clear_run(cfg: CfgNode) -> None:
-    """Remove what an earlier training has written to OUTPUT_DIR, if OVERWRITE says so."""
-    if not cfg.OVERWRITE:
-        return
-    files = run_files(Path(cfg.OUTPUT_DIR), LEFT_BEHIND)
+    """If OVERWRITE is set, remove what an earlier training has written to OUTPUT_DIR."""
+    files = run_files(Path(cfg.OUTPUT_DIR), LEFT_BEHIND) if cfg.OVERWRITE else []
     for path in files:
         path.unlink()
     if files:
@@ -138,24 +120,23 @@ def run_files(folder: Path, names: tuple[str, ...] = RUN_FILES) -> list[Path]:
 
 
 def recorded_config(folder: Path) -> dict[str, object]:
-    """Keys and values that a folder's training was begun with: those in its latest checkpoint, else
-    those of config.yaml.
+    """The config that a folder's training was begun with, by key; {} if it cannot be read.
 
-    Empty if neither can be read, or says so.
+    It is that of the latest readable checkpoint, else config.yaml.
     """
     for path in resumable_files(folder):
         try:
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             text = content["config"]
-        except Exception:  # whoever loads the checkpoint says what is wrong with it
+        except Exception:  # loading the checkpoint later says what is wrong with it
             continue
         return dict(flat_config(yaml.safe_load(text)))
     try:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # none, or one that is cut short
+    except (OSError, ValueError, yaml.YAMLError):  # no file, or one that is cut short
         return {}
     found = dict(flat_config(content)) if isinstance(content, dict) else {}
-    if found and LAST_KEY not in found:  # cut short: so may be the value where it ends
+    if found and LAST_KEY not in found:  # cut short, perhaps in the middle of the last value
         found.popitem()
     return found
 
@@ -163,11 +144,10 @@ def recorded_config(folder: Path) -> dict[str, object]:
 def differing_keys(
     cfg: CfgNode, before: dict[str, object], free: tuple[str, ...]
 ) -> dict[str, str]:
-    """Values before and now, "a -> b", of the keys that differ. A key that only one of them has
-    cannot be compared.
+    """Keys whose values differ, as "before -> now". Keys that only one side has are left out.
 
     Args:
-        before: keys and values of a run. free: how keys begin that may differ.
+        before: keys and values of a run. free: prefixes of keys that may differ.
     """
     now = dict(flat_config(yaml.safe_load(cfg.dump())))
     both = sorted(k for k in before.keys() & now.keys() if not k.startswith(free))

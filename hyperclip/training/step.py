@@ -1,6 +1,4 @@
-"""One training step: precision, accumulated gradients, and no step with a gradient that is not
-finite.
-"""
+"""One training step: precision, micro-batches, and no step along a gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -12,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 from .whole_batch import decide_for_all
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> str:
-    """ "auto" is bfloat16 on GPUs that compute in it (from NVIDIA's Ampere on), else float32.
+    """The precision to train in; "auto" is bfloat16 on GPUs that compute in it, else float32.
 
     Raises:
         ValueError: an unknown precision, or float16 without CUDA.
@@ -37,27 +36,28 @@ def choose_precision(wanted: str, device: str | torch.device) -> str:
             "SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to "
             "cuda"
         )
-    if wanted == "auto":
-        # Before Ampere torch emulates bfloat16, which is slower than float32.
-        return (
-            "bfloat16"
-            if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-            else "float32"
-        )
-    return wanted
+    if wanted != "auto":
+        return wanted
+    # Before NVIDIA's Ampere torch emulates bfloat16, which is slower than float32
+    native = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
+
+
+def training_precision(cfg: CfgNode) -> str:
+    """The precision that a config asks for (AMP.ENABLED: float16); see :func:`choose_precision`."""
+    wanted = "float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION
+    return choose_precision(wanted, cfg.MODEL.DEVICE)
 
 
 class TrainLoop(SimpleTrainer):
-    """Detectron2's simple trainer with mixed precision, gradient accumulation and a check of every
-    gradient.
+    """Detectron2's simple trainer with mixed precision, micro-batches and a check of the gradient.
 
     Weights and optimiser state stay in float32; float16 scales the loss.
 
     Args:
-        model: gives a dict of losses. optimizer: its own hooks may clip the gradients, which are
-            unscaled by then.
-        micro_batches: a batch is run in this many parts, whose gradients add up to those of the
-            whole.
+        model: gives a dict of losses.
+        optimizer: its own hooks may clip the gradients, which are unscaled by then.
+        micro_batches: number of parts of a batch, whose gradients add up to those of the whole.
         precision: "float32", "bfloat16" or "float16".
         faults: folder that gets the file names of a batch whose gradient is not finite.
     """
@@ -81,8 +81,8 @@ class TrainLoop(SimpleTrainer):
         """One optimiser step.
 
         Raises:
-            FloatingPointError: the gradient is not finite. Nothing was changed then, and the
-                batch's files are written down.
+            FloatingPointError: the gradient is not finite. The weights are unchanged, and a file
+                lists the batch.
         """
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
@@ -91,7 +91,7 @@ class TrainLoop(SimpleTrainer):
         losses = self._backward(batch)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model)
-        # the scaler skips such a step and scales less
+        # With float16 the scaler skips such a step and scales less
         if not torch.isfinite(norm) and not self.scaler.is_enabled():
             self._report(batch, losses)
         self._write_metrics(losses, data_time)
@@ -100,7 +100,7 @@ class TrainLoop(SimpleTrainer):
         self.scaler.update()
 
     def _backward(self, batch: list[dict]) -> dict[str, Tensor]:
-        """Losses of the whole batch, detached; their gradients are added to the parameters'."""
+        """Losses of the whole batch, detached; adds their gradients to those of the parameters."""
         total: dict[str, Tensor] = {}
         batch = decide_for_all(batch, self.model)
         size = -(-len(batch) // self.micro_batches)
@@ -109,40 +109,28 @@ class TrainLoop(SimpleTrainer):
             self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"
         )
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            wait = (
-                contextlib.nullcontext()
-                if last or not hasattr(self.model, "no_sync")
-                else self.model.no_sync()
-            )
-            with wait:
+            share = len(part) / len(batch)
+            waits = i < len(parts) - 1 and hasattr(self.model, "no_sync")
+            with self.model.no_sync() if waits else contextlib.nullcontext():
                 with mixed:
                     losses = self.model(part)
-                share = len(part) / len(batch)
                 self.scaler.scale(share * sum(losses.values())).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + share * loss.detach()
         return total
 
     def _report(self, batch: list[dict], losses: dict[str, Tensor]) -> None:
-        names = [
-            n
-            for n, p in self.model.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
+        gradients = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
+        names = [name for name, gradient in gradients if not gradient.isfinite().all()]
         path = self.faults / f"nonfinite_iteration_{self.iter}_process_{comm.get_rank()}.json"
+        keys = ("file_name", "sem_seg_file_name")
         content = {
             "iteration": self.iter,
             "losses": {name: str(loss.item()) for name, loss in losses.items()},
             "parameters": names,
-            "files": [
-                {key: x[key] for key in ("file_name", "sem_seg_file_name") if key in x}
-                for x in batch
-            ],
+            "files": [{key: x[key] for key in keys if key in x} for x in batch],
         }
-        write_atomically(
-            path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        )
+        write_text(path, json.dumps(content, indent=1) + "\n")
         raise FloatingPointError(
             f"iteration {self.iter}: the gradients of {len(names)} parameters are not finite "
             f"({', '.join(names[:3])} …), the loss is {content['losses']}. No step was made; the "
@@ -164,6 +152,6 @@ class TrainLoop(SimpleTrainer):
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """Norm of the gradients of all parameters together, a scalar; 0 without any."""
+    """2-norm of the gradients of all parameters together, a scalar; 0 without any."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())

@@ -1,6 +1,4 @@
-"""The trainer: Detectron2's engine with our mapper, optimiser, strict checkpoints and per-dataset
-vocabularies.
-"""
+"""The trainer: Detectron2's engine with our data, optimiser, checkpoints and evaluations."""
 
 from __future__ import annotations
 
@@ -36,47 +34,35 @@ from ..evaluation.running import build_evaluator, build_test_loader, evaluate_da
 from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
-from .checkpoint_hooks import (
-    GRACE,
-    INTERRUPTED,
-    BestCheckpoint,
-    Checkpoints,
-    Evaluations,
-    StopSignals,
-    restore_process_state,
-)
-from .checks import best_metric, check_model, check_test_sets, check_training
+from . import checkpoint_hooks, monitors
+from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
-from .monitors import (
-    AdapterDistance,
-    EmbeddingRadius,
-    EstimatedTime,
-    FirstGradients,
-    LossWatch,
-    Throughput,
-    describe_training,
-)
 from .optimizer import build_optimizer, build_schedule
 from .run_folder import check_output_folder, clear_run
-from .step import TrainLoop, choose_precision
+from .step import TrainLoop, training_precision
 from .writers import build_writers, drop_lines_after
 
 logger = logging.getLogger("hyperclip.training")
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's default trainer for open-vocabulary segmentation, on CPU and CUDA, one or many
-    processes.
+    """Detectron2's default trainer for any :class:`Segmenter`, on CPU or GPUs, in many processes.
+
+    Args:
+        cfg: of the run.
+    Raises:
+        FileNotFoundError, ValueError: what the run needs is not there, or keys do not go together.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         check_system(cfg)
         check_batch_size(cfg)
-        precision = choose_precision(
-            "float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE
-        )
-        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        precision = training_precision(cfg)
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.test_names = registered_names(cfg.DATASETS.TEST)
+        self.signals, self.resumed = checkpoint_hooks.StopSignals(), False
+        self.on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         model = self.build_model(cfg)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
@@ -89,70 +75,52 @@ class Trainer(DefaultTrainer):
         self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         optimizer = self.build_optimizer(cfg, model)
         self.stream = self.build_train_loader(cfg)
-        ddp = {} if on_cuda else {"device_ids": None}
-        model = create_ddp_model(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True, **ddp
-        )
+        ddp: dict[str, Any] = {} if self.on_cuda else {"device_ids": None}
+        ddp |= {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        model = create_ddp_model(model, **ddp)
+        parts, folder = cfg.SOLVER.MICRO_BATCHES, Path(cfg.OUTPUT_DIR)
         self._trainer = TrainLoop(
-            model,
-            self.stream,
-            optimizer,
-            micro_batches=cfg.SOLVER.MICRO_BATCHES,
-            precision=precision,
-            faults=Path(cfg.OUTPUT_DIR),
+            model, self.stream, optimizer, micro_batches=parts, precision=precision, faults=folder
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
-        self.signals, self.resumed, self.test_names = (
-            StopSignals(),
-            False,
-            registered_names(cfg.DATASETS.TEST),
-        )
         self.register_hooks(self.build_hooks())
         counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
-        logger.info("Training:\n%s", describe_training(cfg, *counts))
+        logger.info("Training:\n%s", monitors.describe_training(cfg, *counts))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
         """Build the model and log what trains."""
         model = build_system(cfg)
         rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
-        logger.info(
-            "Parameters:\n%s",
-            tabulate(rows, ["part", "trainable", "all"], colalign=("left", "right", "right")),
-        )
+        align = ("left", "right", "right")
+        table = tabulate(rows, ["part", "trainable", "all"], colalign=align)
+        logger.info("Parameters:\n%s", table)
         return model
 
     def build_hooks(self) -> list[HookBase]:
-        """Schedule, average, watches, checkpoints, evaluation, metrics; in this order, which each
-        of them relies on.
-        """
-        solver, test = self.cfg.SOLVER, self.cfg.TEST
-        checkpoints = Checkpoints(
+        """Schedule, average, monitors, checkpoints, evaluation, writers; their order matters."""
+        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        metrics = Path(self.cfg.OUTPUT_DIR) / "metrics.json"
+        checkpoints = checkpoint_hooks.Checkpoints(
             self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, self.signals
         )
         built: list[HookBase] = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             *([self.average] if self.average else []),
-            FirstGradients(),
-            LossWatch(solver.WATCH_PERIOD),
-            AdapterDistance(solver.LOG_PERIOD),
-            EmbeddingRadius(solver.LOG_PERIOD),
-            Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
-            EstimatedTime(),
+            monitors.FirstGradients(),
+            monitors.LossWatch(solver.WATCH_PERIOD),
+            monitors.AdapterDistance(solver.LOG_PERIOD),
+            monitors.EmbeddingRadius(solver.LOG_PERIOD),
+            monitors.Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
+            monitors.EstimatedTime(),
             checkpoints,
-            Evaluations(
-                test.EVAL_PERIOD,
-                self._evaluate,
-                checkpoints,
-                Path(self.cfg.OUTPUT_DIR) / "metrics.json",
-            ),
+            checkpoint_hooks.Evaluations(period, self._evaluate, checkpoints, metrics),
         ]
         metric = best_metric(self.cfg)
-        if test.EVAL_PERIOD and metric:
-            built.append(BestCheckpoint(self.checkpointer, metric))
+        if period and metric:
+            built.append(checkpoint_hooks.BestCheckpoint(self.checkpointer, metric))
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=solver.LOG_PERIOD))
         return built
@@ -162,28 +130,29 @@ class Trainer(DefaultTrainer):
         return build_writers(self.cfg, self.max_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Start from MODEL.WEIGHTS, or go on from the last checkpoint of OUTPUT_DIR as if the run
-        had not been interrupted.
+        """Start from MODEL.WEIGHTS, or resume from the exact state of the last checkpoint.
 
         Raises:
-            ValueError: a checkpoint that does not fit, or that no file of the folder can be read.
+            ValueError: a checkpoint does not fit, or none of the folder can be read.
         """
         self.resumed = resume
         found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         goes_on = resume and self.checkpointer.has_checkpoint()
         self.start_iter = self.iter + 1 if goes_on else 0
-        # without a checkpoint it begins anew, and so do its metrics
+        # Without a checkpoint the run begins anew, and so do its metrics
         if resume and comm.is_main_process():
             drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         if goes_on and "processes" in found:
-            restore_process_state(found["processes"], self.stream, max(self.cfg.SEED, 0))
+            seed = max(self.cfg.SEED, 0)
+            checkpoint_hooks.restore_process_state(found["processes"], self.stream, seed)
 
     def train(self) -> OrderedDict | None:
-        """Train to the end, and evaluate; see Detectron2's.
+        """Train to the end and evaluate: scores by dataset, in percent (on the main process).
 
         Raises:
-            SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved.
-            FloatingPointError: a gradient that is not finite, before its step.
+            SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved; with 1
+                if TEST.EXPECTED_RESULTS were not reached.
+            FloatingPointError: a gradient is not finite; its step was not made.
             ValueError: OUTPUT_DIR holds another training; see :func:`check_output_folder`.
         """
         if comm.is_main_process() and not self.resumed:
@@ -196,15 +165,14 @@ class Trainer(DefaultTrainer):
             finally:
                 self._trainer.close_loader()
             if self.signals.any_told():
-                raise SystemExit(INTERRUPTED)
+                raise SystemExit(checkpoint_hooks.INTERRUPTED)
         results: OrderedDict | None = getattr(self, "_last_eval_results", None)
         if comm.is_main_process():
             verify_expected(self.cfg, results or {})
         return results
 
     def run_step(self) -> None:
-        on_cuda = torch.device(self.cfg.MODEL.DEVICE).type == "cuda"
-        with float32_products(self.cfg.SOLVER.TF32 and on_cuda):
+        with float32_products(self.cfg.SOLVER.TF32 and self.on_cuda):
             super().run_step()
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
@@ -214,7 +182,7 @@ class Trainer(DefaultTrainer):
     def _evaluate(self) -> OrderedDict:
         with kept_random_state(), self.evaluated_weights():
             self._last_eval_results = self.test(
-                self.cfg, self.model, stop=lambda: self.signals.any_told(GRACE)
+                self.cfg, self.model, stop=lambda: self.signals.any_told(checkpoint_hooks.GRACE)
             )
         return self._last_eval_results
 
@@ -231,18 +199,15 @@ class Trainer(DefaultTrainer):
         """This process's share of the training batches.
 
         Raises:
-            ValueError: a sampler of Detectron2 that this stream has no equal of.
+            ValueError: a sampler other than TrainingSampler.
         """
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
             raise ValueError(
                 f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected "
                 "'TrainingSampler'"
             )
-        records = [
-            record
-            for name in registered_names(cfg.DATASETS.TRAIN)
-            for record in DatasetCatalog.get(name)
-        ]
+        names = registered_names(cfg.DATASETS.TRAIN)
+        records = [record for name in names for record in DatasetCatalog.get(name)]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return TrainStream(
             TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
@@ -270,16 +235,15 @@ class Trainer(DefaultTrainer):
         evaluators: Sequence[SemSegEvaluator] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> OrderedDict:
-        """Evaluate on every dataset of DATASETS.TEST, each with its own vocabulary; write
-        ``results.json``.
+        """Evaluate on each dataset of DATASETS.TEST with its vocabulary; write ``results.json``.
 
         Args:
+            evaluators: one for each dataset, instead of those that the config asks for.
             stop: says whether to end early, see :func:`evaluate_dataset`.
         Returns:
             scores by dataset, in percent (on the main process).
         Raises:
-            FileNotFoundError, ValueError: before the first image, what :func:`check_test_sets`
-                finds.
+            FileNotFoundError, ValueError: before the first image, see :func:`check_test_sets`.
         """
         check_test_sets(cfg)
         rows: list[dict[str, Any]] = []
@@ -292,13 +256,10 @@ class Trainer(DefaultTrainer):
             )
             if comm.is_main_process():
                 results[name] = found.scores
-                benchmark = Benchmark(spec_of(name), records, len(records))
-                start = {
-                    "system": found.description.system,
-                    "benchmark": benchmark.spec.alias,
-                    "dataset": name,
-                }
-                rows.append(start | describe_evaluation(cfg, benchmark, found))
+                spec, system = spec_of(name), found.description.system
+                row = {"system": system, "benchmark": spec.alias, "dataset": name}
+                benchmark = Benchmark(spec, records, len(records))
+                rows.append(row | describe_evaluation(cfg, benchmark, found))
         if comm.is_main_process():
             logger.info("Results (percent):\n%s", results_table(results))
             write_results(rows, Path(cfg.OUTPUT_DIR))
@@ -308,25 +269,21 @@ class Trainer(DefaultTrainer):
 def verify_expected(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> None:
     """Compare results with TEST.EXPECTED_RESULTS, a list of [dataset, score, value, tolerance].
 
-    As in Detectron2, "sem_seg" stands for the dataset where there is one alone.
+    A dataset is named by its name or alias, or as in Detectron2 by "sem_seg" where it is alone.
 
     Raises:
         SystemExit: with 1 if one of them is not as expected.
     """
     (only,) = results.values() if len(results) == 1 else ({},)
-    verify_results(
-        cfg, {"sem_seg": only, **{spec_of(n).alias: r for n, r in results.items()}, **results}
-    )
+    aliases = {spec_of(name).alias: scores for name, scores in results.items()}
+    verify_results(cfg, {"sem_seg": only, **aliases, **results})
 
 
 def check_batch_size(cfg: CfgNode) -> None:
     """ValueError unless the batch divides evenly among the processes and their micro-batches."""
-    processes, parts, batch = (
-        comm.get_world_size(),
-        cfg.SOLVER.MICRO_BATCHES,
-        cfg.SOLVER.IMS_PER_BATCH,
-    )
-    if parts < 1 or batch % (processes * parts):
+    processes = comm.get_world_size()
+    parts, batch = cfg.SOLVER.MICRO_BATCHES, cfg.SOLVER.IMS_PER_BATCH
+    if batch % (processes * parts):
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES "
             f"{parts}, expected a multiple of their product"
@@ -335,6 +292,5 @@ def check_batch_size(cfg: CfgNode) -> None:
 
 def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
     """Text table of the summary scores, a row for each dataset."""
-    columns = ["mIoU", "mIoU_old", "pACC", "mACC", "images"]
-    rows = [[name, *(scores[c] for c in columns)] for name, scores in results.items()]
-    return tabulate(rows, ["dataset", *columns], floatfmt=".2f")
+    rows = [[name, *(scores[key] for key in SCORES)] for name, scores in results.items()]
+    return tabulate(rows, ["dataset", *SCORES], floatfmt=".2f")

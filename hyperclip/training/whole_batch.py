@@ -1,8 +1,7 @@
-"""What is decided for a whole batch, before micro-batches and processes share it: its size after
-padding, its classes.
+"""What holds for a whole batch although micro-batches and processes share it.
 
-A loss is the mean over the pixels and classes of its images. Parts of a batch give the gradient of
-the whole only where each of them is padded to the same size and asks for the same classes.
+A loss is the mean over the pixels and classes of its images. The gradients of a batch's parts add
+up to that of the whole only if all parts are padded to the same size and ask for the same classes.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from ..segmenter import bare
 
 
 def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
-    """Copies of the records of this process's part of a batch, with what all parts have in common;
-    all processes call it.
+    """Copies of this process's records with what all parts of the batch share; all processes call
+    it.
 
     Args:
-        batch: records with "image" (3, H, W) and "sem_seg" (H, W). model: trained;
-            ``sampled_classes`` of it, where it has such, is how many classes a step takes.
+        batch: records with "image" (3, H, W) and "sem_seg" (H, W).
+        model: trained; its ``sampled_classes`` is how many classes a step takes, 0 for all.
     Returns:
-        records that also have "padded_size", the largest (height, width) of all images, and, where
-            classes are sampled,
-        "sampled_classes", their indices (t,), ascending.
+        the records with "padded_size", the largest (height, width) of all images, and, where
+            classes are sampled, "sampled_classes", their indices (t,), ascending.
     Raises:
         ValueError: a label that is neither a class nor ignored.
     """
@@ -38,10 +36,10 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
     classes = len(system.train_vocabulary) if count else 0
     if count >= classes:
         classes = 0
-    own = torch.zeros(classes, dtype=torch.bool)
+    present = torch.zeros(classes, dtype=torch.bool)
     for record in batch if classes else ():
-        own |= present_classes(record["sem_seg"], classes, system.ignore).to(own.device)
-    joined = _largest(torch.tensor([height, width, *own.tolist()]))
+        present |= present_classes(record["sem_seg"], classes, system.ignore).to(present.device)
+    joined = largest_of_all(torch.tensor([height, width, *present.tolist()]))
     common: dict[str, Any] = {"padded_size": (int(joined[0]), int(joined[1]))}
     if classes:
         present = joined[2:].to(next(model.parameters()).device, torch.bool)
@@ -49,24 +47,23 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
     return [record | common for record in batch]
 
 
-def group_device() -> str:
-    """Where tensors have to be that processes exchange."""
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
-
-
-def _largest(values: Tensor) -> Tensor:
-    """The largest of the processes' values, each by itself."""
+def largest_of_all(values: Tensor) -> Tensor:
+    """The elementwise maximum over all processes, which all have to call it."""
     if comm.get_world_size() == 1:
         return values
-    values = values.to(group_device())
+    values = values.to(_exchange_device())
     dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 
 def _of_main_process(values: Tensor) -> Tensor:
-    """The main process's values, of whose number all have as many."""
+    """The values of the main process; on the others ``values`` only has the same shape."""
     if comm.get_world_size() == 1:
         return values
-    shared = values.to(group_device())
+    shared = values.to(_exchange_device())
     dist.broadcast(shared, 0)
     return shared.to(values.device)
+
+
+def _exchange_device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -1,6 +1,4 @@
-"""Where a training's numbers go: the log, metrics.json, TensorBoard and, if wanted, Weights &
-Biases.
-"""
+"""Where a training's numbers go: log, metrics.json, TensorBoard, and Weights & Biases if wanted."""
 
 from __future__ import annotations
 
@@ -25,22 +23,21 @@ from detectron2.utils.events import (
 )
 
 from ..config import flat_config
-from ..runtime.files import write_atomically
+from ..runtime.files import write_atomically, write_text
 
 logger = logging.getLogger("hyperclip.training")
 
-WANDB_MODES = ("online", "offline")
 WINDOW = 20
-"""Noisy metrics are written as the median of so many values, as Detectron2 does."""
+"""Noisy metrics are written as the median of this many values, as in Detectron2."""
 
 
 def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
-    """Writers of a run, which all write below OUTPUT_DIR; none but on the main process.
+    """Writers of a run, all below OUTPUT_DIR; only the main process gets any.
 
-    No file is opened and no run of Weights & Biases is begun before the first write.
+    No file is opened, and no run of Weights & Biases begun, before the first write.
 
     Raises:
-        ValueError: WANDB.PROJECT is set, and wandb is not installed or WANDB.MODE is unknown.
+        ValueError: WANDB.PROJECT is set, and wandb is not installed.
     """
     if not comm.is_main_process():
         return []
@@ -48,7 +45,7 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     folder.mkdir(parents=True, exist_ok=True)
     writers: list[EventWriter] = [
         CommonMetricPrinter(max_iter, WINDOW),
-        MetricsFile(folder / "metrics.json", WINDOW),
+        MetricsFile(folder / "metrics.json"),
     ]
     if importlib.util.find_spec("tensorboard"):
         writers.append(TensorboardXWriter(str(folder), WINDOW))
@@ -60,64 +57,54 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     if cfg.WANDB.PROJECT:
         config = dict(flat_config(yaml.safe_load(cfg.dump())))
         name = cfg.WANDB.NAME or folder.resolve().name
-        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, name, config, cfg.WANDB.MODE, WINDOW))
+        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, name, config, cfg.WANDB.MODE))
     return writers
 
 
 class MetricsFile(JSONWriter):
-    """Detectron2's JSON lines, but the file is opened at the first write, so that it can be
-    replaced before.
+    """Detectron2's JSON lines, synced to the disk at every write.
 
-    Every write ends on the disk: it is flushed and synced.
+    The file is opened at the first write only, so that a resumed run can replace it before.
     """
 
-    # JSONWriter's own opens the file
-    def __init__(self, path: Path, window_size: int = WINDOW) -> None:
-        self._path, self._window_size, self._last_write = path, window_size, -1
-
-    @cached_property
-    def _file_handle(self) -> TextIO:
-        return self._path.open("a", encoding="utf-8")
+    def __init__(self, path: Path) -> None:  # JSONWriter's own opens the file
+        self._path, self._window_size, self._last_write = path, WINDOW, -1
+        self._file_handle: TextIO | None = None
 
     def write(self) -> None:
-        """Write what is new. What the last line of an earlier process says of the same iteration
-        becomes part of its line.
-        """
-        if "_file_handle" not in self.__dict__:
+        """Write what is new; what belongs to the iteration of the file's last line joins it."""
+        if self._file_handle is None:
             self._join_last_line()
+            self._file_handle = self._path.open("a", encoding="utf-8")
         super().write()
 
     def _join_last_line(self) -> None:
-        lines = self._path.read_bytes().splitlines() if self._path.is_file() else []
+        lines = _lines(self._path)
         last = json.loads(lines[-1]) if lines else {}
         iteration = last.get("iteration", -1)
         values = get_event_storage().latest_with_smoothing_hint(self._window_size)
         same = {name: value for name, (value, at) in values.items() if at == iteration}
-        if not same:
-            return
-        joined = json.dumps(last | same, sort_keys=True).encode()
-        content = b"".join(line + b"\n" for line in (*lines[:-1], joined))
-        write_atomically(self._path, lambda path: path.write_bytes(content))
-        self._last_write = iteration
+        if same:
+            _replace(self._path, [*lines[:-1], json.dumps(last | same, sort_keys=True).encode()])
+            self._last_write = iteration
 
     def close(self) -> None:
-        if "_file_handle" in self.__dict__:
+        if self._file_handle is not None:
             self._file_handle.close()
 
 
 class WandbWriter(EventWriter):
-    """Sends the scalars to Weights & Biases, each with its iteration, which is the x-axis there.
+    """Sends the scalars to Weights & Biases, each with its iteration, the x-axis there.
 
-    The run's id is kept in ``wandb_id.txt``: a run with the same folder continues it. Remove the
-    file for a new one.
+    The run's id is kept in ``wandb_id.txt``, so that a run in the same folder continues it. Remove
+    the file for a new one.
 
     Args:
-        folder: gets the id and wandb's own files. project, name: of the run. config: keys and
-            values shown with it.
-        mode: "online", or "offline" for files that ``wandb sync`` sends later. window_size: see
-            ``WINDOW``.
+        folder: gets the id and wandb's own files. project, name: of the run.
+        config: keys and values shown with it.
+        mode: "online", or "offline" for files that ``wandb sync`` sends later.
     Raises:
-        ValueError: an unknown mode, or wandb is not installed.
+        ValueError: wandb is not installed.
     """
 
     def __init__(
@@ -127,10 +114,7 @@ class WandbWriter(EventWriter):
         name: str,
         config: Mapping[str, object],
         mode: str = "online",
-        window_size: int = WINDOW,
     ) -> None:
-        if mode not in WANDB_MODES:
-            raise ValueError(f"WANDB.MODE: got {mode!r}, expected one of {list(WANDB_MODES)}")
         try:
             import wandb
         except ImportError as error:
@@ -139,25 +123,22 @@ class WandbWriter(EventWriter):
                 "it with 'pip install -e .[wandb]', or leave the key empty"
             ) from error
         self._wandb: Any = wandb
-        self._folder, self._window_size, self._last_write = folder, window_size, -1
-        self._options = {
-            "project": project,
-            "name": name,
-            "config": dict(config),
-            "mode": mode,
-            "dir": str(folder),
-        }
+        self._folder, self._last_write = folder, -1
+        self._options = {"project": project, "name": name, "config": dict(config), "mode": mode}
 
     @cached_property
     def _run(self) -> Any:
         path = self._folder / "wandb_id.txt"
         if not path.is_file():
-            write_atomically(
-                path, lambda p: p.write_text(uuid.uuid4().hex[:8] + "\n", encoding="utf-8")
-            )
-        number = path.read_text(encoding="utf-8").strip()
-        run = self._wandb.init(**self._options, id=number, resume="allow", allow_val_change=True)
-        # wandb's own steps never go back, which those of a resumed run may.
+            write_text(path, uuid.uuid4().hex[:8] + "\n")
+        run = self._wandb.init(
+            **self._options,
+            dir=str(self._folder),
+            id=path.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            allow_val_change=True,
+        )
+        # wandb's own steps never go back, which those of a resumed run may
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
         return run
@@ -165,9 +146,8 @@ class WandbWriter(EventWriter):
     def write(self) -> None:
         """Send what is new since the last write."""
         lines: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in (
-            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        ):
+        latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
+        for name, (value, iteration) in latest.items():
             if iteration > self._last_write:
                 lines.setdefault(iteration, {})[name] = value
         for iteration in sorted(lines):
@@ -180,42 +160,42 @@ class WandbWriter(EventWriter):
 
 
 def drop_lines_after(path: Path, iteration: int) -> int:
-    """Take out of a file of JSON lines what a resumed run writes again, before anything opens it.
+    """Remove from a file of JSON lines what a resumed run will write again.
 
-    Lines of this iteration and later ones go, and those that a killed process left unfinished. The
-    file is replaced in one step, or left alone if there is nothing to take out; it need not exist.
+    These are the lines of ``iteration`` and later, and those that a killed process left unfinished.
+    The file, which need not exist, is replaced in one step, and only if something changes.
 
     Args:
         path: ``metrics.json``. iteration: the first one that is run again.
     Returns:
-        the number of lines taken out.
+        the number of lines removed.
     """
-    if not path.is_file():
-        return 0
-    content = path.read_bytes()
-    lines = content.splitlines()
-    kept = [line for line in lines if _is_before(line, iteration)]
-    cleaned = b"".join(line + b"\n" for line in kept)
-    if cleaned != content:
-        write_atomically(path, lambda p: p.write_bytes(cleaned))
+    lines = _lines(path)
+    kept = [line for line in lines if (at := _iteration(line)) is not None and at < iteration]
+    if lines and b"".join(line + b"\n" for line in kept) != path.read_bytes():
+        _replace(path, kept)
     return len(lines) - len(kept)
 
 
 def is_written(path: Path, iteration: int, datasets: Collection[str]) -> bool:
-    """Whether a file of JSON lines has the scores of an iteration's evaluation on all these
-    datasets.
-    """
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    found: set[str] = set()
-    for line in lines:
-        if _is_before(line, iteration + 1) and not _is_before(line, iteration):
-            found |= {key.split("/")[0] for key in json.loads(line)}
-    return set(datasets) <= found
+    """Whether a file of JSON lines has an iteration's evaluation scores on all these datasets."""
+    lines = [json.loads(line) for line in _lines(path) if _iteration(line) == iteration]
+    return set(datasets) <= {key.split("/")[0] for line in lines for key in line}
 
 
-def _is_before(line: bytes, iteration: int) -> bool:
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.is_file() else []
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    content = b"".join(line + b"\n" for line in lines)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _iteration(line: bytes) -> int | None:
+    """The iteration of a JSON line, -1 if it names none; None if the line is damaged."""
     try:
         content = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(content, dict) and content.get("iteration", -1) < iteration
+        return None
+    return content.get("iteration", -1) if isinstance(content, dict) else None

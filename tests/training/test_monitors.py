@@ -191,7 +191,7 @@ def test_the_table_at_the_start():
     rows = dict(line.split("  ", 1) for line in table.splitlines() if not line.startswith("-"))
     assert {name: value.strip() for name, value in rows.items()} == {
         "training sets": "tinyscenes_train",
-        "pictures": "6,400",
+        "images": "6,400",
         "classes": "60",
         "batch": "16 images, 8 in each of 2 processes",
         "micro-batches": "2 in each process, of 4 images",

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 from hyperclip.evaluation import SemSegEvaluator
-from hyperclip.training import trainer
+from hyperclip.training import checkpoint_hooks
 from hyperclip.training.checkpoint_hooks import INTERRUPTED
 
 from tests.colours import keys_of, write_colours
@@ -230,13 +230,14 @@ def train_here(folder, keys, *options):
     arguments = training_run.make_parser().parse_args(
         [*fixed, *options, *keys, "OUTPUT_DIR", str(folder)]
     )
-    process, grace, threads = SemSegEvaluator.process, trainer.GRACE, torch.get_num_threads()
+    process, threads = SemSegEvaluator.process, torch.get_num_threads()
+    grace = checkpoint_hooks.GRACE
     try:
         return training_run.main(arguments) or 0
     except SystemExit as left:
         return left.code
     finally:
-        SemSegEvaluator.process, trainer.GRACE = process, grace
+        SemSegEvaluator.process, checkpoint_hooks.GRACE = process, grace
         torch.set_num_threads(threads)
 
 

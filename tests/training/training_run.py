@@ -20,8 +20,7 @@ from detectron2.engine import HookBase, default_argument_parser
 from detectron2.utils import comm
 from hyperclip.config.keys import load_config
 from hyperclip.evaluation import SemSegEvaluator
-from hyperclip.training import Trainer, setup_run
-from hyperclip.training import trainer as training
+from hyperclip.training import Trainer, checkpoint_hooks, setup_run
 from hyperclip.training.launch import launch_processes
 
 
@@ -113,7 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=arguments.resume)
     if arguments.kill_at_image > 0:
-        training.GRACE = arguments.grace
+        checkpoint_hooks.GRACE = arguments.grace
         KillInEvaluation(arguments.kill_at_image, getattr(signal, arguments.signal))
     broken = [Break(arguments.break_at)] if arguments.break_at >= 0 else []
     trainer.register_hooks(broken)

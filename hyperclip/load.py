@@ -1,6 +1,4 @@
-"""From a config to a model with weights: what the predictor, the suite, the tools and the page
-call.
-"""
+"""From a config to a model with weights."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ def build_system(cfg: CfgNode) -> Segmenter:
     """The system that a config names, on its device, without a checkpoint.
 
     Raises:
-        ValueError: a system or a device that is not there; what the system's own ``from_config``
-            raises.
+        ValueError: no such system or device; what the system's ``from_config`` raises.
     """
     check_system(cfg)
     return build_model(cfg)
@@ -34,8 +31,8 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
     """The system of a config in evaluation mode, with its weights.
 
     Args:
-        merged: merge the adapters into the weights, which makes it faster and nothing else; False
-            keeps them apart, to be trained on.
+        merged: merge the adapters into the weights, which only makes it faster. False keeps them
+            apart, to train on.
     Raises:
         FileNotFoundError, ValueError: see :func:`build_system` and the checkpoint loader.
     """
@@ -49,9 +46,7 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
 
 
 def check_system(cfg: CfgNode) -> None:
-    """ValueError unless a system of MODEL.META_ARCHITECTURE is registered and this machine has
-    MODEL.DEVICE.
-    """
+    """ValueError unless MODEL.META_ARCHITECTURE is registered and the machine has MODEL.DEVICE."""
     name = cfg.MODEL.META_ARCHITECTURE
     systems = sorted(registered_systems())
     if name not in systems:
@@ -66,6 +61,7 @@ def check_system(cfg: CfgNode) -> None:
 
 def check_device(name: str) -> None:
     """ValueError unless this machine has a device of this name."""
+    got = f"MODEL.DEVICE: got {name!r}"
     wanted = (
         "expected cpu, cuda, cuda:N, or another device of torch. Set MODEL.DEVICE cpu to go on "
         "without a GPU"
@@ -73,20 +69,17 @@ def check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"MODEL.DEVICE: got {name!r}, {wanted}") from error
+        raise ValueError(f"{got}, {wanted}") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise ValueError(
-                f"MODEL.DEVICE: got {name!r}, but torch sees {count} GPUs here, {wanted}"
-            )
+            raise ValueError(f"{got}, but torch sees {count} GPUs here, {wanted}")
         return
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:  # torch without that device raises errors of many kinds
-        raise ValueError(
-            f"MODEL.DEVICE: got {name!r}, which this machine or this torch does not have, {wanted}"
-        ) from error
+        reason = "which this machine or this torch does not have"
+        raise ValueError(f"{got}, {reason}, {wanted}") from error
 
 
 def registered_systems() -> dict[str, type[Segmenter]]:

@@ -36,13 +36,13 @@ from .vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is where.
+    """The class of each pixel.
 
     Attributes:
         labels: int64 (H, W), indices into ``names``; -1 where the model abstains (CLIPer).
         confidence: float32 (H, W), the score of that class: HyperCLIP 0..1, CLIPer 0 to about 2.
-        names: T class names. asked: the names of each class that were prompted. synonyms: what
-            several of them do, "first", "mean" or "max", see MODEL.SYNONYMS.
+        names: T class names. asked: for each class, the names that were prompted.
+        synonyms: how several of them are combined, "first", "mean" or "max"; see MODEL.SYNONYMS.
     """
 
     labels: np.ndarray
@@ -54,7 +54,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as :meth:`Predictor.encode` leaves it; nothing of it depends on the vocabulary.
+    """What :meth:`Predictor.encode` gives; nothing of it depends on the vocabulary.
 
     Attributes:
         encoded: what the model's ``encode`` gave. size: (H, W) of the image.
@@ -67,15 +67,14 @@ class EncodedImage:
 class Predictor:
     """Segments images with a system in evaluation mode.
 
-    Threads may share a predictor: the model is used by one of them at a time, and :meth:`set_image`
-    sets the image of the calling thread alone. Where a thread's work moves on to another one
-    (thread pools, asyncio), hand the image on with :meth:`encode` and :meth:`segment`, which keep
-    nothing.
+    Threads may share a predictor: one of them at a time uses the model, and :meth:`set_image` sets
+    the image of the calling thread alone. In thread pools and asyncio use :meth:`encode` and
+    :meth:`segment` instead, which keep nothing.
 
     Args:
-        model: the system, used as it is: adapters of one that is still trained are not merged.
-        shortest, longest: the image is resized to this shortest side (0: not at all) unless its
-            longest would exceed the other.
+        model: the system, used as it is: adapters are not merged.
+        shortest, longest: pixels that the shortest side is resized to (0: the size stays), and that
+            the longest may have at most.
         precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may
             take float16).
     """
@@ -91,26 +90,22 @@ class Predictor:
 
     @classmethod
     def from_config(cls, config: str | Path | CfgNode, overrides: Sequence[str] = ()) -> Predictor:
-        """Build the model of a config file (with KEY VALUE overrides) or of a config, and load its
-        weights.
+        """Build the model of a config, or of a config file with KEY VALUE overrides, with weights.
 
         Raises:
-            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and the
-                checkpoint loader.
+            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and
+                :func:`hyperclip.load.load_model`.
         """
         if isinstance(config, CfgNode) and overrides:
             raise ValueError(
                 f"overrides {list(overrides)} with a config object: merge them into it first"
             )
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
-        return cls(
-            load_model(cfg), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.TEST.PRECISION
-        )
+        sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        return cls(load_model(cfg), *sizes, cfg.TEST.PRECISION)
 
     def set_image(self, image: np.ndarray) -> None:
-        """Encode an image for the calls of :meth:`predict` from the same thread; see
-        :meth:`encode`.
-        """
+        """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""
         self._of_thread.image = self.encode(image)
 
     def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
@@ -128,8 +123,7 @@ class Predictor:
         return self.segment(image, vocabulary, **options)
 
     def encode(self, image: np.ndarray) -> EncodedImage:
-        """Encode an image, uint8 RGB (H, W, 3); what is computed here does not depend on the
-        vocabulary.
+        """Compute what does not depend on the vocabulary of an image, uint8 RGB (H, W, 3).
 
         Raises:
             ValueError: another shape or type.
@@ -157,12 +151,11 @@ class Predictor:
         """Segment an encoded image.
 
         Args:
-            vocabulary: classes; text is parsed with ``;`` or a line end between classes and ``,``
-                between synonyms.
+            vocabulary: classes; in text ``;`` or a line end separates classes, ``,`` synonyms.
             background, class_threshold, pixel_threshold: see :class:`Question`.
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long.
-            NotFiniteError: NaN or infinity on the way.
+            NotFiniteError: NaN or infinity in the result.
         """
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
@@ -171,16 +164,15 @@ class Predictor:
             answer = self.model.segment(image.encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
-        text = self.model.text
+        names, text = vocabulary.names, self.model.text
         if text is None:
-            return Prediction(labels, confidence, vocabulary.names)
-        return Prediction(
-            labels, confidence, vocabulary.names, text.asked(vocabulary), text.rule(vocabulary)
-        )
+            return Prediction(labels, confidence, names)
+        asked, rule = text.asked(vocabulary), text.rule(vocabulary)
+        return Prediction(labels, confidence, names, asked, rule)
 
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
-"""A lock for each model that a predictor uses: two predictors of one model share it."""
+"""The lock of each model; predictors of the same model share it."""
 _locks_guard = threading.Lock()
 
 

@@ -131,7 +131,7 @@ def test_the_demo_the_page_and_python_give_the_same_labels(config, predictor, ro
     )
     app.offer_first([[str(config), "MODEL.DEVICE", "cpu"]])
     offered = app.predictors.get(str(config))
-    shown = app.predict(offered, offered.encode(image), Vocabulary.from_text(WORDS), None, None)
+    shown = offered.segment(offered.encode(image), Vocabulary.from_text(WORDS))
     np.testing.assert_array_equal(shown.labels, expected.labels)
 
 

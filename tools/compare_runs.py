@@ -7,8 +7,7 @@ model.
 
 from __future__ import annotations
 
-import argparse
-
+from hyperclip.commands import new_parser
 from hyperclip.evaluation.results import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.runtime.files import user_path
@@ -16,34 +15,23 @@ from hyperclip.runtime.program import run_program
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
     parser.add_argument("--metric", default="mIoU", choices=("mIoU", "mIoU_old", "pACC", "mACC"))
-    parser.add_argument(
-        "--json",
-        type=user_path,
-        help="also write the rows of all runs to this file, each with its name as system",
-    )
+    about = "also write the rows of all runs to this file, each with its name as system"
+    parser.add_argument("--json", type=user_path, help=about)
     arguments = parser.parse_args()
-    pairs = [run.partition("=") for run in arguments.runs]
-    if not all(name and folders for name, _, folders in pairs):
-        parser.error(f"expected NAME=FOLDER[,FOLDER…], got {arguments.runs}")
-    runs = {
-        name: [read_results(folder) for folder in folders.split(",")] for name, _, folders in pairs
-    }
+    runs = {}
+    for run in arguments.runs:
+        name, _, folders = run.partition("=")
+        if not name or not folders:
+            parser.error(f"expected NAME=FOLDER[,FOLDER…], got {arguments.runs}")
+        runs[name] = [read_results(folder) for folder in folders.split(",")]
     print(comparison_table(runs, arguments.metric))
     if arguments.json:
-        write_json(
-            [
-                row | {"system": name}
-                for name, seeds in runs.items()
-                for rows in seeds
-                for row in rows
-            ],
-            arguments.json,
-        )
+        seeds = [(name, rows) for name, seeds in runs.items() for rows in seeds]
+        named = [row | {"system": name} for name, rows in seeds for row in rows]
+        write_json(named, arguments.json)
 
 
 if __name__ == "__main__":

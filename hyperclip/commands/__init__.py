@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from importlib.metadata import entry_points
@@ -11,15 +12,19 @@ from typing import NoReturn
 from ..runtime.program import run_program
 
 
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command line parser that shows its description, a module's first lines, as written."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=form)
+
+
 def console() -> NoReturn:
-    """The console scripts: run the program that the script ``hyperclip-NAME`` is named after."""
+    """Run the program NAME; what the console script ``hyperclip-NAME`` calls."""
     name = Path(sys.argv[0]).name.removeprefix("hyperclip-")
     run_program(lambda: importlib.import_module(f"{__name__}.{name}").main())
 
 
 def register_systems() -> None:
-    """Import the installed packages that add systems, those with an entry point
-    ``hyperclip.systems``.
-    """
+    """Import the installed packages that add systems by an entry point ``hyperclip.systems``."""
     for package in entry_points(group="hyperclip.systems"):
         package.load()

@@ -15,13 +15,11 @@ from __future__ import annotations
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
-import argparse
 import base64
 import hashlib
 import html
 import io
 import logging
-import math
 import os
 import signal
 import socket
@@ -48,12 +46,12 @@ from PIL import Image  # noqa: E402
 
 from ..config.keys import flat_config, input_keys, load_config  # noqa: E402
 from ..data import read_image  # noqa: E402
-from ..predictor import EncodedImage, Prediction, Predictor  # noqa: E402
+from ..predictor import Prediction, Predictor  # noqa: E402
 from ..runtime.files import local_path  # noqa: E402
 from ..runtime.memory import keep_freed_memory  # noqa: E402
 from ..visualization import label_image, overlay  # noqa: E402
 from ..vocabulary import Vocabulary  # noqa: E402
-from . import register_systems  # noqa: E402
+from . import new_parser, register_systems  # noqa: E402
 
 logger = logging.getLogger("hyperclip.app")
 
@@ -66,13 +64,13 @@ SYSTEMS = {
 OVERRIDES: dict[str, list[str]] = {}
 """KEY VALUE pairs of the systems that have some."""
 TRAINED = {QUICK_TRAINED: "output/quickstart/hyperclip/model_final.pth"}
-"""Checkpoints of systems, as soon as they are there."""
+"""Checkpoints of systems, used as soon as they exist."""
 
 
 def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
-    """Put configs, each alone or followed by its KEY VALUE pairs, before the quickstart's systems.
+    """Put configs, each alone or with its KEY VALUE pairs, before the quickstart's systems.
 
-    Those of the quickstart whose package is not installed are left out.
+    Quickstart systems whose package is not installed are left out.
 
     Raises:
         FileNotFoundError, ValueError: one of these configs cannot be loaded.
@@ -106,17 +104,12 @@ def _digest(file: str, inode: int, size: int, changed: int) -> str:
 
 
 def weights_content(cfg: CfgNode) -> tuple[str, ...]:
-    """What the weight files and folders of a config hold. A file is read anew only after it was
-    touched.
-    """
+    """Names and hashes of the files that a config names; one is read again only if it changed."""
     values = dict(flat_config(yaml.safe_load(cfg.dump())))
-    named = [
-        str(values[key]) for key in input_keys() if isinstance(values[key], str) and values[key]
-    ]
+    named = [values[key] for key in input_keys()]
     found = []
-    for place in map(local_path, named):
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
-        for file in files:
+    for place in [local_path(name) for name in named if isinstance(name, str) and name]:
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if file.is_file():
                 state = file.stat()
                 changed = max(state.st_mtime_ns, state.st_ctime_ns)
@@ -125,15 +118,16 @@ def weights_content(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def config_of(system: str) -> CfgNode:
-    """The config of a name in ``SYSTEMS``, with its checkpoint if that is there by now."""
+    """The config of a name in ``SYSTEMS``, with its checkpoint if that exists by now."""
     trained = local_path(TRAINED.get(system, ""))
     weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
     return load_config(SYSTEMS[system], [*OVERRIDES.get(system, []), *weights])
 
 
 class Predictors:
-    """Systems are built when first asked for; the two used last are kept, by their config and the
-    content of their weights.
+    """Builds systems when first asked for, and keeps the last ones used.
+
+    One is built again if its config, or the content of its weights, has changed.
     """
 
     def __init__(self, kept: int = 2) -> None:
@@ -172,12 +166,7 @@ def checked_threshold(name: str, value: Any) -> float | None:
     """
     if value is None or value == "":
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 <= value <= 2
-        or not math.isfinite(value)
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2:
         raise ValueError(
             f"{name}: got {value!r}, expected a number from 0 to 2, or nothing for the system's "
             "own."
@@ -185,73 +174,58 @@ def checked_threshold(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def predict(
-    predictor: Predictor,
-    image: EncodedImage,
-    vocabulary: Vocabulary,
-    score: float | None,
-    pixel: float | None,
-) -> Prediction:
-    """Segment an image as the system's config says, or with thresholds below which classes and
-    pixels get no label.
-
-    A threshold of None leaves that of the config; one of 0 leaves nothing out.
-    """
-    return predictor.segment(image, vocabulary, class_threshold=score, pixel_threshold=pixel)
-
-
 def asked_names(vocabulary: Vocabulary, prediction: Prediction) -> str:
-    """HTML that says which classes were asked by several names, and what else may have been meant;
-    "" for neither.
-    """
+    """HTML that lists the classes asked by several names, and what else may have been meant."""
     rule = prediction.synonyms
-    lines = [
-        f"{n[0]}: asked by {', '.join(n)} ({rule} of these names)"
-        for n in prediction.asked or ()
-        if len(n) > 1
-    ]
-    lines += [f"Warning: {vocabulary.doubt}"] if vocabulary.doubt else []
+    several = [names for names in prediction.asked or () if len(names) > 1]
+    lines = [f"{n[0]}: asked by {', '.join(n)} ({rule} of these names)" for n in several]
+    if vocabulary.doubt:
+        lines.append(f"Warning: {vocabulary.doubt}")
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 def segment(
-    picture: str | None,
+    image: str | None,
     classes: str,
     background: str,
     score: float | None,
     pixel: float | None,
     system: str,
 ) -> tuple[str, str]:
-    """What the button does: the overlay with its legend and the label map, both as HTML that holds
-    the image itself.
+    """What the button does: overlay with legend, and label map, as HTML that holds the images.
 
+    Args:
+        image: the uploaded file. classes, background: words as typed.
+        score, pixel: thresholds below which classes and pixels get no label; None takes the
+            config's, 0 leaves nothing out.
+        system: a name in ``SYSTEMS``.
     Raises:
         gr.Error: anything that the user can mend, with what to do.
     """
-    if not picture:
+    if not image:
         raise _error("Upload an image first.")
     if system not in SYSTEMS:
         raise _error(f"Unknown system {system!r}, expected one of {list(SYSTEMS)}.")
     try:
-        thresholds = (
-            checked_threshold("Class threshold", score),
-            checked_threshold("Pixel threshold", pixel),
-        )
+        score = checked_threshold("Class threshold", score)
+        pixel = checked_threshold("Pixel threshold", pixel)
         vocabulary = Vocabulary.from_text(classes or "", background or "")
-        own = config_of(system).INPUT
-        image = read_image(picture, image_bits=own.IMAGE_BITS, max_pixels=own.MAX_PIXELS)
+        keys = config_of(system).INPUT
+        array = read_image(image, image_bits=keys.IMAGE_BITS, max_pixels=keys.MAX_PIXELS)
         predictor = predictors.get(system)
-        prediction = predict(predictor, predictor.encode(image), vocabulary, *thresholds)
+        prediction = predictor.segment(
+            predictor.encode(array), vocabulary, class_threshold=score, pixel_threshold=pixel
+        )
     except (ImportError, OSError, ValueError) as error:
-        raise _error(str(error).replace(picture, Path(picture).name)) from error
-    shown = _data_url(
-        Image.fromarray(overlay(image, prediction.labels, prediction.names)), "overlay.png"
-    )
-    file = _data_url(label_image(prediction.labels, len(vocabulary)), "labels.png")
+        raise _error(str(error).replace(image, Path(image).name)) from error
+    painted = Image.fromarray(overlay(array, prediction.labels, prediction.names))
+    shown = _data_url(painted, "overlay.png")
+    labels = _data_url(label_image(prediction.labels, len(vocabulary)), "labels.png")
     return (
-        f'<img src="{shown}" alt="The image with its classes painted over it" style="max-width: 100%">',  # noqa: E501
-        f'<a href="{file}" download="labels.png">labels.png</a>: class index of each pixel, 255 for none '  # noqa: E501
-        "(65535 from 255 classes on)" + asked_names(vocabulary, prediction),
+        f'<img src="{shown}" alt="The image with its classes painted over it" '
+        'style="max-width: 100%">',
+        f'<a href="{labels}" download="labels.png">labels.png</a>: class index of each pixel, 255 '
+        "for none (65535 from 255 classes on)" + asked_names(vocabulary, prediction),
     )
 
 
@@ -276,11 +250,8 @@ def uploaded_file(path: object) -> str:
         file = Path(path).resolve() if isinstance(path, str) else None
     except (OSError, RuntimeError, ValueError):
         file = None
-    if (
-        file is None
-        or not file.is_relative_to(Path(get_upload_folder()).resolve())
-        or not file.is_file()
-    ):
+    folder = Path(get_upload_folder()).resolve()
+    if file is None or not file.is_relative_to(folder) or not file.is_file():
         raise _error(
             "Upload the image (again): this is no file that was uploaded here within the last hour."
         )
@@ -288,8 +259,7 @@ def uploaded_file(path: object) -> str:
 
 
 def without_places(value: Any) -> Any:
-    """A value of a request as it may reach Gradio, which opens the path, or fetches the address, of
-    any file description.
+    """A value of a request, made safe: Gradio opens the path or address of any file description.
 
     Raises:
         gr.Error: something else than a plain value or a file that was uploaded here.
@@ -301,26 +271,19 @@ def without_places(value: Any) -> Any:
 
 
 class Page(gr.Blocks):
-    """Blocks of which every request goes through :func:`without_places` before Gradio looks at
-    it.
-    """
+    """Blocks that pass every request through :func:`without_places` before Gradio looks at it."""
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any
     ) -> Any:
-        """Gradio's step from a request to the arguments of a function; queued or not, all of them
-        take it.
-        """
-        return await super().preprocess_data(
-            block_fn, [without_places(value) for value in inputs], *others, **named
-        )
+        """Gradio's step from a request to a function's arguments, queued or not."""
+        safe = [without_places(value) for value in inputs]
+        return await super().preprocess_data(block_fn, safe, *others, **named)
 
 
 def _threshold_box(label: str, info: str) -> gr.Number:
-    element = label.lower().replace(" ", "-")
-    return gr.Number(
-        None, label=label, info=info, placeholder="the system's own", step=0.01, elem_id=element
-    )
+    element, empty = label.lower().replace(" ", "-"), "the system's own"
+    return gr.Number(None, label=label, info=info, placeholder=empty, step=0.01, elem_id=element)
 
 
 def build_page() -> gr.Blocks:
@@ -332,25 +295,19 @@ def build_page() -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column():
-                picture: Any = gr.Image(
-                    type="filepath",
-                    label="Image",
-                    sources=["upload", "clipboard"],
-                    elem_id="picture",
+                sources: Any = ["upload", "clipboard"]
+                image: Any = gr.Image(
+                    type="filepath", label="Image", sources=sources, elem_id="picture"
                 )
                 # The file as it was uploaded: our own reader turns and converts it, and says what
                 # is wrong with it.
-                picture.preprocess = lambda payload: None if payload is None else payload.path
-                # Several lines, since a box of one line joins the lines that are pasted into it to
-                # one name.
-                classes = gr.Textbox(
-                    label="Classes", lines=2, placeholder="dog, puppy; road; sky", elem_id="classes"
-                )
+                image.preprocess = lambda payload: None if payload is None else payload.path
+                # Two lines: a box of one would join pasted lines to one name
+                hint = "dog, puppy; road; sky"
+                classes = gr.Textbox(label="Classes", lines=2, placeholder=hint, elem_id="classes")
+                hint = "wall; grass (CLIPer only, may be empty)"
                 background = gr.Textbox(
-                    label="Background words",
-                    lines=2,
-                    elem_id="background",
-                    placeholder="wall; grass (CLIPer only, may be empty)",
+                    label="Background words", lines=2, placeholder=hint, elem_id="background"
                 )
                 with gr.Row():
                     score = _threshold_box("Class threshold", "classes below it are left out")
@@ -360,11 +317,10 @@ def build_page() -> gr.Blocks:
                 )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column():
-                picture_out = gr.HTML(label="Result", elem_id="overlay")
-                labels_out = gr.HTML(label="Label map", elem_id="labels")
-        button.click(
-            segment, [picture, classes, background, score, pixel, system], [picture_out, labels_out]
-        )
+                shown = gr.HTML(label="Result", elem_id="overlay")
+                labels = gr.HTML(label="Label map", elem_id="labels")
+        inputs = [image, classes, background, score, pixel, system]
+        button.click(segment, inputs, [shown, labels])
     return page
 
 
@@ -372,7 +328,7 @@ def check_port(port: int) -> None:
     """Make sure that the page can listen on a port of this machine.
 
     Raises:
-        ValueError: no number of a port. OSError: it is taken, or not for everybody.
+        ValueError: no number of a port. OSError: it is taken, or reserved.
     """
     if not 0 < port < 2**16:
         raise ValueError(f"--port: got {port}, expected 1 to 65535")
@@ -381,30 +337,19 @@ def check_port(port: int) -> None:
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise OSError(
-                f"--port: got {port}, where nothing can listen ({error.strerror}). Choose another "
-                "one"
-            ) from error
+            reason = f"where nothing can listen ({error.strerror}). Choose another one"
+            raise OSError(f"--port: got {port}, {reason}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Open the page for as long as this process runs."""
     register_systems()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar=("FILE", "KEY VALUE"),
-        help="offer this system too, first",
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument(
-        "--share", action="store_true", help="publish the page through Gradio's tunnel"
-    )
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    names, offer = ("FILE", "KEY VALUE"), "offer this system too, first"
+    add("--config-file", action="append", nargs="+", default=[], metavar=names, help=offer)
+    add("--port", type=int, default=7860)
+    add("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args(argv)
     check_port(arguments.port)
     keep_freed_memory()

@@ -4,12 +4,12 @@
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
 For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the
-class index of every pixel in the overlay's colours (255: no class, or below --threshold);
-classes.json lists the classes with the names that were asked and their colours, which repeat after
-155 classes: where two of the same colour meet in an image, one gets another there, and classes.json
-says so under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it may
-also be the name of a .txt file of such text or of a .json class file. Of a folder, whatever is no
-image is named and left out. Images that cannot be read or segmented are reported, the others are
+class index of every pixel in the overlay's colours (255: no class, or below --threshold).
+classes.json lists the classes, the names that were asked, and their colours. These repeat after 155
+classes; where two of the same colour meet in an image, one gets another there, which classes.json
+notes under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it may
+also be the name of a .txt file of such text or of a .json class file. Files of a folder that are no
+images are named and left out. Images that cannot be read or segmented are reported, the others are
 done, and the exit status is 1.
 """
 
@@ -42,48 +42,35 @@ from ..data.image_files import IMAGE_SUFFIXES
 from ..data.pairing import is_hidden
 from ..labels import NO_CLASS
 from ..load import check_system
-from ..predictor import Predictor
-from ..runtime.files import need_output_folder, user_path, write_atomically
+from ..predictor import Prediction, Predictor
+from ..runtime.files import need_output_folder, user_path, write_atomically, write_text
 from ..runtime.finite import NotFiniteError
 from ..runtime.memory import keep_freed_memory
 from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_words
-from . import register_systems
+from . import new_parser, register_systems
 
 logger = logging.getLogger("hyperclip.demo")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument(
-        "--input", required=True, nargs="+", help="image files, folders or glob patterns"
-    )
-    parser.add_argument("--output", required=True, type=user_path, help="folder of the results")
-    parser.add_argument(
-        "--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's"
-    )
-    parser.add_argument(
-        "--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.0,
-        help="leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)",
-    )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE")
+    add("--input", required=True, nargs="+", help="image files, folders or glob patterns")
+    add("--output", required=True, type=user_path, help="folder of the results")
+    add("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
+    add("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
+    below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
+    add("--threshold", type=float, default=0.0, help=below)
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args(argv)
 
 
 def check_threshold(cfg: CfgNode, threshold: float) -> None:
-    """ValueError if no score of the system can be on either side of the threshold; NaN and infinity
-    included.
-    """
+    """ValueError unless the threshold is in the range of the system's scores."""
     limit = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).largest_confidence(cfg)
     if not 0 <= threshold <= limit:
         raise ValueError(
@@ -95,7 +82,7 @@ def check_threshold(cfg: CfgNode, threshold: float) -> None:
 def find_images(inputs: list[str]) -> list[Path]:
     """Image files of the given files, folders and patterns, in order and once each.
 
-    What a folder holds besides images is logged by name, but for hidden files.
+    Other files of a folder are logged by name, unless they are hidden.
 
     Raises:
         FileNotFoundError: nothing matches one of them.
@@ -121,16 +108,14 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 
 def result_names(images: list[Path], output: Path) -> dict[Path, str]:
-    """A name for each image's results: its stem, or its whole name where another image of its
-    folder has that stem.
+    """A name for each image's results: its stem, or its file name where stems repeat in a folder.
 
     Raises:
         ValueError: two images of the same name, or a result that would replace an input.
     """
     stems = Counter((path.parent, path.stem) for path in images)
-    names = {
-        path: path.stem if stems[path.parent, path.stem] == 1 else path.name for path in images
-    }
+    alone = [path for path in images if stems[path.parent, path.stem] == 1]
+    names = {path: path.stem if path in alone else path.name for path in images}
     written: dict[Path, Path] = {}
     inputs = {path.resolve() for path in images}
     for path, name in names.items():
@@ -165,19 +150,17 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
             "--negatives: give --vocabulary too; the config's classes bring negatives of their own"
         )
     register_files(cfg.DATASETS.FILES)
-    source = cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON
-    return (
-        load_vocabulary(source)
-        if source
-        else vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
-    )
+    if cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON:
+        return load_vocabulary(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
+    return vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
 class ClassList:
-    """classes.json: what each index of the label maps is, and its colour.
+    """classes.json: the class and the colour of each index of the label maps.
 
     Args:
-        file: where it is written. vocabulary: the classes. text: what asks them, if that is known.
+        file: where it is written. vocabulary: the classes.
+        text: the model's embedder of names, if it has one.
     """
 
     def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder | None) -> None:
@@ -193,16 +176,14 @@ class ClassList:
 
     def write(self) -> None:
         """Write the file anew."""
-        write_atomically(
-            self.file, lambda p: p.write_text(json.dumps(self.classes, indent=1) + "\n")
-        )
+        write_text(self.file, json.dumps(self.classes, indent=1) + "\n")
 
     def add(self, name: str, labels: np.ndarray) -> None:
         """Note the classes that have another colour in this image's results."""
-        own = map_palette(labels, len(self.classes))
-        changed = np.flatnonzero((own != self.colors).any(axis=1)).tolist()
+        colors = map_palette(labels, len(self.classes))
+        changed = np.flatnonzero((colors != self.colors).any(axis=1)).tolist()
         for i in changed:
-            self.classes[i].setdefault("recolored", {})[name] = own[i].tolist()
+            self.classes[i].setdefault("recolored", {})[name] = colors[i].tolist()
         if changed:
             self.write()
 
@@ -211,16 +192,13 @@ def save_prediction(
     output: Path, name: str, image: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> None:
     """Write the overlay and the label map of one image."""
-    picture = Image.fromarray(overlay(image, labels, names))
-    index = label_image(labels, len(names))
-    write_atomically(output / f"{name}.png", lambda p: picture.save(p, format="PNG"))
+    painted, index = Image.fromarray(overlay(image, labels, names)), label_image(labels, len(names))
+    write_atomically(output / f"{name}.png", lambda p: painted.save(p, format="PNG"))
     write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment the images of the command line; 1 if some could not be read or segmented, or their
-    results not be written.
-    """
+    """Segment the images of the command line; 1 if one could not be read, segmented or written."""
     register_systems()
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
@@ -229,18 +207,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_system(cfg)
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
-    images = find_images(arguments.input)
-    names = result_names(images, arguments.output)
+    names = result_names(find_images(arguments.input), arguments.output)
     need_output_folder(arguments.output, "--output")
     predictor = Predictor.from_config(cfg)
+    failed = segment_files(cfg, predictor, vocabulary, names, arguments)
+    if failed:
+        logger.error(
+            "%d of %d images could not be read or their results not be written", failed, len(names)
+        )
+    return int(failed > 0)
+
+
+def segment_files(
+    cfg: CfgNode,
+    predictor: Predictor,
+    vocabulary: Vocabulary,
+    names: dict[Path, str],
+    arguments: argparse.Namespace,
+) -> int:
+    """Write the results of all images, which ``names`` names; how many of them failed."""
     classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
+    bits, most = cfg.INPUT.IMAGE_BITS, cfg.INPUT.MAX_PIXELS
     failed = 0
-    for path in images:
+    for path, name in names.items():
         start = time.perf_counter()
         try:
-            image = np.ascontiguousarray(
-                read_image(path, image_bits=cfg.INPUT.IMAGE_BITS, max_pixels=cfg.INPUT.MAX_PIXELS)
-            )
+            image = np.ascontiguousarray(read_image(path, image_bits=bits, max_pixels=most))
         except (OSError, ValueError) as error:
             logger.error("%s: skipped: %s", path, error)
             failed += 1
@@ -253,20 +245,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         labels = np.where(prediction.confidence < arguments.threshold, NO_CLASS, prediction.labels)
         try:
-            save_prediction(arguments.output, names[path], image, labels, prediction.names)
-        # a name that is too long with its ending, say: the others are done
-        except OSError as error:
+            save_prediction(arguments.output, name, image, labels, prediction.names)
+        except OSError as error:  # for example a name that is too long with its ending
             logger.error("%s: %s", path, error)
             failed += 1
             continue
-        classes.add(names[path], labels)
-        largest = np.bincount(prediction.labels.ravel() + 1, minlength=len(vocabulary) + 1)[
-            1:
-        ].argsort()[::-1][:3]
-        found = ", ".join(vocabulary.names[i] for i in largest if (prediction.labels == i).any())
-        logger.info("%s: %s (%.1f s)", path, found, time.perf_counter() - start)
-    if failed:
-        logger.error(
-            "%d of %d images could not be read or their results not be written", failed, len(images)
-        )
-    return 1 if failed else 0
+        classes.add(name, labels)
+        seconds = time.perf_counter() - start
+        logger.info("%s: %s (%.1f s)", path, largest_classes(prediction), seconds)
+    return failed
+
+
+def largest_classes(prediction: Prediction, count: int = 3) -> str:
+    """Names of the classes with the most pixels, largest first."""
+    pixels = np.bincount(prediction.labels[prediction.labels >= 0], minlength=len(prediction.names))
+    largest = pixels.argsort()[::-1][:count]
+    return ", ".join(prediction.names[i] for i in largest if pixels[i])

@@ -1,5 +1,4 @@
-"""Evaluate systems on benchmarks: one process, each model loaded once, one table beside the papers'
-numbers.
+"""Evaluate systems on benchmarks: each model is loaded once, one table beside the papers' numbers.
 
     hyperclip-evaluate \\
         --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
@@ -10,8 +9,8 @@ numbers.
 --config-file takes KEY VALUE pairs of its own and may be given several times. A benchmark is an
 alias or a registered name (`--list` shows them), "all" for those of the papers, "own" for each
 config's DATASETS.TEST, or the YAML file of a dataset of your own. OUTPUT gets results.json,
-results.csv and results.md with the rows of the latest call, and rows/, from which a killed run goes
-on: a file for each row, and its classes. The exit status is 1 if a row failed.
+results.csv and results.md with the rows of the latest call, and rows/ with a file for each row and
+its classes, from which a killed run goes on. The exit status is 1 if a row failed.
 """
 
 from __future__ import annotations
@@ -40,42 +39,24 @@ from ..evaluation.tables import benchmark_table
 from ..runtime.files import need_output_folder, user_path
 from ..runtime.memory import keep_freed_memory
 from ..training.launch import check_process_count, leaving_together
-from . import register_systems
+from . import new_parser, register_systems
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[]
-    )
-    parser.add_argument(
-        "--benchmarks", default="all", help="separated by commas (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=user_path, default=Path("output/evaluation"), help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=0,
-        metavar="N",
-        help="only the first N images of each: a smoke run",
-    )
-    parser.add_argument(
-        "--allow-partial",
-        action="store_true",
-        help="evaluate incomplete sets, leave out missing ones",
-    )
-    parser.add_argument("--list", action="store_true", help="show the benchmarks and leave")
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, help="processes; without a GPU they share the CPU"
-    )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for every config"
-    )
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
+    add("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
+    output = Path("output/evaluation")
+    add("--output", type=user_path, default=output, help="default: %(default)s")
+    add("--limit", type=int, default=0, metavar="N", help="only the first N images of each set")
+    partial = "evaluate incomplete sets, leave out missing ones"
+    add("--allow-partial", action="store_true", help=partial)
+    add("--list", action="store_true", help="show the benchmarks and leave")
+    add("--num-gpus", type=int, default=1, help="processes; without a GPU they share the CPU")
+    rest = argparse.REMAINDER
+    add("--opts", nargs=rest, default=[], metavar="KEY VALUE", help="for every config")
     arguments = parser.parse_args(argv)
     if not arguments.config_file and not arguments.list:
         parser.error("--config-file is needed")
@@ -85,8 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_systems(arguments: argparse.Namespace) -> list[System]:
-    """A system for each --config-file, named after its file; the second of the same file gets a
-    "-2".
+    """A system for each --config-file, named after its file, with "-2" where it is there twice.
 
     Raises:
         FileNotFoundError, ValueError: a config that cannot be loaded.
@@ -112,7 +92,7 @@ def list_benchmarks() -> str:
         (s.alias, s.name, len(s.label_names), s.background, " or ".join(map(str, s.images)))
         for s in DATASETS.values()
     ]
-    return tabulate(rows, ["alias", "name", "classes", "background", "pictures"], tablefmt="github")
+    return tabulate(rows, ["alias", "name", "classes", "background", "images"], tablefmt="github")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,25 +100,19 @@ def run(arguments: argparse.Namespace) -> int:
     register_systems()
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
     keep_freed_memory()
-    systems = load_systems(arguments)
-    plan = make_plan(
-        systems, arguments.benchmarks.split(","), arguments.limit, arguments.allow_partial
-    )
+    systems, benchmarks = load_systems(arguments), arguments.benchmarks.split(",")
+    plan = make_plan(systems, benchmarks, arguments.limit, arguments.allow_partial)
     if systems[0].cfg.SEED >= 0:
         seed_all_rng(systems[0].cfg.SEED)
     rows = run_suite(plan, arguments.output)
     if comm.is_main_process():
-        sys.stdout.write(
-            f"{benchmark_table(rows)}\n\nWritten to {arguments.output}/results.json, results.csv, "
-            "results.md\n"
-        )
+        written = f"Written to {arguments.output}/results.json, results.csv, results.md"
+        sys.stdout.write(f"{benchmark_table(rows)}\n\n{written}\n")
     return int(any("error" in row for row in rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Read the command line, check the output folder, and evaluate in as many processes as are
-    wanted.
-    """
+    """Read the command line, check the output folder, and evaluate in --num-gpus processes."""
     arguments = parse_arguments(argv)
     if arguments.list:
         sys.stdout.write(f"{list_benchmarks()}\n")

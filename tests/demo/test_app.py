@@ -417,7 +417,7 @@ ABSTAIN = [
 ]
 
 
-def test_thresholds_of_the_config_hold_until_they_are_changed(app):
+def test_thresholds_of_the_config_hold_until_they_are_changed():
     predictor = Predictor.from_config(CONFIG, ABSTAIN)
     image, words = (
         predictor.encode(render_scene("val_seen", 0)[0]),
@@ -434,7 +434,9 @@ def test_thresholds_of_the_config_hold_until_they_are_changed(app):
     )
     answers = {}
     for (score, pixel), options in cases.items():
-        found = answers[score, pixel] = app.predict(predictor, image, words, score, pixel).labels
+        found = answers[score, pixel] = predictor.segment(
+            image, words, class_threshold=score, pixel_threshold=pixel
+        ).labels
         assert predictor.model.labels == own
         predictor.model.labels = options  # as if the config said so
         np.testing.assert_array_equal(found, predictor.segment(image, words).labels)
@@ -443,21 +445,21 @@ def test_thresholds_of_the_config_hold_until_they_are_changed(app):
     assert (answers[None, None] == -1).any() and (answers[0.0, 0.0] == -1).mean() < 0.01
 
 
-def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_typed(app):
+def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_typed():
     predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     image, words = (
         predictor.encode(render_scene("val_seen", 0)[0]),
         Vocabulary.from_text(CLASSES, NO_CLASS),
     )
-    own = app.predict(predictor, image, words, None, None)
+    own = predictor.segment(image, words)
     assert (own.labels >= 0).all()
-    cut = app.predict(predictor, image, words, None, float(np.median(own.confidence)))
+    cut = predictor.segment(image, words, pixel_threshold=float(np.median(own.confidence)))
     assert 0.4 < (cut.labels == -1).mean() < 0.6
     kept = cut.labels != -1
     np.testing.assert_array_equal(cut.labels[kept], own.labels[kept])
     best = [own.confidence[own.labels == i].max(initial=0) for i in range(3)]
     assert (
-        set(np.unique(app.predict(predictor, image, words, 1.99, None).labels)) == {-1}
+        set(np.unique(predictor.segment(image, words, class_threshold=1.99).labels)) == {-1}
         and max(best) < 1.99
     )
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import hyperclip  # noqa: F401  (makes torchvision importable before open_clip asks for it)
@@ -29,10 +28,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from detectron2.utils.logger import setup_logger
 from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
-from hyperclip.runtime.files import write_atomically
+from hyperclip.commands import new_parser
+from hyperclip.runtime.files import write_atomically, write_text
 from hyperclip.tinyscenes.drawing import class_names, render_captioned
+from hyperclip.tinyscenes.pretraining import Pretraining, record_of, saved_state
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -54,29 +56,13 @@ MODEL_CFG = {
 TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "an image of one {}")
 
 
-class Captioned(torch.utils.data.IterableDataset):
-    """Endless stream of batches: images uint8 (B, S, S, 3) and which of the 90 phrases each shows,
-    bool (B, 90).
+def captioned(world: str, seed: int, size: int, step: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """A step's batch: images uint8 (B, S, S, 3), which of the 90 phrases each shows, bool (B, 90),
+    and the index of the template.
     """
-
-    def __init__(self, world: str, seed: int, batch: int, first_step: int) -> None:
-        self.world, self.seed, self.batch, self.step = world, seed, batch, first_step
-
-    def __iter__(self):
-        while True:
-            start = self.step * self.batch
-            yield as_batch(
-                [render_captioned(self.world, self.seed, start + i) for i in range(self.batch)]
-            )
-            self.step += 1
-
-
-def as_batch(pairs: list[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Images (B, S, S, 3) and phrases bool (B, 90) of rendered images."""
-    names = class_names()
-    return np.stack([image for image, _ in pairs]), np.array(
-        [[n in phrases for n in names] for _, phrases in pairs]
-    )
+    pairs = [render_captioned(world, seed, step * size + i) for i in range(size)]
+    shows = np.array([[name in phrases for name in class_names()] for _, phrases in pairs])
+    return np.stack([image for image, _ in pairs]), shows, step % len(TEMPLATES)
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
@@ -88,8 +74,7 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
 def contrastive_loss(
     image: torch.Tensor, text: torch.Tensor, shows: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Symmetric InfoNCE in which equal captions count as one and all captions of an image as its
-    positives.
+    """Symmetric InfoNCE; equal captions count as one, all captions of an image as its positives.
 
     Args:
         image, text: unit features of the images (B, D) and of the distinct captions (T, D).
@@ -105,11 +90,10 @@ def contrastive_loss(
 def encode_twice(
     visual: VisionTransformer, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image embeddings (B, D), not normalised: CLIP's own, and one from the last block's values
-    averaged over patches.
+    """Image embeddings (B, D), not normalised: CLIP's, and the mean over the last block's values.
 
-    In CLIP, trained on far more, the values of the last block's patches mean what the class token's
-    output means, which is what dense methods live on. A loss on the second embedding gives a tiny
+    In CLIP, trained on far more images, the values of the last block's patches mean what the class
+    token's output means, which dense methods rely on. A loss on the second embedding gives a tiny
     model that property, still without masks.
     """
     x = embed_patches(visual, images)
@@ -127,17 +111,12 @@ def encode_twice(
 def zero_shot_accuracy(
     model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800
 ) -> float:
-    """Share of held-out images of which the phrase ranked first among all 90 is true, in
-    percent.
-    """
+    """Share of held-out images that show the phrase ranked first among all 90, in percent."""
     model.eval()
-    text = F.normalize(
-        model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()])), dim=-1
-    )
-    pictures, shows = as_batch(
-        [render_captioned(world, seed + 1_000_000, i) for i in range(images)]
-    )
-    best = (model.encode_image(to_input(torch.from_numpy(pictures))) @ text.t()).argmax(-1)
+    text = model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()]))
+    array, shows, _ = captioned(world, seed + 1_000_000, images, 0)
+    embeddings = model.encode_image(to_input(torch.from_numpy(array)))
+    best = (embeddings @ F.normalize(text, dim=-1).t()).argmax(-1)
     model.train()
     return 100.0 * float(shows[np.arange(images), best.numpy()].mean())
 
@@ -152,128 +131,89 @@ def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> No
     weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     write_atomically(output / "open_clip_model.safetensors", lambda p: save_file(weights, str(p)))
     for name, content in (("open_clip_config.json", config), ("pretraining.json", record)):
-        write_atomically(
-            output / name, lambda p, c=content: p.write_text(json.dumps(c, indent=2) + "\n")
-        )
+        write_text(output / name, json.dumps(content, indent=2) + "\n")
 
 
 def start_from(model: torch.nn.Module, folder: Path) -> None:
-    """Take over another model folder's image tower, its position embeddings resized, and its text
-    tower if it is as wide.
-    """
+    """Copy another model folder's image tower, its positions resized, and text tower if as wide."""
     state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     positions = "visual.positional_embedding"
     state[positions] = resize_positions(state[positions], model.visual.grid_size, mode="bilinear")
     own = model.state_dict()
     same_text = all(state[k].shape == v.shape for k, v in own.items())
-    model.load_state_dict(
-        {k: state[k] if same_text or k.startswith("visual.") else v for k, v in own.items()}
-    )
+    taken = [k for k in own if same_text or k.startswith("visual.")]
+    model.load_state_dict(own | {k: state[k] for k in taken})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--output", type=Path, required=True)
+    add("--world", choices=sorted(MODEL_CFG), default="objects", help="what the images show")
+    share = "share of the loss on the last block's values, 0..1"
+    add("--value-loss", type=float, default=0.0, help=share)
+    add("--init", type=Path, help="start from this model folder's towers")
+    add("--steps", type=int, default=5000, help="length of the cosine schedule")
+    add("--stop-after", type=int, default=2500, help="steps that are run")
+    add("--batch", type=int, default=256)
+    add("--lr", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--world", choices=sorted(MODEL_CFG), default="objects", help="what the images show"
-    )
-    parser.add_argument(
-        "--value-loss",
-        type=float,
-        default=0.0,
-        help="share of the loss on the last block's values, 0..1",
-    )
-    parser.add_argument("--init", type=Path, help="start from this model folder's towers")
-    parser.add_argument("--steps", type=int, default=5000, help="length of the cosine schedule")
-    parser.add_argument("--stop-after", type=int, default=2500, help="steps that are run")
-    for flag, kind, default in (("--batch", int, 256), ("--lr", float, 1e-3), ("--seed", int, 0)):
-        parser.add_argument(flag, type=kind, default=default)
-    args = parser.parse_args()
-    state_file = args.output / "state.pt"
-
+    args = parse_arguments()
+    setup_logger(name="hyperclip")
+    file = args.output / "state.pt"
+    state = saved_state(file)
     torch.manual_seed(args.seed)
-    config = MODEL_CFG[args.world]
-    vision, text = (
-        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-        open_clip.CLIPTextCfg(**config["text_cfg"]),
-    )
-    model = open_clip.CLIP(config["embed_dim"], vision, text).train()
+    model = open_clip.CLIP(**MODEL_CFG[args.world]).train()
     if args.init is not None:
         start_from(model, args.init)
     tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
-    groups = [
-        {
-            "params": [p for p in model.parameters() if (p.ndim >= 2) == decay],
-            "weight_decay": 0.05 * decay,
-        }
-        for decay in (True, False)
-    ]
+    tokens = [tokenizer([t.format(n) for n in class_names()]) for t in TEMPLATES]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    first, spent = 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, spent = state["step"], state["seconds"]
-    pictures = Captioned(args.world, args.seed, args.batch, first)
-    stream = iter(torch.utils.data.DataLoader(pictures, batch_size=None, num_workers=1))
-    tokens = {t: tokenizer([t.format(n) for n in class_names()]) for t in TEMPLATES}
-    start = time.time() - spent
-    last = min(args.stop_after, args.steps)
-    for step in range(first, last):
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                args.lr
-                * min(1.0, (step + 1) / 200)
-                * 0.5
-                * (1 + math.cos(math.pi * step / args.steps))
-            )
-        images, shows = next(stream)
-        present, template = shows.any(dim=0), TEMPLATES[step % len(TEMPLATES)]
-        # On short sequences the plain attention kernel's backward is far faster than the fused one.
+
+    def rate(step: int) -> float:
+        cosine = 1 + math.cos(math.pi * (step - 1) / args.steps)
+        return args.lr * min(1.0, step / 200) * 0.5 * cosine
+
+    def loss_of(batch: list) -> torch.Tensor:
+        images, shows, template = batch
+        present = shows.any(dim=0)
+        # On short sequences the plain attention kernel's backward is far faster than the fused one
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             embeddings = encode_twice(model.visual, to_input(images))
             text = model.encode_text(tokens[template][present])
         own, pooled, text = (F.normalize(x.float(), dim=-1) for x in (*embeddings, text))
-        losses = [
-            contrastive_loss(x, text, shows[:, present], model.logit_scale.exp())
-            for x in (own, pooled)
-        ]
-        loss = (1 - args.value_loss) * losses[0] + args.value_loss * losses[1]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        model.logit_scale.data.clamp_(0, math.log(100))
-        done = step + 1
-        if done % 50 == 0:
-            print(
-                f"step {done} losses {[round(x.item(), 3) for x in losses]} seconds "
-                f"{time.time() - start:.0f}",
-                flush=True,
-            )
-        if done % 500 == 0 or done == last:
-            accuracy = zero_shot_accuracy(model, tokenizer, args.world, args.seed)
-            print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
-            seconds = time.time() - start
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": done,
-                "seconds": seconds,
-            }
-            write_atomically(state_file, lambda p, s=state: torch.save(s, p))
-            paths = {"output": str(args.output), "init": str(args.init or "")}
-            record = {"command": " ".join(["python", *sys.argv]), **vars(args), **paths}
-            record |= {
-                "steps_done": done,
-                "seconds": round(seconds),
-                "zero_shot_accuracy_percent": round(accuracy, 2),
-            }
-            export(model, args.output, args.world, record)
-    state_file.unlink(missing_ok=True)
+        scale = model.logit_scale.exp()
+        loss, value_loss = (
+            contrastive_loss(x, text, shows[:, present], scale) for x in (own, pooled)
+        )
+        return (1 - args.value_loss) * loss + args.value_loss * value_loss
+
+    def save() -> None:
+        accuracy = round(zero_shot_accuracy(model, tokenizer, args.world, args.seed), 2)
+        done, seconds = state["step"], round(state["seconds"])
+        print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
+        write_atomically(file, lambda path: torch.save(state, path))
+        record = {**record_of(args), "init": str(args.init or ""), "steps_done": done}
+        record |= {"seconds": seconds, "zero_shot_accuracy_percent": accuracy}
+        export(model, args.output, args.world, record)
+
+    Pretraining("CLIP", model, optimizer, rate, state).run(
+        partial(captioned, args.world, args.seed, args.batch),
+        loss_of,
+        stop=min(args.stop_after, args.steps),
+        save=save,
+        every=500,
+        seed=args.seed,
+        after_step=lambda: model.logit_scale.data.clamp_(0, math.log(100)),
+    )
+    file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

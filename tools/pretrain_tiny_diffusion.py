@@ -15,19 +15,20 @@ import argparse
 import json
 import math
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hyperclip  # noqa: F401  (makes torchvision importable before diffusers asks for it)
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.utils.logger import setup_logger
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from hyperclip.commands import new_parser
 from hyperclip.runtime.files import write_atomically
 from hyperclip.tinyscenes.drawing import SCENE_SIZE, SPLITS, render_scene
+from hyperclip.tinyscenes.pretraining import Pretraining, record_of, saved_state
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -64,138 +65,70 @@ SCHEDULER = {
 }
 
 
-class Crops(torch.utils.data.IterableDataset):
-    """Endless batches of scenes that the training split does not hold, in -1..1.
+def drawn_scenes(seed: int, scenes: int, every: int, step: int) -> Tensor:
+    """A step's batch of scenes that the training split does not hold, in -1..1.
 
-    Each step gives the whole scenes (S, 3, 96, 96) if ``step % every == 0``, else four crops of
-    each (4 S, 3, 48, 48).
+    These are whole scenes (S, 3, 96, 96) if ``step % every == 0``, else four crops of each
+    (4 S, 3, 48, 48).
     """
-
-    def __init__(self, seed: int, first_step: int, every: int, scenes: int) -> None:
-        self.seed, self.step, self.every, self.scenes = seed, first_step, every, scenes
-
-    def __iter__(self):
-        while True:
-            first = SPLITS["train"].images + (self.seed * 1_000_000 + self.step) * self.scenes
-            pictures = [render_scene("train", first + i)[0] for i in range(self.scenes)]
-            if self.step % self.every:
-                random = np.random.default_rng([self.seed, self.step])
-                corners = random.integers(SCENE_SIZE - CROP + 1, size=(4 * self.scenes, 2))
-                pictures = [
-                    pictures[i % self.scenes][y : y + CROP, x : x + CROP]
-                    for i, (y, x) in enumerate(corners)
-                ]
-            yield torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            self.step += 1
+    first = SPLITS["train"].images + (seed * 1_000_000 + step) * scenes
+    images = [render_scene("train", first + i)[0] for i in range(scenes)]
+    if step % every:
+        corners = np.random.default_rng([seed, step]).integers(
+            SCENE_SIZE - CROP + 1, size=(4 * scenes, 2)
+        )
+        images = [
+            images[i % scenes][y : y + CROP, x : x + CROP] for i, (y, x) in enumerate(corners)
+        ]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+@torch.autocast("cpu", torch.bfloat16)
 def reconstruction_loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Mean absolute error of the decoded sample plus a light pull of the posterior towards the unit
-    normal.
-    """
+    """Mean absolute error of the decoded sample, and a little of its divergence from the normal."""
     posterior = vae.encode(images).latent_dist
-    return (
-        F.l1_loss(vae.decode(posterior.sample()).sample.float(), images)
-        + 1e-4 * posterior.kl().mean() / images[0].numel()
-    )
+    error = F.l1_loss(vae.decode(posterior.sample()).sample.float(), images)
+    return error + 1e-4 * posterior.kl().mean() / images[0].numel()
 
 
-def denoising_loss(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise at uniform time steps; the condition is one token
-    of zeros.
-    """
+@torch.autocast("cpu", torch.bfloat16)
+def denoising_loss(
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, vae: AutoencoderKL, images: Tensor
+) -> Tensor:
+    """Mean squared error of the noise predicted at random times, for a condition of zeros."""
+    with torch.no_grad():
+        latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
     noise = torch.randn_like(latents)
     steps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),))
     condition = latents.new_zeros(len(latents), 1, UNET["cross_attention_dim"])
-    return F.mse_loss(
-        unet(scheduler.add_noise(latents, noise, steps), steps, condition).sample.float(), noise
-    )
+    predicted = unet(scheduler.add_noise(latents, noise, steps), steps, condition).sample
+    return F.mse_loss(predicted.float(), noise)
 
 
-class Phase:
-    """One network's training: AdamW, warm-up, cosine decay, an exponential moving average of the
-    weights.
+def pretraining_of(
+    name: str, model: nn.Module, steps: int, args: argparse.Namespace, states: dict
+) -> Pretraining:
+    """AdamW with warm-up and a cosine decay over ``steps``, and an average of the weights."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
 
-    Args:
-        name: key of its state. model: what trains. steps: length of the schedule. stop: steps that
-            are run.
-        every: see :class:`Crops`.
-        state: everything that a killed run needs; updated in place.
-    """
+    def rate(step: int) -> float:
+        return args.lr * min(step / 100, 0.52 + 0.48 * math.cos(math.pi * step / steps))
 
-    def __init__(
-        self, name: str, model: nn.Module, steps: int, stop: int, every: int, state: dict
-    ) -> None:
-        self.name, self.model, self.steps, self.stop, self.every = (
-            name,
-            model,
-            steps,
-            min(steps, stop),
-            every,
-        )
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-        self.mine = state.setdefault(name, {"step": 0, "seconds": 0.0, "loss": 0.0})
-        if self.mine["step"]:
-            model.load_state_dict(self.mine["model"])
-            self.average.load_state_dict(self.mine["average"])
-
-    def run(
-        self,
-        loss_of: Callable[[Tensor], Tensor],
-        args: argparse.Namespace,
-        save: Callable[[], None],
-    ) -> None:
-        """Train with ``loss_of(images)``; ``save()`` is called every 250 steps and at the end."""
-        model, mine = self.model, self.mine
-        optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
-        if mine["step"]:
-            optimizer.load_state_dict(mine["optimizer"])
-        torch.manual_seed(args.seed + mine["step"])
-        start, running = time.time() - mine["seconds"], mine["loss"]
-        pictures = Crops(args.seed, mine["step"], self.every, args.scenes)
-        stream = iter(torch.utils.data.DataLoader(pictures, batch_size=None, num_workers=1))
-        for done in range(mine["step"] + 1, self.stop + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * min(
-                    done / 100, 0.52 + 0.48 * math.cos(math.pi * done / self.steps)
-                )
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = loss_of(next(stream))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            self.average.update_parameters(model)
-            running += (loss.item() - running) / min(done, 100)
-            if done % 50 == 0:
-                print(
-                    f"{self.name} step {done} loss {running:.4f} seconds {time.time() - start:.0f}",
-                    flush=True,
-                )
-            if done % 250 == 0 or done == self.stop:
-                mine |= {
-                    "step": done,
-                    "seconds": time.time() - start,
-                    "loss": running,
-                    "model": model.state_dict(),
-                }
-                mine |= {"average": self.average.state_dict(), "optimizer": optimizer.state_dict()}
-                save()
+    return Pretraining(name, model, optimizer, rate, states.setdefault(name, {}), average)
 
 
 @torch.no_grad()
 def latent_scale(vae: AutoencoderKL, seed: int) -> float:
     """1 / standard deviation of the posterior means."""
-    images = next(iter(Crops(seed + 1, 0, every=1, scenes=64)))
+    images = drawn_scenes(seed + 1, scenes=64, every=1, step=0)
     return 1 / vae.encode(images).latent_dist.mean.std().item()
 
 
 def export(
-    unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namespace, state: dict
+    unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namespace, states: dict
 ) -> None:
-    """Replace ``<output>``'s model by one in diffusers' format, float16, with
-    ``pretraining.json``.
-    """
+    """Replace ``<output>``'s model by one in diffusers' format, with ``pretraining.json``."""
     copies = [type(part).from_config(part.config) for part in (unet, vae)]
     for copy, part in zip(copies, (unet, vae), strict=True):
         copy.half().load_state_dict(part.state_dict())
@@ -211,13 +144,10 @@ def export(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    record = {"command": " ".join(["python", *sys.argv]), **vars(args), "output": str(args.output)}
-    for name in ("vae", "unet"):
-        record[name] = {
-            "steps": state[name]["step"],
-            "seconds": round(state[name]["seconds"]),
-            "loss": state[name]["loss"],
-        }
+    record = record_of(args)
+    for name, state in states.items():
+        seconds = round(state["seconds"])
+        record[name] = {"steps": state["step"], "seconds": seconds, "loss": state["loss"]}
     with tempfile.TemporaryDirectory(dir=args.output) as folder:
         pipeline.save_pretrained(folder)
         (Path(folder) / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -228,46 +158,49 @@ def export(
             entry.rename(target)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--vae-steps", type=int, default=1000)
-    parser.add_argument(
-        "--unet-steps", type=int, default=4000, help="length of the UNet's cosine schedule"
-    )
-    parser.add_argument("--stop-after", type=int, default=2500, help="steps of it that are run")
-    parser.add_argument("--scenes", type=int, default=4, help="scenes of a step")
-    for flag, kind, default in (("--lr", float, 1e-3), ("--seed", int, 0)):
-        parser.add_argument(flag, type=kind, default=default)
-    args = parser.parse_args()
-    file = args.output / "state.pt"
-    state = torch.load(file, weights_only=True) if file.exists() else {}
+def parse_arguments() -> argparse.Namespace:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--output", type=Path, required=True)
+    add("--vae-steps", type=int, default=1000)
+    add("--unet-steps", type=int, default=4000, help="length of the UNet's cosine schedule")
+    add("--stop-after", type=int, default=2500, help="steps of it that are run")
+    add("--scenes", type=int, default=4, help="scenes of a step")
+    add("--lr", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
 
-    def save_state() -> None:
-        write_atomically(file, lambda path: torch.save(state, path))
+
+def main() -> None:
+    args = parse_arguments()
+    setup_logger(name="hyperclip")
+    file = args.output / "state.pt"
+    states = saved_state(file)
+
+    def save_states() -> None:
+        write_atomically(file, lambda path: torch.save(states, path))
 
     torch.manual_seed(args.seed)
-    first = Phase("vae", AutoencoderKL(**VAE), args.vae_steps, args.vae_steps, 10**9, state)
-    first.run(lambda images: reconstruction_loss(first.model, images), args, save_state)
+    options = {"every": 250, "seed": args.seed}
+    first = pretraining_of("vae", AutoencoderKL(**VAE), args.vae_steps, args, states)
+    crops = partial(drawn_scenes, args.seed, args.scenes, 10**9)
+    loss_of = partial(reconstruction_loss, first.model)
+    first.run(crops, loss_of, stop=args.vae_steps, save=save_states, **options)
     vae = first.average.module.requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scale(vae, args.seed))
 
     torch.manual_seed(args.seed)
-    second = Phase("unet", UNet2DConditionModel(**UNET), args.unet_steps, args.stop_after, 8, state)
-    scheduler = DDIMScheduler(**SCHEDULER)
-
-    def loss_of(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
-        return denoising_loss(second.model, scheduler, latents)
+    unet = UNet2DConditionModel(**UNET)
+    second = pretraining_of("unet", unet, args.unet_steps, args, states)
 
     def save() -> None:
-        save_state()
-        export(second.average.module, vae, args, state)
+        save_states()
+        export(second.average.module, vae, args, states)
 
-    second.run(loss_of, args, save)
+    crops = partial(drawn_scenes, args.seed, args.scenes, 8)
+    loss_of = partial(denoising_loss, unet, DDIMScheduler(**SCHEDULER), vae)
+    stop = min(args.unet_steps, args.stop_after)
+    second.run(crops, loss_of, stop=stop, save=save, **options)
     file.unlink()
 
 

@@ -1,0 +1,112 @@
+"""The training loop of the quickstart's tiny models, which a killed run resumes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
+
+logger = logging.getLogger("hyperclip.tinyscenes")
+
+
+class Batches(Dataset[Any]):
+    """The batches of a training, by their step from 0 on."""
+
+    def __init__(self, batch_of: Callable[[int], Any]) -> None:
+        self.batch_of = batch_of
+
+    def __getitem__(self, step: int) -> Any:
+        return self.batch_of(step)
+
+
+class Pretraining:
+    """A network, its optimiser, and how far its training has come.
+
+    Args:
+        name: of the network, for the log. model: what trains. optimizer: over its parameters.
+        rate: the learning rate of a step, counted from 1.
+        state: what the last save of this training left, else {}; each save updates it in place.
+        average: of the weights, if they are averaged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rate: Callable[[int], float],
+        state: dict[str, Any],
+        average: AveragedModel | None = None,
+    ) -> None:
+        self.name, self.model, self.optimizer, self.rate = name, model, optimizer, rate
+        self.state, self.average = state, average
+        self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        if average is not None:
+            self.parts["average"] = average
+        for key, part in self.parts.items() if state else ():
+            part.load_state_dict(state[key])
+
+    def run(
+        self,
+        batch_of: Callable[[int], Any],
+        loss_of: Callable[[Any], Tensor],
+        *,
+        stop: int,
+        save: Callable[[], None],
+        every: int,
+        seed: int,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train up to a step; gradients are clipped to a norm of 1.
+
+        Args:
+            batch_of: makes the batch of a step, counted from 0, in a process of its own.
+            loss_of: the loss of a batch, a scalar.
+            stop: number of steps. save: called after every ``every`` steps and the last one.
+            seed: of the random numbers. after_step: called after each step.
+        """
+        first = self.state.get("step", 0)
+        running = self.state.get("loss", 0.0)
+        start = time.time() - self.state.get("seconds", 0.0)
+        torch.manual_seed(seed + first)
+        steps = range(first, stop)
+        batches = DataLoader(Batches(batch_of), batch_size=None, sampler=steps, num_workers=1)
+        for done, batch in enumerate(batches, first + 1):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(done)
+            loss = loss_of(batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            after_step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            running += (loss.item() - running) / min(done, 100)
+            seconds = time.time() - start
+            if done % 50 == 0:
+                logger.info("%s step %d loss %.4f seconds %.0f", self.name, done, running, seconds)
+            if done % every == 0 or done == stop:
+                self.state |= {"step": done, "seconds": seconds, "loss": running}
+                self.state |= {key: part.state_dict() for key, part in self.parts.items()}
+                save()
+
+
+def saved_state(file: Path) -> dict[str, Any]:
+    """What a killed run has saved, {} if nothing."""
+    return torch.load(file, weights_only=True) if file.exists() else {}
+
+
+def record_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a model is made, for its ``pretraining.json``: the command and its arguments."""
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    return {"command": " ".join(["python", *sys.argv]), **values}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -111,7 +110,7 @@ def adapter_distances(model: nn.Module) -> dict[str, float]:
     Returns:
         a number for each of "vision" and "text" that has adapters; the norms are Frobenius norms.
     """
-    found: dict[str, list[float]] = {}
+    distances: dict[str, list[float]] = {}
     for name, _ in adapters(model):
         if not name.endswith(".0"):  # the first of a chain: the others are in its result
             continue
@@ -119,8 +118,10 @@ def adapter_distances(model: nn.Module) -> dict[str, float]:
         module, weight = model.get_submodule(owner), weight.split(".")[0]
         original = getattr(module.parametrizations, weight).original
         change = (getattr(module, weight) - original).norm() / original.norm().clamp_min(1e-12)
-        found.setdefault("vision" if ".visual." in f".{name}" else "text", []).append(change.item())
-    return {encoder: statistics.fmean(values) for encoder, values in found.items()}
+        distances.setdefault("vision" if ".visual." in f".{name}" else "text", []).append(
+            change.item()
+        )
+    return {encoder: statistics.fmean(values) for encoder, values in distances.items()}
 
 
 class EmbeddingRadius(HookBase):
@@ -233,38 +234,6 @@ def peak_memory(device: torch.device) -> float:
     return peak_resident_bytes() / 2**20
 
 
-class EstimatedTime(HookBase):
-    """Logs the time left, from the mean time of the iterations without the first.
-
-    Place it like Throughput.
-
-    Args:
-        after: after how many iterations since the start or the resumption it logs.
-    """
-
-    def __init__(self, after: Collection[int] = (5, 50)) -> None:
-        self.after, self.seconds, self.start = after, 0.0, 0.0
-
-    def before_step(self) -> None:
-        self.start = time.perf_counter()
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1 - self.trainer.start_iter
-        left = self.trainer.max_iter - self.trainer.iter - 1
-        if done < 2 or done > max(self.after):
-            return
-        self.seconds += time.perf_counter() - self.start
-        if done in self.after and left:
-            each = self.seconds / (done - 1)
-            logger.info(
-                "About %s left for %d iterations at %.3g s/iteration, evaluation and checkpoints "
-                "not counted",
-                datetime.timedelta(seconds=round(left * each)),
-                left,
-                each,
-            )
-
-
 def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) -> str:
     """Text table of what a run is about to do.
 
@@ -272,13 +241,8 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
         records: images of the training sets. classes: of their labels.
         processes: that share a batch.
     Raises:
-        ValueError: no image or no process, or a precision that the device does not have.
+        ValueError: a precision that the device does not have.
     """
-    if records < 1 or processes < 1:
-        raise ValueError(
-            f"training: got {records} images and {processes} processes, expected at least one of "
-            "both"
-        )
     solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
     batch, parts = solver.IMS_PER_BATCH, solver.MICRO_BATCHES
     share = batch // processes

@@ -114,7 +114,6 @@ class Trainer(DefaultTrainer):
             monitors.AdapterDistance(solver.LOG_PERIOD),
             monitors.EmbeddingRadius(solver.LOG_PERIOD),
             monitors.Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
-            monitors.EstimatedTime(),
             checkpoints,
             checkpoint_hooks.Evaluations(period, self._evaluate, checkpoints, metrics),
         ]
@@ -136,15 +135,15 @@ class Trainer(DefaultTrainer):
             ValueError: a checkpoint does not fit, or none of the folder can be read.
         """
         self.resumed = resume
-        found = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        content = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         goes_on = resume and self.checkpointer.has_checkpoint()
         self.start_iter = self.iter + 1 if goes_on else 0
         # Without a checkpoint the run begins anew, and so do its metrics
         if resume and comm.is_main_process():
             drop_lines_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
-        if goes_on and "processes" in found:
+        if goes_on and "processes" in content:
             seed = max(self.cfg.SEED, 0)
-            checkpoint_hooks.restore_process_state(found["processes"], self.stream, seed)
+            checkpoint_hooks.restore_process_state(content["processes"], self.stream, seed)
 
     def train(self) -> OrderedDict | None:
         """Train to the end and evaluate: scores by dataset, in percent (on the main process).
@@ -251,15 +250,15 @@ class Trainer(DefaultTrainer):
         for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
             evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
             records = DatasetCatalog.get(name)
-            found = evaluate_dataset(
+            result = evaluate_dataset(
                 cfg, model, name, records=records, evaluator=evaluator, stop=stop
             )
             if comm.is_main_process():
-                results[name] = found.scores
-                spec, system = spec_of(name), found.description.system
+                results[name] = result.scores
+                spec, system = spec_of(name), result.description.system
                 row = {"system": system, "benchmark": spec.alias, "dataset": name}
                 benchmark = Benchmark(spec, records, len(records))
-                rows.append(row | describe_evaluation(cfg, benchmark, found))
+                rows.append(row | describe_evaluation(cfg, benchmark, result))
         if comm.is_main_process():
             logger.info("Results (percent):\n%s", results_table(results))
             write_results(rows, Path(cfg.OUTPUT_DIR))

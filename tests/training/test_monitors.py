@@ -1,6 +1,4 @@
-"""What a training says of itself: radii, speed, memory, the time left, and the table at its
-start.
-"""
+"""What a training says of itself: radii, speed, memory, and the table at its start."""
 
 from __future__ import annotations
 
@@ -18,11 +16,9 @@ from hyperclip.clip import encode_text, tokenize
 from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.inference import resize
-from hyperclip.training import monitors
 from hyperclip.training import monitors as watch
 from hyperclip.training.monitors import (
     EmbeddingRadius,
-    EstimatedTime,
     Throughput,
     describe_training,
     peak_memory,
@@ -173,16 +169,6 @@ def test_peak_memory_of_a_process(monkeypatch, platform, unit):
     assert peak_memory(torch.device("cpu")) == 300
 
 
-def test_the_time_left_is_that_of_all_iterations_but_the_first(monkeypatch):
-    said = []
-    monkeypatch.setattr(monitors.logger, "info", lambda text, *values: said.append(text % values))
-    Timed(Clock(monkeypatch), [EstimatedTime((1, 5, 10))], 10, 30)
-    assert [line.split(",")[0] for line in said] == [
-        "About 0:00:30 left for 15 iterations at 2 s/iteration",
-        "About 0:00:20 left for 10 iterations at 2 s/iteration",
-    ]
-
-
 def test_the_table_at_the_start():
     cfg = load_config(
         CONFIG, ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "16", "SOLVER.MICRO_BATCHES", "2"]
@@ -203,5 +189,3 @@ def test_the_table_at_the_start():
     }
     periodic = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "TEST.EVAL_PERIOD", "200"])
     assert "every 200 iterations and at the end" in describe_training(periodic, 6400, 60, 1)
-    with pytest.raises(ValueError, match="got 0 images and 1 processes"):
-        describe_training(cfg, 0, 60, 1)

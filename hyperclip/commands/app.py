@@ -16,7 +16,6 @@ from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
 import base64
-import hashlib
 import html
 import io
 import logging
@@ -28,7 +27,6 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +44,7 @@ from PIL import Image  # noqa: E402
 
 from ..config.keys import flat_config, input_keys, load_config  # noqa: E402
 from ..data import read_image  # noqa: E402
+from ..evaluation.kept_rows import ContentHashes  # noqa: E402
 from ..predictor import Prediction, Predictor  # noqa: E402
 from ..runtime.files import local_path  # noqa: E402
 from ..runtime.memory import keep_freed_memory  # noqa: E402
@@ -67,8 +66,8 @@ TRAINED = {QUICK_TRAINED: "output/quickstart/hyperclip/model_final.pth"}
 """Checkpoints of systems, used as soon as they exist."""
 
 
-def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
-    """Put configs, each alone or with its KEY VALUE pairs, before the quickstart's systems.
+def offer_first(configs: Sequence[Sequence[str]]) -> None:
+    """Put configs, each a file and its KEY VALUE pairs, before the quickstart's systems.
 
     Quickstart systems whose package is not installed are left out.
 
@@ -77,8 +76,7 @@ def offer_first(configs: Sequence[str | Sequence[str]]) -> None:
     """
     before = {name: file for name, file in SYSTEMS.items() if _loads(name, file)}
     SYSTEMS.clear()
-    for entry in configs:
-        file, *overrides = [entry] if isinstance(entry, str) else entry
+    for file, *overrides in configs:
         load_config(file, overrides)
         name, count = file, 1
         while name in SYSTEMS:
@@ -97,24 +95,15 @@ def _loads(name: str, file: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)
-def _digest(file: str, inode: int, size: int, changed: int) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+hashes = ContentHashes()
 
 
 def weights_content(cfg: CfgNode) -> tuple[str, ...]:
-    """Names and hashes of the files that a config names; one is read again only if it changed."""
+    """Names and hashes of the files and folders that a config names."""
     values = dict(flat_config(yaml.safe_load(cfg.dump())))
     named = [values[key] for key in input_keys()]
-    found = []
-    for place in [local_path(name) for name in named if isinstance(name, str) and name]:
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.is_file():
-                state = file.stat()
-                changed = max(state.st_mtime_ns, state.st_ctime_ns)
-                found.append(f"{file} {_digest(str(file), state.st_ino, state.st_size, changed)}")
-    return tuple(found)
+    places = [local_path(name) for name in named if isinstance(name, str) and name]
+    return tuple(f"{place} {hashes.of(place)}" for place in places if place.exists())
 
 
 def config_of(system: str) -> CfgNode:

@@ -25,10 +25,10 @@ PACKAGES = (
 
 
 class ContentHashes:
-    """SHA-256 of files and folders; reads a file again only if its size or time has changed."""
+    """SHA-256 of files and folders. A file is read again only if its size or times change."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int], str] = {}
+        self._known: dict[tuple[str, int, int, int], str] = {}
 
     def of(self, path: Path) -> str:
         """Of a file's bytes; of a folder, of the names and bytes of its files.
@@ -41,7 +41,8 @@ class ContentHashes:
             inside = [(str(p.relative_to(path)), self.of(p)) for p in files]
             return hashlib.sha256(json.dumps(inside).encode()).hexdigest()
         status = path.stat()
-        key = (str(path), status.st_size, status.st_mtime_ns)
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        key = (str(path), status.st_ino, status.st_size, changed)
         if key not in self._known:
             with path.open("rb") as file:
                 self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,7 +34,7 @@ def test_a_script_runs_the_program_of_its_name(tmp_path, monkeypatch, capsys):
 
 def test_the_page_offers_what_is_installed(monkeypatch, caplog):
     app = importlib.reload(importlib.import_module("hyperclip.commands.app"))
-    app.offer_first(["configs/quickstart/dense_clip.yaml"])
+    app.offer_first([["configs/quickstart/dense_clip.yaml"]])
     assert [file.split("/")[-1] for file in app.SYSTEMS.values()] == [
         "dense_clip.yaml",
         "cliper.yaml",

@@ -494,7 +494,7 @@ def test_a_replaced_checkpoint_gives_new_answers(app, tmp_path):
 def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
-    app.offer_first(["mine.yaml", ["mine.yaml", "MODEL.WEIGHTS", "a.pth"]])
+    app.offer_first([["mine.yaml"], ["mine.yaml", "MODEL.WEIGHTS", "a.pth"]])
     assert list(app.SYSTEMS)[:2] == ["mine.yaml", "mine.yaml (2)"] and len(app.SYSTEMS) == 4
     assert app.SYSTEMS["mine.yaml"] == app.SYSTEMS["mine.yaml (2)"] == str(tmp_path / "mine.yaml")
     assert app.OVERRIDES["mine.yaml"] == [] and app.OVERRIDES["mine.yaml (2)"] == [
@@ -502,7 +502,7 @@ def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
         "a.pth",
     ]
     with pytest.raises(FileNotFoundError, match="got 'none.yaml', which does not exist"):
-        app.offer_first(["none.yaml"])
+        app.offer_first([["none.yaml"]])
     with pytest.raises(ValueError, match="unknown config key MODEL.WEIGHT "):
         app.offer_first([["mine.yaml", "MODEL.WEIGHT", "a.pth"]])
 

@@ -33,6 +33,10 @@ from .runtime.precision import float32_products, inference_precision
 from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
 
+_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+"""The lock of each model; predictors of the same model share it."""
+_locks_guard = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -85,7 +89,8 @@ class Predictor:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
-        self._lock = _lock_of(model)
+        with _locks_guard:
+            self._lock = _locks.setdefault(model, threading.RLock())
         self._of_thread = threading.local()
 
     @classmethod
@@ -169,13 +174,3 @@ class Predictor:
             return Prediction(labels, confidence, names)
         asked, rule = text.asked(vocabulary), text.rule(vocabulary)
         return Prediction(labels, confidence, names, asked, rule)
-
-
-_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
-"""The lock of each model; predictors of the same model share it."""
-_locks_guard = threading.Lock()
-
-
-def _lock_of(model: Any) -> threading.RLock:
-    with _locks_guard:
-        return _locks.setdefault(model, threading.RLock())

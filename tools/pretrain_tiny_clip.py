@@ -103,8 +103,24 @@ def encode_twice(
     d = x.shape[-1]
     patches = last.ln_1(x[:, 1:]).mean(dim=1)
     values = F.linear(patches, last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
-    own, pooled = residual_block(last, x)[:, 0], last.attn.out_proj(values)
-    return visual.ln_post(own) @ visual.proj, visual.ln_post(pooled) @ visual.proj
+    output, pooled = residual_block(last, x)[:, 0], last.attn.out_proj(values)
+    return visual.ln_post(output) @ visual.proj, visual.ln_post(pooled) @ visual.proj
+
+
+def training_loss(
+    model: open_clip.CLIP, tokens: list[torch.Tensor], share: float, batch: list
+) -> torch.Tensor:
+    """The loss of a batch of :func:`captioned`, to a ``share`` that on the last block's values."""
+    images, shows, template = batch
+    present = shows.any(dim=0)
+    # On short sequences the plain attention kernel's backward is far faster than the fused one
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        embeddings = encode_twice(model.visual, to_input(images))
+        text = model.encode_text(tokens[template][present])
+    image, pooled, text = (F.normalize(x.float(), dim=-1) for x in (*embeddings, text))
+    scale, shows = model.logit_scale.exp(), shows[:, present]
+    loss, value_loss = (contrastive_loss(x, text, shows, scale) for x in (image, pooled))
+    return (1 - share) * loss + share * value_loss
 
 
 @torch.no_grad()
@@ -139,10 +155,10 @@ def start_from(model: torch.nn.Module, folder: Path) -> None:
     state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     positions = "visual.positional_embedding"
     state[positions] = resize_positions(state[positions], model.visual.grid_size, mode="bilinear")
-    own = model.state_dict()
-    same_text = all(state[k].shape == v.shape for k, v in own.items())
-    taken = [k for k in own if same_text or k.startswith("visual.")]
-    model.load_state_dict(own | {k: state[k] for k in taken})
+    weights = model.state_dict()
+    same_text = all(state[k].shape == v.shape for k, v in weights.items())
+    taken = [k for k in weights if same_text or k.startswith("visual.")]
+    model.load_state_dict(weights | {k: state[k] for k in taken})
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -181,20 +197,6 @@ def main() -> None:
         cosine = 1 + math.cos(math.pi * (step - 1) / args.steps)
         return args.lr * min(1.0, step / 200) * 0.5 * cosine
 
-    def loss_of(batch: list) -> torch.Tensor:
-        images, shows, template = batch
-        present = shows.any(dim=0)
-        # On short sequences the plain attention kernel's backward is far faster than the fused one
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            embeddings = encode_twice(model.visual, to_input(images))
-            text = model.encode_text(tokens[template][present])
-        own, pooled, text = (F.normalize(x.float(), dim=-1) for x in (*embeddings, text))
-        scale = model.logit_scale.exp()
-        loss, value_loss = (
-            contrastive_loss(x, text, shows[:, present], scale) for x in (own, pooled)
-        )
-        return (1 - args.value_loss) * loss + args.value_loss * value_loss
-
     def save() -> None:
         accuracy = round(zero_shot_accuracy(model, tokenizer, args.world, args.seed), 2)
         done, seconds = state["step"], round(state["seconds"])
@@ -204,13 +206,12 @@ def main() -> None:
         record |= {"seconds": seconds, "zero_shot_accuracy_percent": accuracy}
         export(model, args.output, args.world, record)
 
-    Pretraining("CLIP", model, optimizer, rate, state).run(
+    Pretraining("CLIP", model, optimizer, rate, args.seed, state).run(
         partial(captioned, args.world, args.seed, args.batch),
-        loss_of,
+        partial(training_loss, model, tokens, args.value_loss),
         stop=min(args.stop_after, args.steps),
         save=save,
         every=500,
-        seed=args.seed,
         after_step=lambda: model.logit_scale.data.clamp_(0, math.log(100)),
     )
     file.unlink(missing_ok=True)

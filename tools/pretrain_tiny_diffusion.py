@@ -115,7 +115,8 @@ def pretraining_of(
     def rate(step: int) -> float:
         return args.lr * min(step / 100, 0.52 + 0.48 * math.cos(math.pi * step / steps))
 
-    return Pretraining(name, model, optimizer, rate, states.setdefault(name, {}), average)
+    state = states.setdefault(name, {})
+    return Pretraining(name, model, optimizer, rate, args.seed, state, average)
 
 
 @torch.no_grad()
@@ -181,11 +182,10 @@ def main() -> None:
         write_atomically(file, lambda path: torch.save(states, path))
 
     torch.manual_seed(args.seed)
-    options = {"every": 250, "seed": args.seed}
     first = pretraining_of("vae", AutoencoderKL(**VAE), args.vae_steps, args, states)
     crops = partial(drawn_scenes, args.seed, args.scenes, 10**9)
     loss_of = partial(reconstruction_loss, first.model)
-    first.run(crops, loss_of, stop=args.vae_steps, save=save_states, **options)
+    first.run(crops, loss_of, stop=args.vae_steps, save=save_states, every=250)
     vae = first.average.module.requires_grad_(False)
     vae.register_to_config(scaling_factor=latent_scale(vae, args.seed))
 
@@ -200,7 +200,7 @@ def main() -> None:
     crops = partial(drawn_scenes, args.seed, args.scenes, 8)
     loss_of = partial(denoising_loss, unet, DDIMScheduler(**SCHEDULER), vae)
     stop = min(args.unet_steps, args.stop_after)
-    second.run(crops, loss_of, stop=stop, save=save, **options)
+    second.run(crops, loss_of, stop=stop, save=save, every=250)
     file.unlink()
 
 

@@ -34,13 +34,13 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     Raises:
         ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
     """
-    own = model.state_dict()
-    state = rename_for(state, own, f"checkpoint {source}")
+    expected = model.state_dict()
+    state = rename_for(state, expected, f"checkpoint {source}")
     if is_published(state):
         logger.info("%s has the published key names: converting", source)
         state = convert_published(state)
     require_fit(
-        own,
+        expected,
         state,
         f"checkpoint {source} does not fit the model of this config",
         "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for "
@@ -65,13 +65,13 @@ def check_settings(
     Raises:
         ValueError: they differ; the keys are named.
     """
-    own = settings_of(model)
+    settings = settings_of(model)
     if saved is None and _is_of_openai(state):
         saved = {"MODEL.CLIP_ACTIVATION": "quick_gelu"}
     differing = [
-        f"{key} is {value!r} there and {own[key]!r} here"
+        f"{key} is {value!r} there and {settings[key]!r} here"
         for key, value in (saved or {}).items()
-        if key in own and own[key] != value
+        if key in settings and settings[key] != value
     ]
     if differing:
         raise ValueError(

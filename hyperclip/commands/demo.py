@@ -87,7 +87,7 @@ def find_images(inputs: list[str]) -> list[Path]:
     Raises:
         FileNotFoundError: nothing matches one of them.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}
     for entry in inputs:
         path = user_path(entry)
         matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
@@ -103,8 +103,8 @@ def find_images(inputs: list[str]) -> list[Path]:
                 f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or "
                 "patterns"
             )
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        images.update(dict.fromkeys(matches))
+    return list(images)
 
 
 def result_names(images: list[Path], output: Path) -> dict[Path, str]:
@@ -114,8 +114,7 @@ def result_names(images: list[Path], output: Path) -> dict[Path, str]:
         ValueError: two images of the same name, or a result that would replace an input.
     """
     stems = Counter((path.parent, path.stem) for path in images)
-    alone = [path for path in images if stems[path.parent, path.stem] == 1]
-    names = {path: path.stem if path in alone else path.name for path in images}
+    names = {p: p.stem if stems[p.parent, p.stem] == 1 else p.name for p in images}
     written: dict[Path, Path] = {}
     inputs = {path.resolve() for path in images}
     for path, name in names.items():

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,31 @@ class Batches(Dataset[Any]):
         return self.batch_of(step)
 
 
+@dataclass
 class Pretraining:
     """A network, its optimiser, and how far its training has come.
 
-    Args:
+    Attributes:
         name: of the network, for the log. model: what trains. optimizer: over its parameters.
-        rate: the learning rate of a step, counted from 1.
+        rate: the learning rate of a step, counted from 1. seed: of the random numbers.
         state: what the last save of this training left, else {}; each save updates it in place.
         average: of the weights, if they are averaged.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        state: dict[str, Any],
-        average: AveragedModel | None = None,
-    ) -> None:
-        self.name, self.model, self.optimizer, self.rate = name, model, optimizer, rate
-        self.state, self.average = state, average
-        self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-        if average is not None:
-            self.parts["average"] = average
-        for key, part in self.parts.items() if state else ():
-            part.load_state_dict(state[key])
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    seed: int
+    state: dict[str, Any]
+    average: AveragedModel | None = None
+
+    def __post_init__(self) -> None:
+        self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+        if self.average is not None:
+            self.parts["average"] = self.average
+        for key, part in self.parts.items() if self.state else ():
+            part.load_state_dict(self.state[key])
 
     def run(
         self,
@@ -63,7 +63,6 @@ class Pretraining:
         stop: int,
         save: Callable[[], None],
         every: int,
-        seed: int,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """Train up to a step; gradients are clipped to a norm of 1.
@@ -72,12 +71,12 @@ class Pretraining:
             batch_of: makes the batch of a step, counted from 0, in a process of its own.
             loss_of: the loss of a batch, a scalar.
             stop: number of steps. save: called after every ``every`` steps and the last one.
-            seed: of the random numbers. after_step: called after each step.
+            after_step: called after each step.
         """
         first = self.state.get("step", 0)
         running = self.state.get("loss", 0.0)
         start = time.time() - self.state.get("seconds", 0.0)
-        torch.manual_seed(seed + first)
+        torch.manual_seed(self.seed + first)
         steps = range(first, stop)
         batches = DataLoader(Batches(batch_of), batch_size=None, sampler=steps, num_workers=1)
         for done, batch in enumerate(batches, first + 1):

@@ -43,10 +43,9 @@ def gather_process_states(stream: TrainStream) -> list[dict[str, Any]]:
 
 
 def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, seed: int) -> None:
-    """Restore a checkpoint's data position and, for the same number of processes, random numbers.
+    """Restore a checkpoint's data position, and its random numbers or, for another number of
+    processes, new ones that depend on ``seed``.
 
-    Args:
-        states: of all processes. seed: of the run, used where the number of processes changed.
     Raises:
         ValueError: the checkpoint has another batch size.
     """
@@ -99,20 +98,15 @@ class Checkpoints(HookBase):
     the run goes on.
 
     Args:
-        checkpointer: of the run. period: 0 writes only the last checkpoint.
-        keep: how many numbered files are kept; 0 for all.
-        signals: what notes the signals; whoever trains enters it.
+        period: 0 writes only the last checkpoint. keep: number of numbered files; 0 for all.
+        signals: notes the signals; whoever trains enters it.
     """
 
     def __init__(
-        self,
-        checkpointer: StrictCheckpointer,
-        period: int,
-        keep: int,
-        signals: StopSignals | None = None,
+        self, checkpointer: StrictCheckpointer, period: int, keep: int, signals: StopSignals
     ) -> None:
-        self.checkpointer, self.period, self.keep = checkpointer, period, keep
-        self.signals = signals or StopSignals()
+        self.checkpointer, self.period = checkpointer, period
+        self.keep, self.signals = keep, signals
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -172,9 +166,9 @@ class Evaluations(hooks.EvalHook):
     the evaluation after its last iteration if that was due and its scores were not written.
 
     Args:
-        period: 0 for after the last iteration alone.
+        period: 0 for after the last iteration alone. checkpoints: saves the run.
         evaluate: gives scores by dataset, or raises EvaluationStoppedError.
-        checkpoints: saves the run. metrics: the ``metrics.json`` that gets the scores.
+        metrics: the ``metrics.json`` that gets the scores.
     """
 
     def __init__(
@@ -228,9 +222,7 @@ class Evaluations(hooks.EvalHook):
 class BestCheckpoint(HookBase):
     """Keeps the best model so far in ``model_best.pth`` and its score in ``model_best.json``.
 
-    Args:
-        checkpointer: of the run.
-        metric: SCORE, its mean over the test sets, or DATASET/SCORE for that of one.
+    ``metric`` is SCORE for its mean over the test sets, or DATASET/SCORE for that of one.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, metric: str) -> None:

@@ -41,18 +41,14 @@ def launch_processes(
     this process if that is one. The processes talk over NCCL on GPUs, else over gloo.
 
     Args:
-        arguments: of Detectron2's ``default_argument_parser``.
-        device: MODEL.DEVICE of the run.
+        arguments: of Detectron2's ``default_argument_parser``. device: MODEL.DEVICE.
         timeout: the longest that a process waits for the others in one operation.
-
     Returns:
         what main returned, or None if it ran in processes that were started here.
-
     Raises:
         ValueError: an environment that lacks a variable, is combined with --num-gpus or
             --num-machines, or hides the GPU; a negative number of processes, or more than GPUs.
-        SystemExit: a process that was started here left with this code, not 0; 128 + N after
-            signal N.
+        SystemExit: with the code of a process that was started here; 128 + N after signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
     on_cuda = torch.device(device).type == "cuda"
@@ -100,12 +96,9 @@ def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
 
 
 def check_process_count(count: int, on_cuda: bool = True) -> None:
-    """ValueError if ``--num-gpus`` is negative or more than there are GPUs.
+    """ValueError if ``--num-gpus`` is negative, or more than the GPUs that the processes would use.
 
-    Without any GPU, processes share the CPU.
-
-    Args:
-        on_cuda: whether the processes use GPUs where there are some. One process needs none.
+    Without any GPU, or with ``on_cuda`` False, they share the CPU.
     """
     if count < 0:
         raise ValueError(f"--num-gpus: got {count}, expected 1 or more")

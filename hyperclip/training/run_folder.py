@@ -82,7 +82,7 @@ def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
     Raises:
         ValueError: saying how to go on, and which keys differ.
     """
-    folder, found = Path(cfg.OUTPUT_DIR), run_files(Path(cfg.OUTPUT_DIR))
+    folder, files = Path(cfg.OUTPUT_DIR), run_files(Path(cfg.OUTPUT_DIR))
     if resume and cfg.OVERWRITE:
         raise ValueError(
             "OVERWRITE: got True with --resume, expected one of the two. To go on with the run "
@@ -90,15 +90,15 @@ def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
         )
     if resume:
         _check_resumable(cfg, folder)
-    elif found and not cfg.OVERWRITE:
+    elif files and not cfg.OVERWRITE:
         differing = differing_keys(cfg, recorded_config(folder), MAY_DIFFER)
         raise ValueError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a training already "
-            f"({', '.join(p.name for p in found[:3])} …{_of_another_config(differing)}). To go on "
+            f"({', '.join(p.name for p in files[:3])} …{_of_another_config(differing)}). To go on "
             "with it pass --resume, else choose another OUTPUT_DIR; to remove what it has written "
             "and start anew set OVERWRITE True"
         )
-    elif found and Path(cfg.MODEL.WEIGHTS).resolve() in {path.resolve() for path in found}:
+    elif files and Path(cfg.MODEL.WEIGHTS).resolve() in {path.resolve() for path in files}:
         raise ValueError(
             f"OVERWRITE: got True with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}, which is one of the "
             "files that it removes. Choose another OUTPUT_DIR"
@@ -135,10 +135,10 @@ def recorded_config(folder: Path) -> dict[str, object]:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):  # no file, or one that is cut short
         return {}
-    found = dict(flat_config(content)) if isinstance(content, dict) else {}
-    if found and LAST_KEY not in found:  # cut short, perhaps in the middle of the last value
-        found.popitem()
-    return found
+    config = dict(flat_config(content)) if isinstance(content, dict) else {}
+    if config and LAST_KEY not in config:  # cut short, perhaps in the middle of the last value
+        config.popitem()
+    return config
 
 
 def differing_keys(

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -56,8 +56,8 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
         )
     if cfg.WANDB.PROJECT:
         config = dict(flat_config(yaml.safe_load(cfg.dump())))
-        name = cfg.WANDB.NAME or folder.resolve().name
-        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, name, config, cfg.WANDB.MODE))
+        options = {"name": cfg.WANDB.NAME or folder.resolve().name, "mode": cfg.WANDB.MODE}
+        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, config=config, **options))
     return writers
 
 
@@ -100,21 +100,13 @@ class WandbWriter(EventWriter):
     the file for a new one.
 
     Args:
-        folder: gets the id and wandb's own files. project, name: of the run.
-        config: keys and values shown with it.
-        mode: "online", or "offline" for files that ``wandb sync`` sends later.
+        folder: gets the id and wandb's own files.
+        project, options: of ``wandb.init``, such as name, config and mode.
     Raises:
         ValueError: wandb is not installed.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        project: str,
-        name: str,
-        config: Mapping[str, object],
-        mode: str = "online",
-    ) -> None:
+    def __init__(self, folder: Path, project: str, **options: Any) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -124,20 +116,15 @@ class WandbWriter(EventWriter):
             ) from error
         self._wandb: Any = wandb
         self._folder, self._last_write = folder, -1
-        self._options = {"project": project, "name": name, "config": dict(config), "mode": mode}
+        self._options = {"project": project, "dir": str(folder), **options}
 
     @cached_property
     def _run(self) -> Any:
         path = self._folder / "wandb_id.txt"
         if not path.is_file():
             write_text(path, uuid.uuid4().hex[:8] + "\n")
-        run = self._wandb.init(
-            **self._options,
-            dir=str(self._folder),
-            id=path.read_text(encoding="utf-8").strip(),
-            resume="allow",
-            allow_val_change=True,
-        )
+        number = path.read_text(encoding="utf-8").strip()
+        run = self._wandb.init(**self._options, id=number, resume="allow", allow_val_change=True)
         # wandb's own steps never go back, which those of a resumed run may
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
@@ -160,13 +147,11 @@ class WandbWriter(EventWriter):
 
 
 def drop_lines_after(path: Path, iteration: int) -> int:
-    """Remove from a file of JSON lines what a resumed run will write again.
+    """Remove from ``metrics.json`` what a run that is resumed at ``iteration`` will write again.
 
-    These are the lines of ``iteration`` and later, and those that a killed process left unfinished.
-    The file, which need not exist, is replaced in one step, and only if something changes.
+    These are the lines of this iteration and later, and those that a killed process left
+    unfinished. The file, which need not exist, is replaced in one step, and only if it changes.
 
-    Args:
-        path: ``metrics.json``. iteration: the first one that is run again.
     Returns:
         the number of lines removed.
     """

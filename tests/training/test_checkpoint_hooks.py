@@ -20,6 +20,7 @@ from hyperclip.config.keys import load_config
 from hyperclip.training.checkpoint_hooks import (
     BestCheckpoint,
     Checkpoints,
+    StopSignals,
     metric_of,
     restore_process_state,
 )
@@ -135,9 +136,8 @@ def test_what_was_written_last_counts_whatever_its_name(tmp_path):
 
 def checkpoints_of(folder, **trainer):
     """The hook of a run that has come to iteration 4 of 10."""
-    hook = Checkpoints(
-        StrictCheckpointer(model_of(1), str(folder), trainer=Counter(4)), period=5, keep=2
-    )
+    checkpointer = StrictCheckpointer(model_of(1), str(folder), trainer=Counter(4))
+    hook = Checkpoints(checkpointer, period=5, keep=2, signals=StopSignals())
     stream = SimpleNamespace(state_dict=lambda: {"position": 20})
     cfg = load_config(CONFIG)
     hook.trainer = SimpleNamespace(

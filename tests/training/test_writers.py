@@ -163,7 +163,7 @@ def test_a_resumed_run_continues_in_wandb(tmp_path, wandb):
 
 
 def test_metrics_of_other_iterations_keep_theirs(tmp_path, wandb):
-    writer = WandbWriter(tmp_path, "p", "n", {})
+    writer = WandbWriter(tmp_path, "p", name="n")
     with EventStorage(7) as storage:
         storage.put_scalar("mIoU", 30.0, smoothing_hint=False, cur_iter=9)
         storage.put_scalar("lr", 0.1, smoothing_hint=False)

@@ -114,11 +114,7 @@ class Predictor:
         self._of_thread.image = self.encode(image)
 
     def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
-        """Segment the image that this thread set before; see :meth:`segment`.
-
-        Raises:
-            RuntimeError: this thread has set no image.
-        """
+        """Segment this thread's image, see :meth:`segment`; RuntimeError if it has set none."""
         image: EncodedImage | None = getattr(self._of_thread, "image", None)
         if image is None:
             raise RuntimeError(

@@ -81,10 +81,7 @@ def check_settings(
 
 
 def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is a published state dict over OpenAI's CLIP.
-
-    CAT-Seg's largest models are over open_clip's instead.
-    """
+    """Whether it is published, over OpenAI's CLIP; CAT-Seg's largest are over open_clip's."""
     state = {plain_name(name): value for name, value in state.items()}
     first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
     return first is not None and len(first) <= OPENAI_WIDTH

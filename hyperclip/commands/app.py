@@ -125,11 +125,7 @@ class Predictors:
         self._lock = threading.Lock()
 
     def get(self, system: str) -> Predictor:
-        """The predictor of a name in ``SYSTEMS``.
-
-        Raises:
-            FileNotFoundError, ValueError, ImportError: what :meth:`Predictor.from_config` raises.
-        """
+        """The predictor of a name in ``SYSTEMS``; raises as :meth:`Predictor.from_config` does."""
         with self._lock:
             cfg = config_of(system)
             key = (cfg.dump(), *weights_content(cfg))
@@ -148,11 +144,7 @@ predictors = Predictors()
 
 
 def checked_threshold(name: str, value: Any) -> float | None:
-    """A threshold as a visitor typed it: None where the box is empty.
-
-    Raises:
-        ValueError: no number of 0 to 2.
-    """
+    """A typed threshold, None for an empty box; ValueError unless it is a number from 0 to 2."""
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2:
@@ -230,11 +222,7 @@ def _data_url(image: Image.Image, name: str) -> str:
 
 
 def uploaded_file(path: object) -> str:
-    """The path of a file that a visitor uploaded to this program.
-
-    Raises:
-        gr.Error: any other path, whether or not something is there.
-    """
+    """The path of a file uploaded to this program; gr.Error for any other, there or not."""
     try:
         file = Path(path).resolve() if isinstance(path, str) else None
     except (OSError, RuntimeError, ValueError):
@@ -314,11 +302,7 @@ def build_page() -> gr.Blocks:
 
 
 def check_port(port: int) -> None:
-    """Make sure that the page can listen on a port of this machine.
-
-    Raises:
-        ValueError: no number of a port. OSError: it is taken, or reserved.
-    """
+    """ValueError or OSError unless the page can listen on this port of the machine."""
     if not 0 < port < 2**16:
         raise ValueError(f"--port: got {port}, expected 1 to 65535")
     with socket.socket() as listener:

@@ -66,10 +66,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_systems(arguments: argparse.Namespace) -> list[System]:
-    """A system for each --config-file, named after its file, with "-2" where it is there twice.
+    """A system for each --config-file, named after its file; raises as :func:`load_config` does.
 
-    Raises:
-        FileNotFoundError, ValueError: a config that cannot be loaded.
+    The second one of a name gets a "-2".
     """
     systems: list[System] = []
     used: Counter[str] = Counter()

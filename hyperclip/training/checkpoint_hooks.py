@@ -138,11 +138,7 @@ class Checkpoints(HookBase):
         raise SystemExit(INTERRUPTED)
 
     def save(self, name: str) -> None:
-        """Write a checkpoint with the states of all processes, which all have to call it.
-
-        Raises:
-            OSError: it could not be written.
-        """
+        """Write a checkpoint of all processes, which all call it; OSError if that is impossible."""
         states = gather_process_states(self.trainer.stream)
         if not comm.is_main_process():
             return

@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage(HookBase):
-    """Averages the trainable parameters after every step.
+    """Averages the trainable parameters after every step; ValueError unless ``decay`` is in (0, 1).
 
     The decay of step n is min(``decay``, (1 + n) / (10 + n)), so that the start is soon forgotten.
-
-    Args:
-        model: trained. decay: weight of the average so far, in (0, 1).
-    Raises:
-        ValueError: another decay.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

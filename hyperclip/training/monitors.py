@@ -57,10 +57,9 @@ def parameters_without_gradient(model: nn.Module) -> list[str]:
 
 
 class LossWatch(HookBase):
-    """Warns if the median loss of the last half period is not below that of the first one.
+    """Warns every ``period`` iterations if the median loss of the last half period has not fallen.
 
-    Args:
-        period: iterations between two comparisons; 0 for none.
+    It is compared with that of the first half period. A period of 0 means never.
     """
 
     def __init__(self, period: int) -> None:

@@ -122,11 +122,7 @@ def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> Non
 
 
 def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-    """One of Detectron2's schedules, see ``SCHEDULES``.
-
-    Raises:
-        ValueError: an unknown one.
-    """
+    """The schedule of SOLVER.LR_SCHEDULER_NAME; ValueError if it is none of ``SCHEDULES``."""
     try:
         return build_lr_scheduler(cfg, optimizer)
     except ValueError as error:

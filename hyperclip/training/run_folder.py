@@ -144,10 +144,9 @@ def recorded_config(folder: Path) -> dict[str, object]:
 def differing_keys(
     cfg: CfgNode, before: dict[str, object], free: tuple[str, ...]
 ) -> dict[str, str]:
-    """Keys whose values differ, as "before -> now". Keys that only one side has are left out.
+    """Keys whose values differ, as "before -> now", without those that begin like one of ``free``.
 
-    Args:
-        before: keys and values of a run. free: prefixes of keys that may differ.
+    Keys that only one side has are left out, too.
     """
     now = dict(flat_config(yaml.safe_load(cfg.dump())))
     both = sorted(k for k in before.keys() & now.keys() if not k.startswith(free))

@@ -195,11 +195,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
-        """This process's share of the training batches.
-
-        Raises:
-            ValueError: a sampler other than TrainingSampler.
-        """
+        """This process's share of the batches; ValueError for a sampler but TrainingSampler."""
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
             raise ValueError(
                 f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected "

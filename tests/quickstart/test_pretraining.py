@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from cliper.pretrained import load_diffusion
 from hyperclip.clip import load_clip
 from hyperclip.tinyscenes.drawing import render_scene
+from hyperclip.tinyscenes.pretraining import Pretraining
+from torch.optim.swa_utils import AveragedModel
 
 from tests.quickstart.test_quickstart import run
 
@@ -75,3 +78,25 @@ def test_clip_of_scenes_starts_from_another(tmp_path):
         load_clip(str(path)).model for path in (tmp_path, "configs/quickstart/tiny_scene_clip")
     )
     torch.testing.assert_close(ours.visual.proj, theirs.visual.proj, atol=1e-3, rtol=0)
+
+
+def test_a_killed_pretraining_goes_on():
+    saved = []
+
+    def weights(state, stop):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        optimizer, average = torch.optim.AdamW(model.parameters()), AveragedModel(model)
+        training = Pretraining("x", model, optimizer, lambda k: 0.1 / k, 5, state, average)
+        training.run(
+            lambda step: torch.tensor([[1.0, step]]),
+            lambda batch: model(batch).square().sum(),
+            stop=stop,
+            save=lambda: saved.append(copy.deepcopy(training.state)),
+            every=2,
+        )
+        return torch.cat([model.weight[0], average.module.weight[0]])
+
+    whole = weights({}, 5)
+    assert [state["step"] for state in saved] == [2, 4, 5]
+    assert torch.equal(weights(saved[0], 5), whole) and not torch.equal(weights({}, 4), whole)

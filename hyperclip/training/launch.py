@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
@@ -47,7 +47,8 @@ def launch_processes(
         what main returned, or None if it ran in processes that were started here.
     Raises:
         ValueError: an environment that lacks a variable, is combined with --num-gpus or
-            --num-machines, or hides the GPU; a negative number of processes, or more than GPUs.
+            --num-machines, or hides the GPU; a negative number of processes, or more than GPUs;
+            several machines without --dist-url.
         SystemExit: with the code of a process that was started here; 128 + N after signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
@@ -57,6 +58,7 @@ def launch_processes(
     check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
         return main(arguments)
+    address = _address(arguments)
     if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
     before = {number: signal.signal(number, _forward) for number in stop_signals()}
@@ -66,7 +68,7 @@ def launch_processes(
             arguments.num_gpus,
             num_machines=arguments.num_machines,
             machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
+            dist_url=address,
             args=(main, arguments),
             timeout=timeout,
         )
@@ -93,6 +95,18 @@ def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
     # Not after an error: the others may be waiting, and leaving ends their wait
     dist.destroy_process_group()
     return result
+
+
+def _address(arguments: argparse.Namespace) -> str:
+    """``--dist-url``; without one a free port of this machine, so that two runs cannot collide."""
+    if arguments.dist_url != default_argument_parser().get_default("dist_url"):
+        return arguments.dist_url
+    if arguments.num_machines > 1:
+        raise ValueError(
+            f"--dist-url: got none with --num-machines {arguments.num_machines}, expected "
+            "tcp://HOST:PORT of the first machine, the same on all of them"
+        )
+    return "auto"
 
 
 def check_process_count(count: int, on_cuda: bool = True) -> None:

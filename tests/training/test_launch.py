@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
+from hyperclip.training import launch
 from hyperclip.training.launch import (
     ENVIRONMENT,
     check_process_count,
@@ -175,7 +177,7 @@ def test_torchrun_and_slurm_make_the_group(launcher, environment, slurm, tmp_pat
 def test_detectron2_makes_the_same_group_forwards_signals_and_passes_on_the_exit_code(
     environment, tmp_path
 ):
-    command = [sys.executable, tmp_path / "run.py", "--num-gpus", "2", "--dist-url", "auto"]
+    command = [sys.executable, tmp_path / "run.py", "--num-gpus", "2"]
     process = subprocess.Popen(
         command, env=environment | {"STOP": "1"}, cwd=ROOT, stderr=subprocess.DEVNULL
     )
@@ -347,3 +349,21 @@ def test_all_launchers_train_alike(environment, slurm, tmp_path):
         losses.append([line["total_loss"] for line in lines if line["iteration"] < 2])
         assert (folder / "results.json").is_file() and (folder / "model_final.pth").is_file()
     assert len(losses[0]) == 2 and losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], "auto"), (["--dist-url", "tcp://10.0.0.1:29500"], "tcp://10.0.0.1:29500")],
+)
+def test_runs_of_one_machine_do_not_share_a_port(monkeypatch, options, expected):
+    started = {}
+    monkeypatch.setattr(launch, "launch", lambda *_, **keys: started.update(keys))
+    arguments = default_argument_parser().parse_args(["--num-gpus", "2", *options])
+    launch.launch_processes(lambda _: None, arguments, device="cpu")
+    assert started["dist_url"] == expected
+
+
+def test_several_machines_need_an_address():
+    arguments = default_argument_parser().parse_args(["--num-machines", "2"])
+    with pytest.raises(ValueError, match="--dist-url: got none with --num-machines 2, expected"):
+        launch.launch_processes(lambda _: None, arguments, device="cpu")

@@ -1,6 +1,4 @@
-"""CLIPer: training-free open-vocabulary segmentation (ICCV 2025). Importing it registers its keys
-and its model.
-"""
+"""CLIPer (ICCV 2025), training-free segmentation. Importing it registers its keys and its model."""
 
 from hyperclip.runtime import detectron2  # noqa: F401  (first, see there)
 

@@ -1,29 +1,27 @@
-"""Attention maps as operators on class scores: normalised, thresholded, chained, and never all in
-memory.
+"""Attention maps as operators on class scores, without all maps in memory.
 
-The released code forms the chain A_1 A_2 ... A_M of normalised N x N maps and multiplies the scores
-with it. Applied from right to left the maps only ever meet an N x K matrix; made row tile by row
-tile from queries and keys at most one exists as a whole, and of many tokens none. Both give the
-same result. Shapes: M maps, N tokens, d head dimension, K classes. Source: CLIPer (ICCV 2025) and
-its released code.
+The released code multiplies M normalised N x N maps with each other, then with the scores. Here
+they are applied from right to left, so that each meets an N x K matrix only, and they are made from
+queries and keys a tile of rows at a time. The result is the same. Shapes: M maps, N tokens, d head
+dimension, K classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import require_choice, require_share
+
 FUSIONS = ("SFSA", "mean", "selection")
 EPS = 1e-5
 KEPT = 2**25
-"""Entries of a map that is kept while it is applied, rather than made twice: 128 MiB, one map at a
-time.
-"""
+"""A map of at most so many entries (128 MiB) is kept while it is applied, others are made twice."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,7 @@ class FuseOptions:
     """How several maps become one operator.
 
     Attributes:
-        fusion: "SFSA" (the product of all, the first one outermost), "mean" of all, or "selection"
-            of one.
+        fusion: "SFSA" (product of all, the first outermost), "mean" of all, or "selection" of one.
         index: the map of "selection".
         threshold: entries below this share of their column's largest are cut, 0..1.
     Raises:
@@ -44,13 +41,14 @@ class FuseOptions:
     threshold: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSIONS:
+        require_choice("REFINER.FUSION", self.fusion, FUSIONS)
+        require_share("REFINER.THRESHOLD", self.threshold)
+
+    def check_index(self, count: int) -> None:
+        """ValueError for the "selection" of a map that ``count`` maps do not have."""
+        if self.fusion == "selection" and not 0 <= self.index < count:
             raise ValueError(
-                f"MODEL.CLIPER.REFINER.FUSION: got {self.fusion!r}, expected one of {list(FUSIONS)}"
-            )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(
-                f"MODEL.CLIPER.REFINER.THRESHOLD: got {self.threshold}, expected 0 to 1"
+                f"MODEL.CLIPER.REFINER.INDEX: got {self.index}, expected 0 to {count - 1}"
             )
 
 
@@ -58,9 +56,7 @@ class AttentionMaps(ABC):
     """M maps over the N tokens of a grid (h, w), read in tiles of rows.
 
     Args:
-        count: M. grid: (h, w).
-        tile: entries of a tile. In memory are a few tiles, and one map if it has no more than
-            ``KEPT`` entries.
+        tile: entries of a tile; in memory are a few tiles, or one map of up to ``KEPT`` entries.
     """
 
     def __init__(
@@ -72,8 +68,15 @@ class AttentionMaps(ABC):
         self.step = max(1, tile // self.tokens)
 
     @abstractmethod
+    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
+        """A function that gives rows (t, N) of a map."""
+
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of a map: (which, (t, N))."""
+        """Which rows, and these rows (t, N) of a map, tile by tile."""
+        read = self.rows_of(index)
+        for start in range(0, self.tokens, self.step):
+            rows = slice(start, min(start + self.step, self.tokens))
+            yield rows, read(rows)
 
     def apply(self, scores: Tensor, options: FuseOptions) -> Tensor:
         """The fused operator times the scores (N, K).
@@ -86,24 +89,19 @@ class AttentionMaps(ABC):
                 scores = self.apply_one(index, scores, options.threshold)
             return scores
         if options.fusion == "mean":
-            return torch.stack(
-                [self.apply_one(i, scores, options.threshold) for i in range(self.count)]
-            ).mean(dim=0)
-        if not 0 <= options.index < self.count:
-            raise ValueError(
-                f"MODEL.CLIPER.REFINER.INDEX: got {options.index}, expected 0 to {self.count - 1}"
-            )
+            results = [self.apply_one(i, scores, options.threshold) for i in range(self.count)]
+            return torch.stack(results).mean(dim=0)
+        options.check_index(self.count)
         return self.apply_one(options.index, scores, options.threshold)
 
     def apply_one(self, index: int, scores: Tensor, threshold: float) -> Tensor:
-        """One normalised map times the scores (N, K).
-
-        Columns are divided by their largest entry, entries below the threshold cut, rows divided by
-        their sum. A column of ones behind the scores makes the row sums come out of the same
-        product.
+        """One map times the scores (N, K): columns are divided by their largest entry, entries
+        below the threshold are cut, rows are divided by their sum.
         """
         kept = list(self.tiles(index)) if self.tokens**2 <= KEPT else None
-        scale = 1 / (_column_maxima(kept or self.tiles(index)) + EPS)
+        maxima = [tile.amax(dim=0) for _, tile in kept or self.tiles(index)]
+        scale = 1 / (torch.stack(maxima).amax(dim=0) + EPS)
+        # the column of ones becomes the sums of the rows
         padded = torch.cat([scores, scores.new_ones(len(scores), 1)], dim=1)
         below = _just_below(threshold)
         result = torch.empty_like(padded)
@@ -123,20 +121,12 @@ class GivenMaps(AttentionMaps):
         super().__init__(len(maps), grid, maps.device, tile)
         self.maps = maps
 
-    def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, self.tokens, self.step):
-            rows = slice(start, min(start + self.step, self.tokens))
-            yield rows, self.maps[index, rows]
+    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
+        return lambda rows: self.maps[index, rows]
 
 
 class StreamedMaps(AttentionMaps):
-    """Maps ``softmax(scale q k^T)`` made from queries and keys, a tile of rows at a time, in
-    float32.
-
-    Args:
-        queries, keys: M tensors (N, d) each.
-        scales: M factors.
-    """
+    """Maps ``softmax(scale q k^T)`` in float32, made from M queries and keys (N, d), and scales."""
 
     def __init__(
         self,
@@ -149,32 +139,19 @@ class StreamedMaps(AttentionMaps):
         super().__init__(len(queries), grid, queries[0].device, tile)
         self.queries, self.keys, self.scales = queries, keys, scales
 
-    def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        q, k = (
-            self.queries[index].float() * self.scales[index],
-            self.keys[index].float().T.contiguous(),
-        )
-        for start in range(0, self.tokens, self.step):
-            rows = slice(start, min(start + self.step, self.tokens))
-            # float32 under autocast, too
-            logits = torch.mm(q[rows], k, out=q.new_empty(rows.stop - start, self.tokens))
-            yield rows, logits.softmax(dim=1)
+    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
+        q = self.queries[index].float() * self.scales[index]
+        k = self.keys[index].float().T.contiguous()
 
+        def read(rows: slice) -> Tensor:
+            out = q.new_empty(rows.stop - rows.start, self.tokens)  # float32 under autocast, too
+            return torch.mm(q[rows], k, out=out).softmax(dim=1)
 
-def _column_maxima(tiles: Iterable[tuple[slice, Tensor]]) -> Tensor:
-    """Largest entry of each column (N,) over tiles of rows (t, N)."""
-    best: Tensor | None = None
-    for _, tile in tiles:
-        top = tile.amax(dim=0)
-        best = top if best is None else torch.maximum(best, top)
-    assert best is not None
-    return best
+        return read
 
 
 def _just_below(threshold: float) -> float | None:
-    """The float32 before a threshold, so that "not above it" means "below the threshold"; None for
-    a threshold of 0.
-    """
+    """The float32 below a threshold, since ``F.threshold`` keeps what is above it; None for 0."""
     if threshold <= 0:
         return None
     value = torch.tensor(threshold, dtype=torch.float32)

@@ -1,8 +1,10 @@
-"""Every configuration key of CLIPer, with its default and meaning. The defaults are those of the
-released code.
-"""
+"""The configuration keys of CLIPer, with the released code's defaults, and what they may be."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from hyperclip.config.rules import ANY, POSITIVE, SHARE, KeyRules
@@ -29,11 +31,29 @@ CLIPER_RULES = KeyRules(
 )
 """What the values of CLIPer's keys may be."""
 
+Options = TypeVar("Options")
+
+
+def options_of(kind: type[Options], node: CfgNode, **given: Any) -> Options:
+    """Options whose fields are a node's keys in lower case, but for those that are given."""
+    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    return kind(**{name: getattr(node, name.upper()) for name in names}, **given)
+
+
+def require_choice(key: str, value: str, allowed: Sequence[str]) -> None:
+    """ValueError unless the value of a key below MODEL.CLIPER is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(allowed)}")
+
+
+def require_share(key: str, value: float) -> None:
+    """ValueError unless the value of a key below MODEL.CLIPER is in 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"MODEL.CLIPER.{key}: got {value}, expected 0 to 1")
+
 
 def add_cliper_config(cfg: CfgNode) -> None:
-    """Add CLIPer's keys to a config, in place. CLIP itself and the prompts are chosen by
-    HyperCLIP's keys.
-    """
+    """Add CLIPer's keys to a config, in place. HyperCLIP's keys choose CLIP and the prompts."""
     cfg.MODEL.CLIPER = node = CfgNode()
     node.SIZE = 336  # shorter side of the image that CLIP sees, in pixels
     node.MAX_SIZE = 2560  # its longer side is at most this

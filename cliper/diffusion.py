@@ -1,9 +1,8 @@
 """Self-attention of a latent diffusion model, read while it denoises a lightly noised image.
 
-Works with any diffusers pipeline that has an ``AutoencoderKL`` and a ``UNet2DConditionModel`` or
-``UNet2DModel``. The UNet is stopped at the last projection that is wanted; nothing in it is
-patched. Shapes: B images, K heads, N tokens, d head dimension. Source: CLIPer (ICCV 2025); iSeg
-(2024) for the maps.
+The model has diffusers' ``AutoencoderKL`` and ``UNet2DConditionModel`` or ``UNet2DModel``. The UNet
+is stopped at the last projection that is wanted; nothing in it is patched. Shapes: B images, K
+heads, N tokens, d head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from hyperclip.runtime.finite import FiniteCheck
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps
+from .config import require_choice
 from .latents import LatentsCache, digest
 
 NOISES = ("seeded", "none")
@@ -29,18 +29,16 @@ RESIZES = ("nearest", "bilinear")
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """Where and how the maps are read. The defaults are those of the released code, but for the
-    seed.
+    """Where and how the maps are read; the defaults are the released code's, but for the seed.
 
     Attributes:
-        layers: self-attention layers by name or unambiguous beginning of it; the first one's heads
-            come first.
+        layers: self-attention layers by name or unambiguous beginning of it, in the maps' order.
         time_step: index into the scheduler's time steps. steps: how many the scheduler makes.
         noise: "seeded" (the same noise for every image, from ``seed``) or "none".
         resize: of the image to the model's square, "nearest" (released) or "bilinear"
             (anti-aliased).
     Raises:
-        ValueError: an unknown name, or a number that cannot be.
+        ValueError: an unknown name, or a number that is out of range.
     """
 
     layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
@@ -51,16 +49,10 @@ class DiffusionOptions:
     resize: str = "nearest"
 
     def __post_init__(self) -> None:
-        for key, value, valid in (("NOISE", self.noise, NOISES), ("RESIZE", self.resize, RESIZES)):
-            if value not in valid:
-                raise ValueError(
-                    f"MODEL.CLIPER.DIFFUSION.{key}: got {value!r}, expected one of {list(valid)}"
-                )
-        for key, number, least in (
-            ("STEPS", self.steps, 1),
-            ("TIME_STEP", self.time_step, 0),
-            ("SEED", self.seed, 0),
-        ):
+        require_choice("DIFFUSION.NOISE", self.noise, NOISES)
+        require_choice("DIFFUSION.RESIZE", self.resize, RESIZES)
+        for key, least in {"STEPS": 1, "TIME_STEP": 0, "SEED": 0}.items():
+            number = getattr(self, key.lower())
             if not least <= number < 2**63:
                 raise ValueError(
                     f"MODEL.CLIPER.DIFFUSION.{key}: got {number}, expected {least} or more"
@@ -71,18 +63,14 @@ class DiffusionAttention(nn.Module):
     """Maps of an image from a diffusion model's self-attention.
 
     Args:
-        vae: an ``AutoencoderKL``; only its encoder is used.
-        unet: ``UNet2DConditionModel`` or ``UNet2DModel``.
-        scheduler: diffusers' scheduler of the model.
+        vae: only its encoder is used. scheduler: one of diffusers.
         prompt: text condition (1, S, C), None for an unconditional ``UNet2DModel``.
-        options: see :class:`DiffusionOptions`.
         cache: folder in which latents are kept, None for none. source: names the model in messages.
+    Attributes:
+        count: number M of maps, the heads of all layers. size: (H, W) of the images it sees.
     Raises:
         ValueError: a layer or time step that the model does not have, or parts that do not fit each
             other.
-
-    Attributes:
-        count: number M of maps, the heads of all layers.
     """
 
     vae: Any
@@ -101,47 +89,36 @@ class DiffusionAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
-        self.cache, self.source = LatentsCache(cache) if cache is not None else None, source
+        self.cache = LatentsCache(cache) if cache is not None else None
+        self.source = source
         self._digest: tuple[bytes, str] = (b"", "")
         self.layers = find_layers(unet, options.layers)
         self.register_buffer("prompt", prompt, persistent=False)
-        check_parts(vae, unet, prompt, source)
+        sides = check_parts(vae, unet, prompt, source)
         self.time = chosen_time(scheduler, options)
-        self.factor, self.channels = (
-            2 ** (len(vae.config.block_out_channels) - 1),
-            vae.config.latent_channels,
-        )
-        side = unet.config.sample_size
-        self.size = tuple(
-            self.factor * s for s in (side if isinstance(side, (list, tuple)) else (side, side))
-        )
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels = vae.config.latent_channels
+        self.size = tuple(self.factor * side for side in sides)
         self.count = sum(attention.heads for attention in self.layers.values())
         self._rehearse()
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
-        """Maps of images (3, H, W), uint8 or float 0..255, of any sizes: heads of the first layer
-        first.
-        """
-        latents = self.add_noise(
-            torch.cat([self.latents(image) for image in self._squares(images)])
-        )
+        """Maps of images (3, H, W), 0..255, of any sizes; heads of the first layer come first."""
+        latents = torch.cat([self.latents(square) for square in self._squares(images)])
+        latents = self.add_noise(latents)
         pairs = self.queries_and_keys(latents)
         grid = _grid(pairs, latents)
-        scales = [
-            attention.scale for attention in self.layers.values() for _ in range(attention.heads)
-        ]
-        per_image = []
+        scales = [layer.scale for layer in self.layers.values() for _ in range(layer.heads)]
+        maps = []
         for b in range(len(images)):
             queries = [head for q, _ in pairs for head in q[b]]
             keys = [head for _, k in pairs for head in k[b]]
-            per_image.append(StreamedMaps(queries, keys, scales, grid))
-        return per_image
+            maps.append(StreamedMaps(queries, keys, scales, grid))
+        return maps
 
     def latents(self, square: Tensor) -> Tensor:
-        """Posterior mean, scaled, (1, C, h, w) of an image (3, S, S) in -1..1; from the cache if it
-        is there.
-        """
+        """Scaled posterior mean (1, C, h, w) of an image (3, S, S) in -1..1, maybe cached."""
         if self.cache is None:
             return self._encode(square)
         where, fast = square.device.type, torch.is_autocast_enabled(square.device.type)
@@ -151,27 +128,19 @@ class DiffusionAttention(nn.Module):
         return self.cache.get(key, shape, square, lambda: self._checked_latents(square))
 
     def _checked_latents(self, square: Tensor) -> Tensor:
-        """Latents that are finite: in the cache, NaN would outlive the weights that it came
-        from.
-        """
+        """Latents that are finite, since NaN in the cache would outlive the weights."""
         latents = self._encode(square)
         FiniteCheck().add("the latents of the image", latents).require(self)
         return latents
 
     def _encoder_digest(self) -> str:
-        """What the latents depend on besides the image: weights and settings of the autoencoder's
-        encoder.
-        """
+        """Digest of the weights and settings of the autoencoder's encoder."""
         if self.vae is None:  # dropped by somebody who has all latents in the cache
             return self._digest[1]
-        state = {
-            k: v
-            for k, v in self.vae.state_dict().items()
-            if k.startswith(("encoder.", "quant_conv."))
-        }
+        weights, used = self.vae.state_dict(), ("encoder.", "quant_conv.")
+        state = {name: value for name, value in weights.items() if name.startswith(used)}
         settings = sorted((k, repr(v)) for k, v in self.vae.config.items() if not k.startswith("_"))
-        # Computed again only if the weights have changed since. Their version counters miss
-        # p.data.add_, so sums are compared
+        # computed anew only for other weights; version counters miss p.data.add_, sums do not
         sums = torch.cat([part for value in state.values() for part in bit_sums(value.detach())])
         seen = repr(settings).encode() + sums.cpu().numpy().tobytes()
         if self._digest[0] != seen:
@@ -182,57 +151,39 @@ class DiffusionAttention(nn.Module):
         return self.vae.encode(square[None]).latent_dist.mean * self.vae.config.scaling_factor
 
     def add_noise(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents (B, C, h, w) at the chosen time step.
-
-        Args:
-            noise: (1, C, h, w); None for what the options say. It is drawn on the CPU, so that
-                every device gets the same.
-        """
-        if noise is None:
+        """Latents (B, C, h, w) at the chosen time step; noise (1, C, h, w), or the options'."""
+        if noise is None and self.options.noise == "seeded":
+            # drawn on the CPU, so that every device gets the same
             generator = torch.Generator().manual_seed(self.options.seed)
             noise = torch.randn(latents[:1].shape, generator=generator)
-            noise = noise if self.options.noise == "seeded" else torch.zeros_like(noise)
-        return self.scheduler.add_noise(
-            latents, noise.to(latents).expand_as(latents), self.time[None]
-        )
+        elif noise is None:
+            noise = torch.zeros_like(latents[:1])
+        noise = noise.to(latents).expand_as(latents)
+        return self.scheduler.add_noise(latents, noise, self.time[None])
 
     def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Queries and keys (B, K, N, d) of each layer for noisy latents (B, C, h, w)."""
-
         scaled = self.scheduler.scale_model_input(noisy, self.time)
         return self._read_layers(scaled, self.unet)
 
     def _read_layers(
         self, latents: Tensor, unet: Callable[..., object]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Queries and keys of each layer while ``unet``, the UNet or a stand-in that runs its
-        modules, sees the latents.
-        """
-
-        def run() -> None:
-            if self.prompt is None:
-                unet(latents, self.time)
-            else:
-                unet(
-                    latents,
-                    self.time,
-                    encoder_hidden_states=self.prompt.to(latents).expand(len(latents), -1, -1),
-                )
-
-        projections = [
-            m for attention in self.layers.values() for m in (attention.to_q, attention.to_k)
-        ]
-        heads = [attention.heads for attention in self.layers.values()]
-        outputs = run_until(run, projections)
+        """Queries and keys of each layer while the UNet, or what calls its modules, runs."""
+        condition = {}
+        if self.prompt is not None:
+            prompt = self.prompt.to(latents).expand(len(latents), -1, -1)
+            condition = {"encoder_hidden_states": prompt}
+        projections = [m for layer in self.layers.values() for m in (layer.to_q, layer.to_k)]
+        heads = [layer.heads for layer in self.layers.values()]
+        outputs = run_until(lambda: unet(latents, self.time, **condition), projections)
         split = [
             x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)
         ]
         return list(zip(split[0::2], split[1::2], strict=True))
 
     def _rehearse(self) -> None:
-        """Run the parts without data or arithmetic, on PyTorch's meta device, so that whatever does
-        not fit shows now.
-        """
+        """Run the parts on PyTorch's meta device, so that whatever does not fit shows now."""
         dtype = next(self.unet.parameters()).dtype
         image = torch.empty(1, 3, *self.size, dtype=dtype, device="meta")
         try:
@@ -255,10 +206,8 @@ class DiffusionAttention(nn.Module):
         squares = []
         for image in images:
             x = image.to(reference.device).float()[None] / 255
-            if self.options.resize == "nearest":
-                x = F.interpolate(x, size=self.size, mode="nearest")
-            else:
-                x = F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
+            antialias = self.options.resize == "bilinear"
+            x = F.interpolate(x, size=self.size, mode=self.options.resize, antialias=antialias)
             squares.append((2 * x[0] - 1).to(reference.dtype))
         return squares
 
@@ -268,10 +217,12 @@ class _Finished(Exception):
 
 
 def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
-    """Call ``run()`` until every module has given its output once, then stop it; the outputs in the
-    order asked for.
+    """Call ``run()`` until every module has given its output once, then stop it.
 
     Other threads may use the modules at the same time: what they compute is theirs.
+
+    Returns:
+        the outputs in the order of the modules.
     """
     outputs: dict[int, Tensor] = {}
     caller = threading.get_ident()
@@ -298,13 +249,9 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
 
 
 def on_meta(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward pass on meta tensors: shapes and errors, but no values; the module stays
-    as it is.
-    """
-    state = {
-        name: value.to("meta")
-        for name, value in (*module.named_parameters(), *module.named_buffers())
-    }
+    """A module's forward pass on meta tensors: shapes and errors without values."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    state = {name: value.to("meta") for name, value in tensors}
     return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
 
 
@@ -331,36 +278,26 @@ def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
     return scheduler.timesteps[options.time_step]
 
 
-def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> None:
-    """ValueError, one line, for a model of another kind than a text-to-image one in an
-    autoencoder's latents.
+def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tuple[int, int]:
+    """Check that a model makes images from text in an autoencoder's latents; its latents' sides.
+
+    Raises:
+        ValueError: a model of another kind, or parts that do not fit each other.
     """
     what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
     expected, given = vae.config.latent_channels, config.in_channels
     if given != expected:
-        kind = {
-            9: ", as for inpainting",
-            5: ", as for depth maps",
-            8: ", as for editing images",
-        }.get(given, "")
+        kinds = {9: ", as for inpainting", 5: ", as for depth maps", 8: ", as for editing images"}
+        kind = kinds.get(given, "")
         raise ValueError(
             f"{what}: its UNet takes {given} channels{kind}, expected the {expected} of its "
             "autoencoder's latents"
         )
-    needs = [
-        key
-        for key in (
-            "addition_embed_type",
-            "class_embed_type",
-            "num_class_embeds",
-            "encoder_hid_dim_type",
-        )
-        if config.get(key)
-    ]
+    extras = "addition_embed_type class_embed_type num_class_embeds encoder_hid_dim_type".split()
+    needs = [f"{key} {config[key]!r}" for key in extras if config.get(key)]
     if needs:
         raise ValueError(
-            f"{what}: its UNet needs more than text "
-            f"({', '.join(f'{key} {config[key]!r}' for key in needs)}), as Stable Diffusion XL's "
+            f"{what}: its UNet needs more than text ({', '.join(needs)}), as Stable Diffusion XL's "
             "does. Expected Stable Diffusion 1 or 2, such as sd-2.1"
         )
     width = config.get("cross_attention_dim")
@@ -376,22 +313,19 @@ def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> None
             f"{what}: unet/config.json has sample_size {side!r}, expected the side of the latents, "
             "64 for images of 512 pixels. Set it to what the model was trained with"
         )
+    return sides[0], sides[1]
 
 
 def find_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, Any]:
     """The self-attention modules of these names, or of the only name that begins so.
 
     Raises:
-        ValueError: no name, or one that fits none or several of the UNet's layers, which are
-            listed.
+        ValueError: no name, or one that fits none or several of the UNet's layers.
     """
     from diffusers.models.attention_processor import Attention
 
-    known = {
-        name: m
-        for name, m in unet.named_modules()
-        if isinstance(m, Attention) and not m.is_cross_attention
-    }
+    attention = {name: m for name, m in unet.named_modules() if isinstance(m, Attention)}
+    known = {name: m for name, m in attention.items() if not m.is_cross_attention}
     found: dict[str, Any] = {}
     for name in names:
         fitting = [n for n in known if n == name or n.startswith(f"{name}.")]

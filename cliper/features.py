@@ -18,6 +18,7 @@ from hyperclip.runtime.files import local_path
 from hyperclip.runtime.weights import require_fit
 from torch import Tensor, nn
 
+BETA, GAMMA = 1.2, 3.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's normalisation, RGB, 0..1."""
 
@@ -27,32 +28,24 @@ class FeatureMaps:
     entries excluded.
 
     Args:
-        features: (N, C). grid: (h, w). tile: entries of a tile of rows; it bounds the memory.
+        features: (N, C). tile: entries of a tile of rows; it bounds the memory.
     """
 
-    def __init__(
-        self,
-        features: Tensor,
-        grid: tuple[int, int],
-        beta: float = 1.2,
-        gamma: float = 3.0,
-        tile: int = 2**22,
-    ) -> None:
+    def __init__(self, features: Tensor, grid: tuple[int, int], tile: int = 2**22) -> None:
         self.unit, self.grid = F.normalize(features.float(), dim=-1), grid
-        self.beta, self.gamma, self.step = beta, gamma, max(1, tile // len(features))
+        self.step = max(1, tile // len(features))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """The operator times the scores (N, K). The mean of S is the squared length of the mean
-        feature.
-        """
-        shift = self.beta * self.unit.mean(dim=0).square().sum()
+        """The operator times the scores (N, K)."""
+        # the mean of S is the squared length of the mean feature
+        shift = BETA * self.unit.mean(dim=0).square().sum()
         result = torch.empty_like(scores)
         for start in range(0, len(scores), self.step):
             tile = self.unit[start : start + self.step] @ self.unit.T - shift
             rows = torch.arange(len(tile), device=tile.device)
             # a patch is always like itself
             tile[rows, start + rows] = tile[rows, start + rows].clamp_min(0)
-            weights = (self.gamma * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
+            weights = (GAMMA * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
             torch.mm(weights, scores, out=result[start : start + len(tile)])
         return result
 
@@ -61,14 +54,12 @@ class FeatureExtractor(nn.Module):
     """Patch features of a timm vision transformer.
 
     Args:
-        name: timm's model name, e.g. "vit_base_patch8_224.dino" or
-            "vit_small_patch14_dinov2.lvd142m".
-        weights: a local file (safetensors or a state dict); "" for timm's own, from its cache or
-            the network; "none" for random ones.
+        name: timm's, e.g. "vit_base_patch8_224.dino"; see ``DINO_MODELS``.
+        weights: a local file (safetensors or a state dict), "" for timm's own (from its cache or
+            the network), "none" for random ones.
         longest: images with a longer side are scaled down to it, in pixels.
     Raises:
-        ValueError: an unknown name, a model that is no plain vision transformer, or a file that
-            does not fit.
+        ValueError: no plain vision transformer of timm, or a file that does not fit.
         FileNotFoundError: weights that are neither here nor to be had from the network.
     """
 
@@ -119,50 +110,33 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def _load(self, name: str, path: Path) -> None:
-        state = read_state_dict(path, key="MODEL.CLIPER.FEATURES.WEIGHTS")[0]
+        state = read_state_dict(path, "MODEL.CLIPER.FEATURES.WEIGHTS")
         state.pop("mask_token", None)  # DINOv2's files hold it for training
         what = f"MODEL.CLIPER.FEATURES.WEIGHTS {str(path)!r} does not fit {name!r}"
-        require_fit(
-            self.model.state_dict(),
-            state,
-            what,
-            "Set MODEL.CLIPER.FEATURES.MODEL to the architecture of the file",
-        )
+        fix = "Set MODEL.CLIPER.FEATURES.MODEL to the architecture of the file"
+        require_fit(self.model.state_dict(), state, what, fix)
         self.model.load_state_dict(state)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Features (C, h, w) of an image (3, H, W), 0..255, its sides scaled down to multiples of
-        the patch.
-        """
+        """Features (C, h, w) of an image (3, H, W), 0..255, scaled down to whole patches."""
         scale = min(1.0, self.longest / max(image.shape[1:]))
-        height, width = (
-            max(int(side * scale) // self.patch, 1) * self.patch for side in image.shape[1:]
-        )
+        h, w = (max(int(side * scale) // self.patch, 1) for side in image.shape[1:])
+        size = (h * self.patch, w * self.patch)
         x = image.to(self.mean.device).float()[None] / 255
-        if x.shape[2:] != (height, width):
-            x = F.interpolate(
-                x, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-            )
-        tokens = self.model.forward_features((x - self.mean) / self.std)[
-            0, self.model.num_prefix_tokens :
-        ]
-        return tokens.T.reshape(-1, height // self.patch, width // self.patch)
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        tokens = self.model.forward_features((x - self.mean) / self.std)
+        return tokens[0, self.model.num_prefix_tokens :].T.reshape(-1, h, w)
 
     def maps(self, images: Sequence[Tensor]) -> list[FeatureMaps]:
         """The refining operator of each image."""
-        features = [self(image) for image in images]
+        features = (self(image) for image in images)
         return [FeatureMaps(f.flatten(1).T, (f.shape[1], f.shape[2])) for f in features]
 
 
-DINO_MODELS = (
-    "vit_small_patch8_224.dino",
-    "vit_base_patch8_224.dino",
-    "vit_small_patch16_224.dino",
-    "vit_base_patch16_224.dino",
-    "vit_small_patch14_dinov2.lvd142m",
-    "vit_base_patch14_dinov2.lvd142m",
-    "vit_large_patch14_dinov2.lvd142m",
-    "vit_giant_patch14_dinov2.lvd142m",
+DINO_MODELS = tuple(
+    [f"vit_{size}_patch{patch}_224.dino" for patch in (8, 16) for size in ("small", "base")]
+    + [f"vit_{size}_patch14_dinov2.lvd142m" for size in ("small", "base", "large", "giant")]
 )
 """The models of the released code's ablation, by timm's names."""

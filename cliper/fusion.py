@@ -1,21 +1,24 @@
-"""Early-layer fusion: CLIP's last block, fed with the embeddings of every layer and mixed by the
-attention of the early ones.
+"""Early-layer fusion: CLIP's last block applied to every layer's embeddings, with the attention of
+the early layers.
 
 Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D
-width, C embedding. Source: CLIPer (ICCV 2025) and its released code; numbers of layers are 0-based.
+width, C embedding. Layers count from 0. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
+from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions, values
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+
+from .config import require_choice
 
 ATTENTIONS = ("fused", "vanilla", "q-q", "k-k", "v-v", "identity", "proxy", "clip")
 CENTERS = ("mean", "max")
@@ -26,23 +29,18 @@ class FusionOptions:
     """How the last block sees the early layers. The defaults are those of the released code.
 
     Attributes:
-        attention: "fused" (sum of the early layers' maps), one of the ablations that use the last
-            block's own projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", or "proxy" (a
-            map from elsewhere). "clip" is CLIP's own last block with its residual and MLP, for the
-            last layer alone.
-        sinkhorn: rounds of column and row normalisation of the fused map; -1: layer k uses k + 1
-            rounds, as released.
+        attention: "fused" (sum of the early layers' maps), an ablation with the last block's own
+            projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", "proxy" (a given map), or
+            "clip" (CLIP's own last block with residual and MLP, for the last layer alone).
+        sinkhorn: rounds of column and row normalisation of the fused map; -1: k + 1 for layer k.
         center: what is subtracted from each column of the fused map: its "mean" or its "max" (first
             version, ViT-H).
-        center_scale: factor of it, 1.0 (first version, ViT-H: 0.2). Of the "max" it is below 1,
-            since nothing would be left.
-        residual: multiple of a layer's embedding that is added behind the last block's attention:
-            0.0 (first version, ViT-H: -1.0).
-        half_positions: round the position embeddings to float16, as the released code does even on
-            a CPU.
+        center_scale: factor of it (first version, ViT-H: 0.2); below 1 for the "max".
+        residual: multiple of a layer's embedding that is added behind the last block's attention
+            (first version, ViT-H: -1.0).
+        half_positions: round position embeddings to float16, as the released code does on CPUs too.
     Raises:
-        ValueError: an unknown name, fewer than -1 rounds, or a factor that leaves nothing of the
-            map.
+        ValueError: an unknown name, fewer than -1 rounds, or a factor that empties the map.
     """
 
     attention: str = "fused"
@@ -53,15 +51,8 @@ class FusionOptions:
     half_positions: bool = False
 
     def __post_init__(self) -> None:
-        if self.attention not in ATTENTIONS:
-            raise ValueError(
-                f"MODEL.CLIPER.ATTENTION: got {self.attention!r}, expected one of "
-                f"{list(ATTENTIONS)}"
-            )
-        if self.center not in CENTERS:
-            raise ValueError(
-                f"MODEL.CLIPER.CENTER: got {self.center!r}, expected one of {list(CENTERS)}"
-            )
+        require_choice("ATTENTION", self.attention, ATTENTIONS)
+        require_choice("CENTER", self.center, CENTERS)
         if self.sinkhorn < -1:
             raise ValueError(
                 f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer "
@@ -88,25 +79,20 @@ def encode_layers(
     """Embed every patch as each layer sees it.
 
     Args:
-        visual: open_clip's ``VisionTransformer``.
-        images: normalised (B, 3, H, W), H and W multiples of the patch size.
-        layers: layers to embed, each in 0..L-1, ascending.
+        images: normalised (B, 3, H, W), H and W multiples of the patch.
+        layers: the M layers to embed, each in 0..L-1, ascending.
         proxy: patch affinities (B, N, N) for ``attention="proxy"``.
     Returns:
-        unit embeddings (len(layers), B, N, C) and the last map that was used, averaged over heads
-            (B, N, N).
+        unit embeddings (M, B, N, C) and the last map that was used, averaged over heads (B, N, N).
     Raises:
-        ValueError: a size that is no multiple of the patch, a layer that does not exist, a proxy
-            that is missing.
+        ValueError: another size, a layer that does not exist, a proxy that is missing.
     """
     count = len(visual.transformer.resblocks)
     if not layers or not all(0 <= k < count for k in layers):
         raise ValueError(f"layers: got {layers}, expected indices 0 to {count - 1}")
     if (options.attention == "proxy") != (proxy is not None):
-        raise ValueError(
-            f"attention {options.attention!r} {'needs' if proxy is None else 'takes no'} proxy "
-            "affinities"
-        )
+        verb = "needs" if proxy is None else "takes no"
+        raise ValueError(f"attention {options.attention!r} {verb} proxy affinities")
     if options.attention == "clip" and layers != [count - 1]:
         raise ValueError(
             f"attention 'clip' embeds the last layer alone ([{count - 1}]), got {layers}. Set "
@@ -118,15 +104,12 @@ def encode_layers(
         features = residual_block(last, embeddings[-1])[None]
         affinity = torch.eye(features.shape[2], device=features.device).expand(len(images), -1, -1)
     else:
-        maps: Iterator[Tensor | None] = iter(
-            [with_class_token(proxy)[:, None] if proxy is not None else None] * len(layers)
-        )
-        if total is not None:
-            maps = fused_maps(
-                total,
-                [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers],
-                options,
-            )
+        maps: Iterator[Tensor | None] = itertools.repeat(None)
+        if proxy is not None:
+            maps = itertools.repeat(with_class_token(proxy)[:, None])
+        elif total is not None:
+            rounds = [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers]
+            maps = fused_maps(total, rounds, options)
         features, affinity = last_block(last, embeddings[layers], maps, options)
     features = visual.ln_post(features)
     if visual.proj is not None:
@@ -140,14 +123,11 @@ def read_early_layers(
     """Run all blocks but the last.
 
     Returns:
-        embeddings (L, B, T, D): ``ln_1`` of what enters each block, but for the last block its
-            plain input; and the
-        sum of the softmax maps (B, K, T, T) in float32, None unless the fused attention needs it.
+        embeddings (L, B, T, D), ``ln_1`` of what enters each block but for the last one's plain
+            input, and the sum of the softmax maps (B, K, T, T) in float32 if it is needed.
     """
-    grid = (
-        images.shape[-2] // visual.conv1.kernel_size[0],
-        images.shape[-1] // visual.conv1.kernel_size[1],
-    )
+    ph, pw = visual.conv1.kernel_size
+    grid = (images.shape[-2] // ph, images.shape[-1] // pw)
     positions = resize_positions(visual.positional_embedding, grid, mode="bilinear")
     if options.half_positions:
         positions = positions.half().float()
@@ -172,10 +152,9 @@ def last_block(
     maps: Iterator[Tensor | None],
     options: FusionOptions,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the last block without its residual and MLP, for the embeddings (M, B, T, D) of
-    M layers.
+    """Attention of the last block, without residual and MLP, for M layers' embeddings (M, B, T, D).
 
-    With given maps only the value projection is computed.
+    Where a map is given only values are projected.
 
     Returns:
         (M, B, T, D) and the map of the last layer, averaged over heads (B, T, T).
@@ -186,28 +165,22 @@ def last_block(
         given = next(maps)
         if given is None and options.attention != "identity":
             q, k, v = project(block.attn, u)
-            pair = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}[
-                options.attention
-            ]
-            weights = softmax_map(*pair)
+            pairs = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}
+            weights = softmax_map(*pairs[options.attention])
         else:
             v = project_values(block.attn, u)
             weights = given
-        mixed = v if weights is None else weights.to(v.dtype) @ v
-        outputs.append(
-            merge_heads(block.attn, mixed) + (options.residual * e if options.residual else 0.0)
-        )
-    if weights is None:
-        tokens = embeddings.shape[2]
-        affinity = torch.eye(tokens, device=embeddings.device).expand(embeddings.shape[1], -1, -1)
-    else:
-        affinity = weights.mean(dim=1)
-    return torch.stack(outputs), affinity
+        mixed = merge_heads(block.attn, v if weights is None else weights.to(v.dtype) @ v)
+        outputs.append(mixed + (options.residual * e if options.residual else 0.0))
+    if weights is not None:
+        return torch.stack(outputs), weights.mean(dim=1)
+    _, images, tokens, _ = embeddings.shape
+    same = torch.eye(tokens, device=embeddings.device).expand(images, -1, -1)
+    return torch.stack(outputs), same
 
 
 def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iterator[Tensor]:
-    """For each entry of ``rounds``, ascending, the fused map (B, K, T, T) after that many Sinkhorn
-    rounds.
+    """The fused map (B, K, T, T) after each number of Sinkhorn rounds, which are ascending.
 
     A round divides by the column sums, then by the row sums; the result is symmetrised, each
     column's mean is subtracted, negative entries are cut, and rows are normalised; a row with none
@@ -221,11 +194,9 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
                 total /= total.sum(dim=-1, keepdim=True)
             done = wanted
             fused = (total + total.mT) / 2
-            level = (
-                fused.mean(dim=-2, keepdim=True)
-                if options.center == "mean"
-                else fused.amax(dim=-2, keepdim=True)
-            )
+            level = fused.mean(dim=-2, keepdim=True)
+            if options.center == "max":
+                level = fused.amax(dim=-2, keepdim=True)
             fused -= options.center_scale * level
             fused.clamp_(min=0)
             fused /= fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
@@ -233,12 +204,10 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
 
 
 def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Affinities (B, N, N) from another network's patch features (B, C, h', w'), resized to the
-    grid (h, w).
+    """Affinities (B, N, N) on a grid (h, w) from another network's features (B, C, h', w').
 
-    Cosine similarities minus their mean, negative ones excluded, softmax over each row. A patch is
-    always like itself, also where all are alike and rounding puts the mean above them. Source:
-    ProxyCLIP (ECCV 2024).
+    Cosine similarities minus their mean, negative ones but a patch's own excluded, softmax over
+    each row. Source: ProxyCLIP (ECCV 2024).
     """
     features = F.interpolate(features.float(), size=grid, mode="bilinear", align_corners=False)
     unit = F.normalize(features.flatten(2).mT, dim=-1)
@@ -255,16 +224,13 @@ def with_class_token(affinity: Tensor) -> Tensor:
 
 def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
     """Queries, keys and values (B, K, T, d) of tokens (B, T, D)."""
-    b, t, d = x.shape
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    return qkv.view(b, t, 3, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def project_values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Values (B, K, T, d) alone."""
-    b, t, d = x.shape
-    v = F.linear(x, attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
-    return v.view(b, t, attn.num_heads, d // attn.num_heads).transpose(1, 2)
+    return values(attn, x).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
 
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:

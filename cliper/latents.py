@@ -1,7 +1,6 @@
-"""Latents that are kept between runs, under the content of everything that they were computed from.
+"""Latents kept between runs, under the content of everything that they were computed from.
 
-Several processes may share a folder: a file is written in full or not at all, and one that is
-damaged is written anew.
+Processes may share a folder: a file is written in full or not at all, a damaged one anew.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ logger = logging.getLogger("hyperclip.cliper")
 
 
 class LatentsCache:
-    """A folder of latents.
+    """A folder of latents, made when something is written first.
 
-    Args:
-        folder: it is made when something is written first.
     Raises:
         NotADirectoryError: the path is a file, or leads through one.
     """
@@ -62,27 +59,21 @@ class LatentsCache:
                 return latents.to(like.device)
             reason = "its content is not what was written"
         except Exception as error:  # whatever a damaged file leads to
-            reason = f"{type(error).__name__}"
+            reason = type(error).__name__
         logger.warning("cached latents %s are damaged (%s): computing them anew", file, reason)
         return None
 
     def _write(self, file: Path, latents: Tensor) -> None:
-        content = {
-            "latents": latents.detach().cpu().clone(),
-            "digest": digest({"latents": latents}),
-        }
+        kept = latents.detach().cpu().clone()
+        content = {"latents": kept, "digest": digest({"latents": kept})}
         try:
             write_atomically(file, lambda path: torch.save(content, path))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            logger.warning(
-                "latents could not be kept in %s (%s): going on without", self.folder, error
-            )
+            logger.warning("latents not kept in %s (%s): going on without", self.folder, error)
 
 
 def digest(tensors: Mapping[str, Tensor], *others: object) -> str:
-    """SHA-256 of tensors, with their names, shapes and types, and of what else is given, by its
-    ``repr``.
-    """
+    """SHA-256 of tensors with their names, shapes and types, and of the ``repr`` of the others."""
     total = hashlib.sha256(repr(others).encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()

@@ -1,6 +1,4 @@
-"""The meta-architecture CLIPer: Detectron2's view of early-layer fusion and refinement. Nothing of
-it trains.
-"""
+"""The meta-architecture CLIPer: early-layer fusion and refinement, of which nothing trains."""
 
 from __future__ import annotations
 
@@ -22,12 +20,14 @@ from open_clip import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
+from .config import options_of
 from .features import FeatureExtractor
 from .fusion import FusionOptions, encode_layers, proxy_affinity
 from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
 from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
 from .scores import (
+    Box,
     Embedded,
     ScoreOptions,
     Windows,
@@ -41,23 +41,15 @@ from .streams import side_by_side
 logger = logging.getLogger("hyperclip.cliper")
 
 LEAST = 1e-6
-"""A pixel threshold that leaves out nothing: 0 stands for the rule of a background score, see
-:class:`LabelOptions`.
-"""
+"""A pixel threshold that leaves out nothing, since 0 has a meaning in :class:`LabelOptions`."""
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What is computed of an image before a vocabulary is known.
-
-    Attributes:
-        embedded: CLIP's part. refinement: the refiner's, None without one. size: (H, W) of the
-            image.
-    """
+    """What CLIP and the refiner, if any, compute of an image without words."""
 
     embedded: Embedded
     refinement: Refinement | None
-    size: tuple[int, int]
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,8 +57,6 @@ class CLIPer(Segmenter):
     """Training-free open-vocabulary segmentation.
 
     Args:
-        clip: an open_clip model.
-        text: embeds vocabularies.
         fusion, scores, labels: see the options of the same name; None for their defaults.
         refiner: see :mod:`cliper.refiner`; None for none.
         negatives: names of what is no class, for vocabularies without negatives of their own.
@@ -75,11 +65,11 @@ class CLIPer(Segmenter):
         window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch,
             the stride at most the window.
         proxy: gives the map of ``fusion.attention`` "proxy".
-        backbone, tuned_for: what :meth:`describe` says of CLIP, and the datasets that the
-            thresholds are tuned for.
+        backbone, tuned_for: for :meth:`describe`: CLIP's name, and the datasets that the thresholds
+            are tuned for.
         half: on a GPU, run CLIP under float16 autocast.
     Raises:
-        ValueError: a size that is no number of patches, a layer that CLIP does not have, a proxy
+        ValueError: a window that is not in whole patches, a layer that CLIP does not have, a proxy
             that is missing.
     """
 
@@ -114,36 +104,19 @@ class CLIPer(Segmenter):
         pixel_std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
-        self.clip, self.text, self.refiner, self.proxy = (
-            clip.eval().requires_grad_(False),
-            text,
-            refiner,
-            proxy,
-        )
-        self.fusion, self.labels, scores = (
-            fusion or FusionOptions(),
-            labels or LabelOptions(),
-            scores or ScoreOptions(),
-        )
-        self.scores = (
-            scores
-            if scores.logit_scale
-            else replace(scores, logit_scale=clip.logit_scale.exp().item())
-        )
-        self.negatives, self.mean_negative, self.half_precision = (
-            tuple(negatives),
-            mean_negative,
-            half,
-        )
-        self.size, self.max_size, self.window, self.window_stride = (
-            size,
-            max_size,
-            window,
-            window_stride,
-        )
-        self.backbone, self.tuned_for = backbone, tuple(tuned_for)
+        self.clip = clip.eval().requires_grad_(False)
+        self.text, self.refiner, self.proxy = text, refiner, proxy
+        self.fusion = fusion or FusionOptions()
+        self.labels = labels or LabelOptions()
+        self.scores = scores or ScoreOptions()
+        if not self.scores.logit_scale:
+            self.scores = replace(self.scores, logit_scale=clip.logit_scale.exp().item())
+        self.negatives, self.mean_negative = tuple(negatives), mean_negative
+        self.size, self.max_size = size, max_size
+        self.window, self.window_stride = window, window_stride
+        self.backbone, self.tuned_for, self.half_precision = backbone, tuple(tuned_for), half
         self.patch = clip.visual.conv1.kernel_size[0]
-        self.layers = scores.layers(len(clip.visual.transformer.resblocks))
+        self.layers = self.scores.layers(len(clip.visual.transformer.resblocks))
         self._check()
 
     def _check(self) -> None:
@@ -190,47 +163,31 @@ class CLIPer(Segmenter):
                 "say where its models come from"
             )
         node = cfg.MODEL.CLIPER
-        loaded = load_clip(
-            cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED,
-            cfg.MODEL.CLIP_WEIGHTS,
-            activation=cfg.MODEL.CLIP_ACTIVATION,
+        backbone = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
+        activation = cfg.MODEL.CLIP_ACTIVATION
+        loaded = load_clip(backbone, cfg.MODEL.CLIP_WEIGHTS, activation=activation)
+        plain = (
+            "negatives",
+            "mean_negative",
+            "size",
+            "max_size",
+            "window",
+            "window_stride",
+            "half",
         )
-        proxy = build_extractor(cfg) if node.ATTENTION == "proxy" else None
         return {
             "clip": loaded.model,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
-            "fusion": FusionOptions(
-                attention=node.ATTENTION,
-                sinkhorn=node.SINKHORN,
-                center=node.CENTER,
-                center_scale=node.CENTER_SCALE,
-                residual=node.RESIDUAL,
-                half_positions=node.HALF_POSITIONS,
-            ),
-            "scores": ScoreOptions(
-                logit_scale=node.LOGIT_SCALE,
-                select_layer=node.SELECT_LAYER,
-                average=node.AVERAGE,
-                average_weight=node.AVERAGE_WEIGHT,
-                threshold=node.ATTENTION_THRESHOLD,
-                propagation=node.PROPAGATION,
-            ),
-            "labels": LabelOptions(
-                node.PROTOCOL, node.SCORE_THRESHOLD, node.BACKGROUND_THRESHOLD, node.NORMALIZE
-            ),
+            "proxy": build_extractor(cfg) if node.ATTENTION == "proxy" else None,
+            "fusion": options_of(FusionOptions, node),
+            "scores": options_of(ScoreOptions, node, threshold=node.ATTENTION_THRESHOLD),
+            "labels": options_of(LabelOptions, node),
             "refiner": build_refiner(cfg),
-            "negatives": node.NEGATIVES,
-            "mean_negative": node.MEAN_NEGATIVE,
-            "size": node.SIZE,
-            "max_size": node.MAX_SIZE,
-            "window": node.WINDOW,
-            "window_stride": node.WINDOW_STRIDE,
-            "proxy": proxy,
-            "backbone": cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED,
+            "backbone": backbone,
             "tuned_for": cfg.DATASETS.TEST,
-            "half": node.HALF,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+            **{name: node[name.upper()] for name in plain},
         }
 
     @property
@@ -240,8 +197,7 @@ class CLIPer(Segmenter):
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:
-        """Everything about images, uint8 (3, H, W) RGB of any sizes, that does not depend on the
-        vocabulary.
+        """See :class:`Segmenter`; the images are uint8.
 
         Images of the same size go through CLIP together, all of them through the refiner together;
         on a GPU both at a time.
@@ -251,79 +207,58 @@ class CLIPer(Segmenter):
             return self.refiner(images) if self.refiner is not None else [None] * len(images)
 
         refinements, embedded = side_by_side(self.device, refine, lambda: self._embed_all(images))
-        self._require_finite(embedded, refinements)
-        parts = zip(embedded, refinements, images, strict=True)
-        return [EncodedImage(e, r, (x.shape[1], x.shape[2])) for e, r, x in parts]
-
-    def _require_finite(
-        self, embedded: Sequence[Embedded], refinements: Sequence[Refinement | None]
-    ) -> None:
         check = FiniteCheck()
-        for image, refinement in zip(embedded, refinements, strict=True):
-            check.add("CLIP's features of the image", image.features, image.affinity)
-            if image.windows is not None:
-                check.add(
-                    "CLIP's features of the windows", image.windows.features, image.windows.affinity
-                )
+        for own, refinement in zip(embedded, refinements, strict=True):
+            check.add("CLIP's features of the image", own.features, own.affinity)
+            if (windows := own.windows) is not None:
+                check.add("CLIP's features of the windows", windows.features, windows.affinity)
             check.add("what the refiner sees in the image", *getattr(refinement, "inputs", ()))
         check.require(self, self._half)
+        return [EncodedImage(*parts) for parts in zip(embedded, refinements, strict=True)]
 
     @torch.no_grad()
     def segment(
         self, encoded: EncodedImage, question: Question, size: tuple[int, int]
     ) -> Segmentation:
-        """Scores reach from 0 to about 2; see :class:`Segmenter`.
+        """See :class:`Segmenter`; scores reach from 0 to about 2.
 
         Where a background exists, pixels below the thresholds get no class, whatever the protocol
         says; thresholds of the question take the place of the system's own.
 
         Raises:
-            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`. See
-                :mod:`hyperclip.runtime.finite`.
+            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
         """
         vocabulary = question.vocabulary
-        prompts, class_of = self.embed_vocabulary(vocabulary), self._class_of(vocabulary)
+        prompts, class_of = self.embed_vocabulary(vocabulary), self.class_of(vocabulary)
         coarse = coarse_scores(encoded.embedded, prompts, len(vocabulary), self.scores, class_of)
         refined = coarse if encoded.refinement is None else encoded.refinement(coarse)
         scores = fuse_scores(refined, coarse)
-        check = (
-            FiniteCheck()
-            .add("the embeddings of the class names", prompts)
-            .add("the scores", coarse, scores)
-        )
-        check.add("the refined scores", refined).require(self, self._half)
+        check = FiniteCheck().add("the embeddings of the class names", prompts)
+        check.add("the scores", coarse, scores).add("the refined scores", refined)
+        check.require(self, self._half)
         options = self._label_options(question)
         best, confidence = label_map(refined, scores, size, options)
-        maps = (
-            torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)])
-            if question.scores
-            else None
-        )
+        maps = None
+        if question.scores:
+            maps = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)])
         return Segmentation(best, confidence, maps)
 
     def _label_options(self, question: Question) -> LabelOptions:
         own = replace(self.labels, protocol="abstain") if question.background else self.labels
         classes, pixels = question.class_threshold, question.pixel_threshold
-        if classes is None and pixels is None:
-            return own
-        if own.protocol == "argmax":  # it has no thresholds
+        if (classes, pixels) != (None, None) and own.protocol == "argmax":  # it has no thresholds
             own = LabelOptions("abstain", 0.0, LEAST, own.normalize)
-        return replace(
-            own,
-            score_threshold=own.score_threshold if classes is None else classes,
-            background_threshold=own.background_threshold if pixels is None else max(pixels, LEAST),
-        )
+        if classes is not None:
+            own = replace(own, score_threshold=classes)
+        if pixels is not None:
+            own = replace(own, background_threshold=max(pixels, LEAST))
+        return own
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
-        """See :class:`Segmenter`; a row of the paper's is the fused map, with the diffusion model
-        or without a refiner.
-        """
-        published = self.fusion.attention == "fused" and isinstance(
-            self.refiner, DiffusionRefiner | None
-        )
-        variants = (["windows"] if self.window else []) + (
-            ["no refiner"] if self.refiner is None else []
-        )
+        """See :class:`Segmenter`."""
+        # the paper has rows of the fused map with the diffusion model, and without a refiner
+        refines = isinstance(self.refiner, DiffusionRefiner | None)
+        variants = ["windows"] * bool(self.window) + ["no refiner"] * (self.refiner is None)
         notes = []
         if self.labels.protocol == "argmax":
             notes.append(
@@ -337,9 +272,7 @@ class CLIPer(Segmenter):
             "fusion": asdict(self.fusion),
             "scores": asdict(self.scores),
             "labels": asdict(self.labels),
-        }
-        settings["refiner"] = "none" if self.refiner is None else type(self.refiner).__name__
-        settings |= {
+            "refiner": "none" if self.refiner is None else type(self.refiner).__name__,
             "size": self.size,
             "window": self.window,
             "negatives": list(self.negatives),
@@ -348,7 +281,7 @@ class CLIPer(Segmenter):
         return Description(
             "CLIPer",
             self.backbone,
-            "CLIPer" if published else "",
+            "CLIPer" if self.fusion.attention == "fused" and refines else "",
             ", ".join(variants),
             class_lists="cliper",
             abstains=self.labels.protocol == "abstain",
@@ -371,48 +304,37 @@ class CLIPer(Segmenter):
         if not names:
             taken = {tokens_of(name) for synonyms in vocabulary.classes for name in synonyms}
             names = [name for name in self.negatives if tokens_of(name) not in taken]
-        negatives = (
-            self.text(self.clip, Vocabulary(tuple((name,) for name in names), "negatives"))
-            if names
-            else None
-        )
+        negatives = None
+        if names:
+            listed = Vocabulary(tuple((name,) for name in names), "negatives")
+            negatives = self.text(self.clip, listed)
         classes = self.text(self.clip, vocabulary)
-        return with_negatives(classes, negatives, self.mean_negative, self._class_of(vocabulary))
-
-    def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
-        """The class of each of the vocabulary's embeddings (S,); None for one embedding a class."""
-        classes = self.text.class_of(vocabulary)
-        return None if classes is None else torch.tensor(classes, device=self.device)
+        return with_negatives(classes, negatives, self.mean_negative, self.class_of(vocabulary))
 
     def _embed_all(self, images: Sequence[Tensor]) -> list[Embedded]:
-        targets = [
-            target_size(image.shape[1], image.shape[2], self.size, self.patch, self.max_size)
-            for image in images
-        ]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(images):
+            height, width = image.shape[1:]
+            size = target_size(height, width, self.size, self.patch, self.max_size)
+            groups.setdefault(size, []).append(i)
         embedded: dict[int, Embedded] = {}
-        for size in dict.fromkeys(targets):
-            members = [i for i, target in enumerate(targets) if target == size]
-            embedded.update(
-                zip(members, self._embed([images[i] for i in members], size), strict=True)
-            )
+        for size, members in groups.items():
+            some = self._embed([images[i] for i in members], size)
+            embedded.update(zip(members, some, strict=True))
         return [embedded[i] for i in range(len(images))]
 
     def _embed(self, images: list[Tensor], size: tuple[int, int]) -> list[Embedded]:
-        pixels = torch.stack([resize_for_clip(image, size) for image in images]).to(self.device)
-        batch = (pixels.float() - self.pixel_mean) / self.pixel_std
+        batch = self.normalise(torch.stack([resize_for_clip(image, size) for image in images]))
         grid = (size[0] // self.patch, size[1] // self.patch)
-        proxies = [self.proxy(image)[None] for image in images] if self.proxy is not None else None
-        proxy = (
-            torch.cat([proxy_affinity(p, grid) for p in proxies]) if proxies is not None else None
-        )
-        features, affinity = self._encode_layers(batch, proxy)
+        proxies = [self.proxy(image)[None] for image in images] if self.proxy is not None else []
+        features, affinity = self._encode_layers(batch, [proxy_affinity(p, grid) for p in proxies])
         windows: list[Windows | None] = [None] * len(images)
         if self.window:
             windows = list(self._embed_windows(batch, grid, proxies))
         return [Embedded(features[:, b], affinity[b], grid, windows[b]) for b in range(len(images))]
 
     def _embed_windows(
-        self, batch: Tensor, grid: tuple[int, int], proxies: list[Tensor] | None
+        self, batch: Tensor, grid: tuple[int, int], proxies: list[Tensor]
     ) -> list[Windows]:
         """All crops of all images in one batch."""
         p = self.patch
@@ -420,25 +342,22 @@ class CLIPer(Segmenter):
         crops = torch.stack(
             [i[:, y * p : (y + h) * p, x * p : (x + w) * p] for i in batch for y, x, h, w in boxes]
         )
-        proxy = None
-        if proxies is not None:
-            proxy = torch.cat(
-                [_cut_proxy(feature, grid, box) for feature in proxies for box in boxes]
-            )
-        features, affinity = self._encode_layers(crops, proxy)
+        cut = [_cut_proxy(feature, grid, box) for feature in proxies for box in boxes]
+        features, affinity = self._encode_layers(crops, cut)
         per_image = zip(features.split(len(boxes), dim=1), affinity.split(len(boxes)), strict=True)
         return [
             Windows(f.transpose(0, 1), boxes, merge_affinities(a, boxes, grid))
             for f, a in per_image
         ]
 
-    def _encode_layers(self, batch: Tensor, proxy: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _encode_layers(self, batch: Tensor, proxies: list[Tensor]) -> tuple[Tensor, Tensor]:
         visual: Any = self.clip.visual
+        proxy = torch.cat(proxies) if proxies else None
         with torch.autocast("cuda", torch.float16) if self._half else contextlib.nullcontext():
             return encode_layers(visual, batch, self.fusion, self.layers, proxy)
 
 
-def _cut_proxy(feature: Tensor, grid: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
+def _cut_proxy(feature: Tensor, grid: tuple[int, int], box: Box) -> Tensor:
     """Affinities (1, n, n) of a crop, from the whole image's features (1, C, h', w')."""
     y, x, h, w = box
     whole = F.interpolate(feature, size=grid, mode="bilinear", align_corners=False)

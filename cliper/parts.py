@@ -1,6 +1,4 @@
-"""One part of a diffusion model in diffusers' format: a folder with a configuration and weights,
-loaded in full or refused.
-"""
+"""Loading a part of a diffusion model, in full or not at all, from diffusers' kind of folder."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ import torch
 from torch import nn
 
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
-"""How the weights' names begin: diffusers', and transformers' for safetensors and ``.bin``."""
+"""Beginnings of weight files: diffusers', and transformers' for safetensors and ``.bin``."""
 
 VARIANTS = ("fp16", "bf16", "ema", "non_ema")
 """Variants of weights that folders hold, in the order in which they stand in for the plain ones."""
@@ -49,8 +47,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def variant_of(folder: Path) -> str | None:
-    """Which variant of the weights of a part is to be loaded: None for the plain ones, "fp16" where
-    there is only that.
+    """The variant of a part's weights to load, such as "fp16"; None for the plain ones, if any.
 
     Raises:
         FileNotFoundError: the folder has no weights.
@@ -69,13 +66,11 @@ def variant_of(folder: Path) -> str | None:
 
 
 def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> nn.Module:
-    """Load a part by the class that its configuration names.
+    """Load a part of the class that its configuration names, one of ``classes``.
 
-    Args:
-        classes: names that are of use here.
     Raises:
-        FileNotFoundError: no configuration or weights. ValueError: another class, or weights that
-            do not fill the part.
+        FileNotFoundError: no configuration or weights.
+        ValueError: another class, or weights that do not fill the part.
     """
     import diffusers
 
@@ -89,17 +84,10 @@ def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> n
 
 
 def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
-    """Call ``from_pretrained`` on a folder; ValueError unless each of the model's weights came from
-    its files.
-    """
-    options = {
-        "variant": variant_of(folder),
-        "local_files_only": True,
-        "output_loading_info": True,
-        **options,
-    }
+    """Call ``from_pretrained`` on a folder; ValueError unless its files hold all weights."""
+    options |= {"variant": variant_of(folder), "local_files_only": True}
     try:
-        model, info = loader(str(folder), **options)
+        model, info = loader(str(folder), output_loading_info=True, **options)
     except Exception as error:
         raise ValueError(unreadable(folder, error)) from error
     wrong = []
@@ -119,8 +107,8 @@ def load_scheduler(folder: Path) -> Any:
     """Load the scheduler that a folder's configuration names.
 
     Raises:
-        FileNotFoundError: no configuration. ValueError: an unknown class, or one that cannot add
-            noise to latents.
+        FileNotFoundError: no configuration.
+        ValueError: an unknown class, or one that cannot add noise to latents.
     """
     import diffusers
 

@@ -1,8 +1,7 @@
 """From refined scores to a label map: score fusion, thresholds, background.
 
-Classes are processed a few at a time, so that no (T, H, W) array of the image's size exists.
-Shapes: T classes, t classes of a chunk, h w of the refined scores, H W of the image. Source: CLIPer
-(ICCV 2025) and its released code.
+Classes are processed a few at a time, so that no (T, H, W) array exists. Shapes: T classes, t of a
+chunk, h w refined scores, H W image. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from hyperclip.labels import NO_CLASS
 from torch import Tensor
 
+from .config import require_choice
+
 PROTOCOLS = ("abstain", "argmax")
 EPS = 1e-5
 CHUNK_PIXELS = 2**26
@@ -22,16 +23,15 @@ CHUNK_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How scores become labels. Thresholds are on the scale of the scores, 0 to about 2 (0..1 when
-    normalised).
+    """How scores, 0 to about 2, become labels.
 
     Attributes:
-        protocol: "abstain" leaves pixels without a class where the thresholds say so (released);
+        protocol: "abstain" leaves pixels below the thresholds without a class (released),
             "argmax" always gives the best class.
         score_threshold: classes whose score is not above it are left out.
         background_threshold: scores below it become 0, and pixels without any other score are
-            background. 0 selects another rule: a background score of ``(1 - best)^2`` competes.
-        normalize: scale each class's map to 0..1.
+            background. With 0 a background score of ``(1 - best)^2`` competes instead.
+        normalize: scale each class's map to 0..1 before the thresholds.
     Raises:
         ValueError: an unknown protocol.
     """
@@ -42,16 +42,11 @@ class LabelOptions:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(
-                f"MODEL.CLIPER.PROTOCOL: got {self.protocol!r}, expected one of {list(PROTOCOLS)}"
-            )
+        require_choice("PROTOCOL", self.protocol, PROTOCOLS)
 
 
 def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:
-    """Score of each class (T,): half its largest refined (T, h, w), half its largest coarse
-    value.
-    """
+    """Score of each class (T,): the mean of its largest refined and coarse value (T, h, w)."""
     return 0.5 * refined.amax(dim=(1, 2)) + 0.5 * coarse.amax(dim=(1, 2))
 
 
@@ -60,17 +55,15 @@ def full_size_maps(
 ) -> Iterator[tuple[int, Tensor]]:
     """Class maps of the image's size in chunks: (first class, (t, H, W)).
 
-    Each map is upsampled bilinearly and scaled so that its largest value is the class's score (T,);
-    see :func:`filter_maps` for the rest.
+    Each is upsampled bilinearly, scaled so that its largest value is the class's score (T,), and
+    filtered by :func:`filter_maps`.
     """
     step = max(1, CHUNK_PIXELS // (size[0] * size[1]))
     for start in range(0, len(refined), step):
-        part = F.interpolate(
-            refined[None, start : start + step], size=size, mode="bilinear", align_corners=False
-        )[0]
-        own = scores[start : start + step]
-        part = part / (part.amax(dim=(1, 2), keepdim=True) + EPS) * own[:, None, None]
-        yield start, filter_maps(part, own, options)
+        part, own = refined[None, start : start + step], scores[start : start + step]
+        maps = F.interpolate(part, size=size, mode="bilinear", align_corners=False)[0]
+        maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + EPS) * own[:, None, None]
+        yield start, filter_maps(maps, own, options)
 
 
 def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
@@ -87,11 +80,8 @@ def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
 def label_map(
     refined: Tensor, scores: Tensor, size: tuple[int, int], options: LabelOptions
 ) -> tuple[Tensor, Tensor]:
-    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and the score of that class (H, W). Ties go to
-    the lower class.
-
-    Args:
-        refined: (T, h, w). scores: of each class (T,), see :func:`fuse_scores`. size: (H, W).
+    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and their scores (H, W), from refined maps
+    (T, h, w) and the class scores (T,) of :func:`fuse_scores`. Ties go to the lower class.
     """
     best = refined.new_full(size, float("-inf"))
     labels = torch.full(size, NO_CLASS, device=refined.device)

@@ -1,6 +1,4 @@
-"""Getting a latent diffusion model: a local folder in diffusers' format, a checkpoint file, a known
-name, or a hub id.
-"""
+"""Loading a latent diffusion model: a folder in diffusers' format, a file, a name, or a hub id."""
 
 from __future__ import annotations
 
@@ -27,18 +25,15 @@ KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("Manojb/stable-diffusion-2-1-base", "0094d483a120f3f33dafbd187ea4aa60d10de75c"),
     ),
 }
-"""Repositories and pinned revisions by name, in the order they are tried (the first one of 2.1 was
-withdrawn in 2025).
-"""
+"""Repositories and pinned revisions in the order they are tried; 2.1's first went in 2025."""
 
+PARTS = ("unet", "vae", "scheduler")
 TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
 class LoadedDiffusion:
-    """The parts that are needed of a diffusion model, in evaluation mode; ``source`` says where
-    they came from.
-    """
+    """The parts of a diffusion model, in evaluation mode, and where they came from."""
 
     vae: nn.Module
     unet: nn.Module
@@ -50,26 +45,20 @@ class LoadedDiffusion:
 def load_diffusion(
     model: str, revision: str = "", dtype: torch.dtype = torch.float32
 ) -> LoadedDiffusion:
-    """Load autoencoder, UNet, scheduler and the embedding of the empty prompt.
+    """Load autoencoder (without decoder), UNet, scheduler and the embedding of the empty prompt.
 
-    The text encoder is used once and dropped, as is the autoencoder's decoder. A folder whose
-    ``model_index.json`` has no text encoder gives one token of zeros.
+    A folder whose ``model_index.json`` has no text encoder gives one token of zeros.
 
     Args:
         model: a local folder, a single checkpoint file of Stable Diffusion, a name of ``KNOWN``, or
             a hub id "owner/name".
-        revision: commit, tag or branch of a hub id; "" for the pinned one of a known name, else
-            "main".
+        revision: of a hub id; "" for the pinned one of a known name, else "main".
     Raises:
-        FileNotFoundError: a folder that lacks a part, or a model that is neither here nor to be had
-            from the network.
+        FileNotFoundError: a folder lacks a part, or a model is neither here nor on the network.
         ValueError: a part that cannot be read.
         ImportError: diffusers or transformers is not installed.
     """
-    if (
-        importlib.util.find_spec("diffusers") is None
-        or importlib.util.find_spec("transformers") is None
-    ):
+    if any(importlib.util.find_spec(library) is None for library in ("diffusers", "transformers")):
         raise ImportError(
             "MODEL.CLIPER.REFINER.NAME 'diffusion' needs diffusers and transformers. Run pip "
             "install -e '.[diffusion]' in the repository, or set that key to 'none'"
@@ -80,54 +69,39 @@ def load_diffusion(
     folder, source = locate(name, revision)
     index = read_json(folder / "model_index.json")
     has_text = any((index.get(part) or [None])[0] for part in TEXT_PARTS)
-    missing = [
-        part
-        for part in ("unet", "vae", "scheduler", *(TEXT_PARTS if has_text else ()))
-        if not (folder / part).is_dir()
-    ]
+    parts = (*PARTS, *TEXT_PARTS) if has_text else PARTS
+    missing = [f"{part}/" for part in parts if not (folder / part).is_dir()]
     if missing:
         raise FileNotFoundError(
-            f"diffusion model {str(folder)!r} lacks {', '.join(f'{part}/' for part in missing)}. "
-            "Expected a folder as diffusers' save_pretrained writes it; was the copy or download "
-            "cut short?"
+            f"diffusion model {str(folder)!r} lacks {', '.join(missing)}. Expected a folder as "
+            "diffusers' save_pretrained writes it; was the copy or download cut short?"
         )
     unet: Any = load_module(folder / "unet", UNETS, dtype)
     vae = load_module(folder / "vae", VAES, dtype)
     scheduler = load_scheduler(folder / "scheduler")
     prompt: Tensor | None = None
     if "Condition" in type(unet).__name__:
-        prompt = (
-            _empty_prompt(folder)
-            if has_text
-            else torch.zeros(1, 1, unet.config.cross_attention_dim)
-        )
+        no_text = torch.zeros(1, 1, unet.config.cross_attention_dim)
+        prompt = _empty_prompt(folder) if has_text else no_text
     return _finish(vae, unet, scheduler, prompt, source)
 
 
 def _finish(
     vae: Any, unet: Any, scheduler: Any, prompt: Tensor | None, source: str
 ) -> LoadedDiffusion:
-    """The parts in evaluation mode, without the autoencoder's decoder."""
     vae.decoder, vae.post_quant_conv = None, None
-    return LoadedDiffusion(
-        vae.eval().requires_grad_(False),
-        unet.eval().requires_grad_(False),
-        scheduler,
-        prompt,
-        source,
-    )
+    vae, unet = (module.eval().requires_grad_(False) for module in (vae, unet))
+    return LoadedDiffusion(vae, unet, scheduler, prompt, source)
 
 
 def locate(model: str, revision: str = "") -> tuple[Path, str]:
-    """The local folder of a model, downloaded if need be, and what it is.
+    """The local folder of a model, downloaded if need be, and its source.
 
     Raises:
         FileNotFoundError: nothing of what was tried exists; the message lists it.
     """
     if Path(model).is_dir():
         return Path(model), model
-    candidates = KNOWN.get(model, ((model, revision or "main"),))
-    candidates = tuple((name, revision or pinned) for name, pinned in candidates)
     if model not in KNOWN and model.count("/") != 1:
         raise FileNotFoundError(
             f"MODEL.CLIPER.DIFFUSION.MODEL: got {model!r}, which is no folder here and no file. "
@@ -136,23 +110,19 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
         )
     from huggingface_hub import snapshot_download
 
+    files = ["model_index.json", *(f"{part}/*" for part in (*PARTS, *TEXT_PARTS))]
+    ignored = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*fp16*", "*non_ema*", "*.h5"]
     tried = []
-    for name, commit in candidates:
+    for name, pinned in KNOWN.get(model, ((model, "main"),)):
+        commit = revision or pinned
         try:
-            files = [
-                "model_index.json",
-                *(f"{part}/*" for part in ("unet", "vae", "scheduler", *TEXT_PARTS)),
-            ]
-            ignored = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*fp16*", "*non_ema*", "*.h5"]
             path = snapshot_download(
                 name, revision=commit, allow_patterns=files, ignore_patterns=ignored
             )
             return Path(path), f"{name}@{commit}"
-        # every kind of network trouble ends here, and the next mirror is tried
-        except Exception as error:
-            tried.append(
-                f"{name}@{commit} ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
-            )
+        except Exception as error:  # whatever the network does, the next mirror is tried
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            tried.append(f"{name}@{commit} ({reason})")
     raise FileNotFoundError(
         f"diffusion model {model!r}: not in the local cache, and no download worked. Tried: "
         f"{'; '.join(tried)}. Without a network, copy the model's folder here and set "
@@ -168,13 +138,13 @@ def _empty_prompt(folder: Path) -> Tensor:
     """
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    kind = read_json(folder / "text_encoder" / "config.json").get("model_type")
+    part = folder / "text_encoder"
+    kind = read_json(part / "config.json").get("model_type")
     if kind not in ("clip", "clip_text_model"):
-        what = str(folder / "text_encoder")
         raise ValueError(
-            f"diffusion model: {what!r} is of the type {kind!r}, expected CLIP's text encoder"
+            f"diffusion model: {str(part)!r} is of the type {kind!r}, expected CLIP's text encoder"
         )
-    encoder: Any = load_fully(CLIPTextModel.from_pretrained, folder / "text_encoder").float().eval()
+    encoder: Any = load_fully(CLIPTextModel.from_pretrained, part).float().eval()
     length = encoder.config.max_position_embeddings
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)

@@ -1,8 +1,7 @@
 """Refiners: what turns coarse class scores into fine ones, chosen by MODEL.CLIPER.REFINER.NAME.
 
-A refiner looks at images once and gives each a :class:`Refinement`, which knows nothing of classes
-and so serves any vocabulary. To add one, register a function of a config that returns a refiner (or
-None):
+A refiner gives each image a :class:`Refinement`, which serves any vocabulary. To add one, register
+a function of a config that returns a refiner (or None):
 
     @REFINER_REGISTRY.register()
     def blur(cfg):
@@ -23,14 +22,13 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from .affinity import FuseOptions
+from .config import options_of
 from .diffusion import DiffusionAttention, DiffusionOptions
 from .features import FeatureExtractor
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]
-"""Coarse scores (T, h, w) to fine ones (T, h', w'). If it has "inputs", tensors of the image, they
-are checked to be finite.
-"""
+"""Coarse scores (T, h, w) to fine ones (T, h', w'). Its "inputs", if any, are checked for NaN."""
 
 Refiner = Callable[[Sequence[Tensor]], list[Refinement]]
 """Images (3, H, W), RGB 0..255, of any sizes, to a refinement for each."""
@@ -52,10 +50,8 @@ class GridRefinement:
     inputs: tuple[Tensor, ...] = ()
 
     def __call__(self, coarse: Tensor) -> Tensor:
-        resized = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)[
-            0
-        ]
-        return self.apply(resized.flatten(1).T.contiguous()).T.unflatten(1, self.grid)
+        fine = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)
+        return self.apply(fine[0].flatten(1).T.contiguous()).T.unflatten(1, self.grid)
 
 
 class DiffusionRefiner(nn.Module):
@@ -67,19 +63,14 @@ class DiffusionRefiner(nn.Module):
 
     def __init__(self, attention: DiffusionAttention, options: FuseOptions) -> None:
         super().__init__()
-        if options.fusion == "selection" and not 0 <= options.index < attention.count:
-            raise ValueError(
-                f"MODEL.CLIPER.REFINER.INDEX: got {options.index}, expected 0 to "
-                f"{attention.count - 1}"
-            )
+        options.check_index(attention.count)
         self.attention, self.options = attention, options
 
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:
         """One refinement for each image."""
-        maps = self.attention(images)
         return [
             GridRefinement(m.grid, partial(m.apply, options=self.options), (*m.queries, *m.keys))
-            for m in maps
+            for m in self.attention(images)
         ]
 
 
@@ -102,22 +93,15 @@ def none(cfg: CfgNode) -> None:
 
 @REFINER_REGISTRY.register()
 def diffusion(cfg: CfgNode) -> DiffusionRefiner:
-    """Build from MODEL.CLIPER.DIFFUSION: float16 on a GPU unless MODEL.CLIPER.HALF is off, float32
-    elsewhere.
-    """
+    """Build from MODEL.CLIPER.DIFFUSION; with MODEL.CLIPER.HALF in float16 on a GPU."""
     node = cfg.MODEL.CLIPER.DIFFUSION
     half = cfg.MODEL.CLIPER.HALF and torch.device(cfg.MODEL.DEVICE).type == "cuda"
     loaded = load_diffusion(node.MODEL, node.REVISION, torch.float16 if half else torch.float32)
-    options = DiffusionOptions(
-        tuple(node.LAYERS), node.TIME_STEP, node.STEPS, node.NOISE, node.SEED, node.RESIZE
-    )
+    options = options_of(DiffusionOptions, node, layers=tuple(node.LAYERS))
     cache = Path(node.CACHE) if node.CACHE else None
-    return DiffusionRefiner(
-        DiffusionAttention(
-            loaded.vae, loaded.unet, loaded.scheduler, loaded.prompt, options, cache, loaded.source
-        ),
-        fuse_options(cfg),
-    )
+    parts = (loaded.vae, loaded.unet, loaded.scheduler, loaded.prompt)
+    attention = DiffusionAttention(*parts, options, cache, loaded.source)
+    return DiffusionRefiner(attention, fuse_options(cfg))
 
 
 @REFINER_REGISTRY.register()
@@ -136,7 +120,7 @@ def fuse_options(cfg: CfgNode) -> FuseOptions:
     """How maps are fused; a negative threshold stands for MODEL.CLIPER.ATTENTION_THRESHOLD."""
     node = cfg.MODEL.CLIPER.REFINER
     threshold = node.THRESHOLD if node.THRESHOLD >= 0 else cfg.MODEL.CLIPER.ATTENTION_THRESHOLD
-    return FuseOptions(node.FUSION, node.INDEX, threshold)
+    return options_of(FuseOptions, node, threshold=threshold)
 
 
 def build_refiner(cfg: CfgNode) -> Refiner | None:

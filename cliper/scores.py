@@ -1,5 +1,4 @@
-"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation along
-the fused attention.
+"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation.
 
 Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
 negatives). Source: CLIPer (ICCV 2025) and its released code.
@@ -13,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import require_choice, require_share
+
 PROPAGATIONS = ("columns", "rows", "none")
 AVERAGES = ("all", "early", "none")
+Box = tuple[int, int, int, int]
+"""A crop of a map: (top, left, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,12 @@ class ScoreOptions:
     Attributes:
         logit_scale: factor of the cosines before the softmax; 0: CLIP's own.
         select_layer: the layer that is propagated, negative from the end.
-        average: layers whose mean probability is added: "all", "early" (all but the last; first
-            version) or "none".
+        average: layers whose mean probability is added: "all", "early" (but the last; first
+            version), "none".
         average_weight: weight of that mean (first version, ViT-H: 0.2).
-        threshold: probabilities below this share of a class's largest are cut before propagation,
-            0..1.
-        propagation: along "columns" of the affinity (released), its "rows" (paper, first version),
+        threshold: share of a class's largest probability, 0..1, below which it is cut before it is
+            propagated.
+        propagation: along "columns" (released) or "rows" (paper, first version) of the affinity,
             or "none".
     Raises:
         ValueError: an unknown name, or a threshold outside 0..1.
@@ -43,18 +46,9 @@ class ScoreOptions:
     propagation: str = "columns"
 
     def __post_init__(self) -> None:
-        for key, value, valid in (
-            ("PROPAGATION", self.propagation, PROPAGATIONS),
-            ("AVERAGE", self.average, AVERAGES),
-        ):
-            if value not in valid:
-                raise ValueError(
-                    f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(valid)}"
-                )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(
-                f"MODEL.CLIPER.ATTENTION_THRESHOLD: got {self.threshold}, expected 0 to 1"
-            )
+        require_choice("PROPAGATION", self.propagation, PROPAGATIONS)
+        require_choice("AVERAGE", self.average, AVERAGES)
+        require_share("ATTENTION_THRESHOLD", self.threshold)
 
     def layers(self, count: int) -> list[int]:
         """Layers that have to be embedded, of a tower with ``count`` of them.
@@ -80,23 +74,18 @@ class Windows:
 
     Attributes:
         features: unit embeddings (V, M, n, C) of the crops.
-        boxes: (top, left, height, width) of each crop in patches.
+        boxes: where each crop is, in patches.
         affinity: the crops' affinities put together (N, N), rows normalised.
     """
 
     features: Tensor
-    boxes: list[tuple[int, int, int, int]]
+    boxes: list[Box]
     affinity: Tensor
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What an image is to CLIP; nothing of it depends on the vocabulary.
-
-    Attributes:
-        features: unit embeddings (M, N, C). affinity: (N, N). grid: (h, w). windows: None without
-            sliding.
-    """
+    """An image as CLIP sees it: unit embeddings (M, N, C), affinity (N, N) and grid (h, w)."""
 
     features: Tensor
     affinity: Tensor
@@ -111,13 +100,12 @@ def coarse_scores(
     options: ScoreOptions,
     class_of: Tensor | None = None,
 ) -> Tensor:
-    """Class scores (T, h, w), between 0 and about 2.
+    """Scores (T, h, w) of the T classes, between 0 and about 2.
 
     Args:
-        text: unit embeddings (P, C), those of the T classes first.
-        classes: T.
-        class_of: the class of each of the first embeddings (S,), where classes have several; the
-            best one counts, and only it has a share of the softmax. None for one embedding a class.
+        text: unit embeddings (P, C), those of the classes first.
+        class_of: the class of each of the first embeddings (S,), where classes have several, of
+            which the best counts; None for one embedding a class.
     """
     probabilities = class_probabilities(
         options.logit_scale * image.features @ text.T, classes, class_of
@@ -145,27 +133,17 @@ def coarse_scores(
 
 
 def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -> Tensor:
-    """Probabilities (M, N, T) of the classes among classes and negatives, from logits (M, N, P);
-    see :func:`coarse_scores`.
-
-    A class of several embeddings has the logit of its best one, so that how many there are does not
-    change its share.
-    """
-    if class_of is not None:
+    """Probabilities (M, N, T) of classes from logits (M, N, P) of their prompts and negatives."""
+    if class_of is not None:  # a class has the logit of its best prompt
         named, negatives = logits[..., : len(class_of)], logits[..., len(class_of) :]
-        lowest = named.new_full((*logits.shape[:-1], classes), -torch.inf)
-        logits = torch.cat(
-            [lowest.scatter_reduce_(-1, class_of.expand_as(named), named, "amax"), negatives],
-            dim=-1,
-        )
+        best = named.new_full((*logits.shape[:-1], classes), -torch.inf)
+        best.scatter_reduce_(-1, class_of.expand_as(named), named, "amax")
+        logits = torch.cat([best, negatives], dim=-1)
     return logits.softmax(dim=-1)[..., :classes]
 
 
-def window_boxes(
-    height: int, width: int, crop: int, stride: int
-) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of crops over a map, row by row; the last of a row or column is
-    moved back inside.
+def window_boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:
+    """Crops over a map, row by row; the last of a row or column is moved back inside.
 
     Raises:
         ValueError: a stride above the crop's side, or below 1: some patches would be in no crop.
@@ -177,9 +155,8 @@ def window_boxes(
         last = max(side - crop, 0)
         return sorted({min(i * stride, last) for i in range(-(-last // stride) + 1)})
 
-    return [
-        (y, x, min(crop, height), min(crop, width)) for y in starts(height) for x in starts(width)
-    ]
+    h, w = min(crop, height), min(crop, width)
+    return [(y, x, h, w) for y in starts(height) for x in starts(width)]
 
 
 def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -193,13 +170,9 @@ def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tens
     return (total / count).flatten(1, 2)
 
 
-def merge_affinities(
-    affinities: Tensor, boxes: list[tuple[int, int, int, int]], grid: tuple[int, int]
-) -> Tensor:
+def merge_affinities(affinities: Tensor, boxes: list[Box], grid: tuple[int, int]) -> Tensor:
     """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches,
-    rows normalised.
-
-    A row with nothing in it stays 0, as in the crops themselves.
+    rows normalised; a row of zeros stays so.
     """
     patches = torch.arange(grid[0] * grid[1], device=affinities.device).view(grid)
     total = affinities.new_zeros(patches.numel(), patches.numel())
@@ -215,8 +188,8 @@ def merge_affinities(
 def with_negatives(
     classes: Tensor, negatives: Tensor | None, mean: bool, class_of: Tensor | None = None
 ) -> Tensor:
-    """Embeddings of all prompts (P, C): classes, negatives, and optionally the classes' normalised
-    mean.
+    """Embeddings of all prompts (P, C): classes, negatives, and with ``mean`` the classes'
+    normalised mean.
 
     Args:
         classes: (T, C), or (S, C) with several embeddings a class. class_of: then the class of each
@@ -226,9 +199,7 @@ def with_negatives(
     if mean:
         if class_of is not None:
             counts = class_of.bincount()[:, None]
-            classes = (
-                classes.new_zeros(len(counts), classes.shape[1]).index_add(0, class_of, classes)
-                / counts
-            )
+            sums = classes.new_zeros(len(counts), classes.shape[1])
+            classes = sums.index_add(0, class_of, classes) / counts
         parts.append(F.normalize(classes.mean(dim=0, keepdim=True), dim=-1))
     return torch.cat(parts)

@@ -1,9 +1,8 @@
-"""From one image to views of CLIP's resolution, and from the views' logits back to scores of the
-image's size.
+"""From an image to views of CLIP's resolution, and from the views' logits to scores of its size.
 
-Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that label maps never
-need a score map of every class, and a class costs nothing in a view that did not keep it. Shapes: V
-views, T classes, t classes of a chunk, r resolution of CLIP, H W size of the output.
+Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that labels never need a
+score map of every class. Shapes: V views, T classes, t classes of a chunk, r resolution of CLIP, H
+W size of the output.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ class SlidingWindow:
     """Windows over a squashed image plus, optionally, one view of the whole image.
 
     Attributes:
-        size: side of the square that the image is squashed to.
-        kernel: side of a window, in pixels of that square.
+        size: side of the square that the image is squashed to. kernel: side of a window in it.
         overlap: share of a window that the next one covers again, 0 <= overlap < 1.
         global_view: average the windows with a view of the whole image, half and half.
+    Raises:
+        ValueError: windows that do not cover the square.
     """
 
     size: int = 640
@@ -65,28 +65,22 @@ class SlidingWindow:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) without anti-aliasing, as the released code does
-    everywhere.
-    """
-    return (
-        x
-        if tuple(x.shape[-2:]) == tuple(size)
-        else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    )
+    """Bilinear resize of (N, C, h, w) without anti-aliasing, as in the released code."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def make_views(
     image: Tensor, resolution: tuple[int, int], sliding: SlidingWindow | None, divisor: int = 0
 ) -> Tensor:
-    """Cut a normalised image (3, H, W) into views (V, 3, r, r); the view of the whole image comes
-    last.
+    """Cut a normalised image (3, H, W) into views (V, 3, r, r), that of the whole image last.
 
     Args:
         resolution: what CLIP takes.
         sliding: the windows, or None for the whole image alone.
-        divisor: without windows, zero-pad H and W to multiples of this before squashing (the
-            released code pads to 32 and does not cut the padding off again, which shifts its
-            masks); 0 for no padding.
+        divisor: without windows, zero-pad H and W to multiples of this before squashing, 0 for no
+            padding (the released code pads to 32 and leaves the padding in, which shifts masks).
     """
     if sliding is None:
         if divisor:
@@ -102,13 +96,8 @@ def make_views(
 
 
 def merge_views(views: Sequence[PartOfView], classes: int, sliding: SlidingWindow | None) -> Tensor:
-    """Logits of the views of one image, a chunk of t classes, to scores (t, S, S) in 0..1.
-
-    A class that a view did not keep scores 0 there.
-
-    Args:
-        classes: t. sliding: how the views were cut; S is its square's side, or the logits' own
-            without one.
+    """Logits of an image's views for t classes to scores (t, S, S) in 0..1, on the square of the
+    windows, if any, else on the logits' own; a class that a view did not keep scores 0 there.
     """
     if sliding is None:
         return views[0].logits.sigmoid()
@@ -127,14 +116,11 @@ def merge_views(views: Sequence[PartOfView], classes: int, sliding: SlidingWindo
 
 
 def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
-    """Add the scores of a window, or of a view squashed to a window's size, to those of its classes
-    (t, H, W).
-    """
+    """Add the scores of a view, as large as a window, to those of its classes (t, H, W)."""
     if not len(view.logits):
         return
-    scores = resize(
-        resize(view.logits[None], (kernel, kernel)).sigmoid(), (total.shape[1], total.shape[2])
-    )[0]
+    scores = resize(view.logits[None], (kernel, kernel)).sigmoid()
+    scores = resize(scores, (total.shape[1], total.shape[2]))[0]
     if view.places is None:
         total += scores
     else:
@@ -144,9 +130,7 @@ def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
 def full_size_scores(
     views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (prompts (t,), their scores (t, H, W)) in chunks of ascending prompts; those that no
-    view kept are left out.
-    """
+    """Yield (prompts (t,), their scores (t, H, W)), ascending, without what no view kept."""
     side = sliding.size if sliding else 0
     step = items_at_a_time(max(size[0] * size[1], side * side), views.logits.device)
     for classes, parts in views.chunks(step):
@@ -162,7 +146,7 @@ def score_maps(
     """Scores of one image (T, H, W); a class that no view kept scores 0.
 
     Args:
-        views: logits of its views. sliding: how they were cut. size: (H, W).
+        sliding: how the views were cut. size: (H, W).
         class_of: the class of each prompt (P,), ascending, which scores what its best prompt
             scores; None for one prompt a class.
     """
@@ -172,9 +156,8 @@ def score_maps(
         if class_of is None:
             scores[prompts] = maps
         else:
-            scores.scatter_reduce_(
-                0, class_of[prompts][:, None, None].expand_as(maps), maps, "amax"
-            )
+            index = class_of[prompts][:, None, None].expand_as(maps)
+            scores.scatter_reduce_(0, index, maps, "amax")
     return scores
 
 
@@ -184,10 +167,8 @@ def best_classes(
     size: tuple[int, int],
     class_of: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Best class of each pixel of one image, int64 (H, W), and its score (H, W).
-
-    A running maximum over chunks of classes. Ties go to the lower class, as ``argmax`` over
-    :func:`score_maps` would have it. Arguments are those of :func:`score_maps`.
+    """Best class of each pixel of one image, int64 (H, W), the lower one of equals, and its score
+    (H, W): the maximum of :func:`score_maps`, which has the same arguments, without all maps.
     """
     best = views.logits.new_full(size, -1.0)
     labels = torch.zeros(size, dtype=torch.int64, device=best.device)
@@ -202,8 +183,8 @@ def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float)
     """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached.
 
     Args:
-        labels, confidence: (H, W), the best class and its score.
-        classes: a class none of whose pixels reaches it is left out. pixels: of each pixel.
+        confidence: (H, W), the scores of the labels.
+        classes: threshold of a class's best pixel. pixels: of each pixel.
     """
     if pixels > 0:
         labels = labels.masked_fill(confidence < pixels, NO_CLASS)

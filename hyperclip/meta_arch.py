@@ -1,6 +1,4 @@
-"""The meta-architecture HyperCLIP: Detectron2's view of CLIP, its adapters and the cost-volume
-head.
-"""
+"""The meta-architecture HyperCLIP: CLIP, its adapters and the cost-volume head."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ from .runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -28,8 +27,14 @@ from .clip import (
     load_clip,
 )
 from .dense_features import DenseFeatures
-from .head import CosineHead, CostVolumeHead, pixel_class_bce
-from .head.loss import choose_classes, in_terms_of, present_classes
+from .head import (
+    CosineHead,
+    CostVolumeHead,
+    choose_classes,
+    in_terms_of,
+    pixel_class_bce,
+    present_classes,
+)
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
@@ -38,6 +43,7 @@ from .vocabulary import Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")
 """What MODEL.CHECKPOINT_ACTIVATIONS may hold."""
+HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE")
 
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
 SEM_SEG_HEADS_REGISTRY.register(CosineHead)
@@ -45,12 +51,10 @@ SEM_SEG_HEADS_REGISTRY.register(CosineHead)
 
 @META_ARCH_REGISTRY.register()
 class HyperCLIP(Segmenter):
-    """Open-vocabulary segmentation: dense CLIP, text embeddings of a vocabulary, and a head over
-    their similarity.
+    """Open-vocabulary segmentation: dense CLIP, text embeddings, and a head over their similarity.
 
     Args:
         clip: an open_clip model, fine-tuning already prepared.
-        text: embeds vocabularies.
         head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and
             ``describe``.
         resolution: (height, width) that CLIP sees.
@@ -62,8 +66,7 @@ class HyperCLIP(Segmenter):
             none of the classes, 0..1.
         divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of
             the same meaning.
-        settings: of the head, by config key, that its parameters do not tell; see
-            :meth:`checkpoint_settings`.
+        settings: of the head, by config key, for :meth:`checkpoint_settings`.
     """
 
     clip: CLIP
@@ -103,43 +106,27 @@ class HyperCLIP(Segmenter):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
-        head = cfg.MODEL.SEM_SEG_HEAD
-        loaded = load_clip(
-            head.CLIP_PRETRAINED,
-            cfg.MODEL.CLIP_WEIGHTS,
-            load=not cfg.MODEL.WEIGHTS,
-            activation=cfg.MODEL.CLIP_ACTIVATION,
-        )
+        head, load = cfg.MODEL.SEM_SEG_HEAD, not cfg.MODEL.WEIGHTS
+        weights, activation = cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.CLIP_ACTIVATION
+        loaded = load_clip(head.CLIP_PRETRAINED, weights, load, activation)
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
         check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
-        options = AdapterOptions(
-            projections=adapter.PROJECTIONS,
-            block_size=adapter.BLOCK_SIZE,
-            block_size_text=adapter.BLOCK_SIZE_TEXT,
-            curvature_vision=adapter.CURVATURE_VISION,
-            curvature_text=adapter.CURVATURE_TEXT,
-            literal=adapter.LITERAL,
-            rank=adapter.RANK,
-            alpha=adapter.ALPHA,
-        )
+        names = [field.name for field in fields(AdapterOptions)]
+        options = AdapterOptions(**{name: getattr(adapter, name.upper()) for name in names})
         prepare_finetuning(clip, head.CLIP_FINETUNE, encoders=adapter.ENCODERS, options=options)
         recomputed = checked_parts(cfg.MODEL.CHECKPOINT_ACTIVATIONS)
         clip.transformer.grad_checkpointing = "text" in recomputed
         clip.visual.transformer.grad_checkpointing = "image" in recomputed
         patch = clip.visual.conv1.kernel_size
         shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
-        sliding = cfg.TEST.SLIDING
+        windows = {key.lower(): value for key, value in cfg.TEST.SLIDING.items()}
         return {
             "clip": clip,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "head": build_head(cfg, shape),
             "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
             "layers": head.CLIP_LAYERS,
-            "sliding": SlidingWindow(
-                sliding.SIZE, sliding.KERNEL, sliding.OVERLAP, sliding.GLOBAL_VIEW
-            )
-            if cfg.TEST.SLIDING_WINDOW
-            else None,
+            "sliding": SlidingWindow(**windows) if cfg.TEST.SLIDING_WINDOW else None,
             "backbone": head.CLIP_PRETRAINED,
             "finetune": head.CLIP_FINETUNE,
             "background_threshold": cfg.TEST.BACKGROUND_THRESHOLD,
@@ -149,9 +136,7 @@ class HyperCLIP(Segmenter):
             "class_chunk": cfg.TEST.CLASS_CHUNK,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
-            "settings": {
-                f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in ("NUM_HEADS", "ATTENTION_TYPE")
-            },
+            "settings": {f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in HEAD_SETTINGS},
         }
 
     @property
@@ -164,9 +149,7 @@ class HyperCLIP(Segmenter):
         self.text.check(self.clip, vocabulary)
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """What the parameters were trained for and do not tell: a checkpoint keeps it, and fits no
-        model with other values.
-        """
+        """See :class:`Segmenter`."""
         settings = {
             "MODEL.CLIP_ACTIVATION": activation_of(self.clip),
             "MODEL.SEM_SEG_HEAD.CLIP_LAYERS": list(self.layers),
@@ -176,11 +159,10 @@ class HyperCLIP(Segmenter):
         }
         for name, adapter in adapters(self.clip):
             tower = "vision" if name.startswith("visual.") else "text"
+            what = f"MODEL.ADAPTER ({type(adapter).__name__}, {tower})"
             for key in ("curvature", "scale"):
                 if hasattr(adapter, key):
-                    settings[f"MODEL.ADAPTER ({type(adapter).__name__}, {tower}) {key}"] = float(
-                        getattr(adapter, key)
-                    )
+                    settings[f"{what} {key}"] = float(getattr(adapter, key))
         return settings
 
     @torch.no_grad()
@@ -191,14 +173,10 @@ class HyperCLIP(Segmenter):
             for image in images
         ]
         features, count = self.encode_views(torch.cat(views)), len(views[0])
-        check = FiniteCheck().add(
-            "CLIP's features of the image", features.embeddings, *features.intermediates
-        )
-        check.require(self)
-        return [
-            self.sem_seg_head.prepare(features[i : i + count])
-            for i in range(0, count * len(views), count)
-        ]
+        tensors = (features.embeddings, *features.intermediates)
+        FiniteCheck().add("CLIP's features of the image", *tensors).require(self)
+        starts = range(0, count * len(views), count)
+        return [self.sem_seg_head.prepare(features[i : i + count]) for i in starts]
 
     @torch.no_grad()
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
@@ -211,31 +189,25 @@ class HyperCLIP(Segmenter):
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
         logits = self.sem_seg_head.infer(encoded, text, self.class_chunk)
-        FiniteCheck().add("the embeddings of the class names", text).add(
-            "the head's logits", logits.logits
-        ).require(self)
-        class_of = self._class_of(vocabulary)
-        scores = score_maps(logits, self.sliding, size, class_of) if question.scores else None
-        if scores is None:
-            labels, confidence = best_classes(logits, self.sliding, size, class_of)
-        else:
+        check = FiniteCheck().add("the embeddings of the class names", text)
+        check.add("the head's logits", logits.logits).require(self)
+        class_of, scores = self.class_of(vocabulary), None
+        if question.scores:
+            scores = score_maps(logits, self.sliding, size, class_of)
             confidence, labels = scores.max(dim=0)
-        background = self.background_threshold if question.background else 0.0
-        pixels = background if question.pixel_threshold is None else question.pixel_threshold
-        return Segmentation(
-            leave_out(labels, confidence, question.class_threshold or 0.0, pixels),
-            confidence,
-            scores,
-        )
+        else:
+            labels, confidence = best_classes(logits, self.sliding, size, class_of)
+        pixels = question.pixel_threshold
+        if pixels is None:
+            pixels = self.background_threshold if question.background else 0.0
+        labels = leave_out(labels, confidence, question.class_threshold or 0.0, pixels)
+        return Segmentation(labels, confidence, scores)
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
-        """See :class:`Segmenter`. Only the cost-volume head with the adapters of the papers is a
-        row of theirs.
-        """
+        """See :class:`Segmenter`."""
         papers = {"hyperbolic": "HyperCLIP", "attention": "CAT-Seg"}
-        method = (
-            papers.get(self.finetune, "") if isinstance(self.sem_seg_head, CostVolumeHead) else ""
-        )
+        published = isinstance(self.sem_seg_head, CostVolumeHead)
+        method = papers.get(self.finetune, "") if published else ""
         settings = {
             "head": type(self.sem_seg_head).__name__,
             "finetune": self.finetune,
@@ -246,23 +218,18 @@ class HyperCLIP(Segmenter):
         return Description("HyperCLIP", self.backbone, method, settings=settings)
 
     def encode_views(self, views: Tensor) -> DenseFeatures:
-        """Image tower over normalised views (V, 3, r, r); without gradients as many at a time as is
-        fastest.
-        """
+        """Image tower over normalised views (V, 3, r, r), without gradients some at a time."""
         visual = self.clip.visual
         if torch.is_grad_enabled():
             return encode_dense(visual, views, self.layers)
         tokens = views[0, 0].numel() // visual.conv1.weight[0, 0].numel()
         step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
-        return DenseFeatures.join(
-            [encode_dense(visual, part, self.layers) for part in views.split(step)]
-        )
+        parts = [encode_dense(visual, part, self.layers) for part in views.split(step)]
+        return DenseFeatures.join(parts)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`.
-
-        Where the inputs are a part of a batch, they have what was decided for all of it:
-        "padded_size" (height, width), and "sampled_classes" (t,).
+        """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`. Inputs that are a part of a batch
+        have what was decided for all of it: "padded_size" (height, width), "sampled_classes" (t,).
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
         if self.train_vocabulary is None:
@@ -280,24 +247,17 @@ class HyperCLIP(Segmenter):
         )
         only, classes = batched_inputs[0].get("sampled_classes"), len(self.train_vocabulary)
         if only is None and 0 < self.sampled_classes < classes:
-            only = choose_classes(
-                present_classes(target, classes, self.ignore), self.sampled_classes
-            )
+            present = present_classes(target, classes, self.ignore)
+            only = choose_classes(present, self.sampled_classes)
         if only is not None:
             target = in_terms_of(target, only, self.ignore)
         text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
         return {"loss_sem_seg": pixel_class_bce(logits, target, self.ignore)}
 
-    def _class_of(self, vocabulary: Vocabulary) -> Tensor | None:
-        classes = self.text.class_of(vocabulary)
-        return None if classes is None else torch.tensor(classes, device=self.device)
-
 
 def checked_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError if it holds anything that is not in
-    ``CHECKPOINTED``.
-    """
+    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError unless all of it is in ``CHECKPOINTED``."""
     if any(name not in CHECKPOINTED for name in names):
         raise ValueError(
             f"MODEL.CHECKPOINT_ACTIVATIONS: got {names!r}, expected a list of some of "

@@ -30,8 +30,7 @@ class Question:
     """What is asked of an image.
 
     Attributes:
-        vocabulary: the classes to choose from.
-        background: whether pixels may belong to none of them; those get the label ``NO_CLASS``.
+        background: whether pixels may belong to none of the classes, with the label ``NO_CLASS``.
         class_threshold: a class whose best pixel stays below it is left out, on the scale of the
             system's confidence; None for the system's own rule.
         pixel_threshold: pixels below it get the label ``NO_CLASS``; None for the system's own rule.
@@ -84,7 +83,7 @@ class Description:
         class_lists: family of class lists that the method was published with.
         abstains: whether pixels may stay without a class where no background exists.
         settings: what decides its numbers, in plain values.
-        notes: why its number is not to be compared with a published one as it stands.
+        notes: why its number cannot be compared with a published one as it stands.
     """
 
     system: str
@@ -106,17 +105,12 @@ class Segmenter(nn.Module, abc.ABC):
     """
 
     input_format = "RGB"
-    """Order of the channels of the images that it takes."""
-
     text: TextEmbedder | None = None
     """What embeds the class names, if CLIP's text tower does."""
-
     half_precision = False
     """Whether it takes float16 on GPUs by itself."""
-
     sampled_classes = 0
     """Classes that a training step asks; 0 for all of them."""
-
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -141,23 +135,24 @@ class Segmenter(nn.Module, abc.ABC):
         """Answer a question about an encoded image.
 
         Args:
-            encoded: one entry of what :meth:`encode` gave. size: (H, W) of the answer.
+            encoded: an entry of what :meth:`encode` gave. size: (H, W) of the answer.
         Raises:
             ValueError: a name that does not fit into the text tower.
         """
 
     @abc.abstractmethod
     def describe(self, dataset: Collection[str] = ()) -> Description:
-        """What a result says about this system.
-
-        Args:
-            dataset: the names of the dataset that the result is of.
-        """
+        """What a result says about this system, on the dataset of these names."""
 
     @classmethod
     def largest_confidence(cls, cfg: CfgNode) -> float:
         """The highest confidence that its answers can have with a config."""
         return 1
+
+    def class_of(self, vocabulary: Vocabulary) -> Tensor | None:
+        """The class of each of ``text``'s embeddings (S,), ascending; None for one a class."""
+        classes = self.text.class_of(vocabulary) if self.text is not None else None
+        return None if classes is None else torch.tensor(classes, device=self.device)
 
     def check(self, vocabulary: Vocabulary) -> None:
         """Raise now what asking for these classes would raise later.
@@ -167,17 +162,13 @@ class Segmenter(nn.Module, abc.ABC):
         """
 
     def checkpoint_settings(self) -> dict[str, Any]:
-        """What the parameters were trained for and do not tell, in plain values, by config key: a
-        checkpoint keeps it, and fits no model with other values.
+        """What the parameters were trained for and do not tell, in plain values by config key; a
+        checkpoint keeps it, and does not load into a model with other values.
         """
         return {}
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """Losses of a training batch, by name; a system that has nothing to train leaves this out.
-
-        Args:
-            batched_inputs: dicts with "image" (3, H, W) and "sem_seg" (H, W), class indices.
-        """
+        """Losses, by name, of a batch as for :meth:`forward`; not of a training-free system."""
         raise ValueError(
             f"{type(self).__name__} is training-free: evaluate it with tools/train_net.py "
             "--eval-only"

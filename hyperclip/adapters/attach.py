@@ -27,7 +27,7 @@ ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
 """What these adapters are on unless the options say so; the others are on q, k and v."""
 WITH_OUTPUT = ("relations",)
-"""Adapters that can adapt the output projection of the attention too."""
+"""Adapters that can be on the attention's output projection too."""
 
 
 def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
@@ -51,13 +51,12 @@ def prepare_finetuning(
     """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
 
     Args:
-        clip: an open_clip model.
         mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation"
             HyRo's), "full" (every weight that has an influence) or "none".
         encoders: which towers are adapted, of "vision" and "text".
     Raises:
         ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or
-            adapters joined in an order in which a later one replaces what an earlier one adapts.
+            an adapter that replaces what an earlier one adapts.
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
     if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
@@ -79,12 +78,9 @@ def prepare_finetuning(
 def _resolved(name: str, options: AdapterOptions) -> AdapterOptions:
     """The options with the projections of this adapter."""
     chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
-    return replace(
-        options,
-        projections=checked_choices(
-            "MODEL.ADAPTER.PROJECTIONS", chosen, MATRICES if name in WITH_OUTPUT else PROJECTIONS
-        ),
-    )
+    allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
+    chosen = checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
+    return replace(options, projections=chosen)
 
 
 def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
@@ -93,17 +89,11 @@ def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOpti
     projections = set(options.projections)
     for encoder in encoders:
         for layer, block in enumerate(tower(clip, encoder)):
+            attn, out = block.attn, block.attn.out_proj
             if projections - {"out"}:
-                places.append(
-                    (block.attn, Site(encoder, layer, "in_proj_weight", block.attn.in_proj_weight))
-                )
+                places.append((attn, Site(encoder, layer, "in_proj_weight", attn.in_proj_weight)))
             if "out" in projections:
-                places.append(
-                    (
-                        block.attn.out_proj,
-                        Site(encoder, layer, "out_proj", block.attn.out_proj.weight),
-                    )
-                )
+                places.append((out, Site(encoder, layer, "out_proj", out.weight)))
     built = ADAPTER_REGISTRY.get(name)([site for _, site in places], options)
     for (module, site), adapter in zip(places, built, strict=True):
         weight = "weight" if site.name == "out_proj" else site.name
@@ -113,11 +103,8 @@ def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOpti
 def _require_influence(
     clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]
 ) -> None:
-    """Raise ValueError if a joined adapter's parameters move rows of a weight that a later adapter
-    replaces.
-
-    Looked at is the first block of each tower, since all are adapted alike.
-    """
+    """ValueError if a joined adapter trains rows of a weight that a later adapter replaces."""
+    # all blocks of a tower are adapted alike
     for encoder in encoders:
         attn = tower(clip, encoder)[0].attn
         if not parametrize.is_parametrized(attn, "in_proj_weight"):
@@ -135,33 +122,27 @@ def _require_influence(
 def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> list[list[str]]:
     """Which of q, k, v each adapter of a chain moves without an influence on the chain's result."""
     with torch.enable_grad():
-        inputs, outputs, x = [], [], weight.detach()
+        values = [weight.detach().requires_grad_()]
         for adapter in chain:
-            inputs.append(x.detach().requires_grad_())
-            x = adapter(inputs[-1])
-            outputs.append(x)
-        # gradient of the result with respect to what an adapter gives
-        passed = torch.ones_like(weight)
+            values.append(adapter(values[-1]))
+        passed = _gradients(values[-1], values)
         dead: list[list[str]] = []
-        for adapter, start, end in zip(
-            reversed(chain), reversed(inputs), reversed(outputs), strict=True
-        ):
+        for adapter, value, gradient in zip(chain, values[1:], passed[1:], strict=True):
             own = [p for p in adapter.parameters() if p.requires_grad]
             lost = []
-            for name, rows, gradient in zip(
-                PROJECTIONS, end.chunk(3), passed.chunk(3), strict=True
-            ):
-                moved = (
-                    torch.autograd.grad(rows.sum(), own, retain_graph=True, allow_unused=True)
-                    if rows.requires_grad
-                    else ()
-                )
-                if any(g is not None and g.any() for g in moved) and not gradient.any():
+            rows = zip(PROJECTIONS, value.chunk(3), gradient.chunk(3), strict=True)
+            for name, part, influence in rows:
+                if any(g.any() for g in _gradients(part, own)) and not influence.any():
                     lost.append(name)
             dead.append(lost)
-            (before,) = torch.autograd.grad(end, start, passed, allow_unused=True)
-            passed = torch.zeros_like(weight) if before is None else before
-    return dead[::-1]
+    return dead
+
+
+def _gradients(value: Tensor, sources: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of the sum of a tensor with respect to others, 0 where it does not depend on it."""
+    return torch.autograd.grad(
+        value.sum(), sources, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
@@ -188,11 +169,7 @@ def merge(model: nn.Module) -> int:
 
 
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Count parameters by part of the model: rows (part, trainable, all), the last one is the
-    total.
-
-    Parts are the CLIP towers, their adapters and the head, as far as ``model`` has them.
-    """
+    """Count parameters: rows (part, trainable, all) of CLIP's towers, adapters, head, and total."""
     inside = {id(p): "adapters" for _, module in adapters(model) for p in module.parameters()}
     rows: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():

@@ -1,12 +1,11 @@
-"""What every adapter has in common: a torch parametrization of an attention weight that starts as
-the identity.
-"""
+"""What all adapters have in common: torch parametrizations of attention weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -27,33 +26,48 @@ ADAPTER_REGISTRY = Registry("ADAPTER")
 
 
 class Adapter(nn.Module):
-    """A module whose ``forward`` maps a frozen weight to the one that is used, and which starts as
-    the identity.
-    """
+    """Its ``forward`` maps a frozen weight to the one that is used; it starts as the identity."""
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
     def starts_at_identity(self) -> list[nn.Parameter]:
-        """Parameters (…, b, b) that start as identity matrices, which weight decay may pull them
-        back to.
-        """
+        """Parameters (…, b, b) that start as identities, to which weight decay can pull them."""
         return []
+
+
+class RowsAdapter(Adapter):
+    """An adapter of the q, k or v rows (D, D) of ``in_proj_weight`` (3D, D), each on its own.
+
+    Args:
+        projections: which of "q", "k", "v" are adapted.
+    Raises:
+        ValueError: an unknown projection.
+    """
+
+    def __init__(self, projections: Iterable[str]) -> None:
+        super().__init__()
+        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
+
+    def adapt(self, name: str, rows: Tensor) -> Tensor:
+        """The rows (D, D) of the projection of this name that are used instead of its own."""
+        raise NotImplementedError
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map ``in_proj_weight`` (3D, D) to the adapted one, computed in float32 or wider."""
+        parts = dict(zip(PROJECTIONS, weight.chunk(3), strict=True))
+        with torch.autocast(weight.device.type, enabled=False):
+            parts |= {name: self.adapt(name, parts[name]) for name in self.projections}
+        return torch.cat(list(parts.values()))
 
 
 @dataclass(frozen=True)
 class Site:
-    """A weight that is adapted.
+    """A weight that is adapted."""
 
-    Attributes:
-        encoder: "vision" or "text". layer: of its tower, from 0. name: "in_proj_weight" (3D, D) or
-            "out_proj" (D, D).
-        weight: the pre-trained one.
-    """
-
-    encoder: str
-    layer: int
-    name: str
+    encoder: str  # "vision" or "text"
+    layer: int  # of the encoder, from 0
+    name: str  # "in_proj_weight" (3D, D) or "out_proj" (D, D)
     weight: Tensor
 
     @property
@@ -67,8 +81,7 @@ class AdapterOptions:
     """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`.
 
     Attributes:
-        projections: empty for those of the adapter; an adapter's ``Build`` function gets these in
-            its options.
+        projections: empty for the adapter's; its ``Build`` function gets them.
         curvature_text: ``AS_RELEASED`` for the adapter's.
     """
 
@@ -86,9 +99,7 @@ class AdapterOptions:
         return self.block_size_text or self.block_size if encoder == "text" else self.block_size
 
     def curvature(self, encoder: str, released_text: float = 1.0) -> float:
-        """Curvature magnitude in an encoder; ``released_text`` is the text tower's where the
-        options name none.
-        """
+        """Curvature magnitude in an encoder; ``released_text`` where the options leave it open."""
         if encoder == "text":
             return released_text if self.curvature_text == AS_RELEASED else self.curvature_text
         return self.curvature_vision
@@ -99,9 +110,7 @@ Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
 
 
 def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``values`` as a tuple, each once; ValueError if it is empty or holds anything that is
-    not in ``allowed``.
-    """
+    """Return ``values`` as a tuple, each once; ValueError if there is none or one not allowed."""
     values = tuple(dict.fromkeys(values))
     wrong = [v for v in values if v not in allowed]
     if wrong or not values:
@@ -126,10 +135,8 @@ def check_blocks(width: int, block_size: int) -> None:
 
 
 def block_product(weight: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of the block-diagonal matrix of ``blocks`` (…, R, b,
-    b), D = R b.
-
-    With ``out``, of the shape of ``weight``, it is written there, without gradients.
+    """``weight`` (…, O, R b) times the transpose of the block-diagonal matrix of ``blocks`` (…, R,
+    b, b), written to ``out``, without gradients, if that is given.
     """
     r, b, _ = blocks.shape[-3:]
     columns = weight.unflatten(-1, (r, b)).transpose(-2, -3)

@@ -16,29 +16,25 @@ from .base import (
     PROJECTIONS,
     Adapter,
     AdapterOptions,
+    RowsAdapter,
     Site,
     block_product,
     check_blocks,
-    checked_choices,
     checked_curvature,
 )
 
 
-class RadiusAdjustment(Adapter):
-    """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` row by row, with a free block-diagonal
-    ``M``.
+class RadiusAdjustment(RowsAdapter):
+    """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` by rows, with a free block-diagonal M.
 
-    Apart from clamps at the boundary of the ball, exp0, the Moebius product and log0 cancel, and
-    ``W'`` is exactly ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c). That is the
-    fast path; ``literal=True`` composes the maps of :mod:`hyperclip.hyperbolic` instead. Source:
-    HyperCLIP (CVPR 2025).
+    The maps cancel: ``W'`` is ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c), which
+    is what is computed unless ``literal``. Source: HyperCLIP (CVPR 2025).
 
     Args:
-        width: D, input features of the projection.
-        block_size: side b of the blocks; it has to divide ``width``.
+        width: D. block_size: side b of the blocks, a divisor of D.
         curvature: magnitude c > 0 of the ball's curvature.
         projections: which of "q", "k", "v" are adjusted.
-        literal: evaluate the hyperbolic maps themselves.
+        literal: compose the maps of :mod:`hyperclip.hyperbolic` instead.
     Raises:
         ValueError: a block size that does not divide the width, an unknown projection, c <= 0.
     """
@@ -51,18 +47,15 @@ class RadiusAdjustment(Adapter):
         projections: Iterable[str] = PROJECTIONS,
         literal: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(projections)
         check_blocks(width, block_size)
-        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
         self.curvature, self.literal = checked_curvature(curvature), literal
         identity = torch.eye(block_size).repeat(width // block_size, 1, 1)
         for name in self.projections:
             self.register_parameter(name, nn.Parameter(identity.clone()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the adjusted weight (3D, D), always computed in float32
-        or wider.
-        """
+        """Map ``in_proj_weight`` (3D, D) to the adjusted weight, computed in float32 or wider."""
         parts = weight.unflatten(0, (3, -1))
         chosen = [PROJECTIONS.index(name) for name in self.projections]
         blocks = [getattr(self, name) for name in self.projections]
@@ -79,18 +72,14 @@ class RadiusAdjustment(Adapter):
 
     def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
         """Adjust weights (P, O, D), each by its blocks (R, b, b)."""
+        pairs = zip(weights, blocks, strict=True)
         if self.literal:
-            return torch.stack(
-                [self._literal(w, own) for w, own in zip(weights, blocks, strict=True)]
-            )
-        input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
-        output_cap = hyperbolic.tangent_cap(self.curvature)
+            return torch.stack([self._literal(one, own) for one, own in pairs])
         if torch.is_grad_enabled():
-            return capped_product(weights, torch.stack(blocks), input_cap, output_cap)
+            return capped_product(weights, torch.stack(blocks), self.curvature)
         result = torch.empty_like(weights)
-        # each stays in a CPU's cache
-        for one, own, out in zip(weights, blocks, result, strict=True):
-            capped_product(one, own, input_cap, output_cap, out)
+        for (one, own), out in zip(pairs, result, strict=True):  # each stays in a CPU's cache
+            capped_product(one, own, self.curvature, out)
         return result
 
     def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
@@ -100,15 +89,17 @@ class RadiusAdjustment(Adapter):
 
 
 def capped_product(
-    weight: Tensor, blocks: Tensor, input_cap: float, output_cap: float, out: Tensor | None = None
+    weight: Tensor, blocks: Tensor, curvature: float, out: Tensor | None = None
 ) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, the norms of its rows
-    capped before and after.
+    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, its rows' norms capped
+    before and after as the ball of this curvature does.
 
-    Scaling a row commutes with the product, so both caps are one multiplication at the end. With
-    ``out``, of the shape of ``weight``, the result is written there, without gradients.
+    With ``out``, of the shape of ``weight``, the result is written there, without gradients.
     """
+    input_cap = hyperbolic.tangent_cap(curvature, hyperbolic.POINT_MARGIN)
+    output_cap = hyperbolic.tangent_cap(curvature)
     product = block_product(weight, blocks, out)
+    # scaling a row commutes with the product
     before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
     after = output_cap / (product.norm(dim=-1, keepdim=True) * before).clamp_min(output_cap)
     return product * (before * after) if out is None else product.mul_(before * after)
@@ -117,13 +108,9 @@ def capped_product(
 @ADAPTER_REGISTRY.register()
 def hyperbolic_radius(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """Radius adjustment of every site's own."""
-    return [
-        RadiusAdjustment(
-            s.width,
-            options.side(s.encoder),
-            options.curvature(s.encoder),
-            options.projections,
-            options.literal,
-        )
-        for s in sites
-    ]
+    adapters: list[Adapter] = []
+    for site in sites:
+        side, curvature = options.side(site.encoder), options.curvature(site.encoder)
+        kind = (options.projections, options.literal)
+        adapters.append(RadiusAdjustment(site.width, side, curvature, *kind))
+    return adapters

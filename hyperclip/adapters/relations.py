@@ -1,15 +1,13 @@
-"""HyperCLIP++'s adapter: the blocks of all layers and of both towers are mixed by shared linear
-relations.
+"""HyperCLIP++'s adapter: shared linear relations mix the blocks of all layers and of both towers.
 
 One tensor holds a block for each (slot, place): a slot is a projection of a layer, a place one of
 the blocks on the diagonal, the text tower's first. Relations across slots are shared, those across
-places belong to a layer. Everything is linear, so the relations are multiplied with each other
-before they touch the blocks, which is the same and about a hundred times cheaper than transforming
-the whole tensor for each layer.
+places belong to a layer. All is linear, so a layer's relations are multiplied before they touch the
+blocks, which is a hundred times cheaper than transforming the whole tensor. The released code's
+relations start at random values, which destroys CLIP; here they start as the identity.
 
-The released code leaves its relations at random values in the beginning, which destroys CLIP; here
-they start as the identity. Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, T and V
-places of the text and the vision tower, b side of the blocks.
+Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, T and V places of the text and the
+vision tower, b side of the blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import hyperbolic
 from .base import (
     ADAPTER_REGISTRY,
     MATRICES,
@@ -36,31 +33,22 @@ CURVATURE_TEXT = 0.01
 
 
 class Relation(nn.Module):
-    """``x -> x + W2 W1 x`` with W2 at zero in the beginning, as the matrix (n, n) that it is.
-
-    Args:
-        size: n. The hidden layer is four times as wide.
-    """
+    """``x -> x + W2 W1 x`` for n features, with 4 n hidden ones and W2 zero in the beginning."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.up, self.down = (
-            nn.Linear(size, 4 * size, bias=False),
-            nn.Linear(4 * size, size, bias=False),
-        )
+        self.up = nn.Linear(size, 4 * size, bias=False)
+        self.down = nn.Linear(4 * size, size, bias=False)
         nn.init.zeros_(self.down.weight)
 
     def matrix(self) -> Tensor:
         """The relation as a matrix (n, n)."""
-        one = torch.eye(
-            self.up.in_features, dtype=self.up.weight.dtype, device=self.up.weight.device
-        )
-        return one + self.down.weight @ self.up.weight
+        product = self.down.weight @ self.up.weight
+        return torch.eye(len(product), dtype=product.dtype, device=product.device) + product
 
 
 class SharedBlocks(nn.Module):
-    """The blocks of both towers, (S, T + V, b, b), and their relations; blocks start as identity
-    matrices.
+    """The blocks of both towers (S, T + V, b, b), identities at first, and their relations.
 
     Args:
         layers: L, the deeper tower's. places: (T, V), 0 for a tower that is not adapted. side: b.
@@ -72,10 +60,9 @@ class SharedBlocks(nn.Module):
     ) -> None:
         super().__init__()
         self.places, self.matrices = places, tuple(matrices)
-        self.blocks = nn.Parameter(
-            torch.eye(side).repeat(len(self.matrices) * layers, sum(places), 1, 1)
-        )
-        self.across_slots = Relation(len(self.matrices) * layers)
+        slots = len(self.matrices) * layers
+        self.blocks = nn.Parameter(torch.eye(side).repeat(slots, sum(places), 1, 1))
+        self.across_slots = Relation(slots)
         self.across_places = nn.ModuleList(Relation(sum(places)) for _ in range(layers))
 
     def of(self, encoder: str, layer: int, matrices: Sequence[str]) -> Tensor:
@@ -94,7 +81,8 @@ class RelatedRadius(Adapter):
 
     Args:
         shared: one for all sites. encoder, layer, matrices: which of its blocks are this site's:
-            some of q, k, v in their order, or out. curvature: c > 0.
+            some of q, k, v in their order, or out.
+        curvature: c > 0.
     Raises:
         ValueError: c <= 0.
     """
@@ -108,26 +96,18 @@ class RelatedRadius(Adapter):
         curvature: float,
     ) -> None:
         super().__init__()
-        self.shared, self.encoder, self.layer, self.matrices = (
-            shared,
-            encoder,
-            layer,
-            tuple(matrices),
-        )
+        self.shared, self.encoder, self.layer = shared, encoder, layer
+        self.matrices = tuple(matrices)
         self.curvature = checked_curvature(curvature)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D), or ``out_proj.weight`` (D, D), to the adjusted one, in
-        float32 or wider.
-        """
+        """Map ``in_proj_weight`` (3D, D) or ``out_proj.weight`` (D, D), in float32 or wider."""
         with torch.autocast(weight.device.type, enabled=False):
             blocks = self.shared.of(self.encoder, self.layer, self.matrices)
-            input_cap = hyperbolic.tangent_cap(self.curvature, hyperbolic.POINT_MARGIN)
-            output_cap = hyperbolic.tangent_cap(self.curvature)
             names = MATRICES[3:] if self.matrices == MATRICES[3:] else MATRICES[:3]
             parts = dict(zip(names, weight.chunk(len(names)), strict=True))
             for name, own in zip(self.matrices, blocks, strict=True):
-                parts[name] = capped_product(parts[name], own, input_cap, output_cap)
+                parts[name] = capped_product(parts[name], own, self.curvature)
             return torch.cat(list(parts.values()))
 
     def starts_at_identity(self) -> list[nn.Parameter]:
@@ -136,13 +116,8 @@ class RelatedRadius(Adapter):
 
 @ADAPTER_REGISTRY.register()
 def relations(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
-    """One shared tensor over all sites, with output projections where the options' projections name
-    them.
-    """
-    widths = {
-        encoder: next((s.width for s in sites if s.encoder == encoder), 0)
-        for encoder in ("text", "vision")
-    }
+    """One shared tensor over all sites, those of output projections too if the options say so."""
+    widths = {"text": 0, "vision": 0} | {site.encoder: site.width for site in sites}
     side = options.block_size
     if options.block_size_text not in (0, side):
         raise ValueError(
@@ -155,13 +130,9 @@ def relations(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     matrices = [name for name in MATRICES if name in tuple(options.projections)]
     shared = SharedBlocks(1 + max(site.layer for site in sites), places, side, matrices)
     inputs = [name for name in matrices if name != "out"]
-    return [
-        RelatedRadius(
-            shared,
-            s.encoder,
-            s.layer,
-            ["out"] if s.name == "out_proj" else inputs,
-            options.curvature(s.encoder, CURVATURE_TEXT),
-        )
-        for s in sites
-    ]
+    adapters: list[Adapter] = []
+    for site in sites:
+        own = ["out"] if site.name == "out_proj" else inputs
+        curvature = options.curvature(site.encoder, CURVATURE_TEXT)
+        adapters.append(RelatedRadius(shared, site.encoder, site.layer, own, curvature))
+    return adapters

@@ -1,6 +1,4 @@
-"""Rotation of the rows of an attention weight: blocks that are orthogonal by Cayley's map, so that
-no norm changes.
-"""
+"""Rotation of the rows of an attention weight by orthogonal blocks, so that no norm changes."""
 
 from __future__ import annotations
 
@@ -14,19 +12,17 @@ from .base import (
     PROJECTIONS,
     Adapter,
     AdapterOptions,
+    RowsAdapter,
     Site,
     block_product,
     check_blocks,
-    checked_choices,
 )
 
 
-class Rotation(Adapter):
-    """``W' = W R^T`` with block-diagonal R, each block ``(I - S)^-1 (I + S)`` of a skew-symmetric
-    S, zero in the beginning.
+class Rotation(RowsAdapter):
+    """``W' = W R^T`` with blocks ``(I - S)^-1 (I + S)`` of R, S = ``(P - P^T) / 2``, P free.
 
-    S is made of a free matrix P as ``(P - P^T) / 2``. Source: Cayley's map as in HyRo (CVPR 2026)
-    and OFT.
+    Source: Cayley's map as in HyRo (CVPR 2026) and OFT.
 
     Args:
         width: D. block_size: side b of the blocks, a divisor of D. projections: which of "q", "k",
@@ -38,22 +34,14 @@ class Rotation(Adapter):
     def __init__(
         self, width: int, block_size: int = 128, projections: Iterable[str] = PROJECTIONS
     ) -> None:
-        super().__init__()
+        super().__init__(projections)
         check_blocks(width, block_size)
-        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
         for name in self.projections:
-            self.register_parameter(
-                name, nn.Parameter(torch.zeros(width // block_size, block_size, block_size))
-            )
+            free = torch.zeros(width // block_size, block_size, block_size)
+            self.register_parameter(name, nn.Parameter(free))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the rotated weight, computed in float32 or wider."""
-        parts = list(weight.chunk(3))
-        with torch.autocast(weight.device.type, enabled=False):
-            for i, name in enumerate(PROJECTIONS):
-                if name in self.projections:
-                    parts[i] = block_product(parts[i], cayley(getattr(self, name)))
-        return torch.cat(parts)
+    def adapt(self, name: str, rows: Tensor) -> Tensor:
+        return block_product(rows, cayley(getattr(self, name)))
 
 
 def cayley(free: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
-"""Which activation a CLIP model was trained with: OpenAI's quick GELU or the usual GELU. No shape
-or key of a file tells.
-"""
+"""Which activation, quick or usual GELU, a CLIP model was trained with; no shape or key tells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from open_clip.transformer import QuickGELU
@@ -22,44 +21,40 @@ OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def activation_of(model: nn.Module) -> str:
-    """The activation that a model's blocks compute with, both names if it has both, "" if
-    neither.
-    """
+    """The activation that a model's blocks compute with, both names if it has both, "" if none."""
     kinds = {type(module) for module in model.modules()}
     return "+".join(
         name for name, kind in ((GELU, nn.GELU), (QUICK_GELU, QuickGELU)) if kind in kinds
     )
 
 
+def activation_of_config(config: Mapping[str, Any] | None) -> str:
+    """What a configuration of open_clip says."""
+    return QUICK_GELU if (config or {}).get("quick_gelu", False) else GELU
+
+
 def activation_of_tag(architecture: str, tag: str) -> str:
-    """What open_clip says of the weights behind a tag; of an architecture without a tag what its
-    configuration says.
-    """
-    source = (
-        open_clip.get_pretrained_cfg(architecture, tag)
-        if tag
-        else open_clip.get_model_config(architecture)
-    )
-    return QUICK_GELU if tag == "openai" or (source or {}).get("quick_gelu", False) else GELU
+    """What open_clip says of the weights behind a tag, or without one of the architecture."""
+    if tag == "openai":
+        return QUICK_GELU
+    if tag:
+        return activation_of_config(open_clip.get_pretrained_cfg(architecture, tag))
+    return activation_of_config(open_clip.get_model_config(architecture))
 
 
 def activation_of_file(name: str, path: Path, content: Mapping[str, Tensor]) -> str:
-    """What a weights file was trained with, by its content, its folder's configuration, or the
+    """What a weights file was trained with, by its state dict, its folder's configuration, or the
     architecture's name.
 
-    Args:
-        name: of the architecture: a folder and a name of open_clip (ViT-B-16, ViT-B-16-quickgelu)
-            say which activation is meant, a name of OpenAI (ViT-B/16) only that OpenAI's weights
-            have the quick one.
-        content: its state dict.
     Returns:
-        "" where nothing tells: under OpenAI's name, weights of the usual format may be anybody's.
+        "" where nothing tells: under OpenAI's name (ViT-B/16), unlike open_clip's (ViT-B-16,
+            ViT-B-16-quickgelu), weights of the usual format may be anybody's.
     """
     if any(extra in content for extra in OPENAI_EXTRAS):
         return QUICK_GELU
     for folder in (path.parent, Path(name)):
         config = read_folder_config(folder)
         if config is not None and (folder == Path(name) or path.name.startswith("open_clip_")):
-            return QUICK_GELU if config.get("quick_gelu", False) else GELU
+            return activation_of_config(config)
     architecture, _, tag = name.partition(":")
     return activation_of_tag(architecture, tag) if architecture in open_clip.list_models() else ""

@@ -31,14 +31,13 @@ class TextEmbedder:
     "max" every synonym has an embedding of its own, and a class scores what its best synonym
     scores: see :meth:`class_of`. Synonyms with the same tokens count once.
 
-    Without gradients results are cached under the prompts, the contents of the text tower and the
-    precision that it runs in, so that nothing that changes them leaves an old result; see
-    :mod:`hyperclip.clip.text_state`.
+    Without gradients results are cached under all that they depend on: the prompts, and the text
+    tower's weights and precision (:mod:`hyperclip.clip.text_state`).
 
     Args:
         templates: sentences with one ``{}``.
         synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no
-            difference; models that are built from a config have :func:`synonym_rule`'s.
+            difference; configs mean :func:`synonym_rule`'s.
         capacity: vocabularies kept; the oldest is dropped.
     """
 
@@ -55,21 +54,14 @@ class TextEmbedder:
                 raise ValueError(
                     f"MODEL.SYNONYMS: got {rule!r}, expected one of {list(SYNONYM_RULES)}"
                 )
-        self.typed = typed or synonyms
-        self.tokenizer, self.templates, self.synonyms, self.capacity = (
-            tokenizer,
-            templates,
-            synonyms,
-            capacity,
-        )
+        self.synonyms, self.typed = synonyms, typed or synonyms
+        self.tokenizer, self.templates, self.capacity = tokenizer, templates, capacity
         self._tokens: OrderedDict[tuple, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
         self._embeddings: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, tokenizer: Tokenizer) -> TextEmbedder:
-        """The embedder of a config: its templates, and what its MODEL.SYNONYMS means for lists and
-        for typed names.
-        """
+        """The embedder with a config's templates and MODEL.SYNONYMS."""
         templates, setting = prompt_templates(cfg.MODEL.PROMPT_ENSEMBLE_TYPE), cfg.MODEL.SYNONYMS
         return cls(tokenizer, templates, setting, typed=synonym_rule(setting, typed=True))
 
@@ -83,12 +75,12 @@ class TextEmbedder:
 
     def prompts(self, vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
         """All prompts of a vocabulary and the embedding that each belongs to."""
-        prompts, owners, rows, apart = [], [], 0, self.rule(vocabulary) == "max"
+        prompts, owners, row = [], [], -1
         for names in self.asked(vocabulary):
             for i, name in enumerate(names):
-                rows += i == 0 or apart
+                row += i == 0 or self.rule(vocabulary) == "max"
                 prompts += [template.format(name) for template in self.templates]
-                owners += [rows - 1] * len(self.templates)
+                owners += [row] * len(self.templates)
         return prompts, owners
 
     def check(self, clip: CLIP, vocabulary: Vocabulary) -> None:
@@ -111,12 +103,10 @@ class TextEmbedder:
         return [k for k, names in enumerate(asked) for _ in names]
 
     def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
-        """Unit embeddings (T, C) of the classes, or of their synonyms, with gradient where
-        gradients are enabled.
+        """Unit embeddings (T, C) of the classes, or (S, C) of their synonyms.
 
         Args:
-            only: indices (t,), ascending, of the classes that are wanted; None for all. Gives (t,
-                C).
+            only: indices (t,), ascending, of the classes that are wanted, None for all.
         Raises:
             ValueError: a name that does not fit into the text context, two classes with the same
                 tokens, or "max" in training with a class of two synonyms.
@@ -135,58 +125,41 @@ class TextEmbedder:
             if only is None:
                 return self._embed(clip, tokens, owners, rows)
             wanted = torch.isin(owners, only)
-            return self._embed(
-                clip, tokens[wanted], torch.searchsorted(only, owners[wanted]), len(only)
-            )
-        # What is kept may be handed to training later, which cannot use tensors that were made in
-        # inference mode.
+            places = torch.searchsorted(only, owners[wanted])
+            return self._embed(clip, tokens[wanted], places, len(only))
+        # training may use what is kept, but no tensors that were made in inference mode
         with torch.inference_mode(False), torch.no_grad():
             key = (self._asked_key(clip, vocabulary), text_state(clip, used))
             found = self._embeddings.get(key)
             if found is None:
-                found = _remember(
-                    self._embeddings, key, self._embed(clip, tokens, owners, rows), self.capacity
-                )
+                found = self._embed(clip, tokens, owners, rows)
+                _remember(self._embeddings, key, found, self.capacity)
         return found if only is None else found[only]
 
     def _asked_key(self, clip: CLIP, vocabulary: Vocabulary) -> tuple:
         """All that the tokens depend on."""
-        device = clip.token_embedding.weight.device
-        return (
-            vocabulary.classes,
-            self.rule(vocabulary),
-            self.templates,
-            self.tokenizer,
-            clip.context_length,
-            str(device),
-        )
+        classes, device = vocabulary.classes, str(clip.token_embedding.weight.device)
+        asked = (classes, self.rule(vocabulary), self.templates)
+        return (*asked, self.tokenizer, clip.context_length, device)
 
     def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids (P, S) of the prompts, the embedding that each belongs to (P,), and all ids
-        once (R,).
-        """
+        """Token ids (P, S), the embedding that each prompt belongs to (P,), all ids once (R,)."""
         key = self._asked_key(clip, vocabulary)
-        found = self._tokens.get(key)
-        if found is None:
-            left_out = (
-                sum(len(synonyms) - 1 for synonyms in vocabulary.classes)
-                if self.rule(vocabulary) == "first"
-                else 0
+        if key in self._tokens:
+            return self._tokens[key]
+        left_out = sum(len(synonyms) - 1 for synonyms in vocabulary.classes)
+        if left_out and self.rule(vocabulary) == "first":
+            logger.info(
+                f"vocabulary {vocabulary.name!r}: first names only (MODEL.SYNONYMS first), "
+                f"{left_out} synonyms are not asked"
             )
-            if left_out:
-                logger.info(
-                    "vocabulary %r: first names only (MODEL.SYNONYMS first), %d synonyms are not "
-                    "asked",
-                    vocabulary.name,
-                    left_out,
-                )
-            prompts, owners = self.prompts(vocabulary)
-            device = clip.token_embedding.weight.device
-            with torch.inference_mode(False):
-                tokens = tokenize(self.tokenizer, prompts, clip.context_length).to(device)
-                kept = (tokens, torch.tensor(owners, device=device), tokens.unique())
-            found = _remember(self._tokens, key, kept, self.capacity)
-        return found
+        prompts, owners = self.prompts(vocabulary)
+        device = clip.token_embedding.weight.device
+        with torch.inference_mode(False):
+            tokens = tokenize(self.tokenizer, prompts, clip.context_length).to(device)
+            kept = (tokens, torch.tensor(owners, device=device), tokens.unique())
+        _remember(self._tokens, key, kept, self.capacity)
+        return kept
 
     def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
         longest = int(tokens.argmax(dim=-1).max()) + 1
@@ -199,8 +172,7 @@ class TextEmbedder:
         return F.normalize(total, dim=-1)
 
 
-def _remember(store: OrderedDict, key: tuple, value: Any, capacity: int) -> Any:
+def _remember(store: OrderedDict, key: tuple, value: Any, capacity: int) -> None:
     store[key] = value
     if len(store) > capacity:
         store.popitem(last=False)
-    return value

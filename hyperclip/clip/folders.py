@@ -27,10 +27,8 @@ def read_folder_config(folder: Path) -> dict[str, Any] | None:
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
-        if (
-            all(isinstance(config[key], dict) for key in ("vision_cfg", "text_cfg"))
-            and config["embed_dim"]
-        ):
+        towers = (config["vision_cfg"], config["text_cfg"])
+        if all(isinstance(tower, dict) for tower in towers) and config["embed_dim"]:
             return config
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

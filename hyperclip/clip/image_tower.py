@@ -6,7 +6,7 @@ D width, C embedding, K heads. The class token is always token 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,15 @@ from ..runtime.recompute import chain, run
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Resize position embeddings (1 + n n, D) to a grid (h, w), "bicubic" or "bilinear"; the class
-    token's row is kept.
+    """Position embeddings (1 + n n, D), class token first, resized ("bicubic" or "bilinear") to a
+    grid (h, w): (1 + h w, D).
     """
     side = int((len(positions) - 1) ** 0.5)
     if (side, side) == tuple(grid):
         return positions
-    patches = positions[1:].T.reshape(1, -1, side, side)
-    patches = F.interpolate(patches.float(), size=grid, mode=mode, align_corners=False).to(
-        positions.dtype
-    )
-    return torch.cat([positions[:1], patches.flatten(2)[0].T])
+    patches = positions[1:].T.reshape(1, -1, side, side).float()
+    patches = F.interpolate(patches, size=grid, mode=mode, align_corners=False)
+    return torch.cat([positions[:1], patches.to(positions.dtype).flatten(2)[0].T])
 
 
 def embed_patches(
@@ -37,8 +35,7 @@ def embed_patches(
     """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block.
 
     Args:
-        positions: position embeddings (1 + N, D) to use; None for the tower's own, resized by
-            :func:`resize_positions`.
+        positions: position embeddings (1 + N, D); None for the tower's own, resized.
     Raises:
         ValueError: H or W is not a multiple of the patch size.
     """
@@ -58,45 +55,44 @@ def embed_patches(
 
 def attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Multi-head self-attention of ``attn`` over tokens x (B, N, D), without building the map."""
-    b, n, d = x.shape
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = qkv.view(b, n, 3, attn.num_heads, d // attn.num_heads).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     x = F.scaled_dot_product_attention(q, k, v)
-    return attn.out_proj(x.transpose(1, 2).reshape(b, n, d))
+    return attn.out_proj(x.transpose(1, 2).flatten(2))
 
 
-def residual_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """One ordinary residual attention block over tokens x (B, N, D)."""
-    x = x + block.ls_1(attention(block.attn, block.ln_1(x)))
+def values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """The values of ``attn`` alone for tokens x (..., D), all heads side by side."""
+    d = x.shape[-1]
+    return F.linear(x, attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
+
+
+def residual_block(
+    block: ResidualAttentionBlock, x: Tensor, attend: Callable[..., Tensor] = attention
+) -> Tensor:
+    """One ordinary residual attention block over tokens x (..., N, D)."""
+    x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
     return x + block.ls_2(mlp(block, x))
 
 
 def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The norm and the two linear layers that follow attention, without keeping what the norm
-    gives.
-    """
+    """The norm and the MLP that follow attention, without keeping what the norm gives."""
     return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc)))
 
 
 def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The last block without attention: each token keeps its own value, and the class token's row
-    is added to it.
+    """The last block without attention: ``x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the MLP.
 
-    ``y = x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the usual MLP. Source: CAT-Seg (CVPR 2024);
-    the residual of the class token (instead of each token's own) is what its released weights were
-    trained with.
+    The residual is the class token's, not each token's own, as CAT-Seg's released weights were
+    trained. Source: CAT-Seg (CVPR 2024).
     """
-    attn = block.attn
-    d = x.shape[-1]
-    value = F.linear(block.ln_1(x), attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
-    x = x[:, :1] + block.ls_1(attn.out_proj(value))
+    value = values(block.attn, block.ln_1(x))
+    x = x[:, :1] + block.ls_1(block.attn.out_proj(value))
     return x + block.ls_2(mlp(block, x))
 
 
 def recomputes(transformer: Transformer) -> bool:
-    """Whether a tower's blocks compute their activations again in the backward pass: open_clip's
-    flag, in training only.
-    """
+    """Whether a tower in training computes its activations again in the backward pass."""
     return bool(transformer.grad_checkpointing and transformer.training)
 
 
@@ -112,13 +108,9 @@ def check_layers(layers: Sequence[int], blocks: int) -> None:
 def encode_dense(
     visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()
 ) -> DenseFeatures:
-    """Encode images (B, 3, H, W), normalised, into one embedding for each patch.
-
-    With ``visual.transformer.grad_checkpointing``, in training, every block computes its
-    activations again in the backward pass.
+    """Encode normalised images (B, 3, H, W) into one embedding for each patch.
 
     Args:
-        visual: open_clip's ``VisionTransformer``.
         images: H and W are multiples of the patch size; positions are resized to fit.
         layers: 0-based indices of the blocks whose outputs are returned too, each below the last.
     Raises:
@@ -126,10 +118,8 @@ def encode_dense(
     """
     blocks = visual.transformer.resblocks
     check_layers(layers, len(blocks))
-    grid = [
-        side // patch
-        for side, patch in zip(images.shape[-2:], visual.conv1.kernel_size, strict=True)
-    ]
+    ph, pw = visual.conv1.kernel_size
+    grid = (images.shape[-2] // ph, images.shape[-1] // pw)
     x = embed_patches(visual, images)
     recompute = recomputes(visual.transformer)
     outputs: dict[int, Tensor] = {}
@@ -143,5 +133,5 @@ def encode_dense(
     return DenseFeatures(_to_map(x, grid), [outputs[i] for i in layers], x[:, 0])
 
 
-def _to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, tuple(grid))
+def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)

@@ -1,6 +1,4 @@
-"""Getting a CLIP model from open_clip: by OpenAI's names, open_clip tags, hub ids, local folders or
-files.
-"""
+"""Loading a CLIP model by OpenAI's names, open_clip tags, hub ids, local folders or files."""
 
 from __future__ import annotations
 
@@ -15,19 +13,13 @@ import torch
 from torch import Tensor
 
 from ..runtime.files import local_name
-from ..runtime.weights import (
-    UnreadableWeightsError,
-    find_state_dict,
-    plain_name,
-    read_weights,
-    require_fit,
-)
+from ..runtime.weights import find_state_dict, read_weights, rename_for, require_fit
 from .activation import (
     ACTIVATIONS,
-    GELU,
     OPENAI_EXTRAS,
     QUICK_GELU,
     activation_of,
+    activation_of_config,
     activation_of_file,
     activation_of_tag,
 )
@@ -40,9 +32,7 @@ OPENAI_ARCHITECTURES = {
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
-"""OpenAI's model names (the ones CAT-Seg's configs use) and what open_clip calls the same
-architectures.
-"""
+"""What open_clip calls the architectures that OpenAI's names, used by CAT-Seg's configs, mean."""
 
 OPENAI_SHA256 = {
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "ViT-B/32",
@@ -55,9 +45,7 @@ OPENAI_SHA256 = {
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """A CLIP model in float32 evaluation mode, with its tokenizer and where its weights came
-    from.
-    """
+    """A CLIP model in float32 and evaluation mode, its tokenizer, and where it came from."""
 
     model: open_clip.CLIP
     tokenizer: Tokenizer
@@ -73,13 +61,11 @@ def load_clip(
         name: the architecture: OpenAI's name ("ViT-B/16"), an open_clip name with an optional
             pre-training tag ("ViT-H-14", "ViT-B-16:laion2b_s34b_b88k"), a hub id
             ("hf-hub:owner/name"), or a local folder that holds ``open_clip_config.json``.
-        weights: "" for the weights that ``name`` stands for (OpenAI's for OpenAI's names), "none"
-            for random ones, a tag of open_clip, or a local file: OpenAI's ``.pt`` (archive or state
-            dict), safetensors, ``.bin``.
-        load: False builds the same architecture (activation included) with random weights, for a
-            checkpoint that is loaded over it.
+        weights: "" for those that ``name`` stands for, "none" for random ones, a tag of open_clip,
+            or a local file: OpenAI's ``.pt`` (archive or state dict), safetensors, ``.bin``.
+        load: False gives random weights, for a checkpoint that is loaded over them.
         activation: "quick_gelu" or "gelu" where the weights do not tell what they were trained
-            with; "auto": they do.
+            with, else "auto".
     Raises:
         ValueError: an unknown architecture or tag, weights of another architecture or of unknown
             activation, or a model without a plain vision transformer and text transformer.
@@ -91,46 +77,41 @@ def load_clip(
         )
     name, weights = local_name(name), local_name(weights)
     architecture, tag = split_name(name)
-    file = None
-    if weights not in ("", "none"):
-        file, tag = (None, weights) if _is_tag(architecture, weights) else (Path(weights), "")
-    elif is_model_folder(architecture) and weights == "":
-        file = folder_weights(Path(architecture)) if load else None
     load = load and weights != "none"
+    file = None
+    if _is_tag(architecture, weights):
+        tag = weights
+    elif weights not in ("", "none"):
+        file, tag = Path(weights), ""
+    elif load and is_model_folder(architecture):
+        file = folder_weights(Path(architecture))
     if file is not None and load:
         return _load_file(name, architecture, file, activation)
     if architecture.startswith("hf-hub:"):
         source = architecture if load else "random weights"
-        return _checked(
-            _finish(_create(architecture, load_weights=load), architecture, source), activation
-        )
+        model = _create(architecture, load_weights=load)
+        return _finish(model, architecture, source, activation)
     if not load:
-        kind = (
-            activation
-            if activation != "auto"
-            else _expected_activation(name, architecture, tag, file)
-        )
-        return _finish(_build(architecture, kind), architecture, "random weights")
+        kind = activation
+        if kind == "auto":
+            kind = _expected_activation(name, architecture, tag, file)
+        return _finish(_build(architecture, kind), architecture, "random weights", kind)
     if not tag:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ValueError(
             f"CLIP weights: {name!r} names an architecture only. Add a tag ({name}:TAG, one of "
-            f"{open_clip.list_pretrained_tags_by_model(architecture)}), or set MODEL.CLIP_WEIGHTS "
-            "to a file or 'none'"
+            f"{tags}), or set MODEL.CLIP_WEIGHTS to a file or 'none'"
         )
     quick = activation_of_tag(architecture, tag) == QUICK_GELU
-    loaded = _finish(
-        _create(architecture, tag, force_quick_gelu=quick), architecture, f"{architecture}:{tag}"
-    )
-    return _checked(loaded, activation)
+    model = _create(architecture, tag, force_quick_gelu=quick)
+    return _finish(model, architecture, f"{architecture}:{tag}", activation)
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a model name into open_clip's architecture and the tag of its default weights ("" if
-    none).
+    """Split a model name into open_clip's architecture and the tag of its weights ("" if none).
 
     Raises:
-        ValueError: a name that is neither OpenAI's, nor open_clip's, nor a hub id, nor a model
-            folder.
+        ValueError: neither OpenAI's name, nor open_clip's, nor a hub id, nor a model folder.
     """
     if name in OPENAI_ARCHITECTURES:
         return OPENAI_ARCHITECTURES[name], "openai"
@@ -144,62 +125,34 @@ def split_name(name: str) -> tuple[str, str]:
             "open_clip_config.json"
         )
     if tag and not _is_tag(architecture, tag):
-        raise ValueError(
-            f"CLIP weights: got tag {tag!r}, expected one of "
-            f"{open_clip.list_pretrained_tags_by_model(architecture)}"
-        )
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise ValueError(f"CLIP weights: got tag {tag!r}, expected one of {tags}")
     return architecture, tag
 
 
-def read_state_dict(
-    path: Path, trusted_sha256: dict[str, str] | None = None, key: str = "MODEL.CLIP_WEIGHTS"
-) -> tuple[dict[str, Tensor], bool]:
-    """Read the state dict of a weights file without running any code from it.
+def read_state_dict(path: Path, key: str = "MODEL.CLIP_WEIGHTS") -> dict[str, Tensor]:
+    """Read the state dict of a weights file, in float32, without running any code from it.
 
     Args:
-        path: safetensors, a pickled state dict (opened with ``weights_only=True``), or a
-            TorchScript archive.
-        trusted_sha256: archives that may be opened, by hash; default: OpenAI's published ones.
+        path: safetensors, a pickled state dict, or one of OpenAI's TorchScript archives.
         key: the config key that named the file, for messages.
-    Returns:
-        the state dict (float32) and whether the file has OpenAI's format, which implies the quick
-            GELU.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is truncated, of another kind, or an archive whose hash is not a
-            published one.
+        ValueError: a file that is truncated or of another kind, or an archive of unknown hash.
     """
-    state = _read_file(path, trusted_sha256, key)
-    openai_format = any(extra in state for extra in OPENAI_EXTRAS)
-    return {k: v for k, v in state.items() if k not in OPENAI_EXTRAS}, openai_format
-
-
-def _read_file(path: Path, trusted_sha256: dict[str, str] | None, key: str) -> dict[str, Tensor]:
-    """Every entry of a file's state dict in float32, without the names that wrappers added."""
     what = f"{key} {str(path)!r}"
-    content = (
-        _read_archive(path, trusted_sha256)
-        if _is_torchscript(path)
-        else find_state_dict(read_weights(path, key), what)
-    )
-    state: dict[str, Tensor] = {}
-    for name, value in content.items():
-        if plain_name(name) in state:
-            raise UnreadableWeightsError(
-                f"{what} holds {plain_name(name)} twice, once wrapped and once not"
-            )
-        state[plain_name(name)] = value.float() if value.is_floating_point() else value
-    return state
+    if _is_torchscript(path):
+        content = _read_archive(path)
+    else:
+        content = find_state_dict(read_weights(path, key), what)
+    state = rename_for(content, (), what)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-class UntrustedArchive(ValueError):
-    """A TorchScript archive, which can carry code, whose hash is not among the published ones."""
-
-
-def _read_archive(path: Path, trusted_sha256: dict[str, str] | None) -> dict[str, Tensor]:
+def _read_archive(path: Path) -> dict[str, Tensor]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest not in (OPENAI_SHA256 if trusted_sha256 is None else trusted_sha256):
-        raise UntrustedArchive(
+    if digest not in OPENAI_SHA256:
+        raise ValueError(
             f"TorchScript archive {str(path)!r}: its SHA-256 {digest} is not one of OpenAI's "
             "published models, and an archive can carry code. Download it again, or convert it to "
             "safetensors on a machine where you trust it"
@@ -208,37 +161,27 @@ def _read_archive(path: Path, trusted_sha256: dict[str, str] | None) -> dict[str
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (OSError, zipfile.BadZipFile):
         return False
 
 
 def _is_tag(architecture: str, weights: str) -> bool:
-    return (
-        architecture in open_clip.list_models()
-        and weights in open_clip.list_pretrained_tags_by_model(architecture)
-    )
+    known = architecture in open_clip.list_models()
+    return known and weights in open_clip.list_pretrained_tags_by_model(architecture)
 
 
 def _expected_activation(name: str, architecture: str, tag: str, file: Path | None) -> str:
     """The activation of what the config names, for a model that a checkpoint is loaded over."""
     if file is not None and file.is_file():
-        return _require_activation(name, file, _read_file(file, None, "MODEL.CLIP_WEIGHTS"))
+        return _require_activation(name, file, read_state_dict(file))
     if is_model_folder(architecture):
-        return _configured_activation(architecture)
-    return (
-        QUICK_GELU
-        if name in OPENAI_ARCHITECTURES and tag in ("", "openai")
-        else activation_of_tag(architecture, tag)
-    )
-
-
-def _configured_activation(folder: str) -> str:
-    return QUICK_GELU if (read_folder_config(Path(folder)) or {}).get("quick_gelu", False) else GELU
+        return activation_of_config(read_folder_config(Path(architecture)))
+    if name in OPENAI_ARCHITECTURES:
+        tag = tag or "openai"
+    return activation_of_tag(architecture, tag)
 
 
 def _require_activation(name: str, file: Path, content: dict[str, Tensor]) -> str:
@@ -261,10 +204,8 @@ def _build(architecture: str, activation: str) -> open_clip.CLIP:
             f"CLIP model {architecture!r} has a text tower of its own kind, expected CLIP's"
         )
     try:
-        vision, text = (
-            open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-            open_clip.CLIPTextCfg(**config["text_cfg"]),
-        )
+        vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
+        text = open_clip.CLIPTextCfg(**config["text_cfg"])
     except TypeError as error:
         raise ValueError(
             f"CLIP model {architecture!r}: a setting that open_clip does not know ({error})"
@@ -273,7 +214,7 @@ def _build(architecture: str, activation: str) -> open_clip.CLIP:
 
 
 def _load_file(name: str, architecture: str, path: Path, activation: str) -> LoadedClip:
-    content = _read_file(path, None, "MODEL.CLIP_WEIGHTS")
+    content = read_state_dict(path)
     state = {k: v for k, v in content.items() if k not in OPENAI_EXTRAS}
     kind = activation_of_file(name, path, content) or activation
     model = _build(architecture, kind)
@@ -286,20 +227,7 @@ def _load_file(name: str, architecture: str, path: Path, activation: str) -> Loa
     if kind == "auto":
         _require_activation(name, path, content)
     model.load_state_dict(state)
-    return _checked(_finish(model, architecture, str(path)), activation)
-
-
-def _checked(loaded: LoadedClip, activation: str) -> LoadedClip:
-    """The model; ValueError if the config says another activation than the weights were trained
-    with.
-    """
-    kind = activation_of(loaded.model)
-    if activation not in ("auto", kind):
-        raise ValueError(
-            f"MODEL.CLIP_ACTIVATION: got {activation!r}, but {loaded.source} was trained with "
-            f"{kind!r}. Set it to 'auto'"
-        )
-    return loaded
+    return _finish(model, architecture, str(path), activation)
 
 
 def _create(architecture: str, tag: str | None = None, **options: bool) -> open_clip.CLIP:
@@ -315,15 +243,21 @@ def _create(architecture: str, tag: str | None = None, **options: bool) -> open_
         ) from error
 
 
-def _finish(model: open_clip.CLIP, architecture: str, source: str) -> LoadedClip:
+def _finish(model: open_clip.CLIP, architecture: str, source: str, activation: str) -> LoadedClip:
+    """The model with its tokenizer, if it can be read densely and has the activation."""
     if not isinstance(model, open_clip.CLIP) or not hasattr(model.visual, "transformer"):
         raise ValueError(
             f"CLIP model {architecture!r}: got {type(model).__name__} with "
             f"{type(model.visual).__name__}, expected open_clip's CLIP with a vision transformer"
         )
-    context = model.context_length
+    kind = activation_of(model)
+    if activation not in ("auto", kind):
+        raise ValueError(
+            f"MODEL.CLIP_ACTIVATION: got {activation!r}, but {source} was trained with {kind!r}. "
+            "Set it to 'auto'"
+        )
     if architecture in open_clip.list_models() or architecture.startswith("hf-hub:"):
         tokenizer = open_clip.get_tokenizer(architecture)
     else:
-        tokenizer = open_clip.SimpleTokenizer(context_length=context)
+        tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     return LoadedClip(model.float().eval(), partial(tokenizer), source)

@@ -1,10 +1,8 @@
-"""What the output of a text tower depends on besides the prompts, as a key that changes whenever
-any of it does.
+"""What the output of a text tower depends on besides the prompts, as a key for caches.
 
-Version counters would be cheaper, but ``p.data.add_``, fused optimisers and whatever runs in
-inference mode change weights without counting. So the weights themselves are looked at: sums over
-the rows and over the columns of their bits, as integers, which are exact whatever the order of
-summation. That is one pass over the tower, about 1 % of the time of an image.
+Version counters would be cheaper, but ``p.data.add_``, fused optimisers and inference mode change
+weights without counting. So the weights' bits are summed as integers over rows and over columns,
+which is exact in any order and takes about 1 % of the time of an image.
 """
 
 from __future__ import annotations
@@ -17,16 +15,12 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 SETTING = (bool, int, float, str, tuple, type(None))
-"""Types of modules' attributes that say how they compute: an adapter's curvature, an epsilon, the
-number of heads.
-"""
+"""Types of attributes that say how a module computes, such as an adapter's curvature."""
 
 
 def text_state(clip: CLIP, tokens: Tensor) -> bytes:
-    """A digest of the tower's weights and settings, and of the precision that it would run in now.
-
-    Args:
-        tokens: (R,), the token ids of the prompts; embeddings of other tokens have no influence.
+    """A digest of the tower's weights, settings and present precision; of the token embeddings only
+    the rows of ``tokens`` (R,) count.
     """
     device = clip.token_embedding.weight.device
     settings: list[object] = [_precision(device)]
@@ -36,10 +30,9 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         settings.append((prefix, type(module).__qualname__, plain))
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         settings.append([(name, str(value.dtype), tuple(value.shape)) for name, value in own])
-        tensors += [
-            value.detach()[tokens] if value is clip.token_embedding.weight else value.detach()
-            for _, value in own
-        ]
+        for _, value in own:
+            whole = value is not clip.token_embedding.weight
+            tensors.append(value.detach() if whole else value.detach()[tokens])
     sums = torch.cat([part for tensor in tensors for part in bit_sums(tensor)])
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
     digest.update(sums.cpu().numpy().tobytes())
@@ -65,9 +58,7 @@ def _precision(device: torch.device) -> tuple:
 
 
 def bit_sums(tensor: Tensor) -> list[Tensor]:
-    """The bits of a tensor as integers, summed along its rows and along its columns; of a vector
-    the bits themselves.
-    """
+    """A tensor's bits as integers, summed over rows and over columns; a vector's bits as such."""
     rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
     size = rows.element_size() * rows.shape[1]
     words = rows.contiguous().view(torch.int64 if size % 8 == 0 else torch.uint8)

@@ -1,24 +1,23 @@
 """The text tower: open_clip's text transformer over the tokens that matter.
 
-Attention is causal and the embedding is read at the end-of-text token, so tokens behind it cannot
-matter, and tokens that all prompts begin with ("a photo of a") are the same in all of them: leaving
-out the ones and computing the others once gives the same result with a tenth of the work. Shapes: P
-prompts, S tokens, C embedding, D width, N tokens that matter.
+Attention is causal and the embedding is read at the end of text. So tokens behind it are left out,
+and tokens that all prompts begin with ("a photo of a") are computed once: the same result with a
+tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens that matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from ..runtime.recompute import run
-from .image_tower import mlp, recomputes
+from .image_tower import recomputes, residual_block
 
 Tokenizer = Callable[..., Tensor]
 
@@ -27,8 +26,7 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
     """Prompts to token ids (P, context).
 
     Raises:
-        ValueError: a prompt longer than the context (it would be cut without a word), or no prompt
-            at all.
+        ValueError: no prompt, or one longer than the context, which open_clip would cut silently.
     """
     if not prompts:
         raise ValueError("prompts: got none, expected at least one")
@@ -45,12 +43,8 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
 def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     """Encode token ids (P, S) into embeddings (P, C), not normalised.
 
-    With ``clip.transformer.grad_checkpointing``, in training, every block computes its activations
-    again in the backward pass.
-
     Raises:
-        ValueError: the tower is not causal with pooling at the end-of-text token, as OpenAI's CLIP
-            is.
+        ValueError: the tower is not causal, or does not pool at the end of text.
     """
     if clip.text_pool_type != "argmax" or clip.attn_mask is None:
         raise ValueError(
@@ -66,9 +60,9 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
     x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1).index_select(0, packing.kept)])
-    recompute = recomputes(clip.transformer)
+    attend, recompute = partial(attention, packing=packing), recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
-        x = run(residual_block, block, x, packing, recompute=recompute)
+        x = run(residual_block, block, x, attend, recompute=recompute)
     x = clip.ln_final(x[shared - 1 + inside.sum(dim=1).cumsum(0)])
     projection = clip.text_projection
     if projection is None:
@@ -77,25 +71,17 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
 
 
 class Packing(NamedTuple):
-    """Which tokens of P prompts are computed: those that all begin with once, then what follows in
-    each up to its end.
+    """Which tokens are computed: those that all prompts begin with, then each prompt's own.
 
     Attributes:
-        prompts: P. shared: how many tokens are shared, 0 or more. length: S, of what follows in the
-            longest prompt.
-        kept: (N - shared,), ascending positions in P S tokens, of those that follow.
+        prompts: P. shared: how many tokens are shared. length: S, the most that a prompt has of its
+            own. kept: (N - shared,), ascending positions of these in P S tokens.
     """
 
     prompts: int
     shared: int
     length: int
     kept: Tensor
-
-
-def residual_block(block: ResidualAttentionBlock, x: Tensor, packing: Packing) -> Tensor:
-    """One causal residual attention block over packed tokens x (N, D)."""
-    x = x + block.ls_1(attention(block.attn, block.ln_1(x), packing))
-    return x + block.ls_2(mlp(block, x))
 
 
 def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tensor:

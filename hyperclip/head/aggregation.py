@@ -1,10 +1,8 @@
-"""Cost aggregation: spatial window attention inside each class map, then linear attention across
-the classes.
+"""Cost aggregation: window attention inside each class map, then attention across the classes.
 
-Guidance enters queries and keys only, and they are linear in it: ``q = W_x x + W_g g`` with the
-guidance half computed once for an image (spatial) or once for a class (text) instead of once for
-every class map. Shapes: B images, T classes, C channels, h w grid, n tokens of a window. Source:
-CAT-Seg (CVPR 2024).
+Guidance enters queries and keys only, which are linear in it, ``q = W_x x + W_g g``: its half is
+computed once for an image (spatial) or a class (text) rather than for every class map. Shapes: B
+images, T classes, C channels, h w grid, n tokens of a window. Source: CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations
@@ -20,13 +18,11 @@ from torch import Tensor, nn
 from ..runtime.recompute import chain, run
 from ..runtime.threads import in_pieces
 
+Grid = tuple[int, int]
+
 
 class GuidedProjections(nn.Module):
-    """q, k, v of attention with guidance: q and k from [x; g], v from x alone.
-
-    Args:
-        dim: channels of x. guidance_dim: channels of the guidance.
-    """
+    """q, k, v of attention with guidance: q and k from [x; g], v from x alone."""
 
     def __init__(self, dim: int, guidance_dim: int) -> None:
         super().__init__()
@@ -40,17 +36,10 @@ class GuidedProjections(nn.Module):
         return F.linear(x, torch.cat([self.q.weight[:, :d], self.k.weight[:, :d], self.v.weight]))
 
     def of_guidance(self, g: Tensor) -> Tensor:
-        """What depends on the guidance (..., guidance_dim), and the biases: (..., 3 dim); for v
-        they are all.
-        """
+        """What depends on the guidance (..., guidance_dim), and the biases: (..., 3 dim)."""
         d = g.shape[-1]
-        weight = torch.cat(
-            [
-                self.q.weight[:, -d:],
-                self.k.weight[:, -d:],
-                self.v.weight.new_zeros(len(self.v.weight), d),
-            ]
-        )
+        none = self.v.weight.new_zeros(len(self.v.weight), d)
+        weight = torch.cat([self.q.weight[:, -d:], self.k.weight[:, -d:], none])
         return F.linear(g, weight, torch.cat([self.q.bias, self.k.bias, self.v.bias]))
 
 
@@ -62,9 +51,7 @@ def window_partition(x: Tensor, window: int) -> Tensor:
 
 
 def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
-    """Additive mask (windows, n, n) that keeps cyclically shifted pixels apart: 0 or -100 as in
-    Swin.
-    """
+    """Swin's additive mask (windows, n, n), 0 or -100, that keeps shifted pixels apart."""
     region = torch.zeros(1, *grid, 1)
     bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(bands):
@@ -75,9 +62,7 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
 
 
 def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
-    """``layers(norm(x))`` for linear, activation, linear, without keeping what the norm and a GELU
-    give.
-    """
+    """``layers(norm(x))`` without keeping what the norm and a GELU give for the backward pass."""
     hidden = chain(norm, x, layers[0])
     if not isinstance(layers[1], nn.GELU):
         return layers[2](layers[1](hidden))
@@ -95,18 +80,15 @@ class SpatialBlock(nn.Module):
     """One Swin block over each class map, guided by the image.
 
     Args:
-        dim, guidance_dim: channels. heads: attention heads. window: side of a window. shift: cyclic
-            shift, 0 for none. grid: (h, w) of the maps.
+        dim, guidance_dim: channels. window: side of a window. shift: cyclic shift, 0 for none.
     """
 
+    mask: Tensor | None
+    order: Tensor
+    """The position in the grid of each token of each window."""
+
     def __init__(
-        self,
-        dim: int,
-        guidance_dim: int,
-        heads: int,
-        window: int,
-        shift: int,
-        grid: tuple[int, int],
+        self, dim: int, guidance_dim: int, heads: int, window: int, shift: int, grid: Grid
     ) -> None:
         super().__init__()
         self.heads, self.window, self.shift, self.grid = heads, window, shift, grid
@@ -115,32 +97,22 @@ class SpatialBlock(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.register_buffer(
-            "mask", shift_mask(grid, window, shift) if shift else None, persistent=False
-        )
-        order = window_partition(
-            torch.arange(grid[0] * grid[1]).view(1, *grid, 1).roll((-shift, -shift), (1, 2)), window
-        )
-        self.register_buffer("order", order.flatten(), persistent=False)
-
-    mask: Tensor | None
-    order: Tensor
-    """The position in the grid of each token of each window."""
+        mask = shift_mask(grid, window, shift) if shift else None
+        self.register_buffer("mask", mask, persistent=False)
+        places = torch.arange(grid[0] * grid[1]).view(1, *grid, 1).roll((-shift, -shift), (1, 2))
+        order = window_partition(places, window).flatten()
+        self.register_buffer("order", order, persistent=False)
 
     def guide(self, guidance: Tensor) -> Tensor:
-        """The image's share of q, k and v: normalised guidance (B, h w, G) to (B, 1, h w, 3 C),
-        window by window.
-        """
+        """Normalised guidance (B, h w, G) to its share of q, k, v (B, 1, h w, 3 C), by windows."""
         return self.projections.of_guidance(guidance[:, self.order])[:, None]
 
     def forward(self, x: Tensor, guided: Tensor) -> Tensor:
         """x (B, T, h w, C), window by window, and ``guide``'s result to (B, T, h w, C)."""
         b, t, _, c = x.shape
         qkv = chain(self.norm1, x, self.projections.of_input).add_(guided)
-        q, k, v = (
-            z.transpose(1, 2)
-            for z in qkv.view(-1, self.window**2, 3, self.heads, c // self.heads).unbind(2)
-        )
+        qkv = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads)
+        q, k, v = (z.transpose(1, 2) for z in qkv.unbind(2))
         mask = None  # of four dimensions as all the rest, for the kernel that builds no map
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
@@ -152,9 +124,7 @@ class SpatialBlock(nn.Module):
 class SpatialAggregation(nn.Module):
     """Two Swin blocks (plain, then shifted by half a window) that share one guidance norm."""
 
-    def __init__(
-        self, dim: int, guidance_dim: int, heads: int, window: int, grid: tuple[int, int]
-    ) -> None:
+    def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, grid: Grid) -> None:
         super().__init__()
         window = min(window, *grid)
         if window < 1 or grid[0] % window or grid[1] % window:
@@ -174,36 +144,26 @@ class SpatialAggregation(nn.Module):
         return [cast(SpatialBlock, block).guide(guidance) for block in self.blocks]
 
     def forward(self, x: Tensor, guided: list[Tensor], recompute: bool = False) -> Tensor:
-        """x (B, T, h, w, C) and ``guide``'s result to (B, T, h, w, C); ``recompute`` as in
-        :class:`AggregationLayer`.
-
-        Between two blocks the tokens go from one order to the other, and all that a block does
-        keeps its order.
-        """
-        shape, order = x.shape, None
+        """x (B, T, h, w, C) and ``guide``'s result to (B, T, h, w, C)."""
+        shape, back = x.shape, None
         x = x.flatten(2, 3)
         for block, g in zip(cast(Iterable[SpatialBlock], self.blocks), guided, strict=True):
-            x = run(
-                block,
-                x.index_select(2, block.order if order is None else order[block.order]),
-                g,
-                recompute=recompute,
-            )
-            order = block.order.argsort()
-        return x.index_select(2, cast(Tensor, order)).view(shape)
+            # from the order of the block before to that of this one
+            order = block.order if back is None else back[block.order]
+            x = run(block, x.index_select(2, order), g, recompute=recompute)
+            back = block.order.argsort()
+        return x.index_select(2, cast(Tensor, back)).view(shape)
 
 
 class ClassAggregation(nn.Module):
     """Attention across the classes at every (pooled) position, padded to a fixed number of classes.
 
-    All padding tokens of the released model are copies of one learned token, so one token with a
-    weight of ``pad_length - T`` stands for them. Linear attention uses elu + 1. Source: CAT-Seg
-    (CVPR 2024).
+    The released model's padding tokens are copies of one learned token, so one token with a weight
+    of ``pad_length - T`` stands for them. Source: CAT-Seg (CVPR 2024).
 
     Args:
-        dim, guidance_dim, heads: as in :class:`SpatialBlock`.
         pad_length: classes that the attention always sees; 0 for no padding.
-        attention: "linear" or "full" (softmax).
+        attention: "linear" (elu + 1) or "full" (softmax).
     """
 
     def __init__(
@@ -224,9 +184,7 @@ class ClassAggregation(nn.Module):
         self.padding_guidance = nn.Parameter(torch.zeros(guidance_dim))
 
     def attend(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """Tokens x (..., T, C), already normalised, with guidance that broadcasts to (..., T, G):
-        (..., T, C).
-        """
+        """Normalised tokens x (..., T, C) with guidance that broadcasts to (..., T, G)."""
         copies = max(0, self.pad_length - x.shape[-2])
         padding = self.projections.of_input(self.norm1(self.padding_token))
         padding = (padding + self.projections.of_guidance(self.padding_guidance))[None]
@@ -234,13 +192,10 @@ class ClassAggregation(nn.Module):
         q, k, v = self._by_heads(tokens)
         _, pad_k, pad_v = self._by_heads(padding)
         if self.attention == "full":
-            k, v = (
-                torch.cat([z, pad.expand(*z.shape[:-2], 1, -1)], -2)
-                for z, pad in ((k, pad_k), (v, pad_v))
-            )
-            weight = F.pad(
-                q.new_zeros(1, x.shape[-2]), (0, 1), value=math.log(copies) if copies else -math.inf
-            )
+            k = torch.cat([k, pad_k.expand(*k.shape[:-2], 1, -1)], -2)
+            v = torch.cat([v, pad_v.expand(*v.shape[:-2], 1, -1)], -2)
+            log_copies = math.log(copies) if copies else -math.inf
+            weight = F.pad(q.new_zeros(1, x.shape[-2]), (0, 1), value=log_copies)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight)
         else:
             q, k, pad_k = positive(q), positive(k), positive(pad_k)
@@ -265,50 +220,31 @@ class ClassAggregation(nn.Module):
 class AggregationLayer(nn.Module):
     """Spatial, then class aggregation of a cost embedding (B, T, h, w, C)."""
 
-    def __init__(
-        self,
-        dim: int,
-        appearance_dim: int,
-        text_dim: int,
-        heads: int,
-        window: int,
-        grid: tuple[int, int],
-        pad_length: int,
-        attention: str,
-    ) -> None:
+    def __init__(self, spatial: SpatialAggregation, classes: ClassAggregation) -> None:
         super().__init__()
-        self.spatial = SpatialAggregation(dim, appearance_dim, heads, window, grid)
-        self.classes = ClassAggregation(dim, text_dim, heads, pad_length, attention)
+        self.spatial, self.classes = spatial, classes
 
     def forward(
-        self,
-        x: Tensor,
-        guided: list[Tensor],
-        text: Tensor,
-        pooling: tuple[int, int],
-        recompute: bool = False,
+        self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: Grid, recompute: bool = False
     ) -> Tensor:
         """Aggregate once.
 
         Args:
-            x: (B, T, h, w, C). guided: of :meth:`SpatialAggregation.guide`. text: (B, T, G) or (T,
-                G).
+            x: (B, T, h, w, C). guided: of :meth:`SpatialAggregation.guide`.
+            text: guidance (B, T, G) or (T, G).
             pooling: size of the average pooling before class attention.
-            recompute: keep no activations inside the two spatial blocks and the class aggregation
-                for the backward pass.
+            recompute: keep no activations inside the spatial blocks and the class aggregation for
+                the backward pass.
         """
         x = self.spatial(x, guided, recompute)
         return x + run(self._across_classes, x, text, pooling, recompute=recompute)
 
     @torch.no_grad()
     def update(
-        self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: tuple[int, int], chunk: int
+        self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: Grid, chunk: int
     ) -> None:
-        """As ``forward``, but in place, for ``chunk`` class maps (or as many tokens at neighbouring
-        positions) at a time.
-
-        Args:
-            x: contiguous.
+        """As ``forward``, but in place on a contiguous x, for ``chunk`` class maps (or as many
+        tokens at neighbouring positions) at a time.
         """
         in_pieces(lambda maps: maps.copy_(self.spatial(maps, guided)), chunk, x)
         if tuple(pooling) != (1, 1):
@@ -316,27 +252,19 @@ class AggregationLayer(nn.Module):
             return
         b, t, h, w, _ = x.shape
         guidance = text if text.dim() == 2 else text[:, None]
-        tokens = x.flatten(2, 3).transpose(1, 2)
-        in_pieces(
-            lambda part: part.add_(self.classes(part, guidance)), max(1, chunk * h * w // t), tokens
-        )
+        tokens, step = x.flatten(2, 3).transpose(1, 2), max(1, chunk * h * w // t)
+        in_pieces(lambda part: part.add_(self.classes(part, guidance)), step, tokens)
 
-    def _across_classes(self, x: Tensor, text: Tensor, pooling: tuple[int, int]) -> Tensor:
+    def _across_classes(self, x: Tensor, text: Tensor, pooling: Grid) -> Tensor:
         b, t, h, w, c = x.shape
         grid = h // pooling[0], w // pooling[1]
-        pooled = (
-            x.view(b, t, grid[0], pooling[0], grid[1], pooling[1], c).mean((3, 5))
-            if tuple(pooling) != (1, 1)
-            else x
-        )
-        tokens = pooled.flatten(2, 3).transpose(1, 2)  # (B, positions, T, C)
-        out = (
-            self.classes(tokens, text if text.dim() == 2 else text[:, None])
-            .permute(0, 2, 3, 1)
-            .unflatten(3, grid)
-        )
         if tuple(pooling) != (1, 1):
-            out = F.interpolate(
-                out.flatten(0, 1), size=(h, w), mode="bilinear", align_corners=True
-            ).unflatten(0, (b, t))
+            x = x.view(b, t, grid[0], pooling[0], grid[1], pooling[1], c).mean((3, 5))
+        tokens = x.flatten(2, 3).transpose(1, 2)  # (B, positions, T, C)
+        tokens = self.classes(tokens, text if text.dim() == 2 else text[:, None])
+        out = tokens.permute(0, 2, 3, 1).unflatten(3, grid)
+        if tuple(pooling) != (1, 1):
+            maps = out.flatten(0, 1)
+            maps = F.interpolate(maps, size=(h, w), mode="bilinear", align_corners=True)
+            out = maps.unflatten(0, (b, t))
         return out.permute(0, 1, 3, 4, 2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..dense_features import DenseFeatures
 from ..runtime.memory import items_at_a_time
 from ..runtime.threads import in_pieces
-from .aggregation import AggregationLayer
+from .aggregation import AggregationLayer, ClassAggregation, SpatialAggregation
 from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder, Prepared
 from .logits import ViewLogits
@@ -26,12 +26,7 @@ from .logits import ViewLogits
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """What the head knows of B images before it knows the classes.
-
-    Attributes:
-        embeddings: (B, C, h, w). spatial: of :meth:`SpatialAggregation.guide`, for each layer.
-        decoder: of :meth:`Decoder.prepare`.
-    """
+    """B images without classes: embeddings (B, C, h, w), and their guidance of all stages."""
 
     embeddings: Tensor
     spatial: list[list[Tensor]]
@@ -40,11 +35,8 @@ class PreparedImages:
     def __getitem__(self, images: slice) -> PreparedImages:
         """Some of the images."""
         spatial = [[block[images] for block in layer] for layer in self.spatial]
-        return PreparedImages(
-            self.embeddings[images],
-            spatial,
-            [Prepared(s.kernel, s.guided[images]) for s in self.decoder],
-        )
+        decoder = [Prepared(stage.kernel, stage.guided[images]) for stage in self.decoder]
+        return PreparedImages(self.embeddings[images], spatial, decoder)
 
 
 class CostVolumeHead(nn.Module):
@@ -57,15 +49,12 @@ class CostVolumeHead(nn.Module):
         hidden_dim, num_layers, num_heads, window: of the aggregation.
         appearance_dim, text_dim: channels that guidance is projected to.
         decoder_dims, decoder_guidance_dims, decoder_guidance_proj_dims: of the two decoder stages.
-        pad_length: classes that class attention always sees (padding tokens fill up); 0 for no
-            padding.
+        pad_length, attention: of :class:`ClassAggregation`.
         max_classes: with more classes than this only the best are aggregated, chosen for each view;
             0 for all.
-        attention: "linear" or "full", across classes.
         pooling_train, pooling_test: average pooling before class attention, in training and in
             evaluation.
-        recompute: in training, compute the activations of each part again in the backward pass,
-            which takes less memory.
+        recompute: in training, compute activations again in the backward pass, to save memory.
     Raises:
         ValueError: sizes that do not fit each other.
     """
@@ -117,17 +106,11 @@ class CostVolumeHead(nn.Module):
                     f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid "
                     f"{grid}"
                 )
-        self.grid, self.max_classes = grid, max_classes
-        self.pooling_train, self.pooling_test, self.recompute = (
-            pooling_train,
-            pooling_test,
-            recompute,
-        )
+        self.grid, self.max_classes, self.recompute = grid, max_classes, recompute
+        self.pooling_train, self.pooling_test = pooling_train, pooling_test
+        first, second = decoder_guidance_dims
         self.upsample = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(width, d, s, s)
-                for d, s in zip(decoder_guidance_dims, (2, 4), strict=True)
-            ]
+            [nn.ConvTranspose2d(width, first, 2, 2), nn.ConvTranspose2d(width, second, 4, 4)]
         )
         self.cost_embedding = nn.Conv2d(1, hidden_dim, 7, padding=3)
         self.appearance_projection = nn.Conv2d(embed_dim, appearance_dim, 3, padding=1)
@@ -136,14 +119,8 @@ class CostVolumeHead(nn.Module):
         self.decoder_projections = nn.ModuleList([nn.Conv2d(i, o, 3, padding=1) for i, o in pairs])
         self.layers = nn.ModuleList(
             AggregationLayer(
-                hidden_dim,
-                appearance_dim,
-                text_dim,
-                num_heads,
-                window,
-                self.grid,
-                pad_length,
-                attention,
+                SpatialAggregation(hidden_dim, appearance_dim, num_heads, window, grid),
+                ClassAggregation(hidden_dim, text_dim, num_heads, pad_length, attention),
             )
             for _ in range(num_layers)
         )
@@ -190,30 +167,17 @@ class CostVolumeHead(nn.Module):
         return {"pooling": list(self.pooling_test), "max_classes": self.max_classes}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls for some
-        class maps at a time.
-        """
+        """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls."""
         super().compile(*args, **kwargs)
-        for part in (
-            self.decoder,
-            *(part for layer in self._layers for part in (layer.spatial, layer.classes)),
-        ):
-            part.compile(*args, **kwargs)
+        self.decoder.compile(*args, **kwargs)
+        for layer in self._layers:
+            layer.spatial.compile(*args, **kwargs)
+            layer.classes.compile(*args, **kwargs)
 
     def embed_costs(self, costs: Tensor) -> Tensor:
-        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), each class map on its
-        own.
-        """
-        b, t = costs.shape[:2]
-        return (
-            self.cost_embedding(costs.flatten(0, 1)[:, None])
-            .unflatten(0, (b, t))
-            .permute(0, 1, 3, 4, 2)
-        )
-
-    def decoder_features(self, features: DenseFeatures) -> list[Tensor]:
-        """Intermediate maps at twice and four times the grid: (B, D1, 2h, 2w), (B, D2, 4h, 4w)."""
-        return [up(x) for up, x in zip(self.upsample, features.intermediates, strict=True)]
+        """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), class map by class map."""
+        maps = self.cost_embedding(costs.flatten(0, 1)[:, None])
+        return maps.unflatten(0, costs.shape[:2]).permute(0, 1, 3, 4, 2)
 
     def prepare(self, features: DenseFeatures) -> PreparedImages:
         """Everything about B images that does not depend on the classes.
@@ -221,38 +185,33 @@ class CostVolumeHead(nn.Module):
         Raises:
             ValueError: a feature map that is not of the head's grid.
         """
-        if tuple(features.embeddings.shape[-2:]) != self.grid:
+        grid = tuple(features.embeddings.shape[-2:])
+        if grid != self.grid:
             raise ValueError(
-                f"feature map: got {tuple(features.embeddings.shape[-2:])}, expected the grid "
-                f"{self.grid}. The image given to CLIP has to be "
-                "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
+                f"feature map: got {grid}, expected the grid {self.grid}. The image given to CLIP "
+                "has to be MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION times the patch size"
             )
         appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
-        projected = zip(self.decoder_projections, self.decoder_features(features), strict=True)
-        return PreparedImages(
-            features.embeddings,
-            [layer.spatial.guide(appearance) for layer in self._layers],
-            self.decoder.prepare([F.relu(p(f)) for p, f in projected]),
-        )
+        stages = zip(self.upsample, self.decoder_projections, features.intermediates, strict=True)
+        guidance = [F.relu(project(up(x))) for up, project, x in stages]
+        spatial = [layer.spatial.guide(appearance) for layer in self._layers]
+        return PreparedImages(features.embeddings, spatial, self.decoder.prepare(guidance))
 
     @property
     def _layers(self) -> Iterable[AggregationLayer]:
         return cast(Iterable[AggregationLayer], self.layers)
 
     def select(self, embeddings: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cost volume and text guidance of the classes that are kept: (B, K, h, w), (K, C) or (B,
-        K, C), and (B, K) or None.
+        """Cost volume (B, K, h, w) and text guidance (B, K, C) of the classes kept (B, K); where
+        all are, the guidance is (K, C), and None stands for the classes.
         """
         text_guidance = F.relu(self.text_projection(text))
         costs = cost_volume(embeddings, text)
         kept = top_classes(costs, self.max_classes)
         if kept is None:
             return costs, text_guidance, None
-        return (
-            costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid)),
-            text_guidance[kept],
-            kept,
-        )
+        costs = costs.gather(1, kept[:, :, None, None].expand(-1, -1, *self.grid))
+        return costs, text_guidance[kept], kept
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
         """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out.
@@ -262,16 +221,13 @@ class CostVolumeHead(nn.Module):
         """
         images = self.prepare(features)
         costs, text_guidance, kept = self.select(images.embeddings, text)
-        recompute, pooling = (
-            self.recompute and self.training,
-            self.pooling_train if self.training else self.pooling_test,
-        )
+        recompute = self.recompute and self.training
+        pooling = self.pooling_train if self.training else self.pooling_test
         x = self.embed_costs(costs)
         for layer, guided in zip(self._layers, images.spatial, strict=True):
             x = layer(x, guided, text_guidance, pooling, recompute)
-        return ViewLogits(
-            self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute), len(text), kept
-        ).whole()
+        logits = self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute)
+        return ViewLogits(logits, len(text), kept).whole()
 
     @torch.no_grad()
     def infer(self, images: PreparedImages, text: Tensor, chunk: int = 0) -> ViewLogits:
@@ -279,10 +235,9 @@ class CostVolumeHead(nn.Module):
 
         Args:
             images: of ``prepare``. text: unit embeddings (T, embed_dim).
-            chunk: class maps handled at a time, 0 for as many as
-                :func:`hyperclip.runtime.memory.items_at_a_time` says. In memory there are always
-                the embeddings of all class maps of one image, and those of more images within
-                ``chunk``.
+            chunk: class maps handled at a time, 0 for what
+                :func:`hyperclip.runtime.memory.items_at_a_time` says; the embeddings of one image's
+                class maps, and of more images within ``chunk``, are in memory together.
         """
         costs, text_guidance, kept = self.select(images.embeddings, text)
         b, k, h, w = costs.shape
@@ -297,19 +252,14 @@ class CostVolumeHead(nn.Module):
             in_pieces(lambda maps, part: maps.copy_(self.embed_costs(part)), chunk, x, costs[own])
             for layer, guided in zip(self._layers, some.spatial, strict=True):
                 layer.update(x, guided, own_text, self.pooling_test, chunk)
-            in_pieces(
-                partial(self._decode, some.decoder), chunk, logits[own], x.permute(0, 1, 4, 2, 3)
-            )
+            decode = partial(self.decoder, prepared=some.decoder)
+            maps = x.permute(0, 1, 4, 2, 3)
+            in_pieces(lambda out, part, f=decode: out.copy_(f(part)), chunk, logits[own], maps)
         return ViewLogits(logits, len(text), kept)
-
-    def _decode(self, prepared: list[Prepared], logits: Tensor, maps: Tensor) -> None:
-        logits.copy_(self.decoder(maps, prepared))
 
 
 class CosineHead(nn.Module):
-    """No head at all: the cosine of every patch with every class is its logit. The baseline of
-    dense CLIP.
-    """
+    """The baseline of dense CLIP: the cosine of every patch with every class is its logit."""
 
     @configurable
     def __init__(self) -> None:

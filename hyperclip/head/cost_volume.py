@@ -1,6 +1,4 @@
-"""The cost volume: cosine similarity of every patch with every class. Shapes: B images, T classes,
-C channels.
-"""
+"""The cost volume: cosines of patches with classes. Shapes: B images, T classes, C channels."""
 
 from __future__ import annotations
 
@@ -18,13 +16,8 @@ def cost_volume(image: Tensor, text: Tensor) -> Tensor:
 
 
 def top_classes(costs: Tensor, keep: int) -> Tensor | None:
-    """Classes worth aggregating: for each image the ``keep`` whose best pixel is highest.
-
-    Args:
-        costs: (B, T, h, w).
-        keep: how many classes the aggregation takes at most; 0 means all.
-    Returns:
-        indices (B, keep), ascending, or None if no class has to go (T <= keep, or keep is 0).
+    """Indices (B, keep), ascending, of the classes whose best pixel in costs (B, T, h, w) is
+    highest; None if no class has to go (T <= keep, or keep is 0).
     """
     if keep <= 0 or costs.shape[1] <= keep:
         return None

@@ -1,14 +1,13 @@
-"""Upsampling decoder: two stages, each joins a class map with image features of twice the
-resolution.
+"""Decoder: two stages, each joins class maps with image features of twice the resolution.
 
-The first convolution of a stage sees [class map; image features] and is linear, so its image half
-is computed once for an image and added to every class. On the class map it follows another linear
-operation, the transposed convolution, with nothing in between: both are one transposed convolution
-of 4 x 4, with half the operations. Source: CAT-Seg (CVPR 2024).
+The first convolution of a stage is linear in [class map; image features], so its image half is
+computed once for an image. Its class half follows a transposed convolution with nothing in between:
+both are one transposed convolution of 4 x 4, with half the operations. Source: CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -19,22 +18,14 @@ from ..runtime.recompute import run
 
 
 class Prepared(NamedTuple):
-    """What a stage needs beside the class maps: the kernel (in, out, 4, 4) and the image's share
-    (B, out, 2h, 2w).
-    """
+    """A stage's kernel (in, out, 4, 4) and the image's share of its output (B, out, 2h, 2w)."""
 
     kernel: Tensor
     guided: Tensor
 
 
 class DecoderStage(nn.Module):
-    """Transposed convolution to twice the size, then two 3x3 convolutions with group norm, guided
-    by the image.
-
-    Args:
-        in_dim: channels of the class maps. out_dim: channels given. guidance_dim: channels of the
-            image features.
-    """
+    """A transposed convolution to twice the size, then two 3x3 convolutions with group norm."""
 
     def __init__(self, in_dim: int, out_dim: int, guidance_dim: int) -> None:
         super().__init__()
@@ -52,16 +43,14 @@ class DecoderStage(nn.Module):
 
     def prepare(self, guidance: Tensor) -> Prepared:
         """What does not depend on the class maps, of guidance (B, G, 2h, 2w)."""
-        bias = cast(Tensor, self.up.bias)[:, None, None].expand(
-            len(guidance), -1, *guidance.shape[-2:]
-        )
+        b, _, height, width = guidance.shape
+        bias = cast(Tensor, self.up.bias)[:, None, None].expand(b, -1, height, width)
         guided = F.conv2d(torch.cat([bias, guidance], dim=1), self.conv1.weight, padding=1)
         # what up and then the convolution make of a single pixel
         with torch.autocast(guidance.device.type, enabled=False):
-            kernel = F.conv2d(
-                self.up.weight, self.conv1.weight[:, : self.up.out_channels], padding=2
-            )
-        # as the class maps are
+            class_half = self.conv1.weight[:, : self.up.out_channels]
+            kernel = F.conv2d(self.up.weight, class_half, padding=2)
+        # channels last, as the class maps are
         return Prepared(kernel, guided.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor, prepared: Prepared) -> Tensor:
@@ -78,20 +67,14 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, dims: tuple[int, int], guidance_dims: tuple[int, int]) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            [
-                DecoderStage(dim, dims[0], guidance_dims[0]),
-                DecoderStage(dims[0], dims[1], guidance_dims[1]),
-            ]
-        )
+        sizes = zip((dim, dims[0]), dims, guidance_dims, strict=True)
+        self.stages = nn.ModuleList(DecoderStage(*size) for size in sizes)
         self.classifier = nn.Conv2d(dims[1], 1, 3, padding=1)
 
     def prepare(self, guidance: list[Tensor]) -> list[Prepared]:
         """What does not depend on the class maps, for both stages."""
-        return [
-            cast(DecoderStage, stage).prepare(g)
-            for stage, g in zip(self.stages, guidance, strict=True)
-        ]
+        stages = cast(Iterable[DecoderStage], self.stages)
+        return [stage.prepare(g) for stage, g in zip(stages, guidance, strict=True)]
 
     def forward(self, x: Tensor, prepared: list[Prepared], recompute: bool = False) -> Tensor:
         """x (B, T, C, h, w) with ``prepare``'s result to logits (B, T, 4h, 4w).
@@ -105,17 +88,15 @@ class Decoder(nn.Module):
         return self._classify(x).unflatten(0, (b, t))
 
     def _classify(self, x: Tensor) -> Tensor:
-        """The classifier: x (N, C, h, w) to logits (N, h, w).
+        """x (N, C, h, w) to logits (N, h, w).
 
-        A convolution computes many outputs side by side, of which this one would use a single one.
-        So without gradients each pixel's product with each of the 3 x 3 weights is taken first, and
-        what belongs to a logit is added up afterwards.
+        A convolution is slow where it has a single output. So without gradients each pixel's
+        product with each of the 3 x 3 weights is taken first, then a logit's products are added.
         """
         if torch.is_grad_enabled():
             return self.classifier(x)[:, 0]
         # where a pixel's products go, not where a logit's come from
         weight = self.classifier.weight[0].flip(1, 2).flatten(1)
         products = torch.bmm(weight.T.expand(len(x), -1, -1), x.flatten(2))
-        return F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0] + cast(
-            Tensor, self.classifier.bias
-        )
+        sums = F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0]
+        return sums + cast(Tensor, self.classifier.bias)

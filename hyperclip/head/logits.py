@@ -1,4 +1,4 @@
-"""What heads give for inference: logits of views, of those classes alone that each view kept."""
+"""What heads give for inference: logits of views, for the classes that each view kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ REJECTED = -100.0
 
 @dataclass(frozen=True)
 class PartOfView:
-    """Logits (k, h, w) of a view and their places (k,) among the classes of a chunk; None if they
-    are of all of them.
-    """
+    """Logits (k, h, w) of a view and their places (k,) in a chunk of classes, None for all."""
 
     logits: Tensor
     places: Tensor | None
@@ -35,47 +33,29 @@ class ViewLogits:
     classes: int
     kept: Tensor | None = None
 
-    def split(self, views: int) -> list[ViewLogits]:
-        """The logits of so many views each."""
-        kept = [None] * len(self.logits) if self.kept is None else self.kept.split(views)
-        return [
-            ViewLogits(part, self.classes, k)
-            for part, k in zip(self.logits.split(views), kept, strict=False)
-        ]
-
     def whole(self) -> Tensor:
         """Logits (V, T, h, w) of every class, ``REJECTED`` where a view did not keep it."""
         if self.kept is None:
             return self.logits
-        full = self.logits.new_full(
-            (len(self.logits), self.classes, *self.logits.shape[2:]), REJECTED
-        )
+        views, _, h, w = self.logits.shape
+        full = self.logits.new_full((views, self.classes, h, w), REJECTED)
         return full.scatter(1, self.kept[:, :, None, None].expand_as(self.logits), self.logits)
 
     def chunks(self, step: int) -> Iterator[tuple[Tensor, list[PartOfView]]]:
-        """Yield (classes (t,), a part for each view), at most ``step`` classes at a time in
-        ascending order.
-
-        Classes that no view kept are left out.
+        """Yield (classes (t,), a part for each view), at most ``step`` classes at a time, in
+        ascending order, without classes that no view kept.
         """
         if self.kept is None:
-            for i, part in zip(
-                range(0, self.classes, step), self.logits.split(step, dim=1), strict=True
-            ):
-                classes = torch.arange(i, i + part.shape[1], device=part.device)
+            all_classes = torch.arange(self.classes, device=self.logits.device).split(step)
+            for classes, part in zip(all_classes, self.logits.split(step, dim=1), strict=True):
                 yield classes, [PartOfView(view, None) for view in part]
             return
         present = self.kept.unique()
         edges = torch.cat([present[::step], present[-1:] + 1])
-        bounds = torch.searchsorted(
-            self.kept, edges.expand(len(self.kept), -1).contiguous()
-        ).T.tolist()
+        edges = edges.expand(len(self.kept), -1).contiguous()
+        bounds = torch.searchsorted(self.kept, edges).T.tolist()
         for classes, starts, ends in zip(present.split(step), bounds, bounds[1:], strict=False):
-            slices = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
-            yield (
-                classes,
-                [
-                    PartOfView(logits[s], torch.searchsorted(classes, kept[s]))
-                    for logits, kept, s in zip(self.logits, self.kept, slices, strict=True)
-                ],
-            )
+            parts = []
+            for logits, kept, a, b in zip(self.logits, self.kept, starts, ends, strict=True):
+                parts.append(PartOfView(logits[a:b], torch.searchsorted(classes, kept[a:b])))
+            yield classes, parts

@@ -1,6 +1,4 @@
-"""The training loss: binary cross-entropy of every pixel with every class, or with a sample of the
-classes.
-"""
+"""The training loss, binary cross-entropy of pixels with classes, and sampling of these classes."""
 
 from __future__ import annotations
 
@@ -22,9 +20,8 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
     Raises:
         ValueError: a label that is neither below T nor ``ignore``.
     """
-    logits = F.interpolate(
-        logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False
-    )
+    size = target.shape[-2:]
+    logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
     check_labels(target, logits.shape[1], ignore)
     valid = target != ignore
     index = target.masked_fill(~valid, 0).long()
@@ -42,25 +39,6 @@ def check_labels(target: Tensor, classes: int, ignore: int) -> None:
         )
 
 
-def sample_classes(
-    target: Tensor, classes: int, count: int, ignore: int = 255
-) -> tuple[Tensor, Tensor]:
-    """Choose the classes of one training step: those in the labels, filled up to ``count`` with
-    random others.
-
-    Args:
-        target: class indices (B, H, W) or ``ignore``.
-        classes: T, size of the vocabulary.
-        count: classes wanted; more are returned if the labels hold more.
-    Returns:
-        the target in terms of the chosen classes, and their indices (t,), ascending.
-    Raises:
-        ValueError: a label that is neither below T nor ``ignore``.
-    """
-    chosen = choose_classes(present_classes(target, classes, ignore), count)
-    return in_terms_of(target, chosen, ignore), chosen
-
-
 def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
     """Which classes labels of any shape hold, bool (T,).
 
@@ -74,9 +52,7 @@ def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
 
 
 def choose_classes(present: Tensor, count: int) -> Tensor:
-    """Indices (t,), ascending, of the classes that are present (T,), filled up to ``count`` with
-    random others.
-    """
+    """Indices (t,), ascending, of the present classes (T,), with random others up to ``count``."""
     others = (~present).nonzero()[:, 0]
     missing = max(count - int(present.sum()), 0)
     fill = others[torch.randperm(len(others), device=present.device)[:missing]]
@@ -84,7 +60,5 @@ def choose_classes(present: Tensor, count: int) -> Tensor:
 
 
 def in_terms_of(target: Tensor, chosen: Tensor, ignore: int = 255) -> Tensor:
-    """Labels as places in ``chosen`` (t,), ascending, which holds every class of theirs; ``ignore``
-    stays.
-    """
+    """Labels as places in ``chosen`` (t,), ascending, which has all of them; ``ignore`` stays."""
     return torch.where(target == ignore, target, torch.searchsorted(chosen, target))

@@ -122,16 +122,17 @@ def test_a_folder_gives_its_own_architecture_activation_and_weights(tmp_path):
 def test_state_dicts_are_found_renamed_and_widened(tmp_path, wrap):
     state = {"module.a": torch.ones(2).half(), "b": torch.arange(3)}
     torch.save({wrap: state} if wrap else state, tmp_path / "x.pt")
-    found, openai_format = loading.read_state_dict(tmp_path / "x.pt")
-    assert not openai_format and set(found) == {"a", "b"}
+    found = loading.read_state_dict(tmp_path / "x.pt")
+    assert set(found) == {"a", "b"}
     assert found["a"].dtype == torch.float32 and found["b"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("extra", loading.OPENAI_EXTRAS)
 def test_openais_format_is_told_by_its_extra_entries(tmp_path, extra):
     torch.save({"a": torch.ones(2), extra: torch.tensor(1)}, tmp_path / "x.pt")
-    found, openai_format = loading.read_state_dict(tmp_path / "x.pt")
-    assert openai_format and list(found) == ["a"]
+    file = tmp_path / "x.pt"
+    content = loading.read_state_dict(file)
+    assert loading.activation_of_file("ViT-B/16", file, content) == loading.QUICK_GELU
 
 
 def test_files_that_do_not_fit_say_what_is_wrong(tmp_path):

@@ -91,7 +91,7 @@ def test_every_step(arrays, fake_state, hyperclip_b, vocabulary, pool):
     )
     text_guidance = F.relu(head.text_projection(text))
     np.testing.assert_allclose(text_guidance, arrays["text_guidance"], atol=LAYERS, rtol=0)
-    res4, res5 = head.decoder_features(features)
+    res4, res5 = (up(x) for up, x in zip(head.upsample, features.intermediates, strict=True))
     np.testing.assert_allclose(res4[0, ::8, ::8, ::8], arrays["res4"], atol=LAYERS, rtol=0)
     np.testing.assert_allclose(res5[0, ::8, ::16, ::16], arrays["res5"], atol=LAYERS, rtol=0)
     guidance = appearance.permute(0, 2, 3, 1)

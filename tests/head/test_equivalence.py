@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hyperclip.dense_features import DenseFeatures
-from hyperclip.head import CostVolumeHead, pixel_class_bce, sample_classes
+from hyperclip.head import CostVolumeHead, pixel_class_bce
 from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
 from hyperclip.head.cost_volume import cost_volume, top_classes
 from hyperclip.head.decoder import Decoder
@@ -91,17 +91,6 @@ def test_gathered_loss(dtype, ignored):
 def test_loss_names_a_label_outside_the_vocabulary():
     with pytest.raises(ValueError, match=r"got \[7\], expected 0 to 4 or the ignore value 255"):
         pixel_class_bce(torch.zeros(1, 5, 4, 4), torch.full((1, 4, 4), 7))
-
-
-def test_sampled_classes_hold_the_present_ones():
-    target = torch.tensor([[[3, 255], [9, 3]]])
-    renamed, chosen = sample_classes(target, 20, 6)
-    assert len(chosen) == 6 and {3, 9} <= set(chosen.tolist()) and (chosen.diff() > 0).all()
-    assert (
-        torch.equal(chosen[renamed[renamed != 255]], target[target != 255])
-        and renamed[0, 0, 1] == 255
-    )
-    assert sample_classes(target, 20, 1)[1].tolist() == [3, 9]
 
 
 def make_head(dtype, **changes):

@@ -7,8 +7,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hyperclip.head import pixel_class_bce, sample_classes
+from hyperclip.head import choose_classes, in_terms_of, pixel_class_bce, present_classes
 from hyperclip.head.loss import check_labels
+
+
+def sample_classes(target, classes, count, ignore=255):
+    """A training step's target in terms of the classes that it samples, and these classes."""
+    chosen = choose_classes(present_classes(target, classes, ignore), count)
+    return in_terms_of(target, chosen, ignore), chosen
 
 
 @pytest.mark.parametrize("ignore", [255, 459, -1])
@@ -66,6 +72,17 @@ def test_how_many_classes_are_sampled(count, size):
     assert len(chosen) == size and len(set(chosen.tolist())) == size and (chosen.diff() > 0).all()
     assert torch.equal(chosen[renamed[renamed != 255]], target[target != 255])
     assert torch.equal(renamed == 255, target == 255)
+
+
+def test_sampled_classes_hold_the_present_ones():
+    target = torch.tensor([[[3, 255], [9, 3]]])
+    renamed, chosen = sample_classes(target, 20, 6)
+    assert len(chosen) == 6 and {3, 9} <= set(chosen.tolist()) and (chosen.diff() > 0).all()
+    assert (
+        torch.equal(chosen[renamed[renamed != 255]], target[target != 255])
+        and renamed[0, 0, 1] == 255
+    )
+    assert sample_classes(target, 20, 1)[1].tolist() == [3, 9]
 
 
 def test_the_others_are_drawn_at_random():

@@ -26,12 +26,8 @@ KEPT = 2**25
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """How several maps become one operator.
+    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it.
 
-    Attributes:
-        fusion: "SFSA" (product of all, the first outermost), "mean" of all, or "selection" of one.
-        index: the map of "selection".
-        threshold: entries below this share of their column's largest are cut, 0..1.
     Raises:
         ValueError: an unknown fusion, or a threshold outside 0..1.
     """

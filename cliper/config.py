@@ -68,12 +68,13 @@ def add_cliper_config(cfg: CfgNode) -> None:
     node.WINDOW = 0
     node.WINDOW_STRIDE = 112  # distance of neighbouring crops, at most WINDOW
 
-    # Where no background exists, "abstain" leaves pixels below the thresholds without a class,
-    # "argmax" gives all of them one.
+    # where no background exists, "abstain" leaves pixels below the thresholds without a class (as
+    # released), "argmax" gives all of them one
     node.PROTOCOL = "abstain"
     # classes whose score is not above this are left out (scores reach about 2)
     node.SCORE_THRESHOLD = 0.0
-    # pixels below this get no class; 0 = a background score (1 - best)^2 competes
+    # scores below this become 0, and pixels without another one get no class; 0 = a background
+    # score (1 - best)^2 competes instead
     node.BACKGROUND_THRESHOLD = 0.0
     node.NORMALIZE = False  # scale each class's map to 0..1 before the thresholds
     _add_refiner_keys(node)
@@ -94,14 +95,15 @@ def _add_fusion_keys(node: CfgNode) -> None:
     node.AVERAGE_WEIGHT = 1.0  # weight of that mean
     # share of a class's largest probability below which it is cut, before propagation
     node.ATTENTION_THRESHOLD = 0.2
-    node.PROPAGATION = "columns"  # along columns or rows of the fused map, or none
+    node.PROPAGATION = "columns"  # along columns (as released) or rows of the fused map, or none
 
 
 def _add_refiner_keys(node: CfgNode) -> None:
     node.REFINER = CfgNode()
     # none, diffusion, features, or one registered in REFINER_REGISTRY
     node.REFINER.NAME = "diffusion"
-    node.REFINER.FUSION = "SFSA"  # of several attention maps: SFSA (their product), mean, selection
+    # of several attention maps: SFSA (their product, the first one outermost), mean, selection
+    node.REFINER.FUSION = "SFSA"
     node.REFINER.INDEX = 1  # the map of "selection"
     # share of a column's largest entry below which it is cut; -1 = ATTENTION_THRESHOLD
     node.REFINER.THRESHOLD = -1.0
@@ -110,14 +112,14 @@ def _add_refiner_keys(node: CfgNode) -> None:
     # sd-1.4, sd-1.5, sd-2.1, a hub id, a local folder in diffusers' format, or one file
     node.DIFFUSION.MODEL = "sd-2.1"
     node.DIFFUSION.REVISION = ""  # of a hub id; "" = the pinned one, or main
-    # self-attention layers by name
+    # self-attention layers by name or unambiguous beginning of it, in the order of their maps
     node.DIFFUSION.LAYERS = ["up_blocks.3.attentions.1", "up_blocks.3.attentions.0"]
     # index into the scheduler's time steps; with PNDM and 50 steps, 45 is t = 101
     node.DIFFUSION.TIME_STEP = 45
     node.DIFFUSION.STEPS = 50  # time steps that the scheduler makes
     node.DIFFUSION.NOISE = "seeded"  # the same noise for every image, or none
-    node.DIFFUSION.SEED = 0  # of that noise
-    # of the image to the model's square: nearest (as released) or bilinear
+    node.DIFFUSION.SEED = 0  # of that noise, which the released code does not fix
+    # of the image to the model's square: nearest (as released) or bilinear (anti-aliased)
     node.DIFFUSION.RESIZE = "nearest"
     node.DIFFUSION.CACHE = ""  # folder in which latents are kept between runs; "" = none
 

@@ -29,14 +29,8 @@ RESIZES = ("nearest", "bilinear")
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """Where and how the maps are read; the defaults are the released code's, but for the seed.
+    """Where and how the maps are read; MODEL.CLIPER.DIFFUSION's keys of the same names explain it.
 
-    Attributes:
-        layers: self-attention layers by name or unambiguous beginning of it, in the maps' order.
-        time_step: index into the scheduler's time steps. steps: how many the scheduler makes.
-        noise: "seeded" (the same noise for every image, from ``seed``) or "none".
-        resize: of the image to the model's square, "nearest" (released) or "bilinear"
-            (anti-aliased).
     Raises:
         ValueError: an unknown name, or a number that is out of range.
     """

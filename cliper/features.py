@@ -6,7 +6,6 @@ of CLIPer uses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ class FeatureMaps:
         features: (N, C). tile: entries of a tile of rows; it bounds the memory.
     """
 
-    def __init__(self, features: Tensor, grid: tuple[int, int], tile: int = 2**22) -> None:
-        self.unit, self.grid = F.normalize(features.float(), dim=-1), grid
+    def __init__(self, features: Tensor, tile: int = 2**22) -> None:
+        self.unit = F.normalize(features.float(), dim=-1)
         self.step = max(1, tile // len(features))
 
     def apply(self, scores: Tensor) -> Tensor:
@@ -128,11 +127,6 @@ class FeatureExtractor(nn.Module):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         tokens = self.model.forward_features((x - self.mean) / self.std)
         return tokens[0, self.model.num_prefix_tokens :].T.reshape(-1, h, w)
-
-    def maps(self, images: Sequence[Tensor]) -> list[FeatureMaps]:
-        """The refining operator of each image."""
-        features = (self(image) for image in images)
-        return [FeatureMaps(f.flatten(1).T, (f.shape[1], f.shape[2])) for f in features]
 
 
 DINO_MODELS = tuple(

@@ -26,19 +26,14 @@ CENTERS = ("mean", "max")
 
 @dataclass(frozen=True)
 class FusionOptions:
-    """How the last block sees the early layers. The defaults are those of the released code.
+    """How the last block sees the early layers; MODEL.CLIPER's keys of the same names explain it.
+
+    The first version had for ViT-H the center "max" times 0.2, and a residual of -1.
 
     Attributes:
         attention: "fused" (sum of the early layers' maps), an ablation with the last block's own
             projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", "proxy" (a given map), or
             "clip" (CLIP's own last block with residual and MLP, for the last layer alone).
-        sinkhorn: rounds of column and row normalisation of the fused map; -1: k + 1 for layer k.
-        center: what is subtracted from each column of the fused map: its "mean" or its "max" (first
-            version, ViT-H).
-        center_scale: factor of it (first version, ViT-H: 0.2); below 1 for the "max".
-        residual: multiple of a layer's embedding that is added behind the last block's attention
-            (first version, ViT-H: -1.0).
-        half_positions: round position embeddings to float16, as the released code does on CPUs too.
     Raises:
         ValueError: an unknown name, fewer than -1 rounds, or a factor that empties the map.
     """

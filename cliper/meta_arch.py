@@ -43,6 +43,9 @@ logger = logging.getLogger("hyperclip.cliper")
 LEAST = 1e-6
 """A pixel threshold that leaves out nothing, since 0 has a meaning in :class:`LabelOptions`."""
 
+ALL_CLASSIFIED = "every pixel gets a class; the paper leaves pixels below tuned thresholds out"
+ONE_SETTING = "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
+
 
 @dataclass(frozen=True)
 class EncodedImage:
@@ -59,15 +62,11 @@ class CLIPer(Segmenter):
     Args:
         fusion, scores, labels: see the options of the same name; None for their defaults.
         refiner: see :mod:`cliper.refiner`; None for none.
-        negatives: names of what is no class, for vocabularies without negatives of their own.
-        mean_negative: add the mean of the classes' embeddings to the negatives.
-        size, max_size: shorter and longest side of what CLIP sees, in pixels.
-        window, window_stride: crops in pixels of that size, 0 for none; multiples of CLIP's patch,
-            the stride at most the window.
         proxy: gives the map of ``fusion.attention`` "proxy".
         backbone, tuned_for: for :meth:`describe`: CLIP's name, and the datasets that the thresholds
             are tuned for.
-        half: on a GPU, run CLIP under float16 autocast.
+        negatives, mean_negative, size, max_size, window, window_stride, half: see MODEL.CLIPER's
+            keys of the same names; windows are in multiples of CLIP's patch.
     Raises:
         ValueError: a window that is not in whole patches, a layer that CLIP does not have, a proxy
             that is missing.
@@ -164,17 +163,8 @@ class CLIPer(Segmenter):
             )
         node = cfg.MODEL.CLIPER
         backbone = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
-        activation = cfg.MODEL.CLIP_ACTIVATION
-        loaded = load_clip(backbone, cfg.MODEL.CLIP_WEIGHTS, activation=activation)
-        plain = (
-            "negatives",
-            "mean_negative",
-            "size",
-            "max_size",
-            "window",
-            "window_stride",
-            "half",
-        )
+        loaded = load_clip(backbone, cfg.MODEL.CLIP_WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION)
+        plain = ("negatives", "mean_negative", "size", "max_size", "window", "window_stride")
         return {
             "clip": loaded.model,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
@@ -187,7 +177,8 @@ class CLIPer(Segmenter):
             "tuned_for": cfg.DATASETS.TEST,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
-            **{name: node[name.upper()] for name in plain},
+            "half": node.HALF,
+            **{name: getattr(node, name.upper()) for name in plain},
         }
 
     @property
@@ -258,16 +249,14 @@ class CLIPer(Segmenter):
         """See :class:`Segmenter`."""
         # the paper has rows of the fused map with the diffusion model, and without a refiner
         refines = isinstance(self.refiner, DiffusionRefiner | None)
-        variants = ["windows"] * bool(self.window) + ["no refiner"] * (self.refiner is None)
+        variants = ["windows"] if self.window else []
+        if self.refiner is None:
+            variants.append("no refiner")
         notes = []
         if self.labels.protocol == "argmax":
-            notes.append(
-                "every pixel gets a class; the paper leaves pixels below tuned thresholds out"
-            )
+            notes.append(ALL_CLASSIFIED)
         if not set(dataset) & set(self.tuned_for):
-            notes.append(
-                "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
-            )
+            notes.append(ONE_SETTING)
         settings: dict[str, Any] = {
             "fusion": asdict(self.fusion),
             "scores": asdict(self.scores),
@@ -294,7 +283,7 @@ class CLIPer(Segmenter):
         )
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """See :class:`hyperclip.segmenter.Segmenter`."""
+        """See :class:`Segmenter`."""
         self.text.check(self.clip, vocabulary)
 
     def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
@@ -304,10 +293,8 @@ class CLIPer(Segmenter):
         if not names:
             taken = {tokens_of(name) for synonyms in vocabulary.classes for name in synonyms}
             names = [name for name in self.negatives if tokens_of(name) not in taken]
-        negatives = None
-        if names:
-            listed = Vocabulary(tuple((name,) for name in names), "negatives")
-            negatives = self.text(self.clip, listed)
+        listed = Vocabulary(tuple((name,) for name in names), "negatives") if names else None
+        negatives = None if listed is None else self.text(self.clip, listed)
         classes = self.text(self.clip, vocabulary)
         return with_negatives(classes, negatives, self.mean_negative, self.class_of(vocabulary))
 

@@ -23,15 +23,8 @@ CHUNK_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How scores, 0 to about 2, become labels.
+    """How scores, 0 to about 2, become labels; MODEL.CLIPER's keys of the same names explain it.
 
-    Attributes:
-        protocol: "abstain" leaves pixels below the thresholds without a class (released),
-            "argmax" always gives the best class.
-        score_threshold: classes whose score is not above it are left out.
-        background_threshold: scores below it become 0, and pixels without any other score are
-            background. With 0 a background score of ``(1 - best)^2`` competes instead.
-        normalize: scale each class's map to 0..1 before the thresholds.
     Raises:
         ValueError: an unknown protocol.
     """

@@ -80,9 +80,10 @@ def load_diffusion(
     vae = load_module(folder / "vae", VAES, dtype)
     scheduler = load_scheduler(folder / "scheduler")
     prompt: Tensor | None = None
-    if "Condition" in type(unet).__name__:
-        no_text = torch.zeros(1, 1, unet.config.cross_attention_dim)
-        prompt = _empty_prompt(folder) if has_text else no_text
+    if "Condition" in type(unet).__name__ and has_text:
+        prompt = _empty_prompt(folder)
+    elif "Condition" in type(unet).__name__:
+        prompt = torch.zeros(1, 1, unet.config.cross_attention_dim)
     return _finish(vae, unet, scheduler, prompt, source)
 
 

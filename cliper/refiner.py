@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .affinity import FuseOptions
 from .config import options_of
 from .diffusion import DiffusionAttention, DiffusionOptions
-from .features import FeatureExtractor
+from .features import FeatureExtractor, FeatureMaps
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]
@@ -83,7 +83,12 @@ class FeatureRefiner(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> list[Refinement]:
         """One refinement for each image."""
-        return [GridRefinement(m.grid, m.apply, (m.unit,)) for m in self.extractor.maps(images)]
+        refinements: list[Refinement] = []
+        for image in images:
+            features = self.extractor(image)
+            maps, grid = FeatureMaps(features.flatten(1).T), (features.shape[1], features.shape[2])
+            refinements.append(GridRefinement(grid, maps.apply, (maps.unit,)))
+        return refinements
 
 
 @REFINER_REGISTRY.register()

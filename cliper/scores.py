@@ -22,18 +22,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How layers become one score map. The defaults are those of the released code.
+    """How layers become one score map; MODEL.CLIPER's keys of the same names explain it, that of
+    the threshold is ATTENTION_THRESHOLD.
 
-    Attributes:
-        logit_scale: factor of the cosines before the softmax; 0: CLIP's own.
-        select_layer: the layer that is propagated, negative from the end.
-        average: layers whose mean probability is added: "all", "early" (but the last; first
-            version), "none".
-        average_weight: weight of that mean (first version, ViT-H: 0.2).
-        threshold: share of a class's largest probability, 0..1, below which it is cut before it is
-            propagated.
-        propagation: along "columns" (released) or "rows" (paper, first version) of the affinity,
-            or "none".
+    The first version averaged "early" layers, for ViT-H with weight 0.2, and propagated along
+    "rows", as the paper says.
+
     Raises:
         ValueError: an unknown name, or a threshold outside 0..1.
     """

@@ -57,16 +57,12 @@ class HyperCLIP(Segmenter):
         clip: an open_clip model, fine-tuning already prepared.
         head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and
             ``describe``.
-        resolution: (height, width) that CLIP sees.
-        layers: blocks whose outputs the head gets.
+        resolution: (height, width) that CLIP sees. layers: blocks whose outputs the head gets.
         train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
         sliding: windows of inference, None for the whole image.
         backbone, finetune: what :meth:`describe` says of CLIP and of what trains in it.
-        background_threshold: where a background exists, pixels whose best score is below it are
-            none of the classes, 0..1.
-        divisor, ignore, sampled_classes, class_chunk, pixel_mean, pixel_std: see the config keys of
-            the same meaning.
         settings: of the head, by config key, for :meth:`checkpoint_settings`.
+        others: see the config keys of the same meaning.
     """
 
     clip: CLIP

@@ -87,14 +87,12 @@ class Packing(NamedTuple):
 def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tensor:
     """Causal self-attention of ``attn`` over packed tokens x (N, D)."""
     prompts, shared, length, kept = packing
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    own = qkv.new_zeros(prompts * length, qkv.shape[1]).index_copy(0, kept, qkv[shared:])
-    by_head = (
-        z.unflatten(-1, (3, attn.num_heads, -1))
-        for z in (qkv[None, :shared], own.unflatten(0, (prompts, length)))
-    )
-    (q0, k0, v0), (q, k, v) = ([z.transpose(1, 2) for z in part.unbind(2)] for part in by_head)
-    k, v = (torch.cat([z0.expand(prompts, -1, -1, -1), z], dim=2) for z0, z in ((k0, k), (v0, v)))
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
+    own = qkv.new_zeros(prompts * length, *qkv.shape[1:]).index_copy(0, kept, qkv[shared:])
+    q0, k0, v0 = qkv[None, :shared].permute(2, 0, 3, 1, 4)
+    q, k, v = own.unflatten(0, (prompts, length)).permute(2, 0, 3, 1, 4)
+    k = torch.cat([k0.expand(prompts, -1, -1, -1), k], dim=2)
+    v = torch.cat([v0.expand(prompts, -1, -1, -1), v], dim=2)
     visible = torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
     y = y.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, kept)

@@ -43,18 +43,11 @@ class CostVolumeHead(nn.Module):
     """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024).
 
     Args:
-        embed_dim: channels of image and text embeddings.
-        width: channels of the two intermediate maps of the image tower.
+        embed_dim: channels of image and text embeddings. width: of the two intermediate maps.
         grid: (h, w) of the patch grid.
-        hidden_dim, num_layers, num_heads, window: of the aggregation.
         appearance_dim, text_dim: channels that guidance is projected to.
-        decoder_dims, decoder_guidance_dims, decoder_guidance_proj_dims: of the two decoder stages.
-        pad_length, attention: of :class:`ClassAggregation`.
-        max_classes: with more classes than this only the best are aggregated, chosen for each view;
-            0 for all.
-        pooling_train, pooling_test: average pooling before class attention, in training and in
-            evaluation.
         recompute: in training, compute activations again in the backward pass, to save memory.
+        others: see MODEL.SEM_SEG_HEAD's keys of the same meaning.
     Raises:
         ValueError: sizes that do not fit each other.
     """

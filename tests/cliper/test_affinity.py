@@ -110,7 +110,7 @@ def test_feature_maps_equal_the_whole_map(tile):
     similarity = (similarity - 1.2 * similarity.mean()) * 3
     expected = similarity.masked_fill(similarity < 0, float("-inf")).softmax(dim=1) @ scores
     torch.testing.assert_close(
-        FeatureMaps(features, (6, 10), tile=tile).apply(scores), expected, atol=1e-6, rtol=1e-5
+        FeatureMaps(features, tile=tile).apply(scores), expected, atol=1e-6, rtol=1e-5
     )
 
 
@@ -119,4 +119,4 @@ def test_feature_maps_of_a_flat_picture():
     nan.
     """
     scores = torch.rand(12, 3)
-    torch.testing.assert_close(FeatureMaps(torch.ones(12, 4), (3, 4)).apply(scores), scores)
+    torch.testing.assert_close(FeatureMaps(torch.ones(12, 4)).apply(scores), scores)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
-from hyperclip.config.rules import ANY, POSITIVE, SHARE, KeyRules
+from hyperclip.config.key_rules import ANY, POSITIVE, SHARE, KeyRules
 
 CLIPER_RULES = KeyRules(
     inputs=("MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.FEATURES.WEIGHTS"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hyperclip.clip.text_state import bit_sums
+from hyperclip.clip.text_cache_key import bit_sums
 from hyperclip.runtime.finite import FiniteCheck
 from torch import Tensor, nn
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import options_of
-from .features import FeatureExtractor
+from .feature_refiner import FeatureExtractor
 from .fusion import FusionOptions, encode_layers, proxy_affinity
 from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size

@@ -11,8 +11,16 @@ import torch
 from hyperclip.runtime.files import local_name
 from torch import Tensor, nn
 
-from .parts import UNETS, VAES, load_fully, load_module, load_scheduler, read_json, unreadable
-from .single_file import load_single_file
+from .diffusion_parts import (
+    UNETS,
+    VAES,
+    load_fully,
+    load_module,
+    load_scheduler,
+    read_json,
+    unreadable,
+)
+from .single_file_checkpoint import load_single_file
 
 KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sd-1.4": (("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .affinity import FuseOptions
 from .config import options_of
 from .diffusion import DiffusionAttention, DiffusionOptions
-from .features import FeatureExtractor, FeatureMaps
+from .feature_refiner import FeatureExtractor, FeatureMaps
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.image_files import ORIENTATIONS
 from hyperclip.data.index_files import need, read_ade_index
 from hyperclip.runtime.program import run_program
@@ -47,7 +47,7 @@ def prepare(root: Path, orientation: str = "") -> prep.Counts:
     """Convert the validation images; OSError or ValueError if a source is missing or damaged.
 
     Args:
-        orientation: see :func:`hyperclip.data.conversion.read_pixels`.
+        orientation: see :func:`hyperclip.data.label_conversion.read_pixels`.
     """
     folder = root / "ADE20K_2021_17_01"
     listed = read_ade_index(need(folder / "index_ade20k.pkl", HELP))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.index_files import by_image, need, read_index
 from hyperclip.runtime.program import run_program
 

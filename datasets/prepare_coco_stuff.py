@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.image_files import read_raw_label
 from hyperclip.data.index_files import need
 from hyperclip.data.pairing import Kind, is_hidden

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.index_files import need, read_index
 from hyperclip.data.pairing import read_list
 from hyperclip.runtime.program import run_program

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.index_files import by_image, need, read_index
 from hyperclip.runtime.program import run_program
 

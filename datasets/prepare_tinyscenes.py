@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Job, convert_files
+from hyperclip.data.label_conversion import Job, convert_files
 from hyperclip.runtime.program import run_program
 from hyperclip.tinyscenes.drawing import SPLITS, render_scene
 

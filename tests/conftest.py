@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
-import hyperclip.data.catalog  # noqa: F401  (registers the datasets)
+import hyperclip.data.detectron2_catalog  # noqa: F401  (registers the datasets)
 import hyperclip.meta_arch  # noqa: F401  (registers the meta-architecture)
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.vocabulary import Vocabulary
 
-from tests.asking import ask_all
+from tests.helpers.asking import ask_all
 
 DEVICE = "cuda"
 QUICK = "configs/quickstart"

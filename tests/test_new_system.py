@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hyperclip.config import keys, load_config
-from hyperclip.config.rules import KeyRules
+from hyperclip.config.key_rules import KeyRules
 from hyperclip.predictor import Predictor
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
@@ -20,8 +20,8 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.helpers.programs import run_program
+from tests.helpers.results import rows_of
 from tests.quickstart.test_quickstart import root  # noqa: F401  (a fixture)
-from tests.results import rows_of
 
 BLOCKS = dict(
     re.findall(

@@ -18,7 +18,7 @@ from hyperclip.visualization import NO_CLASS, comparison, label_image, overlay, 
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from tests.asking import ask, ask_all, scores_of
+from tests.helpers.asking import ask, ask_all, scores_of
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hyperclip.vocabulary.vocabulary import LISTS
 
-from tests.fake_trees import BARE
+from tests.helpers.fake_trees import BARE
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
@@ -120,7 +120,7 @@ def test_hyperclip_does_not_know_cliper():
             ", ".join(m for m in GRAPH if m.startswith("hyperclip.data")),
             ("open_clip", "hyperclip.clip"),
         ),
-        ("hyperclip.data.conversion", ("open_clip", "torch", "detectron2")),
+        ("hyperclip.data.label_conversion", ("open_clip", "torch", "detectron2")),
         ("hyperclip.data.registry", ("open_clip", "torch", "detectron2")),
         ("hyperclip.tinyscenes.drawing", ("open_clip", "torch", "detectron2")),
         ("hyperclip.vocabulary", ("open_clip", "torch", "detectron2")),

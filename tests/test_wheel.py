@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hyperclip import Predictor, load_config
-from hyperclip.evaluation.results import read_results
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.suite import System, make_plan, run_suite
 from PIL import Image
 
@@ -31,7 +31,7 @@ USE = """
 import cliper, hyperclip
 from hyperclip import Predictor, Question, Vocabulary, load_config
 from hyperclip.data import dataset_root
-from hyperclip.data.conversion import Job, convert_files
+from hyperclip.data.label_conversion import Job, convert_files
 from hyperclip.tinyscenes.drawing import render_scene
 folder = dataset_root() / "tinyscenes/val_seen"
 kinds = ("images", "labels")

@@ -8,7 +8,7 @@ model.
 from __future__ import annotations
 
 from hyperclip.commands import new_parser
-from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.runtime.files import user_path
 from hyperclip.runtime.program import run_program

@@ -6,11 +6,11 @@ function's value back as a plain weight.
 """
 
 from .attach import adapters, finetune_modes, merge, parameter_table, prepare_finetuning, tower
+from .attention_weights import LowRank, TrainedProjections
 from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
-from .projections import LowRank, TrainedProjections
 from .radius import RadiusAdjustment
-from .relations import RelatedRadius, SharedBlocks
 from .rotation import Rotation
+from .shared_relations import RelatedRadius, SharedBlocks
 
 __all__ = [
     "ADAPTER_REGISTRY",

@@ -10,7 +10,7 @@ import open_clip
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from .folders import read_folder_config
+from .open_clip_folders import read_folder_config
 
 QUICK_GELU, GELU = "quick_gelu", "gelu"
 ACTIVATIONS = ("auto", QUICK_GELU, GELU)

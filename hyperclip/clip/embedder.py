@@ -15,7 +15,7 @@ from torch import Tensor
 from ..runtime.memory import items_at_a_time
 from ..vocabulary.templates import prompt_templates
 from ..vocabulary.vocabulary import Vocabulary, asked_names, synonym_rule
-from .text_state import text_state
+from .text_cache_key import text_state
 from .text_tower import Tokenizer, encode_text, tokenize
 
 SYNONYM_RULES = ("first", "mean", "max")
@@ -32,7 +32,7 @@ class TextEmbedder:
     scores: see :meth:`class_of`. Synonyms with the same tokens count once.
 
     Without gradients results are cached under all that they depend on: the prompts, and the text
-    tower's weights and precision (:mod:`hyperclip.clip.text_state`).
+    tower's weights and precision (:mod:`hyperclip.clip.text_cache_key`).
 
     Args:
         templates: sentences with one ``{}``.

@@ -23,7 +23,7 @@ from .activation import (
     activation_of_file,
     activation_of_tag,
 )
-from .folders import folder_weights, is_model_folder, read_folder_config
+from .open_clip_folders import folder_weights, is_model_folder, read_folder_config
 from .text_tower import Tokenizer
 
 OPENAI_ARCHITECTURES = {

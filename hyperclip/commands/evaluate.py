@@ -33,7 +33,7 @@ from tabulate import tabulate
 from ..config.keys import load_config
 from ..data import DATASETS
 from ..data.dataset_file import register_files
-from ..evaluation.results import read_results
+from ..evaluation.results_files import read_results
 from ..evaluation.suite import System, make_plan, run_suite
 from ..evaluation.tables import benchmark_table
 from ..runtime.files import need_output_folder, user_path

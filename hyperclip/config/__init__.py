@@ -1,8 +1,8 @@
 """The configuration: every key, what values are allowed, and how files are read."""
 
-from .files import flat_config
+from .config_files import flat_config
+from .key_rules import KeyRules
 from .keys import add_hyperclip_config, extend_config, load_config, output_keys, plain_settings
-from .rules import KeyRules
 
 __all__ = [
     "KeyRules",

@@ -24,11 +24,11 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..runtime.files import user_path
-from .files import Layer, command_line_layer, flat_config, key_faults, read_layers
-from .rules import ANY, FRAMEWORK, LEGACY_VALUES, NOT_NEGATIVE, KeyRules, unread_advice
-from .values import convert, locate, shown
+from .config_files import Layer, command_line_layer, flat_config, key_faults, read_layers
+from .key_rules import ANY, FRAMEWORK, LEGACY_VALUES, NOT_NEGATIVE, KeyRules, unread_advice
+from .value_parsing import convert, locate, shown
 
-REGISTERING = ("hyperclip.adapters", "hyperclip.meta_arch", "hyperclip.data.catalog")
+REGISTERING = ("hyperclip.adapters", "hyperclip.meta_arch", "hyperclip.data.detectron2_catalog")
 """Modules that register what a config can name, each on a floor above this one: they are imported
 by name when a config is made, as plug-ins are."""
 

@@ -1,7 +1,8 @@
 """Datasets: the registry, layouts, label maps, records, the mapper. What is exported is loaded when
 it is first used.
 
-:mod:`hyperclip.data.catalog` registers the datasets with Detectron2; making a config imports it.
+:mod:`hyperclip.data.detectron2_catalog` registers the datasets with Detectron2; making a config
+imports it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "catalog": ("register", "registered_names", "vocabulary_of"),
+    "detectron2_catalog": ("register", "registered_names", "vocabulary_of"),
     "mapper": ("SemSegMapper", "read_image"),
     "records": ("load_records",),
     "registry": ("DATASETS", "DatasetSpec", "dataset_root", "find_dataset"),

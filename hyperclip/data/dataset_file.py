@@ -26,7 +26,7 @@ from ..runtime.yaml_files import load_yaml
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_entries
 from ..vocabulary.vocabulary import LISTS
-from .catalog import register, unregister
+from .detectron2_catalog import register, unregister
 from .image_files import ORIENTATIONS
 from .label_maps import LABEL_MAPS, LARGEST, LabelMap
 from .layouts import Layout

@@ -17,7 +17,7 @@ from ..data.label_maps import read_record_label
 from ..data.mapper import exif_hint
 from ..runtime.files import write_atomically
 from ..runtime.finite import FiniteCheck
-from .boundary import BoundaryCounts
+from .boundary_iou import BoundaryCounts
 from .confusion import ConfusionMatrix, SegmentationScores
 from .protocols import answered_labels, background_rule, to_dataset_labels
 

@@ -19,8 +19,8 @@ from ..data.dataset_file import register_files
 from ..data.records import make_records, pair_files, require_no_faults
 from ..load import check_system, load_model
 from .kept_rows import ContentHashes, read_row, write_row
-from .results import write_class_table, write_results
-from .rows import Benchmark, describe_evaluation, fingerprint, last_line
+from .result_rows import Benchmark, describe_evaluation, fingerprint, last_line
+from .results_files import write_class_table, write_results
 from .running import evaluate_dataset, failing_together, per_image_file
 
 logger = logging.getLogger("hyperclip.evaluation")

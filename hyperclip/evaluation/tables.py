@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 Rows = Sequence[Mapping[str, Any]]
-"""Result rows, see :mod:`hyperclip.evaluation.results`."""
+"""Result rows, see :mod:`hyperclip.evaluation.results_files`."""
 
 
 def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str = "mIoU") -> str:

@@ -25,11 +25,11 @@ from ..adapters import parameter_table
 from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data import SemSegMapper, registered_names
 from ..data.batches import TrainSamples, TrainStream
-from ..data.catalog import spec_of
 from ..data.class_lists import train_vocabulary
+from ..data.detectron2_catalog import spec_of
 from ..evaluation import SemSegEvaluator
-from ..evaluation.results import write_results
-from ..evaluation.rows import Benchmark, describe_evaluation
+from ..evaluation.result_rows import Benchmark, describe_evaluation
+from ..evaluation.results_files import write_results
 from ..evaluation.running import build_evaluator, build_test_loader, evaluate_dataset
 from ..load import build_system, check_system
 from ..runtime.precision import float32_products

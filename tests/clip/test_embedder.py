@@ -10,7 +10,7 @@ import pytest
 import torch
 from hyperclip.adapters import AdapterOptions, merge, prepare_finetuning
 from hyperclip.clip import TextEmbedder, load_clip
-from hyperclip.clip.text_state import text_state
+from hyperclip.clip.text_cache_key import text_state
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 from torch import nn
 

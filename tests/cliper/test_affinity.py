@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
-from cliper.features import FeatureMaps
+from cliper.feature_refiner import FeatureMaps
 
 from reference import cliper as oracle
 from reference import rounding

@@ -13,7 +13,7 @@ from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 
-from tests.asking import ask
+from tests.helpers.asking import ask
 
 LEAVES = sorted(Path("configs/cliper").glob("vit-*/ovs_*.yaml"))
 SETS = ["ade150", "city", "coco5k", "context", "context59", "stuff164", "voc20", "voc21"]

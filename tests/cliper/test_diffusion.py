@@ -20,9 +20,9 @@ from hyperclip.clip import TextEmbedder
 from hyperclip.data import read_image
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 
-from tests.asking import ask
 from tests.conftest import SHARED
-from tests.diffusion_folders import write_stable_diffusion
+from tests.helpers.asking import ask
+from tests.helpers.diffusion_folders import write_stable_diffusion
 
 TINY = "configs/quickstart/tiny_diffusion"
 TINY_LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.diffusion_folders import write_tokenizer
+from tests.helpers.diffusion_folders import write_tokenizer
 
 TINY = "configs/quickstart/tiny_diffusion"
 LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")

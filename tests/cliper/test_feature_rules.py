@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from cliper.features import FeatureExtractor, FeatureMaps
+from cliper.feature_refiner import FeatureExtractor, FeatureMaps
 from cliper.refiner import FeatureRefiner
 
 
@@ -70,6 +70,6 @@ def test_feature_maps_have_the_published_constants(monkeypatch):
         similarity = (unit @ unit.T - beta * (unit @ unit.T).mean()) * gamma
         expected = similarity.masked_fill(similarity < 0, float("-inf")).softmax(1)
         if beta != 1.2:
-            monkeypatch.setattr("cliper.features.BETA", beta)
-            monkeypatch.setattr("cliper.features.GAMMA", gamma)
+            monkeypatch.setattr("cliper.feature_refiner.BETA", beta)
+            monkeypatch.setattr("cliper.feature_refiner.GAMMA", gamma)
         torch.testing.assert_close(FeatureMaps(features).apply(scores), expected)

@@ -17,7 +17,7 @@ from hyperclip.training.trainer import Trainer
 from hyperclip.vocabulary import Vocabulary
 from safetensors.torch import save_file
 
-from tests.asking import ask, ask_all, scores_of
+from tests.helpers.asking import ask, ask_all, scores_of
 
 QUICK = "configs/quickstart/cliper.yaml"
 WORDS = Vocabulary.from_text(

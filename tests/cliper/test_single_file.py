@@ -9,13 +9,13 @@ import shutil
 import pytest
 import torch
 from cliper.pretrained import load_diffusion
-from cliper.single_file import _VAE, VERSIONS
+from cliper.single_file_checkpoint import _VAE, VERSIONS
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.diffusion_folders import write_stable_diffusion
-from tests.single_file import original_state
+from tests.helpers.diffusion_folders import write_stable_diffusion
+from tests.helpers.single_file import original_state
 
 
 @pytest.fixture(scope="module", params=["2.1", "1.5"])

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hyperclip.config.key_rules import FRAMEWORK, KeyRules
 from hyperclip.config.keys import extend_config, load_config
-from hyperclip.config.rules import FRAMEWORK, KeyRules
 from hyperclip.data.dataset_file import register_files
 
-from tests.colours import keys_of, write_colours
+from tests.helpers.colours import keys_of, write_colours
 from tests.training.test_curves import forget_colours
 
 QUICK = "configs/quickstart/hyperclip.yaml"

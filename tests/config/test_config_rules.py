@@ -5,7 +5,7 @@ from __future__ import annotations
 import cliper  # noqa: F401  (registers its keys)
 import pytest
 from hyperclip.config import load_config
-from hyperclip.config.rules import LEGACY
+from hyperclip.config.key_rules import LEGACY
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 

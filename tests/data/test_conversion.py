@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import cv2
-import hyperclip.data.conversion as prep
+import hyperclip.data.label_conversion as prep
 import numpy as np
 import pytest
 import scipy.io
@@ -22,9 +22,9 @@ from hyperclip.data.registry import DATASETS
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from tests import fake_trees
 from tests.conftest import ROOT
-from tests.fake_trees import pixels, run_main, run_script
+from tests.helpers import fake_trees
+from tests.helpers.fake_trees import pixels, run_main, run_script
 
 STUFF, OBJECT = "coco-stuff/annotations_detectron2", "coco-stuff/annotations_object/val2017"
 PC59, PC459 = (f"VOCdevkit/VOC2010/annotations_detectron2/{name}_val" for name in ("pc59", "pc459"))

@@ -8,16 +8,16 @@ import pickle
 import runpy
 import threading
 
-import hyperclip.data.conversion as prep
+import hyperclip.data.label_conversion as prep
 import numpy as np
 import pytest
 from hyperclip.data.index_files import read_ade_index
 from hyperclip.tinyscenes import drawing as tinyscenes
 from PIL import Image
 
-from tests import fake_trees
 from tests.conftest import ROOT
-from tests.fake_trees import run_main, run_script
+from tests.helpers import fake_trees
+from tests.helpers.fake_trees import run_main, run_script
 
 STUFF = "coco-stuff/annotations_detectron2"
 PC59, PC459 = (f"VOCdevkit/VOC2010/annotations_detectron2/{name}_val" for name in ("pc59", "pc459"))

@@ -11,7 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from hyperclip.config.keys import load_config
 from hyperclip.data import SemSegMapper, find_dataset, read_image
-from hyperclip.data import conversion as prep
+from hyperclip.data import label_conversion as prep
 from hyperclip.data.checking import check_dataset
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.image_files import exif_orientation
@@ -27,8 +27,8 @@ from hyperclip.evaluation import SemSegEvaluator
 from PIL import Image
 
 from tests.conftest import SHARED
-from tests.fake_trees import cityscapes
-from tests.raw_images import write_png, write_tiff
+from tests.helpers.fake_trees import cityscapes
+from tests.helpers.raw_images import write_png, write_tiff
 
 CASES = SHARED / "cases"
 TURNS = {

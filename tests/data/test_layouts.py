@@ -19,7 +19,7 @@ from hyperclip.data.pairing import read_list
 from hyperclip.data.records import first_faults
 from PIL import Image
 
-from tests import fake_trees
+from tests.helpers import fake_trees
 
 BENCHMARKS = [spec for spec in DATASETS.values() if spec.benchmark]
 

@@ -16,8 +16,8 @@ from hyperclip.data.label_maps import LABEL_MAPS, read_label, read_record_label
 from hyperclip.data.pairing import is_hidden, read_list
 from PIL import Image
 
-from tests import fake_trees
 from tests.conftest import SHARED
+from tests.helpers import fake_trees
 
 CASES = SHARED / "cases"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from hyperclip.evaluation import ConfusionMatrix, SemSegEvaluator
-from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from PIL import Image
 

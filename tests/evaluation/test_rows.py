@@ -21,10 +21,10 @@ from cliper.scores import ScoreOptions
 from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
-from hyperclip.evaluation import released, suite
+from hyperclip.evaluation import released_settings, suite
 from hyperclip.evaluation.kept_rows import ContentHashes, read_row
-from hyperclip.evaluation.results import read_results
-from hyperclip.evaluation.rows import Benchmark, notes
+from hyperclip.evaluation.result_rows import Benchmark, notes
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import Evaluation, names_of
 from hyperclip.evaluation.suite import _Loader, _row, run_suite
 from hyperclip.head import CostVolumeHead
@@ -315,6 +315,6 @@ def test_a_released_setting_that_was_changed_is_noted(config, alias, overrides, 
 
 
 def test_settings_that_cannot_be_compared_are_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(released, "local_path", lambda _: tmp_path)
+    monkeypatch.setattr(released_settings, "local_path", lambda _: tmp_path)
     said = noted("configs/vitb_384_hyperbolic.yaml", "a847")[1]
     assert "no released settings for this row are here to be compared with" in said

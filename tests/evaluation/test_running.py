@@ -18,17 +18,17 @@ from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 from hyperclip.data.label_maps import LABEL_MAPS
 from hyperclip.evaluation import running
-from hyperclip.evaluation.results import read_results
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.training import Trainer
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from tests import fake_trees
-from tests.asking import ask
 from tests.conftest import SHARED
+from tests.helpers import fake_trees
+from tests.helpers.asking import ask
 from tests.helpers.programs import run_program
-from tests.results import rows_of
+from tests.helpers.results import rows_of
 
 DENSE, HYPERCLIP, CLIPER = (
     f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")

@@ -19,9 +19,9 @@ from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS, find_dataset
 from hyperclip.data.label_maps import LABEL_MAPS, LabelMap
 from hyperclip.evaluation import kept_rows as kept
-from hyperclip.evaluation.papers import published_for, published_rows
-from hyperclip.evaluation.results import read_results
-from hyperclip.evaluation.rows import fingerprint, last_line
+from hyperclip.evaluation.paper_figures import published_for, published_rows
+from hyperclip.evaluation.result_rows import fingerprint, last_line
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.suite import (
     System,
     choose_datasets,
@@ -33,7 +33,7 @@ from hyperclip.evaluation.tables import benchmark_table
 from hyperclip.segmenter import Description
 from PIL import Image
 
-from tests import fake_trees
+from tests.helpers import fake_trees
 from tests.helpers.programs import run_program
 
 HYPERCLIP, CLIPER = "configs/quickstart/hyperclip.yaml", "configs/quickstart/cliper.yaml"

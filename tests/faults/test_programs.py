@@ -15,7 +15,7 @@ import pytest
 import torch
 from hyperclip.checkpoints.checkpointer import fetched
 from hyperclip.config import load_config
-from hyperclip.evaluation.results import read_results, write_json
+from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.load import check_device, check_system
 from hyperclip.predictor import EncodedImage, Predictor

@@ -18,7 +18,7 @@ from hyperclip.training.run_folder import check_output_folder, clear_run
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from tests.asking import ask
+from tests.helpers.asking import ask
 from tests.helpers.programs import run_program
 
 QUICK = "configs/quickstart/hyperclip.yaml"

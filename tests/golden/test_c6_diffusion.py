@@ -9,7 +9,7 @@ from cliper.diffusion import DiffusionAttention, DiffusionOptions
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.diffusion_folders import fill_module
+from tests.helpers.diffusion_folders import fill_module
 
 STEPS = {45: 101, 10: 801}
 

@@ -23,8 +23,8 @@ from hyperclip.vocabulary import Vocabulary, prompt_templates
 
 from reference import rounding
 from reference.cliper import attention_maps
-from tests.asking import ask
 from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
+from tests.helpers.asking import ask
 
 IN_DOUBT = 0.1
 """At most this share of the results may be within reach of an entry at a cut: more, and the

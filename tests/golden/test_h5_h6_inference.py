@@ -16,7 +16,7 @@ from hyperclip.inference import SlidingWindow
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from tests.asking import ask, ask_all, scores_of
+from tests.helpers.asking import ask, ask_all, scores_of
 
 PICTURES = {"a": (480, 640, 0), "b": (500, 333, 3)}
 

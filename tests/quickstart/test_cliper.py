@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.results import rows_of
 from tests.quickstart.test_quickstart import root, run  # noqa: F401  (root is a fixture)
-from tests.results import rows_of
 
 CONFIGS = ["clip_last_layer", "cliper_fusion", "cliper"]
 

@@ -18,7 +18,7 @@ from hyperclip.tinyscenes.drawing import SPLITS, class_names, render_captioned, 
 from PIL import Image
 
 from tests.helpers.programs import run_program
-from tests.results import rows_of
+from tests.helpers.results import rows_of
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 

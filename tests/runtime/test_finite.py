@@ -17,7 +17,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from hyperclip.config.keys import load_config
 from hyperclip.evaluation import SemSegEvaluator
-from hyperclip.evaluation.results import read_results
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.head import CosineHead, ViewLogits
 from hyperclip.predictor import Predictor
@@ -26,8 +26,8 @@ from hyperclip.segmenter import Question
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
-from tests import fake_trees
-from tests.asking import ask
+from tests.helpers import fake_trees
+from tests.helpers.asking import ask
 from tests.helpers.programs import run_program
 
 HYPERCLIP, DENSE, CLIPER = (

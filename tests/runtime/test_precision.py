@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
-from hyperclip.evaluation.results import read_results
+from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
 from hyperclip.predictor import Predictor
@@ -21,7 +21,7 @@ from hyperclip.runtime.precision import float32_products, inference_precision
 from hyperclip.training.step import choose_precision
 from hyperclip.training.trainer import Trainer
 
-from tests import fake_trees
+from tests.helpers import fake_trees
 
 DENSE, HYPERCLIP, CLIPER = (
     f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")

@@ -21,9 +21,9 @@ from hyperclip.training.checks import (
 from hyperclip.training.trainer import verify_expected
 from torch import nn
 
-from tests.colours import COLOURS, keys_of, write_colours
+from tests.helpers.colours import COLOURS, keys_of, write_colours
 from tests.helpers.programs import run_program
-from tests.results import rows_of
+from tests.helpers.results import rows_of
 from tests.training.test_curves import forget_colours
 
 QUICK = "configs/quickstart/hyperclip.yaml"

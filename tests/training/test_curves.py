@@ -19,7 +19,7 @@ from hyperclip.config.keys import load_config
 from hyperclip.data.dataset_file import register_files
 from hyperclip.training import Trainer
 
-from tests.colours import keys_of, write_colours
+from tests.helpers.colours import keys_of, write_colours
 
 RECORDED = Path(__file__).with_name("curves.json")
 CONFIGS = {

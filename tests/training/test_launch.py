@@ -26,7 +26,7 @@ from hyperclip.training.launch import (
     started_by_environment,
 )
 
-from tests.colours import keys_of, write_colours
+from tests.helpers.colours import keys_of, write_colours
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from hyperclip.vocabulary import Vocabulary
 from torch.nn.parallel import DistributedDataParallel
 
 from reference.training import random_picture
-from tests.asking import ask_all, scores_of
+from tests.helpers.asking import ask_all, scores_of
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 CLASSES = 10

@@ -12,9 +12,9 @@ from hyperclip.evaluation import SemSegEvaluator
 from hyperclip.training import checkpoint_hooks
 from hyperclip.training.checkpoint_hooks import INTERRUPTED
 
-from tests.colours import keys_of, write_colours
+from tests.helpers.colours import keys_of, write_colours
 from tests.helpers.programs import run_program
-from tests.results import rows_of
+from tests.helpers.results import rows_of
 from tests.training import training_run
 
 ITERATIONS = 12

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
-from .rules import LEGACY
-from .values import ConfigLoader, from_command_line, shown
+from .key_rules import LEGACY
+from .value_parsing import ConfigLoader, from_command_line, shown
 
 BASE = "_BASE_"
 

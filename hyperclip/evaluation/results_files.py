@@ -1,7 +1,7 @@
 """Results files: one schema, one writer and one reader for every program that evaluates.
 
 ``results.json`` holds ``{"schema": 2, "metric": …, "rows": […]}``; a row is what
-:func:`hyperclip.evaluation.rows.describe_evaluation` gives, with "system", "benchmark" and
+:func:`hyperclip.evaluation.result_rows.describe_evaluation` gives, with "system", "benchmark" and
 "dataset", or "error" where it could not be evaluated. ``results.csv`` and ``results.md`` hold the
 same rows.
 """

@@ -16,7 +16,7 @@ import torch
 from hyperclip.runtime.weights import find_state_dict, read_weights, require_fit
 from torch import Tensor, nn
 
-from .parts import load_scheduler, read_json
+from .diffusion_parts import load_scheduler, read_json
 
 KEY = "MODEL.CLIPER.DIFFUSION.MODEL"
 CROSS_ATTENTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from ..config import load_config, output_keys, plain_settings
 from ..data import DatasetSpec
 from ..runtime.files import local_path
-from .papers import Published
+from .paper_figures import Published
 
 RELEASED = (("vit*.yaml", False), ("*/vit-*/ovs_*.yaml", True))
 """Shipped configs that hold a row of a paper, and whether only for the datasets they name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperclip.evaluation.results import read_results
+from hyperclip.evaluation.results_files import read_results
 
 
 def rows_of(folder):

@@ -18,8 +18,8 @@ from ..data.class_lists import test_vocabulary
 from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
 from .kept_rows import ContentHashes, framework_versions
-from .papers import published_for
-from .released import NO_INFLUENCE, changed_settings
+from .paper_figures import published_for
+from .released_settings import NO_INFLUENCE, changed_settings
 from .running import Evaluation
 
 FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from hyperclip.data.conversion import CONTEXT59_IDS, Counts, ade847_ids
+from hyperclip.data.label_conversion import CONTEXT59_IDS, Counts, ade847_ids
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-DATASETS = Path(__file__).parents[1] / "datasets"
+DATASETS = Path(__file__).parents[2] / "datasets"
 BARE = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("torch", "torchvision", "detectron2", "open_clip"))

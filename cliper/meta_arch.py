@@ -26,17 +26,9 @@ from .fusion import FusionOptions, encode_layers, proxy_affinity
 from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
 from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
-from .scores import (
-    Box,
-    Embedded,
-    ScoreOptions,
-    Windows,
-    coarse_scores,
-    merge_affinities,
-    window_boxes,
-    with_negatives,
-)
+from .scores import Embedded, ScoreOptions, coarse_scores, with_negatives
 from .streams import side_by_side
+from .windows import Box, Windows, merge_affinities, window_boxes
 
 logger = logging.getLogger("hyperclip.cliper")
 

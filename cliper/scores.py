@@ -1,4 +1,4 @@
-"""From embeddings to coarse class scores: probabilities of each layer, windows, propagation.
+"""From embeddings to coarse class scores: probabilities of each layer, propagation.
 
 Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
 negatives). Source: CLIPer (ICCV 2025) and its released code.
@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import require_choice, require_share
+from .windows import Windows, merge_windows
 
 PROPAGATIONS = ("columns", "rows", "none")
 AVERAGES = ("all", "early", "none")
-Box = tuple[int, int, int, int]
-"""A crop of a map: (top, left, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,6 @@ class ScoreOptions:
                 f"MODEL.CLIPER.AVERAGE 'early': got a tower of {count} layer, expected two or more"
             )
         return list(range(count)) if self.average != "none" else [self.select_layer % count]
-
-
-@dataclass(frozen=True)
-class Windows:
-    """An image's overlapping crops.
-
-    Attributes:
-        features: unit embeddings (V, M, n, C) of the crops.
-        boxes: where each crop is, in patches.
-        affinity: the crops' affinities put together (N, N), rows normalised.
-    """
-
-    features: Tensor
-    boxes: list[Box]
-    affinity: Tensor
 
 
 @dataclass(frozen=True)
@@ -134,49 +118,6 @@ def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -
         best.scatter_reduce_(-1, class_of.expand_as(named), named, "amax")
         logits = torch.cat([best, negatives], dim=-1)
     return logits.softmax(dim=-1)[..., :classes]
-
-
-def window_boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:
-    """Crops over a map, row by row; the last of a row or column is moved back inside.
-
-    Raises:
-        ValueError: a stride above the crop's side, or below 1: some patches would be in no crop.
-    """
-    if not 0 < stride <= crop:
-        raise ValueError(f"window stride: got {stride}, expected 1 to the window's side {crop}")
-
-    def starts(side: int) -> list[int]:
-        last = max(side - crop, 0)
-        return sorted({min(i * stride, last) for i in range(-(-last // stride) + 1)})
-
-    h, w = min(crop, height), min(crop, width)
-    return [(y, x, h, w) for y in starts(height) for x in starts(width)]
-
-
-def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cosines (M, N, P) of the windows with the prompts, averaged where windows overlap."""
-    layers, prompts = windows.features.shape[1], len(text)
-    total = text.new_zeros(layers, *grid, prompts)
-    count = text.new_zeros(*grid, 1)
-    for features, (y, x, h, w) in zip(windows.features, windows.boxes, strict=True):
-        total[:, y : y + h, x : x + w] += (features @ text.T).unflatten(1, (h, w))
-        count[y : y + h, x : x + w] += 1
-    return (total / count).flatten(1, 2)
-
-
-def merge_affinities(affinities: Tensor, boxes: list[Box], grid: tuple[int, int]) -> Tensor:
-    """Affinities (V, n, n) of crops as one (N, N): averaged over the crops that hold both patches,
-    rows normalised; a row of zeros stays so.
-    """
-    patches = torch.arange(grid[0] * grid[1], device=affinities.device).view(grid)
-    total = affinities.new_zeros(patches.numel(), patches.numel())
-    count = torch.zeros_like(total)
-    for affinity, (y, x, h, w) in zip(affinities, boxes, strict=True):
-        inside = patches[y : y + h, x : x + w].flatten()
-        total[inside[:, None], inside] += affinity
-        count[inside[:, None], inside] += 1
-    total /= count + 1e-5
-    return total / total.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def with_negatives(

@@ -9,16 +9,8 @@ import torch
 import torch.nn.functional as F
 from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity
 from cliper.preprocess import resize_for_clip, target_size
-from cliper.scores import (
-    Embedded,
-    ScoreOptions,
-    Windows,
-    class_probabilities,
-    coarse_scores,
-    merge_affinities,
-    window_boxes,
-    with_negatives,
-)
+from cliper.scores import Embedded, ScoreOptions, class_probabilities, coarse_scores, with_negatives
+from cliper.windows import Windows, merge_affinities, window_boxes
 from hyperclip.clip import load_clip
 
 

@@ -11,15 +11,8 @@ import pytest
 import torch
 from cliper.fusion import FusionOptions, encode_layers
 from cliper.preprocess import resize_for_clip, target_size
-from cliper.scores import (
-    Embedded,
-    ScoreOptions,
-    Windows,
-    coarse_scores,
-    merge_affinities,
-    window_boxes,
-    with_negatives,
-)
+from cliper.scores import Embedded, ScoreOptions, coarse_scores, with_negatives
+from cliper.windows import Windows, merge_affinities, window_boxes
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 

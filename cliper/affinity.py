@@ -1,9 +1,9 @@
 """Attention maps as operators on class scores, without all maps in memory.
 
 The released code multiplies M normalised N x N maps with each other, then with the scores. Here
-they are applied from right to left, so that each meets an N x K matrix only, and they are made from
+they are applied from right to left, so that each meets an N x T matrix only, and they are made from
 queries and keys a tile of rows at a time. The result is the same. Shapes: M maps, N tokens, d head
-dimension, K classes. Source: CLIPer (ICCV 2025) and its released code.
+dimension, T classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AttentionMaps(ABC):
             yield rows, read(rows)
 
     def apply(self, scores: Tensor, options: FuseOptions) -> Tensor:
-        """The fused operator times the scores (N, K).
+        """The fused operator times the scores (N, T).
 
         Raises:
             ValueError: "selection" of a map that does not exist.
@@ -91,7 +91,7 @@ class AttentionMaps(ABC):
         return self.apply_one(options.index, scores, options.threshold)
 
     def apply_one(self, index: int, scores: Tensor, threshold: float) -> Tensor:
-        """One map times the scores (N, K): columns are divided by their largest entry, entries
+        """One map times the scores (N, T): columns are divided by their largest entry, entries
         below the threshold are cut, rows are divided by their sum.
         """
         kept = list(self.tiles(index)) if self.tokens**2 <= KEPT else None

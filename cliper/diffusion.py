@@ -1,8 +1,8 @@
 """Self-attention of a latent diffusion model, read while it denoises a lightly noised image.
 
 The model has diffusers' ``AutoencoderKL`` and ``UNet2DConditionModel`` or ``UNet2DModel``. The UNet
-is stopped at the last projection that is wanted; nothing in it is patched. Shapes: B images, K
-heads, N tokens, d head dimension. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
+is stopped at the last projection that is wanted; nothing in it is patched. Shapes: B images, A
+heads, N tokens, d numbers of a head. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class DiffusionAttention(nn.Module):
 
     Args:
         vae: only its encoder is used. scheduler: one of diffusers.
-        prompt: text condition (1, S, C), None for an unconditional ``UNet2DModel``.
+        prompt: text condition (1, N, C), None for an unconditional ``UNet2DModel``.
         cache: folder in which latents are kept, None for none. source: names the model in messages.
     Attributes:
         count: number M of maps, the heads of all layers. size: (H, W) of the images it sees.
@@ -112,7 +112,7 @@ class DiffusionAttention(nn.Module):
         return maps
 
     def latents(self, square: Tensor) -> Tensor:
-        """Scaled posterior mean (1, C, h, w) of an image (3, S, S) in -1..1, maybe cached."""
+        """Scaled posterior mean (1, C, h, w) of a square image (3, H, W) in -1..1, maybe cached."""
         if self.cache is None:
             return self._encode(square)
         where, fast = square.device.type, torch.is_autocast_enabled(square.device.type)
@@ -156,7 +156,7 @@ class DiffusionAttention(nn.Module):
         return self.scheduler.add_noise(latents, noise, self.time[None])
 
     def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Queries and keys (B, K, N, d) of each layer for noisy latents (B, C, h, w)."""
+        """Queries and keys (B, A, N, d) of each layer for noisy latents (B, C, h, w)."""
         scaled = self.scheduler.scale_model_input(noisy, self.time)
         return self._read_layers(scaled, self.unet)
 

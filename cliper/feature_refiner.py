@@ -1,6 +1,6 @@
 """Self-supervised features (DINO, DINOv2) as a refiner, through timm.
 
-Shapes: N = h w patches, C channels, K classes. Source: ProxyCLIP (ECCV 2024), as the released code
+Shapes: N = h w patches, C channels, T classes. Source: ProxyCLIP (ECCV 2024), as the released code
 of CLIPer uses it.
 """
 
@@ -35,7 +35,7 @@ class FeatureMaps:
         self.step = max(1, tile // len(features))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """The operator times the scores (N, K)."""
+        """The operator times the scores (N, T)."""
         # the mean of S is the squared length of the mean feature
         shift = BETA * self.unit.mean(dim=0).square().sum()
         result = torch.empty_like(scores)

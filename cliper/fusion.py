@@ -1,8 +1,9 @@
 """Early-layer fusion: CLIP's last block applied to every layer's embeddings, with the attention of
 the early layers.
 
-Shapes: B images, L blocks, K heads, N = h w patches, T = 1 + N tokens (the class token first), D
-width, C embedding. Layers count from 0. Source: CLIPer (ICCV 2025) and its released code.
+Shapes: B images, L blocks, M of them, A heads, N = h w patches, S = 1 + N tokens (the class token
+first), D width, C embedding, d numbers of a head. Layers count from 0. Source:
+CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def read_early_layers(
     """Run all blocks but the last.
 
     Returns:
-        embeddings (L, B, T, D), ``ln_1`` of what enters each block but for the last one's plain
-            input, and the sum of the softmax maps (B, K, T, T) in float32 if it is needed.
+        embeddings (L, B, S, D), ``ln_1`` of what enters each block but for the last one's plain
+            input, and the sum of the softmax maps (B, A, S, S) in float32 if it is needed.
     """
     ph, pw = visual.conv1.kernel_size
     grid = (images.shape[-2] // ph, images.shape[-1] // pw)
@@ -147,12 +148,12 @@ def last_block(
     maps: Iterator[Tensor | None],
     options: FusionOptions,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the last block, without residual and MLP, for M layers' embeddings (M, B, T, D).
+    """Attention of the last block, without residual and MLP, for M layers' embeddings (M, B, S, D).
 
     Where a map is given only values are projected.
 
     Returns:
-        (M, B, T, D) and the map of the last layer, averaged over heads (B, T, T).
+        (M, B, S, D) and the map of the last layer, averaged over heads (B, S, S).
     """
     outputs, weights = [], None
     for e in embeddings:
@@ -175,7 +176,7 @@ def last_block(
 
 
 def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iterator[Tensor]:
-    """The fused map (B, K, T, T) after each number of Sinkhorn rounds, which are ascending.
+    """The fused map (B, A, S, S) after each number of Sinkhorn rounds, which are ascending.
 
     A round divides by the column sums, then by the row sums; the result is symmetrised, each
     column's mean is subtracted, negative entries are cut, and rows are normalised; a row with none
@@ -213,26 +214,26 @@ def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def with_class_token(affinity: Tensor) -> Tensor:
-    """Affinities (B, N, N) with a zero row and column for the class token: (B, T, T)."""
+    """Affinities (B, N, N) with a zero row and column for the class token: (B, S, S)."""
     return F.pad(affinity, (1, 0, 1, 0))
 
 
 def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values (B, K, T, d) of tokens (B, T, D)."""
+    """Queries, keys and values (B, A, S, d) of tokens (B, S, D)."""
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def project_values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Values (B, K, T, d) alone."""
+    """Values (B, A, S, d) alone."""
     return values(attn, x).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
 
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(d))`` (B, K, T, T), in float32."""
+    """``softmax(q k^T / sqrt(d))`` (B, A, S, S), in float32."""
     return (q.float() * q.shape[-1] ** -0.5 @ k.float().mT).softmax(dim=-1)
 
 
 def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Heads (B, K, T, d) through the output projection: (B, T, D)."""
+    """Heads (B, A, S, d) through the output projection: (B, S, D)."""
     return attn.out_proj(x.transpose(1, 2).flatten(2))

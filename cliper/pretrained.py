@@ -140,7 +140,7 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
 
 
 def _empty_prompt(folder: Path) -> Tensor:
-    """Embedding (1, S, C) of the empty prompt.
+    """Embedding (1, N, C) of the empty prompt.
 
     Raises:
         ValueError: a text encoder of another kind than CLIP's, or one that cannot be read.

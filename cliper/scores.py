@@ -1,7 +1,7 @@
 """From embeddings to coarse class scores: probabilities of each layer, propagation.
 
-Shapes: M layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
-negatives). Source: CLIPer (ICCV 2025) and its released code.
+Shapes: L layers, N = h w patches, C embedding, T classes, P prompts (classes first, then
+negatives), S names of the classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Embedded:
-    """An image as CLIP sees it: unit embeddings (M, N, C), affinity (N, N) and grid (h, w)."""
+    """An image as CLIP sees it: unit embeddings (L, N, C), affinity (N, N) and grid (h, w)."""
 
     features: Tensor
     affinity: Tensor
@@ -111,7 +111,7 @@ def coarse_scores(
 
 
 def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -> Tensor:
-    """Probabilities (M, N, T) of classes from logits (M, N, P) of their prompts and negatives."""
+    """Probabilities (L, N, T) of classes from logits (L, N, P) of their prompts and negatives."""
     if class_of is not None:  # a class has the logit of its best prompt
         named, negatives = logits[..., : len(class_of)], logits[..., len(class_of) :]
         best = named.new_full((*logits.shape[:-1], classes), -torch.inf)

@@ -78,7 +78,7 @@ VERSIONS = {
 
 
 def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Any, Tensor]:
-    """Load autoencoder, UNet, scheduler and the embedding (1, S, C) of the empty prompt.
+    """Load autoencoder, UNet, scheduler and the embedding (1, N, C) of the empty prompt.
 
     Raises:
         ValueError: a file of another model, that cannot be read, or that does not fill the parts.
@@ -143,7 +143,7 @@ def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
 
 
 def _empty_prompt(path: Path, state: Mapping[str, Tensor], version: Version) -> Tensor:
-    """Embedding (1, S, C) of the empty prompt."""
+    """Embedding (1, N, C) of the empty prompt."""
     from diffusers.loaders.single_file_utils import (
         convert_ldm_clip_checkpoint,
         convert_open_clip_checkpoint,

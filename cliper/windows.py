@@ -1,6 +1,6 @@
 """Windows: where overlapping crops of an image lie, and how what they hold is put together.
 
-Shapes: V crops, M layers, N = h w patches, n patches of a crop, C embedding, P prompts.
+Shapes: V views (the crops), L layers, N = h w patches, n patches of a crop, C embedding, P prompts.
 Source: CLIPer (ICCV 2025) and its released code.
 """
 
@@ -20,7 +20,7 @@ class Windows:
     """An image's overlapping crops.
 
     Attributes:
-        features: unit embeddings (V, M, n, C) of the crops.
+        features: unit embeddings (V, L, n, C) of the crops.
         boxes: where each crop is, in patches.
         affinity: the crops' affinities put together (N, N), rows normalised.
     """
@@ -48,7 +48,7 @@ def window_boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:
 
 
 def merge_windows(windows: Windows, text: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cosines (M, N, P) of the windows with the prompts, averaged where windows overlap."""
+    """Cosines (L, N, P) of the windows with the prompts, averaged where windows overlap."""
     layers, prompts = windows.features.shape[1], len(text)
     total = text.new_zeros(layers, *grid, prompts)
     count = text.new_zeros(*grid, 1)

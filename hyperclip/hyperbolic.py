@@ -4,8 +4,8 @@ trained under.
 The ball of curvature magnitude ``c`` has the radius ``1 / sqrt(c)``. The maps come from ``geoopt``;
 what is added is where points are held back from the boundary. They are evaluated in float64, since
 artanh of a small float32 number cancels, and returned in the input's type. Points are the last
-dimension of every tensor. Source: HyperCLIP (CVPR 2025); Ganea et al., "Hyperbolic Neural Networks"
-(2018).
+dimension of every tensor. Shapes: E rows of a matrix, D width. Source: HyperCLIP (CVPR 2025); Ganea
+et al., "Hyperbolic Neural Networks" (2018).
 """
 
 from __future__ import annotations

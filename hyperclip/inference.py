@@ -2,7 +2,7 @@
 
 Scores are independent sigmoids in 0..1. Classes are handled in chunks, so that labels never need a
 score map of every class. Shapes: V views, T classes, t classes of a chunk, r resolution of CLIP, H
-W size of the output.
+W image of the output's size, S side of the windows' square.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 A system is an ``nn.Module`` that inherits :class:`Segmenter` and is registered in Detectron2's
 ``META_ARCH_REGISTRY``; docs/new_system.md has a worked example. Nothing that was asked stays behind
-on it. Shapes: T classes, H W size of the answer.
+on it. Shapes: T classes, S names, H W image.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The obvious way to refine with attention maps: whole maps, a chain of N x N products, then the
 scores.
+
+Shapes: M maps, N tokens, T classes, d numbers of a head.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def normalise(maps: Tensor, threshold: float) -> Tensor:
 def refine(
     maps: Tensor, scores: Tensor, threshold: float, fusion: str = "SFSA", index: int = 1
 ) -> Tensor:
-    """The fused operator, as one N x N matrix, times the scores (N, K)."""
+    """The fused operator, as one N x N matrix, times the scores (N, T)."""
     maps = normalise(maps, threshold)
     if fusion == "mean":
         return maps.mean(dim=0) @ scores

@@ -1,4 +1,7 @@
-"""The head as the paper draws it: guidance concatenated, padding written out, one-hot targets."""
+"""The head as the paper draws it: guidance concatenated, padding written out, one-hot targets.
+
+Shapes: M class maps, C channels, G of the guidance, h w grid.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """HyperCLIP's sliding windows without short cuts: hyperbolic maps in every pass, whole maps of
-every class's scores.
+every class's scores. Shapes: T classes, S side.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from the arithmetic, in first order:
     y|``; * everything behind it is linear with weights that are not negative, so doubts are
     propagated with the same weights.
 
-Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, K
+Every other entry has to agree to the tolerance of the comparison. Shapes: M maps, N tokens, T
 classes.
 """
 
@@ -45,7 +45,7 @@ def at_the_cut(values: Tensor, level: Tensor | float, close: float) -> Tensor:
 def coarse_bounds(
     image: Embedded, text: Tensor, classes: int, options: ScoreOptions
 ) -> tuple[Tensor, Tensor]:
-    """Between which two numbers each of CLIPer's coarse scores (K, h, w) lies, wherever entries at
+    """Between which two numbers each of CLIPer's coarse scores (T, h, w) lies, wherever entries at
     the cut fall.
 
     All that follows the cut has weights that are not negative, so more entries kept give larger
@@ -76,11 +76,11 @@ def refinement_doubt(
     threshold: float,
     close: float = CLOSE_PROBABILITIES,
 ) -> Tensor:
-    """Doubt (N, K) of the product of cut and normalised maps (N, N), the first one outermost, with
-    scores (N, K).
+    """Doubt (N, T) of the product of cut and normalised maps (N, N), the first one outermost, with
+    scores (N, T).
 
     Args:
-        maps: softmax probabilities. doubt: that of the scores (N, K). close: relative distance from
+        maps: softmax probabilities. doubt: that of the scores (N, T). close: relative distance from
             the cut.
     """
     for one in reversed(maps):

@@ -1,5 +1,7 @@
 """HyperCLIP's training loss without short cuts: 77 tokens, hyperbolic maps, guidance and padding
 written out, one-hot loss.
+
+Shapes: B images, T classes, K of them kept, C embedding, h w grid.
 """
 
 from __future__ import annotations

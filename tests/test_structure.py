@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,3 +162,69 @@ print(sum(len(asked_names(builtin(name), "first")) for name in {names}))
     assert int(done.stdout) == sum(
         len(json.loads(p.read_text())["classes"]) for p in LISTS.glob("*.json")
     )
+
+
+LEGEND = {
+    "B": "image view",
+    "V": "view",
+    "T": "class",
+    "P": "prompt",
+    "N": "token patch",
+    "C": "embedding channel",
+    "D": "width",
+    "H W": "image",
+    "h w": "grid patch score",
+    "L": "layer block",
+    "A": "head",
+    "t": "class row",
+    "n": "token patch",
+    "d": "head",
+    "b": "block",
+    "r": "resolution",
+}
+"""Words of which one says what a letter of shapes is; CONTRIBUTING.md lists the letters."""
+LETTERS = set("".join(LEGEND).replace(" ", ""))
+DIMENSION = re.compile(r"\.\.\.|…|\d*[A-Za-z]'?|\d+|\d* ?[A-Za-z] ?[-+*/] ?\d+|[a-z] \+ [a-z]")
+
+
+def declared(docstring: str) -> dict[str, str]:
+    """What the first lines of a module say of letters: "B images, N = h w patches"."""
+    sentence = re.search(r"Shapes: (.*?)\.(?: |$)", " ".join(docstring.split()))
+    parts = re.split(r", ", sentence[1]) if sentence else []
+    found = (re.match(r"((?:[A-Za-z] )+)(?:= )?(.*)", part) for part in parts)
+    return {match[1].strip(): match[2] for match in found if match}
+
+
+def shapes(docstring: str) -> set[str]:
+    """The letters of tuples such as (B, T, 4h, 4w)."""
+    letters: set[str] = set()
+    for group in re.findall(r"\(([^()]*)\)", " ".join(docstring.split())):
+        parts = [part for part in group.split(", ") if part]
+        if len(parts) > 1 and all(DIMENSION.fullmatch(part) for part in parts):
+            if any(re.search("[A-Z]", part) for part in parts):
+                letters |= set(re.findall("[A-Za-z]", group))
+    return letters
+
+
+@pytest.mark.parametrize("package", ["hyperclip", "cliper", "reference"])
+def test_letters_of_shapes_mean_the_same_everywhere(package):
+    told = 0
+    for path in (ROOT / package).rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        docstrings = [ast.get_docstring(n) or "" for n in ast.walk(tree) if isinstance(n, kinds)]
+        own = declared(ast.get_docstring(tree) or "")
+        for letters, meaning in own.items():
+            words = LEGEND.get(letters, meaning).split()
+            assert any(word in meaning for word in words), (path, letters, meaning)
+            assert letters in LEGEND or not set(letters) & LETTERS - set("hwHW"), (path, letters)
+        used = set().union(*map(shapes, docstrings))
+        unknown = used - LETTERS - {letter for letters in own for letter in letters.split()}
+        assert not unknown, (path, sorted(unknown))
+        told += len(own)
+    assert told > 5
+
+
+def test_the_legend_of_letters_is_told():
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(re.search(rf"\b{letters} [a-z]", told) for letters in LEGEND)

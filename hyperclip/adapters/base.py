@@ -1,4 +1,7 @@
-"""What all adapters have in common: torch parametrizations of attention weights."""
+"""What all adapters have in common: torch parametrizations of attention weights.
+
+Shapes: O rows of a weight, D width, R blocks, b side of a block.
+"""
 
 from __future__ import annotations
 

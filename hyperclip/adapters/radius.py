@@ -1,6 +1,6 @@
 """HyperCLIP's adapter: hyperbolic radius adjustment of the rows of an attention weight.
 
-Shapes: D width, R = D / b blocks of side b.
+Shapes: Q projections, O rows of one, D width, R = D / b blocks, b side of a block.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RadiusAdjustment(RowsAdapter):
         return list(self.parameters())
 
     def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
-        """Adjust weights (P, O, D), each by its blocks (R, b, b)."""
+        """Adjust weights (Q, O, D), each by its blocks (R, b, b)."""
         pairs = zip(weights, blocks, strict=True)
         if self.literal:
             return torch.stack([self._literal(one, own) for one, own in pairs])

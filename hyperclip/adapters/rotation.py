@@ -1,4 +1,7 @@
-"""Rotation of the rows of an attention weight by orthogonal blocks, so that no norm changes."""
+"""Rotation of the rows of an attention weight by orthogonal blocks, so that no norm changes.
+
+Shapes: R blocks, b side of a block.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ places belong to a layer. All is linear, so a layer's relations are multiplied b
 blocks, which is a hundred times cheaper than transforming the whole tensor. The released code's
 relations start at random values, which destroys CLIP; here they start as the identity.
 
-Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, T and V places of the text and the
-vision tower, b side of the blocks.
+Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, u places of the text tower, v of
+the vision tower, R blocks of a weight, b side of the blocks.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Relation(nn.Module):
 
 
 class SharedBlocks(nn.Module):
-    """The blocks of both towers (S, T + V, b, b), identities at first, and their relations.
+    """The blocks of both towers (S, u + v, b, b), identities at first, and their relations.
 
     Args:
-        layers: L, the deeper tower's. places: (T, V), 0 for a tower that is not adapted. side: b.
+        layers: L, the deeper tower's. places: (u, v), 0 for a tower that is not adapted. side: b.
         matrices: what has blocks, of q, k, v and out.
     """
 

@@ -1,4 +1,7 @@
-"""Class embeddings from the text tower, cached under everything that they depend on."""
+"""Class embeddings from the text tower, cached under everything that they depend on.
+
+Shapes: T classes, P prompts, S names or tokens, R different tokens, C embedding.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The dense image tower: open_clip's vision transformer read block by block, with every token kept.
 
 Plain functions over open_clip's own modules; nothing is patched. Shapes: B images, N = h w patches,
-D width, C embedding, K heads. The class token is always token 0.
+D width, C embedding, A heads. The class token is always token 0.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Version counters would be cheaper, but ``p.data.add_``, fused optimisers and inference mode change
 weights without counting. So the weights' bits are summed as integers over rows and over columns,
-which is exact in any order and takes about 1 % of the time of an image.
+which is exact in any order and takes about 1 % of the time of an image. Shapes: R rows.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Guidance enters queries and keys only, which are linear in it, ``q = W_x x + W_g g``: its half is
 computed once for an image (spatial) or a class (text) rather than for every class map. Shapes: B
-images, T classes, C channels, h w grid, n tokens of a window. Source: CAT-Seg (CVPR 2024).
+images, T classes, M maps, C channels, G of the guidance, h w grid, n tokens of a window.
+Source: CAT-Seg (CVPR 2024).
 """
 
 from __future__ import annotations

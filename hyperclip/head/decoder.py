@@ -3,6 +3,8 @@
 The first convolution of a stage is linear in [class map; image features], so its image half is
 computed once for an image. Its class half follows a transposed convolution with nothing in between:
 both are one transposed convolution of 4 x 4, with half the operations. Source: CAT-Seg (CVPR 2024).
+
+Shapes: B images, T classes, C channels, G of the guidance, h w grid.
 """
 
 from __future__ import annotations

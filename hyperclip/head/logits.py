@@ -1,4 +1,7 @@
-"""What heads give for inference: logits of views, for the classes that each view kept."""
+"""What heads give for inference: logits of views, for the classes that each view kept.
+
+Shapes: V views, T classes, K of them kept, h w grid.
+"""
 
 from __future__ import annotations
 

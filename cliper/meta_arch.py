@@ -27,7 +27,6 @@ from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
 from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
 from .scores import Embedded, ScoreOptions, coarse_scores, with_negatives
-from .streams import side_by_side
 from .windows import Box, Windows, merge_affinities, window_boxes
 
 logger = logging.getLogger("hyperclip.cliper")
@@ -182,14 +181,12 @@ class CLIPer(Segmenter):
     def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:
         """See :class:`Segmenter`; the images are uint8.
 
-        Images of the same size go through CLIP together, all of them through the refiner together;
-        on a GPU both at a time.
+        Images of the same size go through CLIP together, all of them through the refiner together.
         """
-
-        def refine() -> Sequence[Refinement | None]:
-            return self.refiner(images) if self.refiner is not None else [None] * len(images)
-
-        refinements, embedded = side_by_side(self.device, refine, lambda: self._embed_all(images))
+        refinements: Sequence[Refinement | None] = [None] * len(images)
+        if self.refiner is not None:
+            refinements = self.refiner(images)
+        embedded = self._embed_all(images)
         check = FiniteCheck()
         for own, refinement in zip(embedded, refinements, strict=True):
             check.add("CLIP's features of the image", own.features, own.affinity)

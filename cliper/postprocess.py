@@ -1,7 +1,7 @@
 """From refined scores to a label map: score fusion, thresholds, background.
 
-Classes are processed a few at a time, so that no (T, H, W) array exists. Shapes: T classes, t classes
-at a time, h w refined scores, H W image. Source: CLIPer (ICCV 2025) and its released code.
+Classes are processed a few at a time, so that no (T, H, W) array exists. Shapes: T classes, t
+classes at a time, h w refined scores, H W image. Source: CLIPer (ICCV 2025) and its released code.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import json
 import pytest
 
 from speed.__main__ import SUITES, regressions
+from tests.conftest import ROOT
 from tests.helpers.programs import run_program
 
 
@@ -72,3 +73,37 @@ def test_regressions_are_listed(tmp_path):
     assert regressions(rows, tmp_path / "old.csv") == ["text, a: time_ratio 10 -> 8.0"]
     with pytest.raises(FileNotFoundError):
         regressions(rows, tmp_path / "none.csv")
+
+
+RESULTS = {
+    (row["suite"], row["case"]): row
+    for path in sorted((ROOT / "speed/results").glob("*.csv"))
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+}
+COLUMNS = (
+    *("seconds", "obvious_seconds", "time_ratio"),
+    *("megabytes", "obvious_megabytes", "memory_ratio", "floor_ratio"),
+)
+UNITS = {"GB": 1000.0}
+
+
+@pytest.mark.parametrize(
+    ("page", "rows"), [("docs/performance.md", len(RESULTS)), ("README.md", 4)]
+)
+def test_pages_show_what_was_measured(page, rows):
+    """Every row that a page shows is a row of the results, rounded."""
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    by_case = {case: (suite, case) for suite, case in RESULTS}
+    told = [row for row in cells if set(row[:2]) & set(by_case)]
+    assert len(told) == rows
+    for row in told:
+        name, figures = (row[0], row[1:]) if row[0] in by_case else (row[1], row[2:])
+        for column, text in zip(COLUMNS, figures, strict=False):
+            measured = RESULTS[by_case[name]][column]
+            number, _, unit = text.partition(" ")
+            assert bool(number) == bool(measured), (name, column)
+            if number:
+                last = 10 ** -len(number.partition(".")[2]) * UNITS.get(unit, 1.0)
+                value = float(number) * UNITS.get(unit, 1.0)
+                assert abs(value - float(measured)) <= last * 0.51, (name, column)

@@ -338,7 +338,7 @@ def test_a_run_in_the_folder_of_a_finished_one(pictures, short, tmp_path):
 
 def test_what_lies_in_the_folder(whole):
     names = {path.name for path in whole[1].glob("*.pth")}
-    numbered = {f"model_{k:07d}.pth" for k in (4, 9, 14)}
+    numbered = {f"model_{k:07d}.pth" for k in (4, 9)}
     assert names == numbered | {"model_final.pth", "model_final_average.pth", "model_best.pth"}
     last = torch.load(whole[1] / "model_final.pth", weights_only=True)
     assert "SAMPLED_CLASSES: 0" in last["config"] and set(last["versions"]) == {
@@ -347,7 +347,7 @@ def test_what_lies_in_the_folder(whole):
         "open_clip",
     }
     best = json.loads((whole[1] / "model_best.json").read_text())
-    assert best["metric"] == "mIoU" and best["iteration"] % 4 in (3, 0)
+    assert best["metric"] == "mIoU" and best["iteration"] % 6 in (5, 0)
 
 
 @pytest.mark.parametrize(

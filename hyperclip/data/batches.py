@@ -36,11 +36,8 @@ FEW = 100
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    An unreadable image is replaced by a random other one, which "faults" of the sample says.
-
-    Args:
-        records: Detectron2's. mapper: makes a sample of a record.
-        seed: of the order and the augmentation.
+    An unreadable image is replaced by a random other one, which "faults" of the sample says. The
+    mapper makes a sample of one of Detectron2's records; order and augmentation have the seed.
     """
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
@@ -76,10 +73,8 @@ class TrainSamples(Dataset):
                     index = int(np.random.randint(len(self.records)))
                     continue
                 return sample | {"position": position, "faults": faults}
-        listed = "\n  ".join(faults)
-        raise ValueError(
-            f"{ATTEMPTS} training images, drawn one after another, could not be read:\n  {listed}"
-        )
+        drawn = f"{ATTEMPTS} training images, drawn one after another, could not be read:"
+        raise ValueError("\n  ".join([drawn, *faults]))
 
 
 @functools.lru_cache(maxsize=2)
@@ -201,14 +196,9 @@ class TrainStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process is."""
-        return {
-            "seed": self.samples.seed,
-            "batch": self.batch,
-            "position": self.position,
-            "waiting": list(self.waiting),
-            "seen": self.seen,
-            "faulty": self.faulty,
-        }
+        counts = {"position": self.position, "seen": self.seen, "faulty": self.faulty}
+        fixed = {"seed": self.samples.seed, "batch": self.batch}
+        return {**fixed, **counts, "waiting": list(self.waiting)}
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
         """Go on where a run was, whatever its number of processes; ValueError if B differs."""

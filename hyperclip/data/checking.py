@@ -8,7 +8,7 @@ import numpy as np
 
 from .image_files import exif_orientation, turned_fault
 from .mapper import read_pair
-from .pairing import kinds_of, left_out
+from .pairing import left_out
 from .records import make_records, pair_files
 from .registry import DatasetSpec
 
@@ -19,16 +19,14 @@ class Report:
 
     Attributes:
         spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
-        pixels: of each class in the sampled labels, and last those that do not count (T + 1,).
-        occurrences: in how many of these labels each class occurs (T,).
         images: how many there are. faults: a line each. sampled: how many images were opened.
         layout: the label folder that is used, and its label map.
         left_out: lines on files that are neither images nor labels.
+        pixels: of each class in the sampled labels, and last those that do not count (T + 1,).
+        occurrences: in how many of these labels each class occurs (T,).
     """
 
     spec: DatasetSpec
-    pixels: np.ndarray
-    occurrences: np.ndarray
     status: str = "ready"
     images: int = 0
     faults: list[str] = field(default_factory=list)
@@ -40,6 +38,11 @@ class Report:
     def expected(self) -> str:
         """Official number of images, as text."""
         return " or ".join(map(str, self.spec.images)) or "any"
+
+    def __post_init__(self) -> None:
+        classes = len(self.spec.label_names)
+        self.pixels = np.zeros(classes + 1, np.int64)
+        self.occurrences = np.zeros(classes, np.int64)
 
     def histogram(self) -> list[tuple[str, float, int]]:
         """(class, percent of the counted pixels, images with it), the most frequent class first."""
@@ -55,16 +58,13 @@ class Report:
 
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
-    """Look for a dataset, match its files, count them, and open an even sample. Nothing is raised.
+    """Look for a dataset, match its files, count them, and open an even sample with labels, 0 for
+    all. Nothing is raised.
 
     The EXIF tags of a set that a file describes are read of all images, unless it says what they
     mean.
-
-    Args:
-        samples: how many images to open with their labels; 0 for all.
     """
-    classes = len(spec.label_names)
-    report = Report(spec, np.zeros(classes + 1, np.int64), np.zeros(classes, np.int64))
+    report = Report(spec)
     try:
         found = pair_files(spec)
     except (FileNotFoundError, ValueError) as error:
@@ -73,7 +73,7 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
         return report
     report.layout = f"{found.layout.labels} ({found.layout.label_map.name})"
     report.faults = list(found.faults)
-    report.left_out = left_out(*kinds_of(found.layout, spec.folder))
+    report.left_out = left_out(*found.kinds)
     records = make_records(spec, found)
     report.images = len(records)
     opened = spread(len(records), samples)
@@ -84,9 +84,8 @@ def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
         tags = ((path, exif_orientation(path)) for path in sorted(others))
         report.faults += [turned_fault(path, tag) for path, tag in tags if tag != 1]
     if report.sampled and not report.faults and not report.pixels[:-1].any():
-        report.faults.append(
-            f"no pixel of {report.sampled} labels counts: all have the ignore label {spec.ignore}"
-        )
+        fault = f"no pixel of {report.sampled} labels counts: all have the ignore label"
+        report.faults.append(f"{fault} {spec.ignore}")
     if report.faults or not records:
         report.status = "faulty"
     elif spec.images and len(records) not in spec.images:

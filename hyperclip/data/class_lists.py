@@ -6,21 +6,19 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..vocabulary import Vocabulary, asked_names, load_vocabulary, synonym_rule
-from . import DATASETS, registered_names, vocabulary_of
+from .detectron2_catalog import registered_names, spec_of, vocabulary_of
 
 
 def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     """Class names of the training sets, or of MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON.
 
-    Raises:
-        ValueError: no training set, sets with different classes, a count that is not NUM_CLASSES,
-            or an ignore value that is a class or not the dataset's.
+    Raises ValueError for no training set, sets with different classes, a count that is not
+    NUM_CLASSES, or an ignore value that is a class or not the dataset's.
     """
     head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
-    known = [DATASETS[name] for name in names if name in DATASETS]
-    with_background = [spec.name for spec in known if spec.background != "none"]
+    with_background = [name for name in names if spec_of(name).background != "none"]
     if with_background:
         raise ValueError(
             f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
@@ -28,15 +26,14 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
         )
     own = [vocabulary_of(name) for name in names]
     if any(v.classes != own[0].classes for v in own):
-        raise ValueError(
-            f"DATASETS.TRAIN {names}: their class lists differ, so one label would mean two things"
-        )
+        problem = "their class lists differ, so one label would mean two things"
+        raise ValueError(f"DATASETS.TRAIN {names}: {problem}")
     vocabulary = _override(cfg, "TRAIN_CLASS_JSON", own[0], names[0])
     if head.NUM_CLASSES != len(vocabulary):
         counts = f"got {head.NUM_CLASSES}, dataset {names[0]} has {len(vocabulary)}"
         raise ValueError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: {counts}")
     for name in names:
-        ignore = getattr(MetadataCatalog.get(name), "ignore_label", head.IGNORE_VALUE)
+        ignore = MetadataCatalog.get(name).get("ignore_label", head.IGNORE_VALUE)
         if ignore != head.IGNORE_VALUE or 0 <= ignore < len(vocabulary):
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE: got {head.IGNORE_VALUE}, dataset {name} ignores "
@@ -51,20 +48,17 @@ def test_vocabulary(cfg: CfgNode, dataset_name: str) -> Vocabulary:
     Raises ValueError for a class file whose length is not the dataset's number of classes.
     """
     own = vocabulary_of(dataset_name, cfg.TEST.VOCABULARY)
-    fold = dataset_name in DATASETS and DATASETS[dataset_name].background == "fold"
-    return _override(cfg, "TEST_CLASS_JSON", own, dataset_name, fold)
+    return _override(cfg, "TEST_CLASS_JSON", own, dataset_name)
 
 
-def _override(
-    cfg: CfgNode, key: str, own: Vocabulary, dataset: str, fold: bool = False
-) -> Vocabulary:
+def _override(cfg: CfgNode, key: str, own: Vocabulary, dataset: str) -> Vocabulary:
     """The class file that a key names, or else a dataset's own vocabulary.
 
     Raises ValueError for another number of classes, or two that MODEL.SYNONYMS makes the same.
     """
     path = cfg.MODEL.SEM_SEG_HEAD[key]
     vocabulary = load_vocabulary(path) if path else own
-    if path and fold:
+    if path and spec_of(dataset).background == "fold":
         vocabulary = vocabulary.with_background_prompts()
     if len(vocabulary) != len(own):
         raise ValueError(

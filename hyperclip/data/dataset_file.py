@@ -91,36 +91,32 @@ def register_files(paths: Iterable[str | Path]) -> list[DatasetSpec]:
     for old in [spec for spec in DATASETS.values() if spec.file in files and spec not in specs]:
         unregister(old)
     for spec in specs:
-        if DATASETS.get(spec.name) != spec:
-            register(spec)
+        register(spec)
     return specs
 
 
 def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
     """The dataset of each split that a YAML file describes.
 
-    Raises:
-        FileNotFoundError: no such file, or no such class file.
-        ValueError: not YAML in UTF-8, an unknown or missing key, a value of another type, classes
-            that a label map by names cannot tell apart, a class without a label value, a label
-            value of an unknown class, …
+    Raises FileNotFoundError if it or its class file does not exist, and ValueError for what is no
+    YAML in UTF-8, a key that is unknown, missing or of another type, or classes, background and
+    label values that do not fit each other.
     """
     path = local_path(path)
     where = f"dataset file {str(path)!r}"
     content = load_yaml(path, "dataset file")
     _check_keys(content, KEYS, ("name", "splits", "classes"), where)
     vocabulary = _vocabulary(content, path, where)
-    background = content.get("background", "none")
+    background, words = content.get("background", "none"), vocabulary.background
     if background != "none" and "background" in vocabulary.names:
         raise ValueError(
             f"{where}: classes: got one of the name 'background' with background: {background}, "
             "which adds it as the last class. Remove it from the classes"
         )
-    if (background == "fold") != bool(vocabulary.background):
+    if (background == "fold") != bool(words):
         raise ValueError(
-            f"{where}: background: got {background!r} with background_words "
-            f"{list(vocabulary.background)}, expected words for 'fold', and for 'fold' alone. Add "
-            "or remove them, or change background"
+            f"{where}: background: got {background!r} with background_words {list(words)}, expected "
+            "words for 'fold', and for 'fold' alone. Add or remove them, or change background"
         )
     label_map = _label_map(content, vocabulary, background, path.name, where)
     root = (path.parent / user_path(content.get("root", "."))).resolve()
@@ -140,14 +136,13 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
 
 def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str) -> None:
     if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{where}: got {type(content).__name__}, expected a mapping with the keys {list(rules)}"
-        )
+        expected = f"expected a mapping with the keys {list(rules)}"
+        raise ValueError(f"{where}: got {type(content).__name__}, {expected}")
     for key in content:
         if key not in rules:
-            near = difflib.get_close_matches(str(key), rules, n=1)
+            advice = f"Nearest: {difflib.get_close_matches(str(key), rules, n=1)}"
             raise ValueError(
-                f"{where}: unknown key {key!r}, expected one of {list(rules)}. Nearest: {near}"
+                f"{where}: unknown key {key!r}, expected one of {list(rules)}. {advice}"
             )
     missing = [key for key in needed if content.get(key) in (None, "", [], {})]
     if missing:
@@ -186,7 +181,7 @@ def _label_map(
     content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str
 ) -> LabelMap:
     """The file's own label map, which gets this name, or the built-in one that it asks for."""
-    given = content.get("label_map")
+    given, ignored = content.get("label_map"), _listed(content.get("ignore", []))
     names = vocabulary.names + (["background"] if background != "none" else [])
     ignore = IGNORE if len(names) < IGNORE else 65535
     if isinstance(given, str):
@@ -198,16 +193,13 @@ def _label_map(
             problem = f"got {content['ignore']}, but label_map {given!r} has its own"
             raise ValueError(f"{where}: ignore: {problem}. Remove one")
         return known
-    if given is None:
-        classes = {k: k for k in range(len(names))}
-    else:
+    classes = {k: k for k in range(len(names))}
+    if given is not None:
         classes = _by_name(given, vocabulary, names, ignore, where)
-    ignored = _listed(content.get("ignore", []))
     both = {raw: names[classes[raw]] for raw in ignored if classes.get(raw, ignore) != ignore}
     if both:
-        raise ValueError(
-            f"{where}: ignore: values of {both} are also classes. Remove them from one of the two"
-        )
+        advice = "Remove them from one of the two"
+        raise ValueError(f"{where}: ignore: values of {both} are also classes. {advice}")
     default = {} if "ignore" in content else {ignore: ignore}
     return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore, name)
 
@@ -234,8 +226,7 @@ def _by_name(
         )
     unused = sorted(set(names) - set(given.values()))
     if unused:
-        raise ValueError(
-            f"{where}: label_map: no label value means {unused}; add them, or remove these classes"
-        )
+        advice = "add them, or remove these classes"
+        raise ValueError(f"{where}: label_map: no label value means {unused}; {advice}")
     index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}
     return {raw: index[name] for raw, name in given.items()}

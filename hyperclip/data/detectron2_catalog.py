@@ -18,10 +18,7 @@ from .registry import DATASETS, DatasetSpec, find_dataset
 def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
     """What a model is asked on a registered dataset: classes, then background words to fold.
 
-    Args:
-        dataset: registered name. family: one of ``VOCABULARIES``.
-    Raises:
-        ValueError: a dataset that nobody registered, or an unknown family.
+    Raises ValueError for a dataset that nobody registered, or a family that is none.
     """
     spec = spec_of(dataset)
     vocabulary = spec.vocabulary(family)
@@ -41,9 +38,7 @@ def spec_of(dataset: str) -> DatasetSpec:
     meta = MetadataCatalog.get(dataset)
     classes = {"catseg": Vocabulary.from_names(list(meta.stuff_classes), dataset)}
     ignore = meta.get("ignore_label", IGNORE)
-    return DatasetSpec(
-        dataset, dataset, (), "none", (), classes, "", ignore=ignore, benchmark=False
-    )
+    return DatasetSpec(dataset, dataset, (), "none", (), classes, "", ignore, benchmark=False)
 
 
 def register(spec: DatasetSpec) -> None:
@@ -61,9 +56,8 @@ def register(spec: DatasetSpec) -> None:
     DATASETS[spec.name] = spec
     if spec.name not in DatasetCatalog.list():
         DatasetCatalog.register(spec.name, lambda: load_records(spec))
-        metadata = MetadataCatalog.get(spec.name)
-        metadata.set(evaluator_type="sem_seg", ignore_label=spec.ignore)
-        metadata.set(stuff_classes=spec.label_names)
+        classes = {"stuff_classes": spec.label_names, "ignore_label": spec.ignore}
+        MetadataCatalog.get(spec.name).set(evaluator_type="sem_seg", **classes)
 
 
 def unregister(spec: DatasetSpec) -> None:

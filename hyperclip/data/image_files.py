@@ -72,13 +72,10 @@ class ImageFile:
 
 
 def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
-    """Read an image file in full.
+    """Read an image file in full; messages call it ``what``.
 
-    Args:
-        what: what messages call the file.
-        max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
-    Raises:
-        FileNotFoundError: no such file. ValueError: it is empty, cut short, too large or no image.
+    Raises FileNotFoundError, and ValueError for a file that is empty, cut short, no image, or of
+    more than ``max_pixels``: 0 for Pillow's limit of about 179 million.
     """
     try:
         # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it
@@ -131,13 +128,8 @@ def exif_orientation(path: str | Path) -> int:
 def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:
     """The stored values (H, W) of a label file: grey of 1 to 32 bits, or indices of a palette.
 
-    Args:
-        orientation: "stored" or "applied", or "" to refuse a file that EXIF turns.
-        max_pixels: more pixels are refused; 0 for Pillow's limit.
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a colour image, fractions, a lossy format, an unreadable file, or one that EXIF
-            turns.
+    Raises what :func:`decode` does, and ValueError for a colour image, fractions, a lossy format,
+    or a file that EXIF turns where ``orientation`` is neither "stored" nor "applied".
     """
     file = decode(path, "label file", max_pixels)
     if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
@@ -161,9 +153,8 @@ def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:
     mode, _, stored = file.raw_mode.partition(";")
     if mode not in ("1", "L"):
         return values
-    bits = 1 if mode == "1" else {"2": 2, "4": 4}.get(stored[:1], 8)
-    largest = 2**bits - 1
-    values = values.astype(np.uint8) if bits == 1 else values // (255 // largest)
+    largest = 1 if mode == "1" else {"2": 3, "4": 15}.get(stored[:1], 255)
+    values = values.astype(np.uint8) if mode == "1" else values // (255 // largest)
     if "I" in stored:  # a TIFF that counts from white
         return largest - values
     return values.view(np.int8) if file.signed else values

@@ -18,12 +18,9 @@ def need(path: Path, how: str) -> Path:
 
 
 def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
-    """A JSON file that holds an object of lists.
+    """A JSON file that holds an object of lists, whose ``entries`` need keys of these types.
 
-    Args:
-        entries: by the name of a list, the keys that each entry needs, with their values' types.
-    Raises:
-        ValueError: it holds something else; the first entry that lacks a key is named.
+    Raises ValueError if it holds something else; the first entry that lacks a key is named.
     """
     try:
         index = json.loads(path.read_bytes())
@@ -37,8 +34,7 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
             problem = f"{name}: got {type(index[name]).__name__}, expected a list"
             raise ValueError(f"{str(path)!r}: {problem}. Is it another file?")
         for k, entry in enumerate(index[name]):
-            fault = _fault_of_entry(entry, needed)
-            if fault:
+            if fault := _fault_of_entry(entry, needed):
                 raise ValueError(f"{str(path)!r}: {name}, entry {k}: {fault}. Get the file again")
     return index
 

@@ -1,5 +1,4 @@
-"""Label maps: what the values of published label files mean, and reading such files as class
-indices.
+"""Label maps: what values of published label files mean, and reading such files as class indices.
 
 Classes are 0..T-1, and what does not count has the dataset's ignore value. Every other raw value is
 an error, since it means that files and classes do not belong together.
@@ -38,11 +37,9 @@ class LabelMap:
     """What the raw values of a label file mean. Records and layouts hold it, in every process.
 
     Attributes:
-        classes: raw value -> class index, or ``ignore`` for values that do not count.
+        classes: raw value (0..65535, else ValueError) -> class index, or ``ignore``.
         ignore: label of pixels that do not count.
         name: what messages and rows of results call it.
-    Raises:
-        ValueError: a raw value below 0 or above 65535.
     """
 
     classes: Mapping[int, int] = field(hash=False)
@@ -133,12 +130,10 @@ def read_label(
     """Read a label file as class indices, int32 (H, W).
 
     Args:
-        path, orientation, max_pixels: see :func:`read_raw_label`.
-        label_map: None if the file's values are to be taken as they are.
+        path, orientation, max_pixels: see :func:`read_raw_label`, which also says what is raised.
+        label_map: None if the file's values are to be taken as they are. Values without a meaning
+            are a ValueError.
         half: "left" or "right" for one square half of a 2:1 image.
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unreadable file, or values that the label map gives no meaning to.
     """
     label = read_raw_label(path, orientation, max_pixels)
     if half is not None:

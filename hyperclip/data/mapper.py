@@ -6,6 +6,8 @@ from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
 import logging
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,13 @@ logger = logging.getLogger("hyperclip.data")
 
 PAD_VALUE = 128
 
+ACCEPTED = {
+    "DATASET_MAPPER_NAME": "'mask_former_semantic'",
+    "FORMAT": "'RGB', which CLIP was trained on",
+    "RANDOM_FLIP": "'none', 'horizontal' or 'vertical'",
+}
+"""Values of keys of INPUT, in quotes."""
+
 BRIGHT = 2**14
 """16-bit images whose values all stay below this may hold fewer bits: 10, 12 or 14."""
 
@@ -37,10 +46,8 @@ class SemSegMapper:
     """Training and test mapper for semantic segmentation.
 
     Args:
-        is_train: read labels and augment.
-        augmentations: Detectron2 augmentations.
-        ignore: label of padding.
-        size: pad or cut training images to exactly this side, right and bottom; -1 leaves them.
+        is_train: read labels. augmentations: Detectron2's. ignore: label of padding.
+        size: pad or cut images to exactly this side, right and bottom; -1 leaves them.
         image_bits, max_pixels: see :func:`read_image`, for records that say nothing else.
     """
 
@@ -61,21 +68,14 @@ class SemSegMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        name, channels = cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.FORMAT
-        if name != "mask_former_semantic":
-            expected = "expected 'mask_former_semantic'"
-            raise ValueError(f"INPUT.DATASET_MAPPER_NAME: got {name!r}, {expected}")
-        if channels != "RGB":
-            expected = "expected 'RGB', which CLIP was trained on"
-            raise ValueError(f"INPUT.FORMAT: got {channels!r}, {expected}")
-        if is_train:
-            augmentations = _train_augmentations(cfg)
-        else:
-            sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-            augmentations = [ResizeShortestEdge(*sides, "choice")]
+        for key, expected in ACCEPTED.items():
+            if cfg.INPUT[key] not in re.findall(r"'(\w+)'", expected):
+                raise ValueError(f"INPUT.{key}: got {cfg.INPUT[key]!r}, expected {expected}")
+        sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        resize = ResizeShortestEdge(*sides, "choice")
         return {
             "is_train": is_train,
-            "augmentations": augmentations,
+            "augmentations": _train_augmentations(cfg) if is_train else [resize],
             "ignore": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "size": cfg.INPUT.SIZE_DIVISIBILITY if is_train else -1,
             "image_bits": cfg.INPUT.IMAGE_BITS,
@@ -85,17 +85,14 @@ class SemSegMapper:
     def __call__(self, record: dict) -> dict:
         """A copy of the record with "image" uint8 (3, H, W), in training "sem_seg" int64 (H, W).
 
-        Raises:
-            FileNotFoundError, ValueError: a missing or unreadable file, a label of another size.
+        Raises what :func:`read_pair` does.
         """
         record = {"image_bits": self.image_bits, "max_pixels": self.max_pixels, **record}
-        label = None
-        if self.is_train:
-            image, label = read_pair(record)
-            # Detectron2's nearest resize takes float or 8-bit only
-            label = label.astype(np.float32)
-        else:
-            image = read_record_image(record)
+        image, label = read_pair(record) if self.is_train else (read_record_image(record), None)
+        if label is not None:
+            label = label.astype(
+                np.float32
+            )  # Detectron2's nearest resize takes float or 8-bit only
         record.setdefault("height", image.shape[0])
         record.setdefault("width", image.shape[1])
         inputs = T.AugInput(image, sem_seg=label)
@@ -124,21 +121,15 @@ def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
         steps.append(T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore))
     if inputs.COLOR_AUG_SSD:
         steps.append(ColorAugSSDTransform(img_format="RGB"))
-    if flip not in ("none", "horizontal", "vertical"):
-        expected = "expected 'none', 'horizontal' or 'vertical'"
-        raise ValueError(f"INPUT.RANDOM_FLIP: got {flip!r}, {expected}")
     if flip != "none":
-        horizontal = flip == "horizontal"
-        steps.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+        steps.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     return steps
 
 
 def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) and label (H, W) of one of Detectron2's records.
+    """Image (H, W, 3) and label (H, W) of one of Detectron2's records; ValueError if sizes differ.
 
-    Raises:
-        FileNotFoundError, ValueError: see :func:`read_image`, :func:`read_record_label`.
-        ValueError: sizes that differ.
+    Raises what :func:`read_image` and :func:`read_record_label` do.
     """
     image, label = read_record_image(record), read_record_label(record)
     if image.shape[:2] != label.shape:
@@ -185,17 +176,14 @@ def read_image(
     """Read an image file as uint8 RGB (H, W, 3), turned upright by its EXIF tag.
 
     Grey, palette and alpha images are converted; 16 bits are scaled to 8. A warning is logged where
-    they seem to be fewer.
+    they seem to be fewer. Raises what :func:`decode` does, and ValueError for 32-bit values without
+    a known range, or values of more than ``image_bits``.
 
     Args:
         orientation: "stored" leaves the pixels where they are.
         image_bits: significant bits of images of 16 bits a channel, 12 say; 0 for all.
         max_pixels: more pixels are refused; 0 for Pillow's limit of about 179 million.
         folder: if named, the warning is of all its images, and is logged once.
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is empty, cut short, too large, no image, of 32-bit values without a
-            known range, or with values of more than ``image_bits``.
     """
     file = decode(path, "image", max_pixels)
     image = file.image
@@ -217,10 +205,7 @@ def read_image(
 
 
 def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) -> np.ndarray:
-    """16-bit values as uint8, by their significant bits.
-
-    All dark values cause a warning, for each image or once for a folder that is named.
-    """
+    """16-bit values as uint8, by their significant bits; dark ones cause the warning."""
     top = int(values.max(initial=0))
     if bits and top >= 1 << bits:
         what = f"got values up to {top}, more than {bits} bits hold"
@@ -233,10 +218,8 @@ def _eight_bits(values: np.ndarray, bits: int, path: str | Path, folder: str) ->
             f"is read is far too dark: say so by image_bits: {likely} in the dataset's YAML file, "
             f"or by the config key INPUT.IMAGE_BITS {likely}"
         )
-        if folder:
-            log_first_n(logging.WARNING, message, name=logger.name, key="message")
-        else:
-            logger.warning(message)
+        times = 1 if folder else sys.maxsize
+        log_first_n(logging.WARNING, message, times, name=logger.name, key="message")
     step = ((1 << bits) - 1) / 255 if bits else 257
     return (values.astype(np.float32) / step + 0.5).astype(np.uint8)
 

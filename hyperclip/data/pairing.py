@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES
@@ -37,11 +37,9 @@ def find_path(root: Path, relative: str) -> Path:
     if path.exists() or not root.is_dir():
         return path
     for part in Path(relative).parts:
-        step = root / part
-        if not step.exists() and root.is_dir():
-            alike = [name for name in sorted(os.listdir(root)) if normal(name) == normal(part)]
-            step = root / (alike or [part])[0]
-        root = step
+        names = [] if (root / part).exists() or not root.is_dir() else sorted(os.listdir(root))
+        alike = [name for name in names if normal(name) == normal(part)]
+        root /= alike[0] if alike else part
     return root
 
 
@@ -52,12 +50,14 @@ class Kind:
     Attributes:
         word: "image" or "label". folder: where they are. suffixes: how their names end.
         affix: what names have before and after the key.
+        files: by key, once :func:`find_files` has found them.
     """
 
     word: str
     folder: Path
     suffixes: tuple[str, ...]
     affix: tuple[str, str]
+    files: dict[str, Path] = field(default_factory=dict)
 
     def takes(self, path: Path) -> bool:
         """Whether a file has one of the suffixes and the affixes, and is no converted label."""
@@ -83,9 +83,10 @@ class Kind:
 
 def kinds_of(layout: Layout, root: Path) -> tuple[Kind, Kind]:
     """Images and labels of a layout."""
+    images, labels = find_path(root, layout.images), find_path(root, layout.labels)
     return (
-        Kind("image", find_path(root, layout.images), IMAGE_SUFFIXES, layout.image_affix),
-        Kind("label", find_path(root, layout.labels), LABEL_SUFFIXES, layout.label_affix),
+        Kind("image", images, IMAGE_SUFFIXES, layout.image_affix),
+        Kind("label", labels, LABEL_SUFFIXES, layout.label_affix),
     )
 
 
@@ -96,46 +97,38 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in names if not is_hidden(name))
 
 
-def find_files(
-    images: Kind, labels: Kind, faults: list[str]
-) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and labels by their keys. Files of the same key, or that could be both, are faults."""
-    found: list[dict[str, Path]] = []
+def find_files(images: Kind, labels: Kind, faults: list[str]) -> None:
+    """Find the files of both kinds. Those of the same key, or that could be both, are faults."""
     for kind, paths in zip((images, labels), _apart(images, labels, faults), strict=True):
-        by_key: dict[str, Path] = {}
         for path in paths:
-            first = by_key.setdefault(kind.key(path), path)
+            first = kind.files.setdefault(kind.key(path), path)
             if first != path:
                 faults.append(f"{first} and {path} have the same name")
-        found.append(by_key)
-    return found[0], found[1]
 
 
 def _apart(images: Kind, labels: Kind, faults: list[str]) -> tuple[list[Path], list[Path]]:
     """The files of both kinds. Where one folder holds both, a file that both kinds take goes to the
     one with the deeper folder or else the longer affix.
     """
-    image_paths = sorted(filter(images.takes, walk(images.folder)))
-    label_paths = sorted(filter(labels.takes, walk(labels.folder)))
+    image_paths, label_paths = (sorted(filter(k.takes, walk(k.folder))) for k in (images, labels))
     image_folder, label_folder = (Path(os.path.realpath(k.folder)) for k in (images, labels))
     if not (image_folder.is_relative_to(label_folder) or label_folder.is_relative_to(image_folder)):
         return image_paths, label_paths
     both = {*map(os.path.realpath, image_paths)} & {*map(os.path.realpath, label_paths)}
     only_images = [path for path in image_paths if os.path.realpath(path) not in both]
-    only_labels = [path for path in label_paths if os.path.realpath(path) not in both]
     image_rank = len(image_folder.parts), len("".join(images.affix))
     label_rank = len(label_folder.parts), len("".join(labels.affix))
-    if image_rank < label_rank:
-        return only_images, label_paths
     if image_rank > label_rank:
-        return image_paths, only_labels
-    # x.jpg beside x.png: the one that is no label leaves the other
-    certain = {images.key(path) for path in only_images}
-    faults += [
-        f"{path} could be an image and a label: give one of them an affix, or a folder of its own"
-        for path in image_paths
-        if os.path.realpath(path) in both and images.key(path) not in certain
-    ]
+        return image_paths, [path for path in label_paths if os.path.realpath(path) not in both]
+    if image_rank == label_rank:
+        # x.jpg beside x.png: the one that is no label leaves the other
+        certain = {images.key(path) for path in only_images}
+        advice = "give one of them an affix, or a folder of its own"
+        faults += [
+            f"{path} could be an image and a label: {advice}"
+            for path in image_paths
+            if os.path.realpath(path) in both and images.key(path) not in certain
+        ]
     return only_images, label_paths
 
 
@@ -174,64 +167,48 @@ def read_list(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class ListReader:
-    """What the lines of a list name: an image, a label, or first one and then the other.
-
-    Attributes:
-        path: of the list. images, labels: the two kinds.
-        image_keys, label_keys: the files that are there, by their keys.
-    """
+    """What the lines of the list ``path`` name: an image, a label, or one and then the other."""
 
     path: Path
     images: Kind
     labels: Kind
-    image_keys: dict[str, Path]
-    label_keys: dict[str, Path]
 
-    def pairs(self, lines: list[str], faults: list[str]) -> list[tuple[str, str]]:
+    def pairs(self, faults: list[str]) -> list[tuple[str, str]]:
         """(key of an image, key of its label) for each line, sorted.
 
         What is missing or listed twice is added to the faults.
         """
-        named = [self._pair(line) for line in lines]
+        named = [self._pair(line) for line in read_list(self.path)]
         often = Counter(image for image, _ in named)
         faults += [f"{key} is twice in {self.path}" for key in sorted(often) if often[key] > 1]
         if not named:
             faults.append(f"{self.path} is empty")
         named = sorted(set(named))
-        where = f"listed in {self.path}"
-        faults += [f"no image for {i}, {where}" for i, _ in named if i not in self.image_keys]
-        faults += [f"no label for {k}, {where}" for _, k in named if k not in self.label_keys]
-        return [(i, k) for i, k in named if i in self.image_keys and k in self.label_keys]
+        images, labels, where = self.images.files, self.labels.files, f"listed in {self.path}"
+        faults += [f"no image for {i}, {where}" for i, _ in named if i not in images]
+        faults += [f"no label for {k}, {where}" for _, k in named if k not in labels]
+        return [(i, k) for i, k in named if i in images and k in labels]
 
     def _pair(self, line: str) -> tuple[str, str]:
         line = normal(line).replace("\\", "/")
-        whole = self._image(line) or self._label(line)
+        whole = self._find(line, self.images) or self._find(line, self.labels)
         if whole:
             return whole, whole
         for gap in re.finditer(r"\s*[\s,;]\s*", line):  # names may have blanks in them
-            image, label = self._image(line[: gap.start()]), self._label(line[gap.end() :])
+            image = self._find(line[: gap.start()], self.images)
+            label = self._find(line[gap.end() :], self.labels)
             if image and label:
                 return image, label
-        return self._first_word(re.split(r"[\s,;]+", line))
-
-    def _first_word(self, words: list[str]) -> tuple[str, str]:
-        """The keys of a line whose first word counts, while a number or so may follow.
-
-        A second word that is the name of a file is the label, whether it is there or not.
-        """
-        first = self._image(words[0]) or self._label(words[0])
+        # the first word counts, while a number or so may follow
+        words = re.split(r"[\s,;]+", line)
+        first = self._find(words[0], self.images) or self._find(words[0], self.labels)
         key = first or self.images.bare(_without_suffix(words[0]))
         if len(words) == 1 or not ("/" in words[1] or words[1].lower().endswith(IMAGE_SUFFIXES)):
             return key, key
-        return key, self._label(words[1]) or words[1]
+        # the name of a file is the label, whether it is there or not
+        return key, self._find(words[1], self.labels) or words[1]
 
-    def _image(self, name: str) -> str | None:
-        return self._find(name, self.images, self.image_keys)
-
-    def _label(self, name: str) -> str | None:
-        return self._find(name, self.labels, self.label_keys)
-
-    def _find(self, name: str, kind: Kind, keys: dict[str, Path]) -> str | None:
+    def _find(self, name: str, kind: Kind) -> str | None:
         """The key that a name means, with or without suffix and affixes.
 
         Folders before it have to lead to the kind's folder: ``photos/a.jpg`` is ``a`` of
@@ -248,7 +225,7 @@ class ListReader:
             rest = "/".join(parts[k:])
             for bare in (rest, _without_suffix(rest)):
                 for key in (bare, kind.bare(bare)):
-                    if key in keys:
+                    if key in kind.files:
                         return key
         return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .label_maps import HALVES
 from .layouts import Layout
-from .pairing import ListReader, find_files, find_path, kinds_of, left_out, read_list, walk
+from .pairing import Kind, ListReader, find_files, find_path, kinds_of, left_out, walk
 from .registry import DatasetSpec
 
 logger = logging.getLogger("hyperclip.data")
@@ -23,11 +23,13 @@ class Pairing:
     """Images and labels of a dataset.
 
     Attributes:
-        layout: the one that was found. pairs: (key, image, label), sorted by key.
+        layout: the one that was found. kinds: its images and labels.
+        pairs: (key, image, label), sorted by key.
         faults: a line for each file without its counterpart, or that is there twice.
     """
 
     layout: Layout
+    kinds: tuple[Kind, Kind]
     pairs: list[tuple[str, Path, Path]]
     faults: list[str]
 
@@ -43,12 +45,8 @@ def load_records(spec: DatasetSpec) -> list[dict]:
     """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images
     are cut, and what the dataset says of its files: "orientation", "image_bits", "max_pixels".
 
-    A number of images that is not the official one is logged as a warning.
-
-    Raises:
-        FileNotFoundError: no accepted layout is there (it says which were looked for, and how to
-            get the data).
-        ValueError: files without a counterpart, or twice; the first 20 are listed.
+    Logs a warning if the number of images is not the official one. Raises FileNotFoundError if no
+    accepted layout is there, and ValueError with the first 20 faults of :func:`pair_files`.
     """
     found = pair_files(spec)
     require_no_faults(spec, found)
@@ -63,7 +61,7 @@ def require_no_faults(spec: DatasetSpec, found: Pairing) -> None:
     """ValueError with the first 20 faults if there are any, or if there is no image."""
     if not found.faults and found.pairs:
         return
-    notes = left_out(*kinds_of(found.layout, spec.folder))
+    notes = left_out(*found.kinds)
     listed = "\n  ".join([*(found.faults[:LISTED_FAULTS] or ["no image at all"]), *notes])
     raise ValueError(
         f"dataset {spec.name} in {str(spec.folder)!r}: {len(found.pairs)} images with labels, "
@@ -74,35 +72,26 @@ def require_no_faults(spec: DatasetSpec, found: Pairing) -> None:
 def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
     """Detectron2's records of matched files, see :func:`load_records`."""
     reading = {key: getattr(spec, key) for key in READING_KEYS if getattr(spec, key)}
-    records = []
+    reading["label_map"] = found.layout.label_map
+    records: list[dict] = []
     for key, image, label in found.pairs:
-        record = {
-            "file_name": str(image),
-            "sem_seg_file_name": str(label),
-            "label_map": found.layout.label_map,
-            "image_id": key,
-            **reading,
-        }
-        if spec.halves:
-            records += [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
-        else:
-            records.append(record)
+        names = {"file_name": str(image), "sem_seg_file_name": str(label)}
+        record = {**names, **reading, "image_id": key}
+        halves = [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
+        records += halves if spec.halves else [record]
     return records
 
 
 def pair_files(spec: DatasetSpec) -> Pairing:
     """Match images with labels in the first complete layout, or else in the one closest to that.
 
-    Nothing is opened but the list of the split.
-
-    Raises:
-        FileNotFoundError: see :func:`load_records`. ValueError: a list that is no text file.
+    Nothing is opened but the list of the split. Raises FileNotFoundError as :func:`load_records`,
+    and ValueError for a list that is no text file.
     """
     candidates = []
     for layout in _layouts_found(spec):
         found = _pair(layout, spec.folder)
-        samples = len(found.pairs) * (len(HALVES) if spec.halves else 1)
-        if not found.faults and (not spec.images or samples in spec.images):
+        if not found.faults and (not spec.images or len(make_records(spec, found)) in spec.images):
             return found
         candidates.append(found)
     return max(candidates, key=lambda found: (not found.faults, len(found.pairs)))
@@ -111,18 +100,18 @@ def pair_files(spec: DatasetSpec) -> Pairing:
 def _pair(layout: Layout, root: Path) -> Pairing:
     faults: list[str] = []
     kinds = kinds_of(layout, root)
-    images, labels = find_files(*kinds, faults)
+    find_files(*kinds, faults)
+    images, labels = (kind.files for kind in kinds)
     split = next((path for name in layout.lists if (path := find_path(root, name)).is_file()), None)
     if split is not None:
-        keys = ListReader(split, *kinds, images, labels).pairs(read_list(split), faults)
+        keys = ListReader(split, *kinds).pairs(faults)
     else:
-        alike = sorted(images.keys() | labels.keys())
-        faults += [f"no image for {labels[key]}" for key in alike if key not in images]
-        if layout.superset:
-            alike = [key for key in alike if key in labels]
-        faults += [f"no label for {images[key]}" for key in alike if key not in labels]
-        keys = [(key, key) for key in alike if key in images and key in labels]
-    return Pairing(layout, [(i, images[i], labels[k]) for i, k in keys], faults)
+        faults += [f"no image for {labels[key]}" for key in sorted(labels.keys() - images.keys())]
+        if not layout.superset:
+            alone = sorted(images.keys() - labels.keys())
+            faults += [f"no label for {images[key]}" for key in alone]
+        keys = [(key, key) for key in sorted(images.keys() & labels.keys())]
+    return Pairing(layout, kinds, [(i, images[i], labels[k]) for i, k in keys], faults)
 
 
 def _layouts_found(spec: DatasetSpec) -> list[Layout]:
@@ -144,8 +133,8 @@ def _layouts_found(spec: DatasetSpec) -> list[Layout]:
 def _what_is_absent(layout: Layout, root: Path) -> list[str]:
     """Folders, list and labels of a layout that are not there, in words."""
     images, labels = kinds_of(layout, root)
-    folders = ((images.folder, layout.images), (labels.folder, layout.labels))
-    absent = [f"folder {name}" for folder, name in folders if not folder.is_dir()]
+    names = layout.images, layout.labels
+    absent = [f"folder {name}" for name in names if not find_path(root, name).is_dir()]
     if layout.lists and not any(find_path(root, name).is_file() for name in layout.lists):
         absent.append(f"list {' or '.join(layout.lists)}")
     elif not absent and not any(map(labels.takes, walk(labels.folder))):

@@ -25,8 +25,7 @@ class DatasetSpec:
     """One dataset under one protocol.
 
     Attributes:
-        name: what configs call it (CAT-Seg's name where it has one).
-        alias: short name for the command line.
+        name: what configs call it, CAT-Seg's name where it has one. alias: a short one.
         images: official number of images, several if official lists differ; empty for any.
         background: "none": pixels of no class do not count. Else the class behind the last one is
             the background, and predicted where the model answers with one of the vocabulary's
@@ -34,15 +33,12 @@ class DatasetSpec:
             threshold ("threshold").
         layouts: the directory layouts that are accepted; the first that is there is used.
         vocabularies: class list, or the name of a built-in one, by family; "catseg" is needed.
-        help: how to get the data.
-        ignore: label of pixels that do not count.
+        help: how to get the data. ignore: label of pixels that do not count.
         halves: each 2:1 image is two samples, its right and its left half.
         root: folder of the layouts; None for :func:`dataset_root`.
-        note: how the numbers compare with others.
-        benchmark: whether it is one of the papers' test sets.
+        note: how the numbers compare with others. benchmark: is it one of the papers' test sets?
         orientation: what labels follow where EXIF turns an image: "stored", "applied", "" (error).
-        image_bits: significant bits of 16-bit images; 0 for all.
-        max_pixels: larger images are refused; 0 for Pillow's limit.
+        image_bits, max_pixels: see :func:`hyperclip.data.mapper.read_image`.
         file: the YAML file that describes it.
     """
 
@@ -79,8 +75,8 @@ class DatasetSpec:
     def vocabulary(self, family: str = "catseg") -> Vocabulary:
         """The classes of a family, or else CAT-Seg's; ValueError for an unknown family."""
         if family not in VOCABULARIES:
-            known = list(VOCABULARIES)
-            raise ValueError(f"TEST.VOCABULARY: got {family!r}, expected one of {known}")
+            expected = f"expected one of {list(VOCABULARIES)}"
+            raise ValueError(f"TEST.VOCABULARY: got {family!r}, {expected}")
         chosen = self.vocabularies.get(family, self.vocabularies["catseg"])
         return builtin(chosen) if isinstance(chosen, str) else chosen
 
@@ -101,14 +97,8 @@ GET_VOC = "download VOC 2012 trainval, and SegmentationClassAug if you have it"
 GET_CONTEXT = "download VOC 2010 and Pascal Context, then run datasets/prepare_pascal_context_{}.py"
 GET_CITY = "download leftImg8bit_trainvaltest and gtFine_trainvaltest"
 
-SHRUNK = (
-    "images and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the "
-    "released code"
-)
-DIVIDED = (
-    "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones "
-    "by those present"
-)
+SHRUNK = "images and labels are scaled to a shorter side of 512 and saved as JPEG before, as in the released code"
+DIVIDED = "papers before mid 2022 also divide by classes that are only predicted (mIoU old), later ones by those present"
 FOLDED = "39 more classes of Pascal Context are prompted and count as background"
 OWN_LABELS = "the papers made their labels from COCO's instances in ways of their own"
 IN_HALVES = "each image cut into two squares, as CLIPer does; others take it whole or in windows"

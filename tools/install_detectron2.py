@@ -1,5 +1,4 @@
-"""Install Detectron2 from PyPI's hash-pinned wheel, unless an importable Detectron2 is already
-there.
+"""Install Detectron2 from PyPI's hash-pinned wheel, unless one is there that can be imported.
 
 PyPI has no wheel under Detectron2's own name. ``sal-detectron2`` 0.7.2 is upstream's main branch of
 April 2024 (313 of its 316 files are identical) built for CPython 3.10; its Python files run
@@ -30,46 +29,37 @@ REPACKED = f"sal_detectron2-{VERSION}-py3-none-any.whl"
 EPOCH = (2024, 4, 17, 0, 0, 0)
 
 
+def pip(command: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", command, "-q", *arguments], check=True)
+
+
 def download(folder: Path) -> Path:
     """Download the published wheel into ``folder`` and return its path; pip checks the hash."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
     target = ["--python-version", "3.10", "--implementation", "cp", "--abi", "none"]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary=:all:",
-        ]
-        + target
-        + ["-d", str(folder), "-r", str(requirement)],
-        check=True,
-    )
+    safely = ["--no-deps", "--require-hashes", "--only-binary=:all:"]
+    pip("download", *safely, *target, "-d", str(folder), "-r", str(requirement))
     (wheel,) = folder.glob("sal_detectron2-*.whl")
     return wheel
 
 
 def rewrite_metadata(name: str, data: bytes) -> bytes:
-    """Return the pure-Python form of one metadata file of the archive."""
-    text = data.decode()
-    if name.endswith("/WHEEL"):
-        keep = [
-            line for line in text.splitlines() if not line.startswith(("Tag:", "Root-Is-Purelib:"))
-        ]
-        return "\n".join(
-            [line for line in keep if line] + ["Root-Is-Purelib: true", "Tag: py3-none-any", ""]
-        ).encode()
-    if name.endswith("/METADATA"):
-        lines = [line for line in text.splitlines() if not line.startswith("Requires-Dist: black")]
-        return "\n".join(line.replace("numpy<2", "numpy") for line in lines).encode() + b"\n"
+    """The pure-Python form of one metadata file of the archive."""
+    lines, dropped = (
+        data.decode().splitlines(),
+        ("Tag:", "Root-Is-Purelib:", "Requires-Dist: black"),
+    )
     if name.endswith("/top_level.txt"):
         return b"detectron2\n"
-    return data
+    kept = [line for line in lines if not line.startswith(dropped)]
+    if name.endswith("/WHEEL"):
+        kept = [*filter(None, kept), "Root-Is-Purelib: true", "Tag: py3-none-any"]
+    elif name.endswith("/METADATA"):
+        kept = [line.replace("numpy<2", "numpy") for line in kept]
+    else:
+        return data
+    return "\n".join([*kept, ""]).encode()
 
 
 def repack(wheel: Path, folder: Path) -> Path:
@@ -88,10 +78,8 @@ def repack(wheel: Path, folder: Path) -> Path:
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(data)}")
             out.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
-        record_name = f"{DIST_INFO}/RECORD"
-        out.writestr(
-            zipfile.ZipInfo(record_name, EPOCH), "\n".join([*record, f"{record_name},,", ""])
-        )
+        name = f"{DIST_INFO}/RECORD"
+        out.writestr(zipfile.ZipInfo(name, EPOCH), "\n".join([*record, f"{name},,", ""]))
     return target
 
 
@@ -103,10 +91,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "repacked").mkdir()
         wheel = repack(download(folder), folder / "repacked")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)],
-            check=True,
-        )
+        pip("install", "--no-deps", "--no-index", str(wheel))
     print(f"Detectron2 installed from {NAME} {VERSION} (pure Python)")
 
 

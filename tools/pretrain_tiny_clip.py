@@ -31,49 +31,50 @@ import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
 from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
-from hyperclip.commands import new_parser
 from hyperclip.runtime.files import write_atomically, write_text
+from hyperclip.runtime.program import run_program
 from hyperclip.tinyscenes.drawing import class_names, render_captioned
-from hyperclip.tinyscenes.pretraining import Pretraining, record_of, saved_state
+from hyperclip.tinyscenes.pretraining import (
+    Pretraining,
+    pretraining_parser,
+    record_of,
+    saved_state,
+)
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 VISION = {"layers": 6, "width": 128, "head_width": 32, "patch_size": 8}
 TEXT = {"context_length": 32, "vocab_size": 49408, "heads": 2, "layers": 4}
 MODEL_CFG = {
-    "objects": {
+    world: {
         "embed_dim": 64,
-        "vision_cfg": {"image_size": 48, **VISION},
-        "text_cfg": {"width": 64, **TEXT},
-    },
-    "scenes": {
-        "embed_dim": 64,
-        "vision_cfg": {"image_size": 96, **VISION},
-        "text_cfg": {"width": 16, **TEXT},
-    },
+        "vision_cfg": {"image_size": size, **VISION},
+        "text_cfg": {"width": width, **TEXT},
+    }
+    for world, size, width in (("objects", 48, 64), ("scenes", 96, 16))
 }
 TEMPLATES = ("a {}", "a photo of a {}", "A photo of a {} in the scene", "an image of one {}")
 
 
-def captioned(world: str, seed: int, size: int, step: int) -> tuple[np.ndarray, np.ndarray, int]:
+def captioned(world: str, seed: int, size: int, step: int) -> tuple[Tensor, Tensor, int]:
     """A step's batch: images uint8 (B, S, S, 3), which of the 90 phrases each shows, bool (B, 90),
     and the index of the template.
     """
     pairs = [render_captioned(world, seed, step * size + i) for i in range(size)]
-    shows = np.array([[name in phrases for name in class_names()] for _, phrases in pairs])
-    return np.stack([image for image, _ in pairs]), shows, step % len(TEMPLATES)
+    shows = torch.tensor([[name in phrases for name in class_names()] for _, phrases in pairs])
+    images = np.stack([image for image, _ in pairs])
+    return torch.from_numpy(images), shows, step % len(TEMPLATES)
 
 
-def to_input(images: torch.Tensor) -> torch.Tensor:
+def to_input(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) to normalised float (B, 3, H, W)."""
     mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def contrastive_loss(
-    image: torch.Tensor, text: torch.Tensor, shows: torch.Tensor, scale: torch.Tensor
-) -> torch.Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, shows: Tensor, scale: Tensor) -> Tensor:
     """Symmetric InfoNCE; equal captions count as one, all captions of an image as its positives.
 
     Args:
@@ -87,9 +88,7 @@ def contrastive_loss(
     return 0.5 * (image_to_text.mean() + text_to_image.mean())
 
 
-def encode_twice(
-    visual: VisionTransformer, images: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_twice(visual: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Image embeddings (B, D), not normalised: CLIP's, and the mean over the last block's values.
 
     In CLIP, trained on far more images, the values of the last block's patches mean what the class
@@ -107,9 +106,7 @@ def encode_twice(
     return visual.ln_post(output) @ visual.proj, visual.ln_post(pooled) @ visual.proj
 
 
-def training_loss(
-    model: open_clip.CLIP, tokens: list[torch.Tensor], share: float, batch: list
-) -> torch.Tensor:
+def training_loss(model: open_clip.CLIP, tokens: list[Tensor], share: float, batch: list) -> Tensor:
     """The loss of a batch of :func:`captioned`, to a ``share`` that on the last block's values."""
     images, shows, template = batch
     present = shows.any(dim=0)
@@ -125,19 +122,18 @@ def training_loss(
 
 @torch.no_grad()
 def zero_shot_accuracy(
-    model: torch.nn.Module, tokenizer, world: str, seed: int, images: int = 1800
+    model: nn.Module, tokenizer, world: str, seed: int, images: int = 1800
 ) -> float:
     """Share of held-out images that show the phrase ranked first among all 90, in percent."""
     model.eval()
     text = model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()]))
-    array, shows, _ = captioned(world, seed + 1_000_000, images, 0)
-    embeddings = model.encode_image(to_input(torch.from_numpy(array)))
-    best = (embeddings @ F.normalize(text, dim=-1).t()).argmax(-1)
+    held_out, shows, _ = captioned(world, seed + 1_000_000, images, 0)
+    best = (model.encode_image(to_input(held_out)) @ F.normalize(text, dim=-1).t()).argmax(-1)
     model.train()
-    return 100.0 * float(shows[np.arange(images), best.numpy()].mean())
+    return 100.0 * shows[torch.arange(images), best].double().mean().item()
 
 
-def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> None:
+def export(model: nn.Module, output: Path, world: str, record: dict) -> None:
     """Write the model folder in open_clip's format, float16, plus ``pretraining.json``."""
     mean, std = ([round(v / 255, 8) for v in values] for values in (CLIP_MEAN, CLIP_STD))
     config = {
@@ -150,7 +146,7 @@ def export(model: torch.nn.Module, output: Path, world: str, record: dict) -> No
         write_text(output / name, json.dumps(content, indent=2) + "\n")
 
 
-def start_from(model: torch.nn.Module, folder: Path) -> None:
+def start_from(model: nn.Module, folder: Path) -> None:
     """Copy another model folder's image tower, its positions resized, and text tower if as wide."""
     state = {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     positions = "visual.positional_embedding"
@@ -162,18 +158,14 @@ def start_from(model: torch.nn.Module, folder: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = new_parser(__doc__)
+    parser = pretraining_parser(__doc__)
     add = parser.add_argument
-    add("--output", type=Path, required=True)
     add("--world", choices=sorted(MODEL_CFG), default="objects", help="what the images show")
     share = "share of the loss on the last block's values, 0..1"
     add("--value-loss", type=float, default=0.0, help=share)
     add("--init", type=Path, help="start from this model folder's towers")
     add("--steps", type=int, default=5000, help="length of the cosine schedule")
-    add("--stop-after", type=int, default=2500, help="steps that are run")
     add("--batch", type=int, default=256)
-    add("--lr", type=float, default=1e-3)
-    add("--seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -218,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -12,6 +12,8 @@ killed run resumes from ``<output>/state.pt``.
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import math
 import shutil
@@ -25,44 +27,35 @@ import torch
 import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from hyperclip.commands import new_parser
 from hyperclip.runtime.files import write_atomically
+from hyperclip.runtime.program import run_program
 from hyperclip.tinyscenes.drawing import SCENE_SIZE, SPLITS, render_scene
-from hyperclip.tinyscenes.pretraining import Pretraining, record_of, saved_state
+from hyperclip.tinyscenes.pretraining import (
+    Pretraining,
+    pretraining_parser,
+    record_of,
+    saved_state,
+)
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 CROP = SCENE_SIZE // 2
 VAE = {
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 8,
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "sample_size": SCENE_SIZE,
-    "mid_block_add_attention": False,
-}
+    "sample_size": SCENE_SIZE, "block_out_channels": (32, 64), "layers_per_block": 1,
+    "latent_channels": 4, "norm_num_groups": 8, "mid_block_add_attention": False,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+}  # fmt: skip
 UNET = {
-    "sample_size": SCENE_SIZE // 2,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": (64, 96),
-    "layers_per_block": 1,
-    "norm_num_groups": 16,
-    "cross_attention_dim": 16,
-    "attention_head_dim": 4,
+    "sample_size": SCENE_SIZE // 2, "block_out_channels": (64, 96), "layers_per_block": 1,
+    "in_channels": 4, "out_channels": 4, "norm_num_groups": 16,
+    "cross_attention_dim": 16, "attention_head_dim": 4,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-}
+}  # fmt: skip
 SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-}
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False,
+}  # fmt: skip
 
 
 def drawn_scenes(seed: int, scenes: int, every: int, step: int) -> Tensor:
@@ -74,12 +67,10 @@ def drawn_scenes(seed: int, scenes: int, every: int, step: int) -> Tensor:
     first = SPLITS["train"].images + (seed * 1_000_000 + step) * scenes
     images = [render_scene("train", first + i)[0] for i in range(scenes)]
     if step % every:
-        corners = np.random.default_rng([seed, step]).integers(
-            SCENE_SIZE - CROP + 1, size=(4 * scenes, 2)
-        )
-        images = [
-            images[i % scenes][y : y + CROP, x : x + CROP] for i, (y, x) in enumerate(corners)
-        ]
+        rng = np.random.default_rng([seed, step])
+        corners = rng.integers(SCENE_SIZE - CROP + 1, size=(4 * scenes, 2))
+        scene = itertools.cycle(images)
+        images = [next(scene)[y : y + CROP, x : x + CROP] for y, x in corners]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -130,20 +121,10 @@ def export(
     unet: UNet2DConditionModel, vae: AutoencoderKL, args: argparse.Namespace, states: dict
 ) -> None:
     """Replace ``<output>``'s model by one in diffusers' format, with ``pretraining.json``."""
-    copies = [type(part).from_config(part.config) for part in (unet, vae)]
-    for copy, part in zip(copies, (unet, vae), strict=True):
-        copy.half().load_state_dict(part.state_dict())
-    # from_config falls back to the default
-    copies[1].register_to_config(scaling_factor=vae.config.scaling_factor)
+    absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    parts = {"unet": copy.deepcopy(unet).half(), "vae": copy.deepcopy(vae).half()}
     pipeline = StableDiffusionPipeline(
-        unet=copies[0],
-        vae=copies[1],
-        scheduler=DDIMScheduler(**SCHEDULER),
-        text_encoder=None,
-        tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **parts, **absent, scheduler=DDIMScheduler(**SCHEDULER), requires_safety_checker=False
     )
     record = record_of(args)
     for name, state in states.items():
@@ -159,21 +140,13 @@ def export(
             entry.rename(target)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = new_parser(__doc__)
-    add = parser.add_argument
-    add("--output", type=Path, required=True)
-    add("--vae-steps", type=int, default=1000)
-    add("--unet-steps", type=int, default=4000, help="length of the UNet's cosine schedule")
-    add("--stop-after", type=int, default=2500, help="steps of it that are run")
-    add("--scenes", type=int, default=4, help="scenes of a step")
-    add("--lr", type=float, default=1e-3)
-    add("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_arguments()
+    parser = pretraining_parser(__doc__)
+    parser.add_argument("--vae-steps", type=int, default=1000)
+    length = "length of the UNet's cosine schedule, which --stop-after means"
+    parser.add_argument("--unet-steps", type=int, default=4000, help=length)
+    parser.add_argument("--scenes", type=int, default=4, help="scenes of a step")
+    args = parser.parse_args()
     setup_logger(name="hyperclip")
     file = args.output / "state.pt"
     states = saved_state(file)
@@ -205,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

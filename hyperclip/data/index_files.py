@@ -88,7 +88,7 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
         with path.open("rb") as file:
             index = _DataOnly(file).load()
         listed = zip(index["folder"], index["filename"], strict=True)
-        images = [PurePosixPath(folder) / name for folder, name in listed]
+        images = [PurePosixPath(*parts) for parts in listed]
     except Exception as error:  # a broken pickle can raise anything
         problem = f"is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"
         raise ValueError(f"{str(path)!r} {problem}") from error

@@ -48,17 +48,12 @@ FORMATS = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}
 
 
 def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
-    """COCO-Stuff's pixel maps as class indices; ValueError for other values.
-
-    Args:
-        raw: (H, W) of integers: category id minus 1, so 0..181, and 255 for unlabelled pixels.
-    Returns:
-        uint8 (H, W): 0..170, and 255 for unlabelled pixels and for ids that no class has.
+    """COCO-Stuff's pixel maps (H, W), category id - 1 (0..181) or 255, else ValueError, as class
+    indices, uint8 (H, W): 0..170, and 255 for unlabelled pixels and for ids that no class has.
     """
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
-    illegal = labels == ILLEGAL
-    if illegal.any():
-        values = np.unique(raw[illegal])[:10].tolist()
+    values = np.unique(raw[labels == ILLEGAL])[:10].tolist()
+    if values:
         raise ValueError(f"got values {values}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
 
@@ -81,9 +76,8 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         message = f"a segmentation is neither polygons nor run lengths ({error!r})"
         raise ValueError(message) from error
     if size != [height, width]:
-        raise ValueError(
-            f"a segmentation is for {size[0]} x {size[1]} pixels, expected {height} x {width}"
-        )
+        expected = f"expected {height} x {width}"
+        raise ValueError(f"a segmentation is for {size[0]} x {size[1]} pixels, {expected}")
     return lengths
 
 
@@ -103,25 +97,19 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 def coco_object_labels(
     annotations: Sequence[Mapping], classes: Mapping[int, int], height: int, width: int
 ) -> np.ndarray:
-    """Paint the instances of an image into one label, large ones first: small ones stay visible.
+    """Paint COCO's instances, crowd regions too, into one label, uint8 (H, W): 0 = background, else
+    the class of the category id, 1..80. Large ones come first, so that small ones stay visible.
 
-    Args:
-        annotations: COCO's, with "category_id" and "segmentation"; crowd regions count as well.
-        classes: category id -> 1..80.
-    Returns:
-        uint8 (H, W): 0 = background, 1..80.
-    Raises:
-        ValueError: a damaged segmentation, or a category that ``classes`` does not have.
+    Raises ValueError for a damaged segmentation, or a category that ``classes`` does not have.
     """
     labels = np.zeros((height, width), np.uint8)
     lengths = [run_lengths(a["segmentation"], height, width) for a in annotations]
-    areas = [int(coco_masks.area(one)) for one in lengths]
-    for k in sorted(range(len(areas)), key=lambda k: -areas[k]):
-        category = annotations[k]["category_id"]
+    instances = zip([a["category_id"] for a in annotations], lengths, strict=True)
+    for category, mask in sorted(instances, key=lambda pair: -int(coco_masks.area(pair[1]))):
         if category not in classes:
             expected = f"one of the {len(classes)} that the file lists"
             raise ValueError(f"category id: got {category}, expected {expected}")
-        labels[decode_mask(lengths[k], height, width)] = classes[category]
+        labels[decode_mask(mask, height, width)] = classes[category]
     return labels
 
 
@@ -137,9 +125,8 @@ def context59_labels(
     labels = np.full((height, width), IGNORE, np.uint8)
     for category, mask in masks:
         if mask.shape != labels.shape:
-            raise ValueError(
-                f"mask of category {category}: got shape {mask.shape}, expected {labels.shape}"
-            )
+            shapes = f"got shape {mask.shape}, expected {labels.shape}"
+            raise ValueError(f"mask of category {category}: {shapes}")
         labels[mask.astype(bool)] = index.get(category, IGNORE)
     return labels
 
@@ -150,11 +137,9 @@ def context459_labels(raw: np.ndarray) -> np.ndarray:
     Returns uint16 (H, W): 0..458, and 65535 for 0. Raises ValueError for other arrays.
     """
     if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer):
-        raise ValueError(
-            f"LabelMap: got {raw.dtype} of shape {raw.shape}, expected integers (H, W)"
-        )
-    if raw.size and not (0 <= raw.min() and raw.max() <= 459):
-        raise ValueError(f"LabelMap: got values {raw.min()}..{raw.max()}, expected 0..459")
+        got = f"got {raw.dtype} of shape {raw.shape}"
+        raise ValueError(f"LabelMap: {got}, expected integers (H, W)")
+    _need_range("LabelMap: got values", raw, 459)
     return np.where(raw == 0, IGNORE16, raw.astype(np.int32) - 1).astype(np.uint16)
 
 
@@ -164,9 +149,8 @@ def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
     An id is 256 (red // 10) + green; blue counts instances. Raises ValueError for other arrays.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(
-            f"got {rgb.dtype} of shape {rgb.shape}, expected the uint8 (H, W, 3) of a _seg.png"
-        )
+        expected = "expected the uint8 (H, W, 3) of a _seg.png"
+        raise ValueError(f"got {rgb.dtype} of shape {rgb.shape}, {expected}")
     return rgb[..., 0].astype(np.int32) // 10 * 256 + rgb[..., 1]
 
 
@@ -181,20 +165,20 @@ def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
 
     Raises ValueError for other ids.
     """
-    if object_ids.size and not (0 <= object_ids.min() and object_ids.max() < ADE_IDS):
-        raise ValueError(
-            f"object ids: got {object_ids.min()}..{object_ids.max()}, expected 0..{ADE_IDS - 1}"
-        )
+    _need_range("object ids: got", object_ids, ADE_IDS - 1)
     table = np.full(ADE_IDS, IGNORE16, np.uint16)
     table[list(ade847_ids())] = np.arange(len(ade847_ids()))
     return table[object_ids]
 
 
-def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
-    """Scale an image (H, W) or (H, W, C) to a shorter side of 512 pixels if that is longer.
+def _need_range(got: str, values: np.ndarray, largest: int) -> None:
+    if values.size and not (0 <= values.min() and values.max() <= largest):
+        raise ValueError(f"{got} {values.min()}..{values.max()}, expected 0..{largest}")
 
-    Args:
-        interpolation: ``cv2.INTER_LINEAR`` for images, ``cv2.INTER_NEAREST`` for labels.
+
+def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
+    """Scale an image (H, W) or (H, W, C) to a shorter side of 512 pixels if that is longer, by
+    ``cv2.INTER_LINEAR``, or a label by ``cv2.INTER_NEAREST``.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -209,8 +193,7 @@ class Job:
     """One input to convert.
 
     Attributes:
-        source: what errors call the input.
-        targets: the files it becomes, .png, .tif or .jpg.
+        source: what errors call the input. targets: the files it becomes, .png, .tif or .jpg.
         make: returns an array, or one for each of several targets; OSError, ValueError, LookupError
             or TypeError mean that the input is damaged.
     """
@@ -275,9 +258,9 @@ def is_readable(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify() if image.format == "PNG" else image.load()
+        return True
     except (OSError, SyntaxError, ValueError):
         return False
-    return True
 
 
 def _save(array: np.ndarray, suffix: str, path: Path) -> None:
@@ -286,13 +269,8 @@ def _save(array: np.ndarray, suffix: str, path: Path) -> None:
 
 
 def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
-    """The pixels of a colour (H, W, 3) or grey (H, W) image, uint8.
-
-    Args:
-        orientation: which pixels to read where EXIF turns the image, "stored" or "applied".
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unreadable file, or one that EXIF turns while ``orientation`` is "".
+    """The pixels of a colour (H, W, 3) or grey (H, W) image, uint8, "stored" or "applied" where
+    EXIF turns it. Raises ValueError for that if ``orientation`` is "", and as :func:`decode`.
     """
     try:
         image = decode(path, "image").oriented(orientation)

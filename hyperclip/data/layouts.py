@@ -1,7 +1,5 @@
-"""Where the files of the known datasets are: every accepted layout of folders, the best first.
-
-Labels are read as published ("raw") or as CAT-Seg's scripts and ours convert them; CLIPer's folders
-are accepted too.
+"""Every accepted layout of folders of the known datasets, the best first: labels as published
+("raw") or as CAT-Seg's scripts and ours convert them, and CLIPer's folders.
 """
 
 from __future__ import annotations
@@ -35,19 +33,18 @@ class Layout:
 
 def coco_stuff(split: str) -> tuple[Layout, ...]:
     """COCO-Stuff, split "train2017" or "val2017": converted, raw, MMSegmentation's, CLIPer's."""
-    images = f"coco-stuff/images/{split}"
-    published = (
-        Layout(f"{folder}/images/{split}", f"{folder}/annotations/{split}", LABEL_MAPS[label_map],
-               label_affix=("", end))
-        for folder in ("coco-stuff", "coco_stuff164k")
-        for end, label_map in (("", "coco_stuff"), ("_labelTrainIds", "indices_171"))
-    )  # fmt: skip
-    converted = LABEL_MAPS["indices_171"]
+    raw, converted = LABEL_MAPS["coco_stuff"], LABEL_MAPS["indices_171"]
+    images, ours = f"coco-stuff/images/{split}", f"coco-stuff/annotations_detectron2/{split}"
     return (
-        Layout(images, f"coco-stuff/annotations_detectron2/{split}", converted),
-        *published,
+        Layout(images, ours, converted),
+        *(
+            Layout(f"{folder}/images/{split}", f"{folder}/annotations/{split}", label_map,
+                   label_affix=("", end))
+            for folder in ("coco-stuff", "coco_stuff164k")
+            for end, label_map in (("", raw), ("_labelTrainIds", converted))
+        ),
         Layout(f"coco2017/{split}", f"coco2017/stuff_anno164/{split}", converted),
-    )
+    )  # fmt: skip
 
 
 _OBJECT_MAP = LABEL_MAPS["from_one_80_background"]

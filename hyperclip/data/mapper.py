@@ -89,10 +89,8 @@ class SemSegMapper:
         """
         record = {"image_bits": self.image_bits, "max_pixels": self.max_pixels, **record}
         image, label = read_pair(record) if self.is_train else (read_record_image(record), None)
-        if label is not None:
-            label = label.astype(
-                np.float32
-            )  # Detectron2's nearest resize takes float or 8-bit only
+        if label is not None:  # Detectron2's nearest resize takes float or 8-bit only
+            label = label.astype(np.float32)
         record.setdefault("height", image.shape[0])
         record.setdefault("width", image.shape[1])
         inputs = T.AugInput(image, sem_seg=label)

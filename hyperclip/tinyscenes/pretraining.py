@@ -14,19 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+
+from ..runtime.program import program_parser
 
 logger = logging.getLogger("hyperclip.tinyscenes")
-
-
-class Batches(Dataset[Any]):
-    """The batches of a training, by their step from 0 on."""
-
-    def __init__(self, batch_of: Callable[[int], Any]) -> None:
-        self.batch_of = batch_of
-
-    def __getitem__(self, step: int) -> Any:
-        return self.batch_of(step)
 
 
 @dataclass
@@ -73,12 +65,11 @@ class Pretraining:
             stop: number of steps. save: called after every ``every`` steps and the last one.
             after_step: called after each step.
         """
-        first = self.state.get("step", 0)
-        running = self.state.get("loss", 0.0)
+        first, running = self.state.get("step", 0), self.state.get("loss", 0.0)
         start = time.time() - self.state.get("seconds", 0.0)
         torch.manual_seed(self.seed + first)
-        steps = range(first, stop)
-        batches = DataLoader(Batches(batch_of), batch_size=None, sampler=steps, num_workers=1)
+        steps: Any = range(first, stop)
+        batches = DataLoader(steps, batch_size=None, collate_fn=batch_of, num_workers=1)
         for done, batch in enumerate(batches, first + 1):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(done)
@@ -98,6 +89,17 @@ class Pretraining:
                 self.state |= {"step": done, "seconds": seconds, "loss": running}
                 self.state |= {key: part.state_dict() for key, part in self.parts.items()}
                 save()
+
+
+def pretraining_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of both trainings, with their common options."""
+    parser = program_parser(description)
+    parser.add_argument("--output", type=Path, required=True)
+    steps = "steps of the cosine schedule that are run"
+    parser.add_argument("--stop-after", type=int, default=2500, help=steps)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def saved_state(file: Path) -> dict[str, Any]:

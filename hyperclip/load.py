@@ -18,23 +18,18 @@ from .segmenter import Segmenter
 
 
 def build_system(cfg: CfgNode) -> Segmenter:
-    """The system that a config names, on its device, without a checkpoint.
-
-    Raises:
-        ValueError: no such system or device; what the system's ``from_config`` raises.
+    """The system that a config names, on its device, without a checkpoint; raises what
+    :func:`check_system` and the system's ``from_config`` do.
     """
     check_system(cfg)
     return build_model(cfg)
 
 
 def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
-    """The system of a config in evaluation mode, with its weights.
+    """The system of a config in evaluation mode, with its weights and, if ``merged``, its adapters
+    in them, which only makes it faster.
 
-    Args:
-        merged: merge the adapters into the weights, which only makes it faster. False keeps them
-            apart, to train on.
-    Raises:
-        FileNotFoundError, ValueError: see :func:`build_system` and the checkpoint loader.
+    Raises FileNotFoundError or ValueError as :func:`build_system` and the checkpoint loader.
     """
     model = build_system(cfg)
     require_weights(cfg, model)
@@ -61,25 +56,22 @@ def check_system(cfg: CfgNode) -> None:
 
 def check_device(name: str) -> None:
     """ValueError unless this machine has a device of this name."""
-    got = f"MODEL.DEVICE: got {name!r}"
-    wanted = (
-        "expected cpu, cuda, cuda:N, or another device of torch. Set MODEL.DEVICE cpu to go on "
-        "without a GPU"
-    )
+    reason = ""
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{got}, {wanted}") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ValueError(f"{got}, but torch sees {count} GPUs here, {wanted}")
-        return
-    try:
-        torch.zeros(1, device=device).item()
+        reason = ", which this machine or this torch does not have"
+        if device.type == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            reason = f", but torch sees {count} GPUs here"
+            if (device.index or 0) >= count:
+                raise RuntimeError("no such GPU")
+        else:
+            torch.zeros(1, device=device).item()
     except Exception as error:  # torch without that device raises errors of many kinds
-        reason = "which this machine or this torch does not have"
-        raise ValueError(f"{got}, {reason}, {wanted}") from error
+        raise ValueError(
+            f"MODEL.DEVICE: got {name!r}{reason}, expected cpu, cuda, cuda:N, or another device of "
+            "torch. Set MODEL.DEVICE cpu to go on without a GPU"
+        ) from error
 
 
 def registered_systems() -> dict[str, type[Segmenter]]:

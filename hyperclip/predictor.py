@@ -79,8 +79,7 @@ class Predictor:
         model: the system, used as it is: adapters are not merged.
         shortest, longest: pixels that the shortest side is resized to (0: the size stays), and that
             the longest may have at most.
-        precision: "float32", or "tf32" on a GPU; as an attribute, what is really used (CLIPer may
-            take float16).
+        precision: "float32", or "tf32" on a GPU; the attribute is what is really used.
     """
 
     def __init__(
@@ -97,14 +96,11 @@ class Predictor:
     def from_config(cls, config: str | Path | CfgNode, overrides: Sequence[str] = ()) -> Predictor:
         """Build the model of a config, or of a config file with KEY VALUE overrides, with weights.
 
-        Raises:
-            FileNotFoundError, ValueError: see :func:`hyperclip.config.keys.load_config` and
-                :func:`hyperclip.load.load_model`.
+        Raises what :func:`hyperclip.config.load_config` and :func:`hyperclip.load.load_model` do.
         """
         if isinstance(config, CfgNode) and overrides:
-            raise ValueError(
-                f"overrides {list(overrides)} with a config object: merge them into it first"
-            )
+            given = f"overrides {list(overrides)} with a config object"
+            raise ValueError(f"{given}: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         return cls(load_model(cfg), *sizes, cfg.TEST.PRECISION)
@@ -124,15 +120,12 @@ class Predictor:
         return self.segment(image, vocabulary, **options)
 
     def encode(self, image: np.ndarray) -> EncodedImage:
-        """Compute what does not depend on the vocabulary of an image, uint8 RGB (H, W, 3).
-
-        Raises:
-            ValueError: another shape or type.
+        """Compute what does not depend on the vocabulary of an image, uint8 RGB (H, W, 3), else
+        ValueError.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"image: got {image.dtype} {image.shape}, expected uint8 (H, W, 3), RGB"
-            )
+            got = f"got {image.dtype} {image.shape}"
+            raise ValueError(f"image: {got}, expected uint8 (H, W, 3), RGB")
         inputs = AugInput(image)
         self.resize(inputs)
         tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
@@ -149,11 +142,9 @@ class Predictor:
         class_threshold: float | None = None,
         pixel_threshold: float | None = None,
     ) -> Prediction:
-        """Segment an encoded image.
+        """Segment an encoded image by a vocabulary: in text ``;`` or a line end separates classes,
+        ``,`` synonyms. The other arguments are those of :class:`Question`.
 
-        Args:
-            vocabulary: classes; in text ``;`` or a line end separates classes, ``,`` synonyms.
-            background, class_threshold, pixel_threshold: see :class:`Question`.
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long.
             NotFiniteError: NaN or infinity in the result.
@@ -165,8 +156,6 @@ class Predictor:
             answer = self.model.segment(image.encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
-        names, text = vocabulary.names, self.model.text
-        if text is None:
-            return Prediction(labels, confidence, names)
-        asked, rule = text.asked(vocabulary), text.rule(vocabulary)
-        return Prediction(labels, confidence, names, asked, rule)
+        text = self.model.text
+        asked = (text.asked(vocabulary), text.rule(vocabulary)) if text else ()
+        return Prediction(labels, confidence, vocabulary.names, *asked)

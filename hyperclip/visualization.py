@@ -35,23 +35,18 @@ def palette(classes: int) -> np.ndarray:
 
 
 def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
-    """The palette (T, 3) of a label map: :func:`palette`, changed where classes share a colour.
+    """The palette (T, 3) of labels (H, W): :func:`palette`, changed where classes share a colour.
 
     Of those the first one keeps it, and the others get colours that no class of the map has. On a
     map of more than 155 classes, those that touch (at a corner, too) still differ.
-
-    Args:
-        labels: (H, W) class indices or ``NO_CLASS``. classes: T.
     """
     colors = palette(classes)
-    present = [int(i) for i in np.unique(labels) if i != NO_CLASS]
+    present = np.unique(labels[labels != NO_CLASS]).tolist()
     owners = {i % len(COLORS): i for i in reversed(present)}
     slots = {i: slot for slot, i in owners.items()}
     used = Counter(slots.values())
     touching = _touching(labels) if len(present) > len(COLORS) else {}
-    for i in present:
-        if i in slots:
-            continue
+    for i in [i for i in present if i not in slots]:
         near = {slots[j] for j in touching.get(i, ()) if j in slots}
         free = [s for s in range(len(COLORS)) if s not in near] or list(range(len(COLORS)))
         slots[i] = min(free, key=lambda s: (used[s], (s - i) % len(COLORS)))
@@ -81,12 +76,8 @@ def line_width(shape: tuple[int, ...]) -> int:
 def paint(
     image: np.ndarray, labels: np.ndarray, colors: np.ndarray, alpha: float = 0.55
 ) -> np.ndarray:
-    """Blend class colours over an image and outline the regions; see :func:`line_width`.
-
-    Args:
-        image: uint8 RGB (H, W, 3). labels: (H, W) class indices or ``NO_CLASS``.
-        colors: uint8 (T, 3).
-        alpha: opacity of the colours, 0..1.
+    """Blend colours (T, 3) of labels (H, W) over an image (H, W, 3), all uint8 RGB, and outline the
+    regions; see :func:`line_width`. The opacity of the colours is ``alpha``, 0..1.
     """
     painted = labels != NO_CLASS
     blend = image.astype(np.float32)
@@ -141,13 +132,11 @@ def _painted(image: np.ndarray, maps: list[np.ndarray], names: list[str]) -> np.
 def legend(
     labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1
 ) -> np.ndarray:
-    """White panel (height, W', 3) with the classes of a map, largest first, and how many more.
-
-    Args:
-        labels: (H, W). scale: size of the writing; 1 is for lines of 22 pixels.
+    """White panel (height, W', 3) with the classes of labels (H, W), largest first, and how many
+    more, in lines of 22 pixels times ``scale``.
     """
     present, areas = np.unique(labels[labels != NO_CLASS], return_counts=True)
-    order = [int(i) for i in present[np.argsort(-areas, kind="stable")]]
+    order = present[np.argsort(-areas, kind="stable")].tolist()
     fitting = max(1, height // (22 * scale))
     shown = order if len(order) <= fitting else order[: fitting - 1]
     lines = [(names[i], colors[i].tolist()) for i in shown]
@@ -156,11 +145,10 @@ def legend(
     width = scale * (40 + 9 * max((len(text) for text, _ in lines), default=4))
     panel = np.full((height, width, 3), 255, np.uint8)
     for k, (text, color) in enumerate(lines):
-        top = 22 * scale * k
-        corner, opposite = (6 * scale, top + 5 * scale), (22 * scale, top + 18 * scale)
+        corner, opposite, place = scale * (np.array([(6, 5), (22, 18), (28, 17)]) + (0, 22 * k))
         cv2.rectangle(panel, corner, opposite, color, -1)
-        place, font, size = (28 * scale, top + 17 * scale), cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale
-        cv2.putText(panel, text, place, font, size, (0, 0, 0), scale, cv2.LINE_AA)
+        font = cv2.FONT_HERSHEY_SIMPLEX, 0.45 * scale
+        cv2.putText(panel, text, place, *font, (0, 0, 0), scale, cv2.LINE_AA)
     return panel
 
 

@@ -46,13 +46,10 @@ def download(folder: Path) -> Path:
 
 def rewrite_metadata(name: str, data: bytes) -> bytes:
     """The pure-Python form of one metadata file of the archive."""
-    lines, dropped = (
-        data.decode().splitlines(),
-        ("Tag:", "Root-Is-Purelib:", "Requires-Dist: black"),
-    )
     if name.endswith("/top_level.txt"):
         return b"detectron2\n"
-    kept = [line for line in lines if not line.startswith(dropped)]
+    dropped = ("Tag:", "Root-Is-Purelib:", "Requires-Dist: black")
+    kept = [line for line in data.decode().splitlines() if not line.startswith(dropped)]
     if name.endswith("/WHEEL"):
         kept = [*filter(None, kept), "Root-Is-Purelib: true", "Tag: py3-none-any"]
     elif name.endswith("/METADATA"):

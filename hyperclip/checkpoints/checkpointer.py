@@ -29,23 +29,20 @@ OPENAI_WIDTH = 1024
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict, ours or a published one, in place; all keys of both have to match.
-
-    Raises:
-        ValueError: missing or unexpected keys, or other shapes; nothing is loaded then.
+    """Load a state dict, ours or a published one, in place; ValueError, and nothing loaded, unless
+    all keys and shapes match.
     """
     expected = model.state_dict()
     state = rename_for(state, expected, f"checkpoint {source}")
     if is_published(state):
         logger.info("%s has the published key names: converting", source)
         state = convert_published(state)
-    require_fit(
-        expected,
-        state,
-        f"checkpoint {source} does not fit the model of this config",
+    advice = (
         "Check MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED (architecture) and CLIP_FINETUNE (hyperbolic for "
-        "HyperCLIP's checkpoints, attention for CAT-Seg's)",
+        "HyperCLIP's checkpoints, attention for CAT-Seg's)"
     )
+    problem = f"checkpoint {source} does not fit the model of this config"
+    require_fit(expected, state, problem, advice)
     model.load_state_dict(state)
 
 
@@ -57,13 +54,9 @@ def settings_of(model: nn.Module) -> dict[str, Any]:
 def check_settings(
     model: nn.Module, state: Mapping[str, Tensor], saved: Mapping[str, Any] | None, source: str
 ) -> None:
-    """Compare the settings that a checkpoint was trained with to those of a model.
+    """ValueError, with the keys, if a checkpoint was trained with other settings than a model's.
 
-    Args:
-        saved: the checkpoint's settings. None: a published one, trained on OpenAI's CLIP, or an
-            early one of ours.
-    Raises:
-        ValueError: they differ; the keys are named.
+    A published one has none ``saved``; most of them were trained on OpenAI's CLIP.
     """
     settings = settings_of(model)
     if saved is None and _is_of_openai(state):
@@ -90,9 +83,7 @@ def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
 def read_checkpoint(path: str | Path) -> dict:
     """Read a file of torch (``weights_only=True``) or safetensors: ``{"model": state dict, …}``.
 
-    Raises:
-        FileNotFoundError: no such file. UnreadableCheckpointError: a file that cannot be read, or
-            without a state dict.
+    Raises FileNotFoundError, or UnreadableCheckpointError for a file without a state dict, too.
     """
     content = read_weights(path, "MODEL.WEIGHTS")
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
@@ -154,9 +145,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """Resume from the last checkpoint that can be read; if there is none, load ``path``.
 
-        Raises:
-            UnreadableCheckpointError: no checkpoint of the folder can be read.
-            ValueError: one that does not fit.
+        Raises UnreadableCheckpointError if none of several can be read, ValueError if one misfits.
         """
         candidates = resumable_files(self.save_dir) if resume and self.save_dir else []
         if not candidates:
@@ -172,11 +161,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         )
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` in full or not at all.
-
-        Args:
-            tag: make it the one to resume from, with the state of all ``checkpointables``; else
-                only the model is written.
+        """Write ``<save_dir>/<name>.pth`` in full or not at all: the model and, with ``tag``, the
+        state of all ``checkpointables``, as the one to resume from.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -196,10 +182,9 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def keep_last(self, count: int) -> None:
         """Remove all numbered checkpoints but the ``count`` newest ones; 0 keeps them all."""
-        if count and self.save_to_disk:
-            numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
-            for path in numbered[count:]:
-                path.unlink()
+        numbered = [path for path in resumable_files(self.save_dir) if path.match(NUMBERED)]
+        for path in numbered[count:] if count and self.save_to_disk else ():
+            path.unlink()
 
 
 def resumable_files(folder: str | Path) -> list[Path]:
@@ -210,10 +195,7 @@ def resumable_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     note = folder / "last_checkpoint"
-    noted = folder
-    if note.is_file():
-        noted = folder / note.read_text(encoding="utf-8", errors="replace").strip()
-    numbered = sorted(
-        folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True
-    )
-    return [*([noted] if noted.is_file() else []), *(path for path in numbered if path != noted)]
+    name = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
+    numbered = sorted(folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    candidates = (folder / name, *reversed(numbered))
+    return list(dict.fromkeys(path for path in candidates if path.is_file()))

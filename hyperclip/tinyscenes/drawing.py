@@ -8,22 +8,18 @@ with the same OpenCV.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ..labels import IGNORE
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (215, 40, 35),
-    "green": (45, 160, 50),
-    "blue": (45, 75, 215),
-    "yellow": (235, 205, 45),
-    "purple": (145, 50, 170),
-    "cyan": (50, 195, 205),
-}
+COLORS = {
+    "red": (215, 40, 35), "green": (45, 160, 50), "blue": (45, 75, 215),
+    "yellow": (235, 205, 45), "purple": (145, 50, 170), "cyan": (50, 195, 205),
+}  # fmt: skip
 TEXTURES = ("plain", "striped", "dotted")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
@@ -44,8 +40,7 @@ def class_names(part: str = "all") -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One split of the dataset: which phrases it shows, how many images, and its random stream."""
 
     part: str
@@ -53,14 +48,12 @@ class Split:
     stream: int
 
 
-SPLITS: dict[str, Split] = {
+SPLITS = {
     "train": Split("seen", 1600, 1),
     "val_seen": Split("seen", 120, 2),
     "val_unseen": Split("unseen", 120, 3),
 }
-SCENE_SIZE = 96
-_OBJECT_STREAM = 100
-_SCENE_STREAM = 101
+SCENE_SIZE, _OBJECT_STREAM, _SCENE_STREAM = 96, 100, 101
 
 
 def _polygon(shape: str) -> np.ndarray:
@@ -90,11 +83,8 @@ def _turn(angle: float) -> np.ndarray:
 def shape_mask(
     shape: str, size: int, center: tuple[float, float], radius: float, angle: float
 ) -> np.ndarray:
-    """Draw one filled shape as a mask, bool (size, size).
-
-    Args:
-        shape: one of ``SHAPES``. size: side of the square canvas in pixels.
-        center: (x, y) in pixels. radius: circumradius in pixels. angle: rotation in degrees.
+    """Draw one filled shape of ``SHAPES`` as a mask, bool (size, size), around a center (x, y) in
+    pixels, with a circumradius in pixels and an angle in degrees.
     """
     corners = _polygon(shape) @ _turn(np.deg2rad(angle)) * radius + np.array(center)
     mask = np.zeros((size, size), np.uint8)
@@ -145,11 +135,8 @@ def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Draw image ``index`` of a split: 2 to 6 objects, later ones in front of earlier ones.
 
-    Returns:
-        image uint8 RGB (size, size, 3) and label uint8 (size, size): the index of the phrase in
-        ``class_names(SPLITS[split].part)``, or ``IGNORE`` for the background.
-    Raises:
-        ValueError: unknown split.
+    Returns image uint8 RGB (size, size, 3) and label uint8 (size, size): the index of the phrase in
+    ``class_names(SPLITS[split].part)``, or ``IGNORE``. Raises ValueError for an unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"split of tinyscenes: got {split!r}, expected one of {sorted(SPLITS)}")
@@ -185,14 +172,9 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:
-    """Draw a captioned image for contrastive pre-training, without its mask.
-
-    Args:
-        world: "objects" as :func:`render_object` draws them, or "scenes" of 1 to 3 objects.
-    Returns:
-        image uint8 RGB (48, 48, 3) or (96, 96, 3), and phrases of what covers 1 % of it or more.
-    Raises:
-        ValueError: another world.
+    """Draw an image for contrastive pre-training, without its mask: uint8 RGB (48, 48, 3) of the
+    world "objects", see :func:`render_object`, or (96, 96, 3) of "scenes" of 1 to 3 objects, else
+    ValueError; and phrases of what covers 1 % of it or more.
     """
     if world == "objects":
         image, phrase = render_object(seed, index)

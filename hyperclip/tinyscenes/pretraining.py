@@ -49,7 +49,7 @@ class Pretraining:
 
     def run(
         self,
-        batch_of: Callable[[int], Any],
+        batch_of: Callable[[Any], Any],
         loss_of: Callable[[Any], Tensor],
         *,
         stop: int,

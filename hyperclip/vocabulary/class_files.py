@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-KEYS = ("name", "version", "source", "classes", "negatives", "background")
+WORDS = ("negatives", "background")
+KEYS = ("name", "version", "source", "classes", *WORDS)
 
 
 def read_class_file(path: Path) -> Any:
     """What a class file holds: a list, or an object whose "negatives" and "background" are names.
 
-    Raises:
-        ValueError: not JSON in UTF-8, an unknown key, a key twice, or no list of names.
+    Raises ValueError for what is no JSON in UTF-8, or a key that is unknown or there twice.
     """
     where = f"class file {str(path)!r}"
     try:
@@ -27,11 +27,10 @@ def read_class_file(path: Path) -> Any:
     if unknown and "classes" in content:
         problem = f"got the unknown keys {unknown}, expected of {list(KEYS)}"
         raise ValueError(f"{where}: {problem}. Remove or correct them")
-    for kind in ("negatives", "background"):
-        names = content.get(kind, [])
-        if not are_names(names):
+    for kind in WORDS:
+        if not are_names(content.get(kind, [])):
             expected = 'expected a list of names such as ["wall", "sky"]'
-            raise ValueError(f"{where}: {kind}: got {names!r}, {expected}")
+            raise ValueError(f"{where}: {kind}: got {content[kind]!r}, {expected}")
     return content
 
 
@@ -42,7 +41,7 @@ def are_names(value: Any) -> bool:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, in which no key may be there twice."""
-    twice = [key for key, often in Counter(key for key, _ in pairs).items() if often > 1]
-    if twice:
-        raise ValueError(f"the key {twice[0]!r} is there twice")
+    key, often = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if often > 1:
+        raise ValueError(f"the key {key!r} is there twice")
     return dict(pairs)

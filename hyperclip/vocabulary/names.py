@@ -49,10 +49,8 @@ def is_blank(name: str) -> bool:
 def shared_names(
     classes: Sequence[Sequence[str]], start: int = 0
 ) -> Iterator[tuple[int, str, int, str]]:
-    """Names that two classes have in common, as (class, its name, later class, its name).
-
-    Args:
-        start: the first class that is compared with those before it.
+    """Names that two classes have in common, as (class, its name, later class, its name), where the
+    later class is the one at ``start`` or one behind it.
     """
     seen: dict[str, list[tuple[int, str]]] = {}
     for later, synonyms in enumerate(classes):
@@ -79,10 +77,9 @@ def both(one: str, other: str) -> str:
 
 def split_synonyms(entry: str) -> tuple[str, ...]:
     """The synonyms of an entry of a class list; a single name stays as it is written."""
-    parts = COMMA.split(entry)
-    if len(parts) == 1:
+    if not COMMA.search(entry):
         return (entry,)
-    return tuple(part.strip() for part in parts if part.strip()) or ("",)
+    return tuple(part.strip() for part in COMMA.split(entry) if part.strip()) or ("",)
 
 
 def split_words(text: str) -> tuple[str, ...]:
@@ -94,9 +91,8 @@ def split_words(text: str) -> tuple[str, ...]:
 def split_entries(
     entries: Sequence[str | Sequence[str]], where: str
 ) -> tuple[tuple[str, ...], ...]:
-    """Classes of a list in a file, each a text with commas or a list of synonyms.
-
-    Raises as :func:`refuse_one_by_accident` if there is only one text.
+    """Classes of a list in a file, each a text with commas or a list of synonyms; a single text is
+    checked by :func:`refuse_one_by_accident`.
     """
     classes = tuple(split_synonyms(e) if isinstance(e, str) else tuple(e) for e in entries)
     if len(entries) == 1 and isinstance(entries[0], str):
@@ -105,13 +101,10 @@ def split_entries(
 
 
 def refuse_one_by_accident(synonyms: tuple[str, ...], where: str, how: str) -> str:
-    """Refuse a single class of many names, where several classes were probably meant.
+    """Refuse the ``synonyms`` of a single class, where several classes were probably meant.
 
-    More than two different names are a ValueError. Two are often synonyms: they cause a warning,
-    which is logged and returned; else "".
-
-    Args:
-        synonyms: of the only class. where: it comes from. how: to write them if they are synonyms.
+    More than two different names are a ValueError, which says ``how`` to write synonyms. Two are
+    often synonyms: they cause a warning, which is logged and returned; else "".
     """
     names = distinct(synonyms)
     if len(names) < 2:

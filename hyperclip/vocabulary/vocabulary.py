@@ -15,19 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..runtime.files import local_path
-from .class_files import are_names, read_class_file
-from .names import (
-    CLASS_END,
-    both,
-    distinct,
-    is_blank,
-    refuse_one_by_accident,
-    shared_names,
-    split_entries,
-    split_synonyms,
-    split_words,
-    tokens_of,
-)
+from . import names as naming
+from .class_files import WORDS, are_names, read_class_file
 
 LISTS = Path(__file__).parent / "lists"
 
@@ -37,16 +26,14 @@ class Vocabulary:
     """Ordered classes; each is a tuple of synonyms whose first is the class's name.
 
     Attributes:
-        classes: T tuples of synonyms.
-        name, version: what results report.
+        classes: T tuples of synonyms. name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
         background: names that are prompted like classes, but count as background.
         typed: whether a person wrote the names for this use, see :func:`synonym_rule`.
         doubt: what else may have been meant, or ""; programs without a log show it.
     Raises:
         ValueError: no class, an empty name, two classes of the same names (if typed: with one in
-            common), a negative or background word that is a class or is there twice. Names with the
-            same tokens are the same.
+            common), a negative or background word that is a class or is there twice.
     """
 
     classes: tuple[tuple[str, ...], ...]
@@ -61,41 +48,39 @@ class Vocabulary:
         if not self.classes:
             raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
         for i, synonyms in enumerate(self.classes):
-            if not synonyms or any(map(is_blank, synonyms)):
+            if not synonyms or any(map(naming.is_blank, synonyms)):
                 problem = f"class {i} has an empty name: {list(synonyms)}"
                 raise ValueError(f"vocabulary {self.name!r}: {problem}")
         self.check_asked(self.classes)
-        for kind in ("negatives", "background"):
-            self._check_words(kind, getattr(self, kind))
+        self._check_words("negatives", self.negatives)
+        self._check_words("background", self.background)
 
     def check_asked(self, asked: Sequence[Sequence[str]]) -> None:
-        """Raise ValueError if two classes are asked the same: the second could not be predicted.
-
-        Args:
-            asked: the names of each class that are prompted. Typed classes may not even share one.
+        """Raise ValueError if two classes are prompted by the same names, or typed ones share one:
+        the second could not be predicted.
         """
-        for i, one, k, other in shared_names(asked, _released_count(self.classes)):
-            alike = {*map(tokens_of, asked[i])} == {*map(tokens_of, asked[k])}
+        for i, one, k, other in naming.shared_names(asked, _released_count(self.classes)):
+            alike = {*map(naming.tokens_of, asked[i])} == {*map(naming.tokens_of, asked[k])}
             if not (alike or self.typed):
                 continue
+            other_way = "or remove one"
             if any(len(a) < len(s) for a, s in zip(asked, self.classes, strict=True)):
                 other_way = "put another synonym first, or set MODEL.SYNONYMS to mean"
-            else:
-                other_way = "or remove one"
             raise ValueError(
-                f"vocabulary {self.name!r}: classes {i} and {k} are both {both(one, other)}, so "
-                f"the second could not be told from the first. Make them one class, {other_way}"
+                f"vocabulary {self.name!r}: classes {i} and {k} are both "
+                f"{naming.both(one, other)}, so the second could not be told from the first. Make "
+                f"them one class, {other_way}"
             )
 
     def _check_words(self, kind: str, words: Sequence[str]) -> None:
         where = f"vocabulary {self.name!r}: {kind} {list(words)}: "
-        if any(map(is_blank, words)):
+        if any(map(naming.is_blank, words)):
             raise ValueError(where + "one is empty")
         taken = [name for synonyms in self.classes for name in synonyms]
-        for i, one, k, other in shared_names([taken, *((word,) for word in words)]):
+        for i, one, k, other in naming.shared_names([taken, *((word,) for word in words)]):
             if i:
-                raise ValueError(f"{where}{both(one, other)} is there twice; remove one")
-            word = both(words[k - 1], one)
+                raise ValueError(f"{where}{naming.both(one, other)} is there twice; remove one")
+            word = naming.both(words[k - 1], one)
             raise ValueError(f"{where}{word} is also a class; remove one of the two")
 
     def __len__(self) -> int:
@@ -114,33 +99,26 @@ class Vocabulary:
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
         """One class for each entry, with commas between synonyms as in CAT-Seg's class files."""
-        return cls(tuple(split_synonyms(entry) for entry in names), name, version)
+        return cls(tuple(naming.split_synonyms(entry) for entry in names), name, version)
 
     @classmethod
     def from_text(cls, text: str, negatives: str = "", name: str = "custom") -> Vocabulary:
         """Parse typed classes, ended by ``;`` or a line end, such as "dog, puppy; road".
 
-        Args:
-            negatives: names of what is none of the classes, with any of these between them.
-        Raises:
-            ValueError: see the class; or more than two names with nothing but commas between them,
-                which would be one class. A ``;`` at the end says that they are.
+        Raises ValueError, too, for more than two names with nothing but commas between them, which
+        would be one class. A ``;`` at the end says that they are.
         """
-        entries = [entry.strip() for entry in CLASS_END.split(text) if entry.strip()]
-        classes = tuple(split_synonyms(entry) for entry in entries)
+        entries = [entry.strip() for entry in naming.CLASS_END.split(text) if entry.strip()]
+        classes = tuple(naming.split_synonyms(entry) for entry in entries)
         doubt = ""
         if len(entries) == 1 and not {";", "\uff1b"} & set(text):
             how = f"put ';' at the end: {entries[0] + ';'!r}"
-            doubt = refuse_one_by_accident(classes[0], f"vocabulary {name!r}", how)
-        return cls(classes, name, negatives=split_words(negatives), typed=True, doubt=doubt)
+            doubt = naming.refuse_one_by_accident(classes[0], f"vocabulary {name!r}", how)
+        return cls(classes, name, negatives=naming.split_words(negatives), typed=True, doubt=doubt)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
-        """Read a class file: ``.txt`` as :meth:`from_text`, others as :meth:`from_json`.
-
-        Raises:
-            FileNotFoundError: no such file. ValueError: text that is not UTF-8, or no class file.
-        """
+        """Read a class file: UTF-8 in ``.txt`` by :meth:`from_text`, else :meth:`from_json`."""
         path = Path(path)
         if path.suffix.lower() != ".txt" or not path.is_file():
             return cls.from_json(path)
@@ -154,11 +132,7 @@ class Vocabulary:
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
         """Read a plain list of names, or ``{"name", "version", "classes": [[synonym, …], …]}`` with
-        optional "negatives" and "background".
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: neither of the two, an unknown key, or a key twice.
+        optional "negatives" and "background"; FileNotFoundError, or ValueError for anything else.
         """
         path = local_path(path)
         if not path.is_file():
@@ -169,13 +143,12 @@ class Vocabulary:
             )
         content = read_class_file(path)
         if isinstance(content, list) and all(isinstance(e, str) or are_names(e) for e in content):
-            return cls(split_entries(content, f"class file {str(path)!r}"), path.stem)
+            return cls(naming.split_entries(content, f"class file {str(path)!r}"), path.stem)
         try:
-            if any(isinstance(synonyms, str) for synonyms in content["classes"]):
+            if not all(isinstance(synonyms, list) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
-            negatives = tuple(content.get("negatives", ()))
-            background = tuple(content.get("background", ()))
+            negatives, background = (tuple(content.get(kind, ())) for kind in WORDS)
             return cls(classes, content["name"], content["version"], negatives, background)
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -194,7 +167,7 @@ def synonym_rule(setting: str, typed: bool) -> str:
 
 def asked_names(vocabulary: Vocabulary, rule: str) -> list[list[str]]:
     """The prompted names of each class under a rule for synonyms; ValueError if two are alike."""
-    asked = [list(s[:1]) if rule == "first" else distinct(s) for s in vocabulary.classes]
+    asked = [list(s[:1]) if rule == "first" else naming.distinct(s) for s in vocabulary.classes]
     vocabulary.check_asked(asked)
     return asked
 
@@ -211,12 +184,8 @@ def _released_count(classes: Sequence[Sequence[str]]) -> int:
     The list may go on behind them, or they behind the list; 0 if they are of none.
     """
     stripped = tuple(tuple(name.strip() for name in synonyms) for synonyms in classes)
-    counts = [0]
-    for known in _released_lists():
-        count = min(len(known), len(stripped))
-        if known[:count] == stripped[:count]:
-            counts.append(count)
-    return max(counts)
+    counts = ((known, min(len(known), len(stripped))) for known in _released_lists())
+    return max((n for known, n in counts if known[:n] == stripped[:n]), default=0)
 
 
 def builtin(name: str) -> Vocabulary:

@@ -58,11 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What :meth:`Predictor.encode` gives; nothing of it depends on the vocabulary.
-
-    Attributes:
-        encoded: what the model's ``encode`` gave. size: (H, W) of the image.
-    """
+    """What the model's ``encode`` gave, which no vocabulary changes, and (H, W) of the image."""
 
     encoded: Any
     size: tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import cv2
 import numpy as np
@@ -57,14 +57,14 @@ def map_palette(labels: np.ndarray, classes: int) -> np.ndarray:
 
 def _touching(labels: np.ndarray) -> dict[int, set[int]]:
     """For each class of a label map (H, W) the classes that touch it, at corners too."""
-    found: dict[int, set[int]] = {}
+    found: dict[int, set[int]] = defaultdict(set)
     across = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])]
     diagonal = [(labels[1:, 1:], labels[:-1, :-1]), (labels[1:, :-1], labels[:-1, 1:])]
     for one, other in across + diagonal:
         different = (one != other) & (one != NO_CLASS) & (other != NO_CLASS)
         for a, b in np.unique(np.stack([one[different], other[different]]), axis=1).T.tolist():
-            found.setdefault(a, set()).add(b)
-            found.setdefault(b, set()).add(a)
+            found[a].add(b)
+            found[b].add(a)
     return found
 
 
@@ -96,19 +96,16 @@ def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarr
 
 
 def label_image(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map (H, W) as a palette image of class indices, 255 and black for ``NO_CLASS``.
-
-    Its colours are those of :func:`map_palette`. From 255 classes on it is a 16-bit grey image, and
-    ``NO_CLASS`` becomes 65535.
+    """A label map (H, W) as a palette image of class indices in the colours of :func:`map_palette`,
+    255 and black for ``NO_CLASS``; from 255 classes on a 16-bit grey image, with 65535 for it.
     """
-    wide = classes >= 255
-    index = np.where(labels == NO_CLASS, 65535 if wide else 255, labels)
-    image = Image.fromarray(index.astype(np.uint16 if wide else np.uint8))
-    if not wide:
-        # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
-        colors = np.zeros((256, 3), np.uint8)
-        colors[:classes] = map_palette(labels, classes)
-        image.putpalette(colors.ravel().tolist())
+    if classes >= 255:
+        return Image.fromarray(np.where(labels == NO_CLASS, 65535, labels).astype(np.uint16))
+    image = Image.fromarray(np.where(labels == NO_CLASS, 255, labels).astype(np.uint8))
+    # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:classes] = map_palette(labels, classes)
+    image.putpalette(colors.ravel().tolist())
     return image
 
 

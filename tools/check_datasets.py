@@ -33,21 +33,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--histogram", action="store_true", help=classes)
     arguments = parser.parse_args()
     if arguments.samples < 0:
-        parser.error(
-            f"--samples: got {arguments.samples}, expected a positive number, or 0 for all"
-        )
+        expected = "expected a positive number, or 0 for all"
+        parser.error(f"--samples: got {arguments.samples}, {expected}")
     return arguments
 
 
 def choose(names: list[str]) -> list[DatasetSpec]:
     """All datasets, or those with these names or of these files."""
-    if not names:
-        return list(DATASETS.values())
     specs: list[DatasetSpec] = []
     for name in names:
         is_file = name.endswith((".yaml", ".yml"))
         specs += register_files([name]) if is_file else [find_dataset(name)]
-    return specs
+    return specs or list(DATASETS.values())
 
 
 def histogram(report: Report) -> str:

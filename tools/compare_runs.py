@@ -1,21 +1,19 @@
 #!/usr/bin/env python
-"""Print one table over several evaluated runs; folders joined by commas are seeds of the same
-model.
+"""Print one table over several evaluated runs; folders joined by commas are seeds of a model.
 
-    python tools/compare_runs.py "Dense CLIP=output/a" "HyperCLIP=output/seed1,output/seed2"
+python tools/compare_runs.py "Dense CLIP=output/a" "HyperCLIP=output/seed1,output/seed2"
 """
 
 from __future__ import annotations
 
-from hyperclip.commands import new_parser
 from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.runtime.files import user_path
-from hyperclip.runtime.program import run_program
+from hyperclip.runtime.program import program_parser, run_program
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
+    parser = program_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER[,FOLDER…]")
     parser.add_argument("--metric", default="mIoU", choices=("mIoU", "mIoU_old", "pACC", "mACC"))
     about = "also write the rows of all runs to this file, each with its name as system"

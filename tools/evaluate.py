@@ -1,7 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate systems on benchmarks: hyperclip/commands/evaluate.py from the repository, with
-CLIPer.
-"""
+"""Evaluate systems on benchmarks: hyperclip/commands/evaluate.py, with CLIPer."""
 
 import cliper  # noqa: F401  (registers CLIPer and its keys)
 from hyperclip.commands.evaluate import main

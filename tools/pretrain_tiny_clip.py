@@ -17,7 +17,6 @@ resumes from ``<output>/state.pt``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from functools import partial
@@ -33,13 +32,8 @@ from hyperclip.clip.image_tower import embed_patches, residual_block, resize_pos
 from hyperclip.clip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.runtime.files import write_atomically, write_text
 from hyperclip.runtime.program import run_program
+from hyperclip.tinyscenes import pretraining
 from hyperclip.tinyscenes.drawing import class_names, render_captioned
-from hyperclip.tinyscenes.pretraining import (
-    Pretraining,
-    pretraining_parser,
-    record_of,
-    saved_state,
-)
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -157,8 +151,8 @@ def start_from(model: nn.Module, folder: Path) -> None:
     model.load_state_dict(weights | {k: state[k] for k in taken})
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = pretraining_parser(__doc__)
+def main() -> None:
+    parser = pretraining.pretraining_parser(__doc__)
     add = parser.add_argument
     add("--world", choices=sorted(MODEL_CFG), default="objects", help="what the images show")
     share = "share of the loss on the last block's values, 0..1"
@@ -166,14 +160,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--init", type=Path, help="start from this model folder's towers")
     add("--steps", type=int, default=5000, help="length of the cosine schedule")
     add("--batch", type=int, default=256)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
+    args = parser.parse_args()
     setup_logger(name="hyperclip")
     file = args.output / "state.pt"
-    state = saved_state(file)
+    state = pretraining.saved_state(file)
     torch.manual_seed(args.seed)
     model = open_clip.CLIP(**MODEL_CFG[args.world]).train()
     if args.init is not None:
@@ -194,11 +184,11 @@ def main() -> None:
         done, seconds = state["step"], round(state["seconds"])
         print(f"step {done} zero-shot accuracy among 90 phrases {accuracy:.1f} %", flush=True)
         write_atomically(file, lambda path: torch.save(state, path))
-        record = {**record_of(args), "init": str(args.init or ""), "steps_done": done}
+        record = {**pretraining.record_of(args), "init": str(args.init or ""), "steps_done": done}
         record |= {"seconds": seconds, "zero_shot_accuracy_percent": accuracy}
         export(model, args.output, args.world, record)
 
-    Pretraining("CLIP", model, optimizer, rate, args.seed, state).run(
+    pretraining.Pretraining("CLIP", model, optimizer, rate, args.seed, state).run(
         partial(captioned, args.world, args.seed, args.batch),
         partial(training_loss, model, tokens, args.value_loss),
         stop=min(args.stop_after, args.steps),

@@ -29,13 +29,8 @@ from detectron2.utils.logger import setup_logger
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from hyperclip.runtime.files import write_atomically
 from hyperclip.runtime.program import run_program
+from hyperclip.tinyscenes import pretraining
 from hyperclip.tinyscenes.drawing import SCENE_SIZE, SPLITS, render_scene
-from hyperclip.tinyscenes.pretraining import (
-    Pretraining,
-    pretraining_parser,
-    record_of,
-    saved_state,
-)
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -98,7 +93,7 @@ def denoising_loss(
 
 def pretraining_of(
     name: str, model: nn.Module, steps: int, args: argparse.Namespace, states: dict
-) -> Pretraining:
+) -> pretraining.Pretraining:
     """AdamW with warm-up and a cosine decay over ``steps``, and an average of the weights."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998))
@@ -107,7 +102,7 @@ def pretraining_of(
         return args.lr * min(step / 100, 0.52 + 0.48 * math.cos(math.pi * step / steps))
 
     state = states.setdefault(name, {})
-    return Pretraining(name, model, optimizer, rate, args.seed, state, average)
+    return pretraining.Pretraining(name, model, optimizer, rate, args.seed, state, average)
 
 
 @torch.no_grad()
@@ -126,7 +121,7 @@ def export(
     pipeline = StableDiffusionPipeline(
         **parts, **absent, scheduler=DDIMScheduler(**SCHEDULER), requires_safety_checker=False
     )
-    record = record_of(args)
+    record = pretraining.record_of(args)
     for name, state in states.items():
         seconds = round(state["seconds"])
         record[name] = {"steps": state["step"], "seconds": seconds, "loss": state["loss"]}
@@ -141,7 +136,7 @@ def export(
 
 
 def main() -> None:
-    parser = pretraining_parser(__doc__)
+    parser = pretraining.pretraining_parser(__doc__)
     parser.add_argument("--vae-steps", type=int, default=1000)
     length = "length of the UNet's cosine schedule, which --stop-after means"
     parser.add_argument("--unet-steps", type=int, default=4000, help=length)
@@ -149,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     setup_logger(name="hyperclip")
     file = args.output / "state.pt"
-    states = saved_state(file)
+    states = pretraining.saved_state(file)
 
     def save_states() -> None:
         write_atomically(file, lambda path: torch.save(states, path))

@@ -75,9 +75,8 @@ def check_settings(
 
 def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
     """Whether it is published, over OpenAI's CLIP; CAT-Seg's largest are over open_clip's."""
-    state = {plain_name(name): value for name, value in state.items()}
-    first = state.get(f"{CLIP_PREFIX}visual.conv1.weight")
-    return first is not None and len(first) <= OPENAI_WIDTH
+    name = f"{CLIP_PREFIX}visual.conv1.weight"
+    return any(plain_name(k) == name and len(v) <= OPENAI_WIDTH for k, v in state.items())
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -111,10 +110,10 @@ def fetched(address: str) -> str:
     try:
         return PathManager.get_local_path(address)
     except Exception as error:  # network trouble raises errors of many kinds
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({type(error).__name__}: "
-            f"{str(error)[:200]}). Without a network, copy the file to this machine and give its "
-            "path"
+            f"MODEL.WEIGHTS: got {address!r}, which cannot be fetched ({reason}). Without a "
+            "network, copy the file to this machine and give its path"
         ) from error
 
 
@@ -188,10 +187,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
 
 def resumable_files(folder: str | Path) -> list[Path]:
-    """Checkpoints of a folder that a run can go on from, the newest first.
-
-    That is the file that ``last_checkpoint`` names, if it is there, then numbered ones by their
-    time. Their numbers do not count, since a folder may hold those of an earlier run.
+    """Checkpoints of a folder to go on from: the one that ``last_checkpoint`` names, then numbered
+    ones, the newest first. Their numbers do not count: an earlier run may have left some.
     """
     folder = Path(folder)
     note = folder / "last_checkpoint"

@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,9 +58,8 @@ class TrainSamples(Dataset):
         return self._wide[index]
 
     def __getitem__(self, position: int) -> dict:
-        """The sample, with "position" and "faults", a message for each unreadable image.
-
-        Raises ValueError if none of several images can be read.
+        """The sample, with "position" and "faults", a message for each unreadable image; ValueError
+        if none of several can be read.
         """
         faults: list[str] = []
         with seeded(self.seed, position):
@@ -97,25 +96,16 @@ def is_wide(record: Mapping[str, Any]) -> bool:
     return height > width if turned else width > height
 
 
-class Batch(NamedTuple):
-    """Positions of a batch of all processes, the next position, and those that wait for a batch."""
-
-    positions: list[int]
-    position: int
-    waiting: list[int]
-
-
 class TrainStream:
     """Endless batches of one of several processes.
 
     Batch k of all processes together has the positions k B to (k + 1) B - 1, of which each process
-    takes a slice. Grouped, the images of a batch are all wide or all high, and it is ready when its
-    group is full. Every process computes all batches, so their number does not change them.
+    takes a slice. Grouped, the images of a batch are all wide or all high, which need less padding,
+    and it is ready when its group is full. Every process computes all batches.
 
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
         rank, processes: this process. workers: processes that read; 0 reads in this one.
-        grouped: make batches of one orientation, which need less padding.
         max_faulty: share of images that may be unreadable.
     """
 
@@ -141,7 +131,7 @@ class TrainStream:
         loader = DataLoader(
             self.samples,
             batch_size=None,
-            sampler=self._positions(),
+            sampler=(position for positions, *_ in self._batches() for position in positions),
             num_workers=self.workers,
             collate_fn=_as_it_is,
             multiprocessing_context=start_method(self.workers),
@@ -149,34 +139,27 @@ class TrainStream:
             generator=torch.Generator(),  # else it would take a random number from torch's own
         )
         samples = iter(loader)
-        for batch in self._batches():
-            ready = [next(samples) for _ in self._share(batch)]
+        for positions, position, waiting in self._batches():
+            ready = [next(samples) for _ in positions]
             for sample in ready:
                 self._count(sample.pop("faults"))
-            self.position, self.waiting = batch.position, batch.waiting
+            self.position, self.waiting = position, waiting
             yield ready
 
-    def _positions(self) -> Iterator[int]:
-        for batch in self._batches():
-            yield from self._share(batch)
-
-    def _share(self, batch: Batch) -> list[int]:
-        size = self.batch // self.processes
-        return batch.positions[self.rank * size : (self.rank + 1) * size]
-
-    def _batches(self) -> Iterator[Batch]:
-        position, waiting = self.position, list(self.waiting)
+    def _batches(self) -> Iterator[tuple[list[int], int, list[int]]]:
+        """This process's positions of each batch, the next position, and those that wait."""
+        size, position = self.batch // self.processes, self.position
         groups: dict[bool, list[int]] = {False: [], True: []}
-        for known in waiting:
+        for known in list(self.waiting):
             groups[self._group(known)].append(known)
         while True:
             group = groups[self._group(position)]
             group.append(position)
             position += 1
             if len(group) == self.batch:
-                ready = group[:]
+                share = group[self.rank * size : (self.rank + 1) * size]
                 group.clear()
-                yield Batch(ready, position, sorted(groups[False] + groups[True]))
+                yield share, position, sorted(groups[False] + groups[True])
 
     def _group(self, position: int) -> bool:
         return self.grouped and self.samples.is_wide(position)

@@ -18,7 +18,7 @@ class Report:
     """What was found of a dataset.
 
     Attributes:
-        spec: the dataset. status: "ready", "incomplete", "faulty" or "missing".
+        status: "ready", "incomplete", "faulty" or "missing".
         images: how many there are. faults: a line each. sampled: how many images were opened.
         layout: the label folder that is used, and its label map.
         left_out: lines on files that are neither images nor labels.

@@ -1,8 +1,5 @@
 """Published labels into those that the registered datasets read: the conversions, on arrays, and
 the loop over files that all scripts ``datasets/prepare_*.py`` share.
-
-A run keeps what an earlier one has done, writes files in full or not at all, and collects faults
-instead of stopping at the first.
 """
 
 from __future__ import annotations
@@ -59,9 +56,8 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run lengths of polygons, plain run lengths or compressed ones.
-
-    Raises ValueError for anything else, and for what belongs to an image of another size.
+    """COCO's compressed run lengths of polygons, plain run lengths or compressed ones; ValueError
+    for anything else, and for what belongs to an image of another size.
     """
     try:
         if isinstance(segmentation, list):
@@ -116,10 +112,8 @@ def coco_object_labels(
 def context59_labels(
     masks: Iterable[tuple[int, np.ndarray]], height: int, width: int
 ) -> np.ndarray:
-    """Paint masks of Pascal Context, (category id, bool (H, W)), one over the other.
-
-    Returns uint8 (H, W): indices 0..58 of the 59 frequent classes, and 255 where nothing or a rarer
-    category is on top. Raises ValueError for a mask of another shape.
+    """Paint masks of Pascal Context, (category id, bool (H, W), else ValueError), one over the
+    other: 0..58, the 59 frequent classes, or 255 for nothing or a rarer one, uint8 (H, W).
     """
     index = {category: k for k, category in enumerate(CONTEXT59_IDS[1:])}
     labels = np.full((height, width), IGNORE, np.uint8)
@@ -132,9 +126,8 @@ def context59_labels(
 
 
 def context459_labels(raw: np.ndarray) -> np.ndarray:
-    """Pascal Context's ``LabelMap``, (H, W) of integers 0..459, as class indices.
-
-    Returns uint16 (H, W): 0..458, and 65535 for 0. Raises ValueError for other arrays.
+    """Pascal Context's ``LabelMap``, (H, W) of integers 0..459, else ValueError, as class indices,
+    uint16 (H, W): 0..458, and 65535 for 0.
     """
     if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer):
         got = f"got {raw.dtype} of shape {raw.shape}"
@@ -144,9 +137,8 @@ def context459_labels(raw: np.ndarray) -> np.ndarray:
 
 
 def ade_object_ids(rgb: np.ndarray) -> np.ndarray:
-    """Object ids, int32 (H, W) of 0..6655, of ADE20K's ``_seg.png``, uint8 (H, W, 3).
-
-    An id is 256 (red // 10) + green; blue counts instances. Raises ValueError for other arrays.
+    """Object ids, int32 (H, W) of 0..6655, of ADE20K's ``_seg.png``, uint8 (H, W, 3), else
+    ValueError. An id is 256 (red // 10) + green; blue counts instances.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         expected = "expected the uint8 (H, W, 3) of a _seg.png"
@@ -161,9 +153,8 @@ def ade847_ids() -> tuple[int, ...]:
 
 
 def ade847_labels(object_ids: np.ndarray) -> np.ndarray:
-    """Object ids (H, W) of 0..6655 as class indices, uint16 (H, W): 0..846, or 65535 for no class.
-
-    Raises ValueError for other ids.
+    """Object ids (H, W) of 0..6655, else ValueError, as class indices, uint16 (H, W): 0..846, or
+    65535 for no class.
     """
     _need_range("object ids: got", object_ids, ADE_IDS - 1)
     table = np.full(ADE_IDS, IGNORE16, np.uint16)
@@ -190,12 +181,10 @@ def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Job:
-    """One input to convert.
+    """One input to convert: what errors call it, and the files it becomes, .png, .tif or .jpg.
 
-    Attributes:
-        source: what errors call the input. targets: the files it becomes, .png, .tif or .jpg.
-        make: returns an array, or one for each of several targets; OSError, ValueError, LookupError
-            or TypeError mean that the input is damaged.
+    ``make`` returns an array, or one for each of several targets; OSError, ValueError, LookupError
+    or TypeError mean that the input is damaged.
     """
 
     source: str
@@ -222,7 +211,7 @@ class Counts:
 
 
 def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
-    """Do the jobs whose targets are missing, empty or unreadable; a damaged input stops no other.
+    """Do the jobs whose targets are missing, empty or unreadable, each in full or not at all.
 
     Raises ValueError if there is no job, or, in the end, with the first 20 damaged inputs.
     """

@@ -16,7 +16,6 @@ class Layout:
     Attributes:
         images, labels: folders, in which an image and its label share a key: the path without
             suffix and affixes.
-        label_map: what the labels' values mean.
         lists: files with a key a line, one of which has to exist; the first of these is the split.
         superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.

@@ -45,12 +45,8 @@ def find_path(root: Path, relative: str) -> Path:
 
 @dataclass(frozen=True)
 class Kind:
-    """The images, or the labels, of a layout.
-
-    Attributes:
-        word: "image" or "label". folder: where they are. suffixes: how their names end.
-        affix: what names have before and after the key.
-        files: by key, once :func:`find_files` has found them.
+    """The images, or the labels (the ``word`` tells), of a layout: how their names end, and what
+    they have before and after the key. The files are there once :func:`find_files` was called.
     """
 
     word: str
@@ -174,10 +170,7 @@ class ListReader:
     labels: Kind
 
     def pairs(self, faults: list[str]) -> list[tuple[str, str]]:
-        """(key of an image, key of its label) for each line, sorted.
-
-        What is missing or listed twice is added to the faults.
-        """
+        """(key of an image, key of its label) for each line, sorted; the rest becomes faults."""
         named = [self._pair(line) for line in read_list(self.path)]
         often = Counter(image for image, _ in named)
         faults += [f"{key} is twice in {self.path}" for key in sorted(often) if often[key] > 1]

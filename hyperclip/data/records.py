@@ -20,12 +20,8 @@ READING_KEYS = ("orientation", "image_bits", "max_pixels")
 
 @dataclass(frozen=True)
 class Pairing:
-    """Images and labels of a dataset.
-
-    Attributes:
-        layout: the one that was found. kinds: its images and labels.
-        pairs: (key, image, label), sorted by key.
-        faults: a line for each file without its counterpart, or that is there twice.
+    """Images and labels of a layout: (key, image, label), sorted by key, and a line of ``faults``
+    for each file without its counterpart, or that is there twice.
     """
 
     layout: Layout

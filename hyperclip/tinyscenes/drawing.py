@@ -20,6 +20,11 @@ COLORS = {
     "red": (215, 40, 35), "green": (45, 160, 50), "blue": (45, 75, 215),
     "yellow": (235, 205, 45), "purple": (145, 50, 170), "cyan": (50, 195, 205),
 }  # fmt: skip
+_POLYGONS = {
+    "square": (4, 45.0, 1.0), "triangle": (3, -90.0, 1.0),
+    "star": (10, -90.0, (1.0, 0.42)), "circle": (40, 0.0, 0.92),
+}  # fmt: skip
+"""Number of corners, angle of the first, and circumradii."""
 TEXTURES = ("plain", "striped", "dotted")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
@@ -58,20 +63,13 @@ SCENE_SIZE, _OBJECT_STREAM, _SCENE_STREAM = 96, 100, 101
 
 def _polygon(shape: str) -> np.ndarray:
     """Corners (N, 2) of a shape with a circumradius of 1."""
-    if shape == "square":
-        angles, radii = np.arange(4) * 90.0 + 45.0, np.ones(4)
-    elif shape == "triangle":
-        angles, radii = np.arange(3) * 120.0 - 90.0, np.ones(3)
-    elif shape == "star":
-        angles, radii = np.arange(10) * 36.0 - 90.0, np.tile([1.0, 0.42], 5)
-    elif shape == "cross":
+    if shape == "cross":
         w = 0.36
         one_arm = np.array([[w, w], [1.0, w], [1.0, -w]])
         return np.concatenate([one_arm @ _turn(a) for a in -np.pi / 2 * np.arange(4)])
-    else:
-        angles, radii = np.arange(40) * 9.0, np.full(40, 0.92)
-    radians = np.deg2rad(angles)
-    return np.stack([np.cos(radians), np.sin(radians)], 1) * radii[:, None]
+    corners, first_angle, radii = _POLYGONS[shape]
+    radians = np.deg2rad(np.arange(corners) * (360.0 / corners) + first_angle)
+    return np.stack([np.cos(radians), np.sin(radians)], 1) * np.resize(radii, corners)[:, None]
 
 
 def _turn(angle: float) -> np.ndarray:

@@ -45,11 +45,11 @@ def check_system(cfg: CfgNode) -> None:
     name = cfg.MODEL.META_ARCHITECTURE
     systems = sorted(registered_systems())
     if name not in systems:
-        near = difflib.get_close_matches(name, systems, n=1) or systems
+        near = " or ".join(difflib.get_close_matches(name, systems, n=1) or systems)
         raise ValueError(
             f"MODEL.META_ARCHITECTURE: got {name!r}, expected one of {systems}. Did you mean "
-            f"{' or '.join(near)}? A system of another package is there once that package is "
-            "imported: IMPORTS names its module"
+            f"{near}? A system of another package is there once that package is imported: IMPORTS "
+            "names its module"
         )
     check_device(cfg.MODEL.DEVICE)
 

@@ -12,8 +12,6 @@ ready.
 
 from __future__ import annotations
 
-import argparse
-
 from hyperclip.data import DATASETS
 from hyperclip.data.checking import Report, check_dataset
 from hyperclip.data.dataset_file import register_files
@@ -21,21 +19,6 @@ from hyperclip.data.records import first_faults
 from hyperclip.data.registry import DatasetSpec, dataset_root, find_dataset
 from hyperclip.runtime.program import program_parser, run_program
 from tabulate import tabulate
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = program_parser(__doc__)
-    names = "aliases, registered names, or YAML files (default: all registered)"
-    parser.add_argument("datasets", nargs="*", help=names)
-    samples = "images to open of each, 0 for all (default: %(default)s)"
-    parser.add_argument("--samples", type=int, default=50, help=samples)
-    classes = "show the classes of the sampled labels"
-    parser.add_argument("--histogram", action="store_true", help=classes)
-    arguments = parser.parse_args()
-    if arguments.samples < 0:
-        expected = "expected a positive number, or 0 for all"
-        parser.error(f"--samples: got {arguments.samples}, {expected}")
-    return arguments
 
 
 def choose(names: list[str]) -> list[DatasetSpec]:
@@ -57,7 +40,17 @@ def histogram(report: Report) -> str:
 
 
 def main() -> int:
-    arguments = parse_arguments()
+    parser = program_parser(__doc__)
+    names = "aliases, registered names, or YAML files (default: all registered)"
+    parser.add_argument("datasets", nargs="*", help=names)
+    samples = "images to open of each, 0 for all (default: %(default)s)"
+    parser.add_argument("--samples", type=int, default=50, help=samples)
+    classes = "show the classes of the sampled labels"
+    parser.add_argument("--histogram", action="store_true", help=classes)
+    arguments = parser.parse_args()
+    if arguments.samples < 0:
+        expected = "expected a positive number, or 0 for all"
+        parser.error(f"--samples: got {arguments.samples}, {expected}")
     reports = [check_dataset(spec, arguments.samples) for spec in choose(arguments.datasets)]
     for report in reports:
         if report.status == "faulty" or (report.faults and arguments.datasets):

@@ -2,13 +2,11 @@
 
 PyPI has no wheel under Detectron2's own name. ``sal-detectron2`` 0.7.2 is upstream's main branch of
 April 2024 (313 of its 316 files are identical) built for CPython 3.10; its Python files run
-everywhere. This script downloads that wheel, checks its SHA-256, and rewrites the archive as a
-pure-Python wheel: without the compiled library, without the stray top-level ``tools`` package,
-without the outdated ``numpy<2`` bound. The result is deterministic.
+everywhere. This script rewrites it as a pure-Python wheel, always the same: without the compiled
+library, the stray top-level ``tools`` package and the outdated ``numpy<2`` bound.
 
-To use your own build instead, activate an environment in which it imports: ``tools/setup.sh`` then
-uses that one. Upstream builds with ``pip install --no-build-isolation
-git+https://github.com/facebookresearch/detectron2``, after torch.
+To use your own build instead, activate an environment in which it imports. Upstream builds, after
+torch, with ``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2``.
 """
 
 from __future__ import annotations

@@ -80,9 +80,8 @@ def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a file of torch (``weights_only=True``) or safetensors: ``{"model": state dict, …}``.
-
-    Raises FileNotFoundError, or UnreadableCheckpointError for a file without a state dict, too.
+    """Read a file of torch (``weights_only=True``) or safetensors, ``{"model": state dict, …}``;
+    FileNotFoundError, or UnreadableCheckpointError, for one without a state dict, too.
     """
     content = read_weights(path, "MODEL.WEIGHTS")
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
@@ -142,9 +141,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         return bool(self.save_dir and resumable_files(self.save_dir))
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Resume from the last checkpoint that can be read; if there is none, load ``path``.
-
-        Raises UnreadableCheckpointError if none of several can be read, ValueError if one misfits.
+        """Resume from the last checkpoint that can be read, or if there is none, load ``path``;
+        UnreadableCheckpointError if none of several can be read, ValueError if one misfits.
         """
         candidates = resumable_files(self.save_dir) if resume and self.save_dir else []
         if not candidates:
@@ -166,9 +164,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), "settings": settings_of(self.model)}
-        if tag:
-            data |= {key: obj.state_dict() for key, obj in self.checkpointables.items()}
-        data |= kwargs
+        parts = self.checkpointables if tag else {}
+        data |= {key: obj.state_dict() for key, obj in parts.items()} | kwargs
         target = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", target)
         write_atomically(target, lambda temporary: torch.save(data, temporary))

@@ -1,5 +1,4 @@
-"""Datasets: the registry, layouts, label maps, records, the mapper. What is exported is loaded when
-it is first used.
+"""Datasets: the registry, layouts, label maps, records, the mapper; loaded when first used.
 
 :mod:`hyperclip.data.detectron2_catalog` registers the datasets with Detectron2; making a config
 imports it.
@@ -10,14 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {
-    "detectron2_catalog": ("register", "registered_names", "vocabulary_of"),
-    "mapper": ("SemSegMapper", "read_image"),
-    "records": ("load_records",),
-    "registry": ("DATASETS", "DatasetSpec", "dataset_root", "find_dataset"),
+_EXPORTS = {
+    **dict.fromkeys(("register", "registered_names", "vocabulary_of"), "detectron2_catalog"),
+    **dict.fromkeys(("SemSegMapper", "read_image"), "mapper"),
+    **dict.fromkeys(("DATASETS", "DatasetSpec", "dataset_root", "find_dataset"), "registry"),
+    "load_records": "records",
 }
-"""What each module exports."""
-_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_EXPORTS)  # noqa: PLE0605
 

@@ -175,7 +175,7 @@ def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
     short = min(height, width)
     if short <= ADE_SHORT_SIDE:
         return image
-    size = round(width / short * ADE_SHORT_SIDE), round(height / short * ADE_SHORT_SIDE)
+    size = [round(side / short * ADE_SHORT_SIDE) for side in (width, height)]
     return cv2.resize(image, size, interpolation=interpolation)
 
 

@@ -83,9 +83,8 @@ class SemSegMapper:
         }
 
     def __call__(self, record: dict) -> dict:
-        """A copy of the record with "image" uint8 (3, H, W), in training "sem_seg" int64 (H, W).
-
-        Raises what :func:`read_pair` does.
+        """A copy of the record with "image" uint8 (3, H, W), in training "sem_seg" int64 (H, W);
+        raises what :func:`read_pair` does.
         """
         record = {"image_bits": self.image_bits, "max_pixels": self.max_pixels, **record}
         image, label = read_pair(record) if self.is_train else (read_record_image(record), None)
@@ -125,9 +124,8 @@ def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
 
 
 def read_pair(record: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) and label (H, W) of one of Detectron2's records; ValueError if sizes differ.
-
-    Raises what :func:`read_image` and :func:`read_record_label` do.
+    """Image (H, W, 3) and label (H, W) of one of Detectron2's records; raises what
+    :func:`read_image` and :func:`read_record_label` do, and ValueError if sizes differ.
     """
     image, label = read_record_image(record), read_record_label(record)
     if image.shape[:2] != label.shape:
@@ -151,9 +149,8 @@ def exif_hint(record: Mapping) -> str:
 
 
 def read_record_image(record: Mapping) -> np.ndarray:
-    """The image, or its half, of one of Detectron2's records; see :func:`read_image`.
-
-    Raises ValueError if EXIF turns the image, and the record does not say where its label belongs.
+    """The image, or its half, of one of Detectron2's records, by :func:`read_image`; ValueError if
+    EXIF turns it, and the record does not say where its label belongs.
     """
     path = record["file_name"]
     orientation = record.get("orientation", "" if "sem_seg_file_name" in record else "applied")

@@ -61,8 +61,7 @@ class Kind:
         stem = normal(path.stem)
         if path.suffix.lower() not in self.suffixes or len(stem) < len(before) + len(after):
             return False
-        converted = [end for end in CONVERTED if stem.endswith(end) and not after.endswith(end)]
-        if self.word == "label" and converted:
+        if self.word == "label" and stem.endswith(CONVERTED) and not after.endswith(CONVERTED):
             return False
         return stem.startswith(normal(before)) and stem.endswith(normal(after))
 

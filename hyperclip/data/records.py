@@ -73,8 +73,10 @@ def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
     for key, image, label in found.pairs:
         names = {"file_name": str(image), "sem_seg_file_name": str(label)}
         record = {**names, **reading, "image_id": key}
-        halves = [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
-        records += halves if spec.halves else [record]
+        if spec.halves:
+            records += [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
+        else:
+            records.append(record)
     return records
 
 
@@ -121,8 +123,9 @@ def _layouts_found(spec: DatasetSpec) -> list[Layout]:
         lines.append(f"  {layout.images} with {layout.labels}: no {', no '.join(parts)}")
     lines.append(f"To get it: {spec.help}")
     if not spec.root:
-        root = "The root is the environment variable DETECTRON2_DATASETS"
-        lines[-1] += f" (datasets/README.md). {root}"
+        lines[-1] += (
+            " (datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
+        )
     raise FileNotFoundError("\n".join(lines))
 
 

@@ -21,8 +21,8 @@ COLORS = {
     "yellow": (235, 205, 45), "purple": (145, 50, 170), "cyan": (50, 195, 205),
 }  # fmt: skip
 _POLYGONS = {
-    "square": (4, 45.0, 1.0), "triangle": (3, -90.0, 1.0),
-    "star": (10, -90.0, (1.0, 0.42)), "circle": (40, 0.0, 0.92),
+    "square": (4, 45.0, (1.0,)), "triangle": (3, -90.0, (1.0,)),
+    "star": (10, -90.0, (1.0, 0.42)), "circle": (40, 0.0, (0.92,)),
 }  # fmt: skip
 """Number of corners, angle of the first, and circumradii."""
 TEXTURES = ("plain", "striped", "dotted")
@@ -79,12 +79,12 @@ def _turn(angle: float) -> np.ndarray:
 
 
 def shape_mask(
-    shape: str, size: int, center: tuple[float, float], radius: float, angle: float
+    shape: str, size: int, center: np.ndarray, radius: float, angle: float
 ) -> np.ndarray:
     """Draw one filled shape of ``SHAPES`` as a mask, bool (size, size), around a center (x, y) in
     pixels, with a circumradius in pixels and an angle in degrees.
     """
-    corners = _polygon(shape) @ _turn(np.deg2rad(angle)) * radius + np.array(center)
+    corners = _polygon(shape) @ _turn(np.deg2rad(angle)) * radius + center
     mask = np.zeros((size, size), np.uint8)
     fixed_point = np.round(corners * 16).astype(np.int32)
     cv2.fillPoly(mask, [fixed_point], 1, shift=4)
@@ -113,15 +113,17 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint(
-    image: np.ndarray, mask: np.ndarray, phrase: str, radius: float, rng: np.random.Generator
-) -> None:
-    """Paint one object of class ``phrase`` into ``image`` (size, size, 3) in place."""
-    color, texture, _ = phrase.split(" ")
+    image: np.ndarray, phrase: str, center: np.ndarray, radius: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Paint an object into ``image`` (size, size, 3) in place; returns its mask (size, size)."""
+    color, texture, shape = phrase.split(" ")
+    mask = shape_mask(shape, len(image), center, radius, rng.uniform(-25, 25))
     tone = np.array(COLORS[color], np.float32) * rng.uniform(0.8, 1.1) + rng.uniform(-14, 14, 3)
     second = 0.2 * tone + 0.8 * rng.uniform(225, 255)
     period = rng.uniform(6.0, 8.0) * max(radius / 18.0, 0.8)
     lit = _pattern(texture, len(image), rng.uniform(0, 180), period, rng.uniform(0, 1))
     image[mask] = np.where(lit[..., None], second, tone)[mask]
+    return mask
 
 
 def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -149,10 +151,8 @@ def _draw_scene(
     for _ in range(int(rng.integers(count[0], count[1] + 1))):
         k = int(rng.integers(len(names)))
         radius = rng.uniform(0.13, 0.25) * size
-        center = tuple(rng.uniform(radius * 0.7, size - radius * 0.7, 2))
-        mask = shape_mask(names[k].split(" ")[2], size, center, radius, rng.uniform(-25, 25))
-        _paint(image, mask, names[k], radius, rng)
-        label[mask] = k
+        center = rng.uniform(radius * 0.7, size - radius * 0.7, 2)
+        label[_paint(image, names[k], center, radius, rng)] = k
     return _finish(image, rng), label
 
 
@@ -162,10 +162,9 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     names = class_names()
     phrase = names[int(rng.integers(len(names)))]
     radius = rng.uniform(12.0, 22.0) * size / 48
-    center = tuple(rng.uniform(radius * 0.85, size - radius * 0.85, 2))
+    center = rng.uniform(radius * 0.85, size - radius * 0.85, 2)
     image = _background(size, rng)
-    mask = shape_mask(phrase.split(" ")[2], size, center, radius, rng.uniform(-25, 25))
-    _paint(image, mask, phrase, radius, rng)
+    _paint(image, phrase, center, radius, rng)
     return _finish(image, rng), phrase
 
 

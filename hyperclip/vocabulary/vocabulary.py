@@ -9,16 +9,19 @@ and are never predicted. A file with the same classes, or the first of them, cou
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..runtime.files import local_path
 from . import names as naming
-from .class_files import WORDS, are_names, read_class_file
 
 LISTS = Path(__file__).parent / "lists"
+WORDS = ("negatives", "background")
+KEYS = ("name", "version", "source", "classes", *WORDS)
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,8 @@ class Vocabulary:
                 f"class file: got {str(path)!r}, which does not exist. Expected a JSON list of "
                 f"class names, or a .txt; the built-in ones are {known}"
             )
-        content = read_class_file(path)
-        if isinstance(content, list) and all(isinstance(e, str) or are_names(e) for e in content):
+        content = _read_class_file(path)
+        if isinstance(content, list) and all(isinstance(e, str) or _are_names(e) for e in content):
             return cls(naming.split_entries(content, f"class file {str(path)!r}"), path.stem)
         try:
             if not all(isinstance(synonyms, list) for synonyms in content["classes"]):
@@ -155,6 +158,42 @@ class Vocabulary:
                 f"class file {str(path)!r}: expected a list of names, or an object with name, "
                 "version and classes (a list of lists of synonyms)"
             ) from error
+
+
+def _read_class_file(path: Path) -> Any:
+    """What a class file holds: a list, or an object whose "negatives" and "background" are names.
+
+    Raises ValueError for what is no JSON in UTF-8, or a key that is unknown or there twice.
+    """
+    where = f"class file {str(path)!r}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a key twice
+        raise ValueError(f"{where}: not JSON in UTF-8 ({error})") from error
+    if not isinstance(content, dict):
+        return content
+    unknown = sorted(content.keys() - set(KEYS))
+    if unknown and "classes" in content:
+        problem = f"got the unknown keys {unknown}, expected of {list(KEYS)}"
+        raise ValueError(f"{where}: {problem}. Remove or correct them")
+    for kind in WORDS:
+        if not _are_names(content.get(kind, [])):
+            expected = 'expected a list of names such as ["wall", "sky"]'
+            raise ValueError(f"{where}: {kind}: got {content[kind]!r}, {expected}")
+    return content
+
+
+def _are_names(value: Any) -> bool:
+    """Whether a value of JSON is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may be there twice."""
+    key, often = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if often > 1:
+        raise ValueError(f"the key {key!r} is there twice")
+    return dict(pairs)
 
 
 def synonym_rule(setting: str, typed: bool) -> str:

@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import AugInput
 
 from .config import load_config
 from .data.resizing import ResizeShortestEdge
@@ -40,13 +39,11 @@ _locks_guard = threading.Lock()
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class of each pixel.
+    """The class of each pixel: labels int64 (H, W), indices into the T ``names``, -1 where CLIPer
+    abstains; confidence float32 (H, W), the score: HyperCLIP 0..1, CLIPer 0 to about 2.
 
-    Attributes:
-        labels: int64 (H, W), indices into ``names``; -1 where the model abstains (CLIPer).
-        confidence: float32 (H, W), the score of that class: HyperCLIP 0..1, CLIPer 0 to about 2.
-        names: T class names. asked: for each class, the names that were prompted.
-        synonyms: how several of them are combined, "first", "mean" or "max"; see MODEL.SYNONYMS.
+    For each class also the names that were ``asked``, and how several of these ``synonyms`` are
+    combined: "first", "mean" or "max", see MODEL.SYNONYMS.
     """
 
     labels: np.ndarray
@@ -122,9 +119,8 @@ class Predictor:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             got = f"got {image.dtype} {image.shape}"
             raise ValueError(f"image: {got}, expected uint8 (H, W, 3), RGB")
-        inputs = AugInput(image)
-        self.resize(inputs)
-        tensor = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        resized = self.resize.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         with self._lock, float32_products(self.precision == "tf32"):
             (encoded,) = self.model.encode([tensor])
         return EncodedImage(encoded, (image.shape[0], image.shape[1]))

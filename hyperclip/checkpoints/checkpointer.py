@@ -58,8 +58,9 @@ def check_settings(
 
     A published one has none ``saved``; most of them were trained on OpenAI's CLIP.
     """
-    settings = settings_of(model)
-    if saved is None and _is_of_openai(state):
+    settings, patches = settings_of(model), f"{CLIP_PREFIX}visual.conv1.weight"
+    widths = [len(value) for name, value in state.items() if plain_name(name) == patches]
+    if saved is None and widths and widths[0] <= OPENAI_WIDTH:  # larger ones: open_clip's
         saved = {"MODEL.CLIP_ACTIVATION": "quick_gelu"}
     differing = [
         f"{key} is {value!r} there and {settings[key]!r} here"
@@ -71,12 +72,6 @@ def check_settings(
             f"checkpoint {source} was trained with other settings than this config's: "
             f"{'; '.join(differing)}. Set them to what they were in training"
         )
-
-
-def _is_of_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is published, over OpenAI's CLIP; CAT-Seg's largest are over open_clip's."""
-    name = f"{CLIP_PREFIX}visual.conv1.weight"
-    return any(plain_name(k) == name and len(v) <= OPENAI_WIDTH for k, v in state.items())
 
 
 def read_checkpoint(path: str | Path) -> dict:

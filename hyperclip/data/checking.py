@@ -59,10 +59,7 @@ class Report:
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     """Look for a dataset, match its files, count them, and open an even sample with labels, 0 for
-    all. Nothing is raised.
-
-    The EXIF tags of a set that a file describes are read of all images, unless it says what they
-    mean.
+    all. Nothing is raised. Where a YAML file does not say what EXIF tags mean, all are read.
     """
     report = Report(spec)
     try:

@@ -220,7 +220,7 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
         raise ValueError(f"{problem}. Was the download unpacked in full?")
     written, kept, faults = 0, 0, []
     for job in tqdm(jobs, desc=folder.name, unit="file", disable=None):
-        if all(is_readable(target) for target in job.targets):
+        if all(map(is_readable, job.targets)):
             kept += 1
             continue
         try:

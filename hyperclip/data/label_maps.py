@@ -34,12 +34,8 @@ HALVES = ("right", "left")
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the raw values of a label file mean. Records and layouts hold it, in every process.
-
-    Attributes:
-        classes: raw value (0..65535, else ValueError) -> class index, or ``ignore``.
-        ignore: label of pixels that do not count.
-        name: what messages and rows of results call it.
+    """What raw values of a label file (0..65535, else ValueError) mean: the index of a class, or
+    ``ignore`` for what does not count. Messages and rows of results call it by its name.
     """
 
     classes: Mapping[int, int] = field(hash=False)
@@ -127,13 +123,10 @@ def read_label(
     orientation: str = "",
     max_pixels: int = 0,
 ) -> np.ndarray:
-    """Read a label file as class indices, int32 (H, W).
+    """Read a label file, or the "left" or "right" square half of a 2:1 one, as class indices, int32
+    (H, W); its values are taken as they are if ``label_map`` is None.
 
-    Args:
-        path, orientation, max_pixels: see :func:`read_raw_label`, which also says what is raised.
-        label_map: None if the file's values are to be taken as they are. Values without a meaning
-            are a ValueError.
-        half: "left" or "right" for one square half of a 2:1 image.
+    Raises what :func:`read_raw_label` does, and ValueError for values that the map does not know.
     """
     label = read_raw_label(path, orientation, max_pixels)
     if half is not None:

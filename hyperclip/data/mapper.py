@@ -43,11 +43,10 @@ BRIGHT = 2**14
 
 
 class SemSegMapper:
-    """Training and test mapper for semantic segmentation.
+    """Training and test mapper for semantic segmentation; it reads labels in training alone.
 
     Args:
-        is_train: read labels. augmentations: Detectron2's. ignore: label of padding.
-        size: pad or cut images to exactly this side, right and bottom; -1 leaves them.
+        size: pad, with ``ignore`` in labels, or cut to exactly this side; -1 leaves images alone.
         image_bits, max_pixels: see :func:`read_image`, for records that say nothing else.
     """
 

@@ -201,10 +201,8 @@ class ListReader:
         return key, self._find(words[1], self.labels) or words[1]
 
     def _find(self, name: str, kind: Kind) -> str | None:
-        """The key that a name means, with or without suffix and affixes.
-
-        Folders before it have to lead to the kind's folder: ``photos/a.jpg`` is ``a`` of
-        ``/data/photos``, and never ``a`` of another folder.
+        """The key that a name means, with or without suffix and affixes. Folders before it have to
+        lead to the kind's folder: ``photos/a.jpg`` is ``a`` of ``/data/photos`` and no other.
         """
         name = name.strip().strip("\"'")
         if ".." in name.split("/"):

@@ -140,9 +140,8 @@ DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}
 
 
 def dataset_root() -> Path:
-    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call.
-
-    Without it, ``datasets`` in the working folder or else, in a checkout, in the repository.
+    """Folder of all datasets: the environment variable DETECTRON2_DATASETS, read at every call, or
+    ``datasets`` in the working folder or else, in a checkout, in the repository.
     """
     given = os.environ.get("DETECTRON2_DATASETS")
     return user_path(given) if given else local_path("datasets")

@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,7 @@ def is_wide(record: Mapping[str, Any]) -> bool:
     return height > width if turned else width > height
 
 
+@dataclass(eq=False, repr=False)
 class TrainStream:
     """Endless batches of one of several processes.
 
@@ -109,20 +111,16 @@ class TrainStream:
         max_faulty: share of images that may be unreadable.
     """
 
-    def __init__(
-        self,
-        samples: TrainSamples,
-        batch: int,
-        *,
-        rank: int = 0,
-        processes: int = 1,
-        workers: int = 0,
-        grouped: bool = False,
-        max_faulty: float = 0.01,
-    ) -> None:
-        self.samples, self.batch = samples, batch
-        self.rank, self.processes, self.workers = rank, processes, workers
-        self.grouped, self.max_faulty = grouped, max_faulty
+    samples: TrainSamples
+    batch: int
+    _: KW_ONLY
+    rank: int = 0
+    processes: int = 1
+    workers: int = 0
+    grouped: bool = False
+    max_faulty: float = 0.01
+
+    def __post_init__(self) -> None:
         self.position, self.seen, self.faulty = 0, 0, 0
         self.waiting: list[int] = []
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -179,8 +178,7 @@ def shrink(image: np.ndarray, interpolation: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=interpolation)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One input to convert: what errors call it, and the files it becomes, .png, .tif or .jpg.
 
     ``make`` returns an array, or one for each of several targets; OSError, ValueError, LookupError
@@ -192,8 +190,7 @@ class Job:
     make: Callable[[], np.ndarray | tuple[np.ndarray, ...]]
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Inputs that a conversion wrote into a folder, and those it kept from an earlier run."""
 
     folder: Path

@@ -32,9 +32,8 @@ class Pairing:
 
 def first_faults(faults: list[str], indent: str = "") -> str:
     """The first 20 faults, one a line, and how many more there are."""
-    more = len(faults) - LISTED_FAULTS
-    lines = faults[:LISTED_FAULTS] + ([f"… and {more} more"] if more > 0 else [])
-    return f"\n{indent}".join(lines)
+    more = [f"… and {len(faults) - LISTED_FAULTS} more"] if len(faults) > LISTED_FAULTS else []
+    return f"\n{indent}".join(faults[:LISTED_FAULTS] + more)
 
 
 def load_records(spec: DatasetSpec) -> list[dict]:

@@ -23,10 +23,9 @@ logger = logging.getLogger("hyperclip.tinyscenes")
 
 @dataclass
 class Pretraining:
-    """A network, its optimiser, and how far its training has come.
+    """A network, its name for the log, its optimiser, and how far its training has come.
 
     Attributes:
-        name: of the network, for the log. model: what trains. optimizer: over its parameters.
         rate: the learning rate of a step, counted from 1. seed: of the random numbers.
         state: what the last save of this training left, else {}; each save updates it in place.
         average: of the weights, if they are averaged.

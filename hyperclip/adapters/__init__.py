@@ -5,28 +5,9 @@ of itself that is the identity at the start, so that CLIP is unchanged; ``merge`
 function's value back as a plain weight.
 """
 
-from .attach import adapters, finetune_modes, merge, parameter_table, prepare_finetuning, tower
+from .attach import adapters, merge, parameter_table, prepare_finetuning, tower
 from .attention_weights import LowRank, TrainedProjections
 from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
 from .radius import RadiusAdjustment
 from .rotation import Rotation
 from .shared_relations import RelatedRadius, SharedBlocks
-
-__all__ = [
-    "ADAPTER_REGISTRY",
-    "Adapter",
-    "AdapterOptions",
-    "LowRank",
-    "RadiusAdjustment",
-    "RelatedRadius",
-    "Rotation",
-    "SharedBlocks",
-    "Site",
-    "TrainedProjections",
-    "adapters",
-    "finetune_modes",
-    "merge",
-    "parameter_table",
-    "prepare_finetuning",
-    "tower",
-]

@@ -12,16 +12,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .base import (
-    ADAPTER_REGISTRY,
-    ENCODERS,
-    MATRICES,
-    PROJECTIONS,
-    Adapter,
-    AdapterOptions,
-    Site,
-    checked_choices,
-)
+from . import base
+from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, AdapterOptions, Site
 
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
@@ -33,12 +25,6 @@ WITH_OUTPUT = ("relations",)
 def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
     """Residual attention blocks of one encoder ("vision" or "text") of an open_clip model."""
     return clip.visual.transformer.resblocks if encoder == "vision" else clip.transformer.resblocks
-
-
-def finetune_modes() -> list[str]:
-    """What MODEL.SEM_SEG_HEAD.CLIP_FINETUNE may be; adapters can be joined by "+"."""
-    named = {name: alias for alias, name in ALIASES.items()}
-    return sorted(named.get(name, name) for name, _ in ADAPTER_REGISTRY) + ["full", "none"]
 
 
 def prepare_finetuning(
@@ -60,41 +46,38 @@ def prepare_finetuning(
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
     if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
+        named = {name: alias for alias, name in ALIASES.items()}
+        modes = sorted(named.get(name, name) for name, _ in ADAPTER_REGISTRY) + ["full", "none"]
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {finetune_modes()}; "
-            "adapters can be joined by '+'"
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {modes}; adapters "
+            "can be joined by '+'"
         )
     clip.requires_grad_(mode == "full")
     clip.logit_scale.requires_grad_(False)  # no score depends on it
     if mode in ("full", "none"):
         return
-    towers = checked_choices("MODEL.ADAPTER.ENCODERS", encoders, ENCODERS)
+    towers = base.checked_choices("MODEL.ADAPTER.ENCODERS", encoders, ENCODERS)
     for name in names:
-        _attach(clip, name, towers, _resolved(name, options or AdapterOptions()))
+        _attach(clip, name, towers, options or AdapterOptions())
     if len(names) > 1:
         _require_influence(clip, mode, names, towers)
 
 
-def _resolved(name: str, options: AdapterOptions) -> AdapterOptions:
-    """The options with the projections of this adapter."""
-    chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
-    allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
-    chosen = checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
-    return replace(options, projections=chosen)
-
-
 def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
     """Register one kind of adapter on the attention weights of the towers."""
+    chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
+    allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
+    chosen = base.checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
     places: list[tuple[nn.Module, Site]] = []
-    projections = set(options.projections)
     for encoder in encoders:
         for layer, block in enumerate(tower(clip, encoder)):
             attn, out = block.attn, block.attn.out_proj
-            if projections - {"out"}:
+            if chosen != ("out",):
                 places.append((attn, Site(encoder, layer, "in_proj_weight", attn.in_proj_weight)))
-            if "out" in projections:
+            if "out" in chosen:
                 places.append((out, Site(encoder, layer, "out_proj", out.weight)))
-    built = ADAPTER_REGISTRY.get(name)([site for _, site in places], options)
+    sites = [site for _, site in places]
+    built = ADAPTER_REGISTRY.get(name)(sites, replace(options, projections=chosen))
     for (module, site), adapter in zip(places, built, strict=True):
         weight = "weight" if site.name == "out_proj" else site.name
         parametrize.register_parametrization(module, weight, adapter.to(site.weight.device))
@@ -104,9 +87,8 @@ def _require_influence(
     clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]
 ) -> None:
     """ValueError if a joined adapter trains rows of a weight that a later adapter replaces."""
-    # all blocks of a tower are adapted alike
     for encoder in encoders:
-        attn = tower(clip, encoder)[0].attn
+        attn = tower(clip, encoder)[0].attn  # all blocks of a tower are adapted alike
         if not parametrize.is_parametrized(attn, "in_proj_weight"):
             continue
         chain: Any = attn.parametrizations.in_proj_weight
@@ -119,23 +101,21 @@ def _require_influence(
                 )
 
 
-def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> list[list[str]]:
+@torch.enable_grad()
+def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> Iterator[list[str]]:
     """Which of q, k, v each adapter of a chain moves without an influence on the chain's result."""
-    with torch.enable_grad():
-        values = [weight.detach().requires_grad_()]
-        for adapter in chain:
-            values.append(adapter(values[-1]))
-        passed = _gradients(values[-1], values)
-        dead: list[list[str]] = []
-        for adapter, value, gradient in zip(chain, values[1:], passed[1:], strict=True):
-            own = [p for p in adapter.parameters() if p.requires_grad]
-            lost = []
-            rows = zip(PROJECTIONS, value.chunk(3), gradient.chunk(3), strict=True)
-            for name, part, influence in rows:
-                if any(g.any() for g in _gradients(part, own)) and not influence.any():
-                    lost.append(name)
-            dead.append(lost)
-    return dead
+    values = [weight.detach().requires_grad_()]
+    for adapter in chain:
+        values.append(adapter(values[-1]))
+    passed = _gradients(values[-1], values)
+    for adapter, value, gradient in zip(chain, values[1:], passed[1:], strict=True):
+        own = [p for p in adapter.parameters() if p.requires_grad]
+        rows = zip(PROJECTIONS, value.chunk(3), gradient.chunk(3), strict=True)
+        yield [
+            name
+            for name, part, influence in rows
+            if not influence.any() and any(g.any() for g in _gradients(part, own))
+        ]
 
 
 def _gradients(value: Tensor, sources: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -145,24 +125,22 @@ def _gradients(value: Tensor, sources: Sequence[Tensor]) -> Sequence[Tensor]:
     )
 
 
-def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
+def adapters(model: nn.Module) -> Iterator[tuple[str, base.Adapter]]:
     """Yield (name, module) of every adapter inside ``model``."""
     for name, module in model.named_modules():
-        if isinstance(module, Adapter):
+        if isinstance(module, base.Adapter):
             yield name, module
 
 
 def merge(model: nn.Module) -> int:
-    """Write every adapted weight back as a plain weight, in place; the outputs stay the same.
-
-    Returns:
-        the number of weights that were merged.
+    """Write every adapted weight back as a plain weight, in place; returns how many were. The
+    outputs stay the same.
     """
     merged = 0
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             chain: Any = getattr(module.parametrizations, name)
-            if all(isinstance(own, Adapter) for own in chain):
+            if all(isinstance(own, base.Adapter) for own in chain):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
                 merged += 1
     return merged

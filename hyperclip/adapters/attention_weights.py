@@ -11,10 +11,8 @@ from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, RowsAd
 
 
 class TrainedProjections(RowsAdapter):
-    """CAT-Seg's fine-tuning: the q and v rows of ``in_proj_weight`` train, the k rows stay frozen.
-
-    Args:
-        weight: the ``in_proj_weight`` (3D, D) to start from. projections: which of q, k, v train.
+    """CAT-Seg's fine-tuning: the rows of ``projections``, of q, k and v, of ``weight`` (3D, D), the
+    ``in_proj_weight``, train, the others stay frozen.
     """
 
     def __init__(self, weight: Tensor, projections: Iterable[str] = ("q", "v")) -> None:
@@ -28,12 +26,8 @@ class TrainedProjections(RowsAdapter):
 
 
 class LowRank(RowsAdapter):
-    """LoRA: ``W' = W + (alpha / r) B A`` for each projection, with B at zero in the beginning.
-
-    Args:
-        width: D. rank: r, 1 to D. alpha: scale. projections: which of "q", "k", "v" are adapted.
-    Raises:
-        ValueError: a rank that is out of range, or an unknown projection.
+    """LoRA: ``W' = W + (alpha / r) B A`` for some projections of "q", "k" and "v", with B at zero
+    in the beginning. ValueError for another one, or a rank r outside 1 to the width D.
     Source: Hu et al., LoRA (ICLR 2022).
     """
 

@@ -5,7 +5,7 @@ Shapes: O rows of a weight, D width, R blocks, b side of a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ AS_RELEASED = -1.0
 ENCODERS = ("vision", "text")
 
 ADAPTER_REGISTRY = Registry("ADAPTER")
-"""Adapters by their name in MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: functions of type ``Build``.
+"""Adapters by their name in MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: functions that build one for each
+site.
 
     @ADAPTER_REGISTRY.register()
     def scale(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
@@ -40,12 +41,8 @@ class Adapter(nn.Module):
 
 
 class RowsAdapter(Adapter):
-    """An adapter of the q, k or v rows (D, D) of ``in_proj_weight`` (3D, D), each on its own.
-
-    Args:
-        projections: which of "q", "k", "v" are adapted.
-    Raises:
-        ValueError: an unknown projection.
+    """An adapter of the q, k or v rows (D, D) of ``in_proj_weight`` (3D, D), each on its own;
+    ValueError for other ``projections`` than these.
     """
 
     def __init__(self, projections: Iterable[str]) -> None:
@@ -69,7 +66,7 @@ class Site:
     """A weight that is adapted."""
 
     encoder: str  # "vision" or "text"
-    layer: int  # of the encoder, from 0
+    layer: int
     name: str  # "in_proj_weight" (3D, D) or "out_proj" (D, D)
     weight: Tensor
 
@@ -84,7 +81,7 @@ class AdapterOptions:
     """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`.
 
     Attributes:
-        projections: empty for the adapter's; its ``Build`` function gets them.
+        projections: empty for the adapter's; its function gets them.
         curvature_text: ``AS_RELEASED`` for the adapter's.
     """
 
@@ -106,10 +103,6 @@ class AdapterOptions:
         if encoder == "text":
             return released_text if self.curvature_text == AS_RELEASED else self.curvature_text
         return self.curvature_vision
-
-
-Build = Callable[[Sequence[Site], AdapterOptions], list[Adapter]]
-"""One adapter for each site."""
 
 
 def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,14 +130,7 @@ def check_blocks(width: int, block_size: int) -> None:
         )
 
 
-def block_product(weight: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
-    """``weight`` (…, O, R b) times the transpose of the block-diagonal matrix of ``blocks`` (…, R,
-    b, b), written to ``out``, without gradients, if that is given.
-    """
-    r, b, _ = blocks.shape[-3:]
-    columns = weight.unflatten(-1, (r, b)).transpose(-2, -3)
-    product = (columns @ blocks.transpose(-1, -2)).transpose(-2, -3)
-    if out is None:
-        return product.reshape(weight.shape)
-    out.unflatten(-1, (r, b)).copy_(product)
-    return out
+def block_product(weight: Tensor, blocks: Tensor) -> Tensor:
+    """``weight`` (O, R b) times the transpose of the block-diagonal matrix of blocks (R, b, b)."""
+    columns = weight.unflatten(-1, blocks.shape[:2]).transpose(0, 1)
+    return (columns @ blocks.transpose(-1, -2)).transpose(0, 1).reshape(weight.shape)

@@ -1,6 +1,6 @@
 """HyperCLIP's adapter: hyperbolic radius adjustment of the rows of an attention weight.
 
-Shapes: Q projections, O rows of one, D width, R = D / b blocks, b side of a block.
+Shapes: O rows of a weight, D width, R = D / b blocks, b side of a block.
 """
 
 from __future__ import annotations
@@ -11,20 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import hyperbolic
-from .base import (
-    ADAPTER_REGISTRY,
-    PROJECTIONS,
-    Adapter,
-    AdapterOptions,
-    RowsAdapter,
-    Site,
-    block_product,
-    check_blocks,
-    checked_curvature,
-)
+from . import base
 
 
-class RadiusAdjustment(RowsAdapter):
+class RadiusAdjustment(base.RowsAdapter):
     """HyperCLIP's adapter: ``W' = log0(M (x)_c exp0(W))`` by rows, with a free block-diagonal M.
 
     The maps cancel: ``W'`` is ``W M^T`` with row norms capped at artanh(1 - 1e-3) / sqrt(c), which
@@ -44,71 +34,47 @@ class RadiusAdjustment(RowsAdapter):
         width: int,
         block_size: int = 128,
         curvature: float = 0.01,
-        projections: Iterable[str] = PROJECTIONS,
+        projections: Iterable[str] = base.PROJECTIONS,
         literal: bool = False,
     ) -> None:
         super().__init__(projections)
-        check_blocks(width, block_size)
-        self.curvature, self.literal = checked_curvature(curvature), literal
+        base.check_blocks(width, block_size)
+        self.curvature, self.literal = base.checked_curvature(curvature), literal
         identity = torch.eye(block_size).repeat(width // block_size, 1, 1)
         for name in self.projections:
             self.register_parameter(name, nn.Parameter(identity.clone()))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the adjusted weight, computed in float32 or wider."""
-        parts = weight.unflatten(0, (3, -1))
-        chosen = [PROJECTIONS.index(name) for name in self.projections]
-        blocks = [getattr(self, name) for name in self.projections]
-        with torch.autocast(weight.device.type, enabled=False):
-            if len(chosen) < len(PROJECTIONS):
-                adjusted = self._adjust(parts[chosen], blocks)
-                parts = parts.index_copy(0, torch.tensor(chosen, device=weight.device), adjusted)
-            else:
-                parts = self._adjust(parts, blocks)
-        return parts.flatten(0, 1)
+    def adapt(self, name: str, rows: Tensor) -> Tensor:
+        blocks = getattr(self, name)
+        if self.literal:
+            points = hyperbolic.expmap0(rows, self.curvature)
+            product = hyperbolic.mobius_matvec(torch.block_diag(*blocks), points, self.curvature)
+            return hyperbolic.logmap0(product, self.curvature)
+        return capped_product(rows, blocks, self.curvature)
 
     def starts_at_identity(self) -> list[nn.Parameter]:
         return list(self.parameters())
 
-    def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
-        """Adjust weights (Q, O, D), each by its blocks (R, b, b)."""
-        pairs = zip(weights, blocks, strict=True)
-        if self.literal:
-            return torch.stack([self._literal(one, own) for one, own in pairs])
-        if torch.is_grad_enabled():
-            return capped_product(weights, torch.stack(blocks), self.curvature)
-        result = torch.empty_like(weights)
-        for (one, own), out in zip(pairs, result, strict=True):  # each stays in a CPU's cache
-            capped_product(one, own, self.curvature, out)
-        return result
 
-    def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
-        points = hyperbolic.expmap0(weight, self.curvature)
-        product = hyperbolic.mobius_matvec(torch.block_diag(*blocks), points, self.curvature)
-        return hyperbolic.logmap0(product, self.curvature)
-
-
-def capped_product(
-    weight: Tensor, blocks: Tensor, curvature: float, out: Tensor | None = None
-) -> Tensor:
-    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, its rows' norms capped
+def capped_product(weight: Tensor, blocks: Tensor, curvature: float) -> Tensor:
+    """``weight`` (O, D) times the transpose of a block-diagonal matrix, its rows' norms capped
     before and after as the ball of this curvature does.
-
-    With ``out``, of the shape of ``weight``, the result is written there, without gradients.
     """
     input_cap = hyperbolic.tangent_cap(curvature, hyperbolic.POINT_MARGIN)
     output_cap = hyperbolic.tangent_cap(curvature)
-    product = block_product(weight, blocks, out)
+    product = base.block_product(weight, blocks)
     # scaling a row commutes with the product
     before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
     after = output_cap / (product.norm(dim=-1, keepdim=True) * before).clamp_min(output_cap)
-    return product * (before * after) if out is None else product.mul_(before * after)
+    return product * (before * after)
 
 
-@ADAPTER_REGISTRY.register()
-def hyperbolic_radius(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
+@base.ADAPTER_REGISTRY.register()
+def hyperbolic_radius(
+    sites: Sequence[base.Site], options: base.AdapterOptions
+) -> list[base.Adapter]:
     """Radius adjustment of every site's own."""
-    adapters: list[Adapter] = []
+    adapters: list[base.Adapter] = []
     for site in sites:
         side, curvature = options.side(site.encoder), options.curvature(site.encoder)
         kind = (options.projections, options.literal)

@@ -17,15 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import (
-    ADAPTER_REGISTRY,
-    MATRICES,
-    Adapter,
-    AdapterOptions,
-    Site,
-    check_blocks,
-    checked_curvature,
-)
+from . import base
+from .base import MATRICES
 from .radius import capped_product
 
 CURVATURE_TEXT = 0.01
@@ -75,16 +68,13 @@ class SharedBlocks(nn.Module):
         return torch.einsum("ms,rp,spij->mrij", slots, relation.matrix()[chosen], self.blocks)
 
 
-class RelatedRadius(Adapter):
-    """Radius adjustment of a site with blocks from the shared tensor. Source: HyperCLIP++ as
-    released.
+class RelatedRadius(base.Adapter):
+    """Radius adjustment of a site with blocks from the tensor that all sites share. Source:
+    HyperCLIP++ as released.
 
     Args:
-        shared: one for all sites. encoder, layer, matrices: which of its blocks are this site's:
-            some of q, k, v in their order, or out.
-        curvature: c > 0.
-    Raises:
-        ValueError: c <= 0.
+        encoder, layer, matrices: which blocks are this site's: some of q, k, v in order, or out.
+        curvature: c; ValueError unless c > 0.
     """
 
     def __init__(
@@ -98,7 +88,7 @@ class RelatedRadius(Adapter):
         super().__init__()
         self.shared, self.encoder, self.layer = shared, encoder, layer
         self.matrices = tuple(matrices)
-        self.curvature = checked_curvature(curvature)
+        self.curvature = base.checked_curvature(curvature)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map ``in_proj_weight`` (3D, D) or ``out_proj.weight`` (D, D), in float32 or wider."""
@@ -114,8 +104,8 @@ class RelatedRadius(Adapter):
         return [self.shared.blocks]
 
 
-@ADAPTER_REGISTRY.register()
-def relations(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
+@base.ADAPTER_REGISTRY.register()
+def relations(sites: Sequence[base.Site], options: base.AdapterOptions) -> list[base.Adapter]:
     """One shared tensor over all sites, those of output projections too if the options say so."""
     widths = {"text": 0, "vision": 0} | {site.encoder: site.width for site in sites}
     side = options.block_size
@@ -125,12 +115,12 @@ def relations(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
             f"BLOCK_SIZE {side}: with 'relations' both towers share their blocks"
         )
     for width in widths.values():
-        check_blocks(width or side, side)
+        base.check_blocks(width or side, side)
     places = (widths["text"] // side, widths["vision"] // side)
     matrices = [name for name in MATRICES if name in tuple(options.projections)]
     shared = SharedBlocks(1 + max(site.layer for site in sites), places, side, matrices)
     inputs = [name for name in matrices if name != "out"]
-    adapters: list[Adapter] = []
+    adapters: list[base.Adapter] = []
     for site in sites:
         own = ["out"] if site.name == "out_proj" else inputs
         curvature = options.curvature(site.encoder, CURVATURE_TEXT)

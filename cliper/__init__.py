@@ -10,5 +10,3 @@ from .meta_arch import CLIPer
 from .refiner import REFINER_REGISTRY
 
 extend_config(add_cliper_config, CLIPER_RULES)
-
-__all__ = ["REFINER_REGISTRY", "CLIPer", "add_cliper_config"]

@@ -8,7 +8,6 @@ dimension, T classes. Source: CLIPer (ICCV 2025) and its released code.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,10 +25,8 @@ KEPT = 2**25
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it.
-
-    Raises:
-        ValueError: an unknown fusion, or a threshold outside 0..1.
+    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it. ValueError for
+    an unknown fusion, or a threshold outside 0..1.
     """
 
     fusion: str = "SFSA"
@@ -48,24 +45,38 @@ class FuseOptions:
             )
 
 
-class AttentionMaps(ABC):
-    """M maps over the N tokens of a grid (h, w), read in tiles of rows.
+class StreamedMaps:
+    """Maps ``softmax(scale q k^T)`` in float32 over the N tokens of a grid (h, w), made from M
+    queries and keys (N, d), and scales, in tiles of rows.
 
     Args:
         tile: entries of a tile; in memory are a few tiles, or one map of up to ``KEPT`` entries.
     """
 
     def __init__(
-        self, count: int, grid: tuple[int, int], device: torch.device, tile: int | None = None
+        self,
+        queries: list[Tensor],
+        keys: list[Tensor],
+        scales: list[float],
+        grid: tuple[int, int],
+        tile: int | None = None,
     ) -> None:
-        self.count, self.grid, self.tokens = count, grid, grid[0] * grid[1]
+        self.queries, self.keys, self.scales, self.grid = queries, keys, scales, grid
+        self.count, self.tokens = len(queries), grid[0] * grid[1]
         if tile is None:  # a tile that stays in a processor's cache, or one that fills a GPU
-            tile = 2**26 if device.type == "cuda" else 2**20
+            tile = 2**26 if queries[0].device.type == "cuda" else 2**20
         self.step = max(1, tile // self.tokens)
 
-    @abstractmethod
     def rows_of(self, index: int) -> Callable[[slice], Tensor]:
         """A function that gives rows (t, N) of a map."""
+        q = self.queries[index].float() * self.scales[index]
+        k = self.keys[index].float().T.contiguous()
+
+        def read(rows: slice) -> Tensor:
+            out = q.new_empty(rows.stop - rows.start, self.tokens)  # float32 under autocast, too
+            return torch.mm(q[rows], k, out=out).softmax(dim=1)
+
+        return read
 
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
         """Which rows, and these rows (t, N) of a map, tile by tile."""
@@ -75,11 +86,7 @@ class AttentionMaps(ABC):
             yield rows, read(rows)
 
     def apply(self, scores: Tensor, options: FuseOptions) -> Tensor:
-        """The fused operator times the scores (N, T).
-
-        Raises:
-            ValueError: "selection" of a map that does not exist.
-        """
+        """The fused operator times the scores (N, T); ValueError without the selected map."""
         if options.fusion == "SFSA":
             for index in reversed(range(self.count)):
                 scores = self.apply_one(index, scores, options.threshold)
@@ -99,56 +106,13 @@ class AttentionMaps(ABC):
         scale = 1 / (torch.stack(maxima).amax(dim=0) + EPS)
         # the column of ones becomes the sums of the rows
         padded = torch.cat([scores, scores.new_ones(len(scores), 1)], dim=1)
-        below = _just_below(threshold)
+        # F.threshold keeps what is above its number, but the threshold itself is to stay
+        below = torch.tensor(threshold, dtype=torch.float32).nextafter(torch.zeros(())).item()
         result = torch.empty_like(padded)
         buffer = scale.new_empty(min(self.step, self.tokens), self.tokens)
         for rows, tile in kept or self.tiles(index):
             scaled = torch.mul(tile, scale, out=buffer[: len(tile)])
-            if below is not None:
+            if threshold > 0:
                 F.threshold(scaled, below, 0.0, inplace=True)
             torch.mm(scaled, padded, out=result[rows])
         return result[:, :-1] / (result[:, -1:] + EPS)
-
-
-class GivenMaps(AttentionMaps):
-    """Maps (M, N, N) that exist: softmax probabilities, rows are queries. They are not changed."""
-
-    def __init__(self, maps: Tensor, grid: tuple[int, int], tile: int | None = None) -> None:
-        super().__init__(len(maps), grid, maps.device, tile)
-        self.maps = maps
-
-    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
-        return lambda rows: self.maps[index, rows]
-
-
-class StreamedMaps(AttentionMaps):
-    """Maps ``softmax(scale q k^T)`` in float32, made from M queries and keys (N, d), and scales."""
-
-    def __init__(
-        self,
-        queries: list[Tensor],
-        keys: list[Tensor],
-        scales: list[float],
-        grid: tuple[int, int],
-        tile: int | None = None,
-    ) -> None:
-        super().__init__(len(queries), grid, queries[0].device, tile)
-        self.queries, self.keys, self.scales = queries, keys, scales
-
-    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
-        q = self.queries[index].float() * self.scales[index]
-        k = self.keys[index].float().T.contiguous()
-
-        def read(rows: slice) -> Tensor:
-            out = q.new_empty(rows.stop - rows.start, self.tokens)  # float32 under autocast, too
-            return torch.mm(q[rows], k, out=out).softmax(dim=1)
-
-        return read
-
-
-def _just_below(threshold: float) -> float | None:
-    """The float32 below a threshold, since ``F.threshold`` keeps what is above it; None for 0."""
-    if threshold <= 0:
-        return None
-    value = torch.tensor(threshold, dtype=torch.float32)
-    return torch.nextafter(value, torch.zeros(())).item()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from hyperclip.config.key_rules import ANY, POSITIVE, SHARE, KeyRules
@@ -30,14 +28,6 @@ CLIPER_RULES = KeyRules(
     not_negative=True,
 )
 """What the values of CLIPer's keys may be."""
-
-Options = TypeVar("Options")
-
-
-def options_of(kind: type[Options], node: CfgNode, **given: Any) -> Options:
-    """Options whose fields are a node's keys in lower case, but for those that are given."""
-    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
-    return kind(**{name: getattr(node, name.upper()) for name in names}, **given)
 
 
 def require_choice(key: str, value: str, allowed: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ heads, N tokens, d numbers of a head. Source: CLIPer (ICCV 2025); iSeg (2024) fo
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,7 @@ RESIZES = ("nearest", "bilinear")
 @dataclass(frozen=True)
 class DiffusionOptions:
     """Where and how the maps are read; MODEL.CLIPER.DIFFUSION's keys of the same names explain it.
-
-    Raises:
-        ValueError: an unknown name, or a number that is out of range.
+    ValueError for an unknown name, or a number that is out of range.
     """
 
     layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
@@ -63,8 +62,7 @@ class DiffusionAttention(nn.Module):
     Attributes:
         count: number M of maps, the heads of all layers. size: (H, W) of the images it sees.
     Raises:
-        ValueError: a layer or time step that the model does not have, or parts that do not fit each
-            other.
+        ValueError: a layer or time step that is not there, or parts that do not fit each other.
     """
 
     vae: Any
@@ -85,7 +83,6 @@ class DiffusionAttention(nn.Module):
         self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
         self.cache = LatentsCache(cache) if cache is not None else None
         self.source = source
-        self._digest: tuple[bytes, str] = (b"", "")
         self.layers = find_layers(unet, options.layers)
         self.register_buffer("prompt", prompt, persistent=False)
         sides = check_parts(vae, unet, prompt, source)
@@ -119,60 +116,56 @@ class DiffusionAttention(nn.Module):
         precision = torch.get_autocast_dtype(where) if fast else square.dtype
         key = digest({"image": square}, self._encoder_digest(), where, precision, torch.__version__)
         shape = (1, self.channels, square.shape[1] // self.factor, square.shape[2] // self.factor)
-        return self.cache.get(key, shape, square, lambda: self._checked_latents(square))
 
-    def _checked_latents(self, square: Tensor) -> Tensor:
-        """Latents that are finite, since NaN in the cache would outlive the weights."""
-        latents = self._encode(square)
-        FiniteCheck().add("the latents of the image", latents).require(self)
-        return latents
+        def compute() -> Tensor:
+            latents = self._encode(square)  # NaN in the cache would outlive the weights
+            FiniteCheck().add("the latents of the image", latents).require(self)
+            return latents
+
+        return self.cache.get(key, shape, square, compute)
 
     def _encoder_digest(self) -> str:
-        """Digest of the weights and settings of the autoencoder's encoder."""
-        if self.vae is None:  # dropped by somebody who has all latents in the cache
-            return self._digest[1]
+        """Digest of the settings of the autoencoder's encoder and of the sums of its weights' bits;
+        version counters miss ``p.data.add_``.
+        """
         weights, used = self.vae.state_dict(), ("encoder.", "quant_conv.")
         state = {name: value for name, value in weights.items() if name.startswith(used)}
+        kinds = [(name, value.dtype, value.shape) for name, value in state.items()]
         settings = sorted((k, repr(v)) for k, v in self.vae.config.items() if not k.startswith("_"))
-        # computed anew only for other weights; version counters miss p.data.add_, sums do not
-        sums = torch.cat([part for value in state.values() for part in bit_sums(value.detach())])
-        seen = repr(settings).encode() + sums.cpu().numpy().tobytes()
-        if self._digest[0] != seen:
-            self._digest = seen, digest(state, settings)
-        return self._digest[1]
+        sums = torch.cat([part for value in state.values() for part in bit_sums(value)])
+        return digest({"sums": sums}, kinds, settings)
 
     def _encode(self, square: Tensor) -> Tensor:
         return self.vae.encode(square[None]).latent_dist.mean * self.vae.config.scaling_factor
 
     def add_noise(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents (B, C, h, w) at the chosen time step; noise (1, C, h, w), or the options'."""
-        if noise is None and self.options.noise == "seeded":
+        if noise is None:
             # drawn on the CPU, so that every device gets the same
             generator = torch.Generator().manual_seed(self.options.seed)
             noise = torch.randn(latents[:1].shape, generator=generator)
-        elif noise is None:
-            noise = torch.zeros_like(latents[:1])
+            if self.options.noise == "none":
+                noise.zero_()
         noise = noise.to(latents).expand_as(latents)
         return self.scheduler.add_noise(latents, noise, self.time[None])
 
-    def queries_and_keys(self, noisy: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Queries and keys (B, A, N, d) of each layer for noisy latents (B, C, h, w)."""
-        scaled = self.scheduler.scale_model_input(noisy, self.time)
-        return self._read_layers(scaled, self.unet)
-
-    def _read_layers(
-        self, latents: Tensor, unet: Callable[..., object]
+    def queries_and_keys(
+        self, noisy: Tensor, unet: Callable[..., object] | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Queries and keys of each layer while the UNet, or what calls its modules, runs."""
-        condition = {}
+        """Queries and keys (B, A, N, d) of each layer for noisy latents (B, C, h, w), while the
+        UNet, or what calls its modules, runs.
+        """
+        run = unet or self.unet
+        latents, condition = self.scheduler.scale_model_input(noisy, self.time), {}
         if self.prompt is not None:
             prompt = self.prompt.to(latents).expand(len(latents), -1, -1)
             condition = {"encoder_hidden_states": prompt}
         projections = [m for layer in self.layers.values() for m in (layer.to_q, layer.to_k)]
-        heads = [layer.heads for layer in self.layers.values()]
-        outputs = run_until(lambda: unet(latents, self.time, **condition), projections)
+        heads = [layer.heads for layer in self.layers.values() for _ in "qk"]
+        outputs = run_until(lambda: run(latents, self.time, **condition), projections)
         split = [
-            x.unflatten(-1, (heads[i // 2], -1)).transpose(1, 2) for i, x in enumerate(outputs)
+            x.unflatten(-1, (count, -1)).transpose(1, 2)
+            for x, count in zip(outputs, heads, strict=True)
         ]
         return list(zip(split[0::2], split[1::2], strict=True))
 
@@ -184,7 +177,7 @@ class DiffusionAttention(nn.Module):
             moments = on_meta(self.vae.encoder)(image)
             latents = image.new_empty(1, self.channels, *moments.shape[2:])
             self.add_noise(torch.zeros(latents.shape[:2] + (1, 1)))
-            pairs = self._read_layers(latents, on_meta(self.unet))
+            pairs = self.queries_and_keys(latents, on_meta(self.unet))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             prompt = None if self.prompt is None else tuple(self.prompt.shape)
@@ -197,11 +190,11 @@ class DiffusionAttention(nn.Module):
 
     def _squares(self, images: Sequence[Tensor]) -> list[Tensor]:
         reference = next(self.unet.parameters())
-        squares = []
+        mode, squares = self.options.resize, []
+        antialias = self.options.resize == "bilinear"
         for image in images:
             x = image.to(reference.device).float()[None] / 255
-            antialias = self.options.resize == "bilinear"
-            x = F.interpolate(x, size=self.size, mode=self.options.resize, antialias=antialias)
+            x = F.interpolate(x, size=self.size, mode=mode, antialias=antialias)
             squares.append((2 * x[0] - 1).to(reference.dtype))
         return squares
 
@@ -211,12 +204,9 @@ class _Finished(Exception):
 
 
 def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
-    """Call ``run()`` until every module has given its output once, then stop it.
+    """Call ``run()`` until every module has given its output once, then stop it; these outputs.
 
     Other threads may use the modules at the same time: what they compute is theirs.
-
-    Returns:
-        the outputs in the order of the modules.
     """
     outputs: dict[int, Tensor] = {}
     caller = threading.get_ident()
@@ -233,9 +223,8 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
 
     handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
     try:
-        run()
-    except _Finished:
-        pass
+        with contextlib.suppress(_Finished):
+            run()
     finally:
         for handle in handles:
             handle.remove()
@@ -250,10 +239,8 @@ def on_meta(module: nn.Module) -> Callable[..., Any]:
 
 
 def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
-    """The time step of the options, a scalar.
-
-    Raises:
-        ValueError: more steps than the model was trained with, or a time step beyond them.
+    """The time step of the options, a scalar; ValueError for more steps than the model was trained
+    with, or a time step beyond them.
     """
     trained = scheduler.config.num_train_timesteps
     if options.steps > trained:
@@ -273,10 +260,8 @@ def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
 
 
 def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tuple[int, int]:
-    """Check that a model makes images from text in an autoencoder's latents; its latents' sides.
-
-    Raises:
-        ValueError: a model of another kind, or parts that do not fit each other.
+    """The sides of a model's latents; ValueError unless it makes images from text, and its parts
+    fit each other.
     """
     what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
     expected, given = vae.config.latent_channels, config.in_channels
@@ -311,10 +296,8 @@ def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tupl
 
 
 def find_layers(unet: nn.Module, names: Sequence[str]) -> dict[str, Any]:
-    """The self-attention modules of these names, or of the only name that begins so.
-
-    Raises:
-        ValueError: no name, or one that fits none or several of the UNet's layers.
+    """The self-attention modules of these names, or of the only name that begins so; ValueError for
+    no name, or one that fits none or several of the UNet's layers.
     """
     from diffusers.models.attention_processor import Attention
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,9 @@ WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("fp16", "bf16", "ema", "non_ema")
 """Variants of weights that folders hold, in the order in which they stand in for the plain ones."""
 
-UNETS = ("UNet2DConditionModel", "UNet2DModel")
-VAES = ("AutoencoderKL",)
-
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a configuration.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: it is no JSON, or no object.
-    """
+    """Read a configuration; FileNotFoundError without one, ValueError if it is no JSON object."""
     if not file.is_file():
         raise FileNotFoundError(
             f"diffusion model {str(file.parent)!r} lacks {file.name}. Expected a folder as "
@@ -48,9 +41,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def variant_of(folder: Path) -> str | None:
     """The variant of a part's weights to load, such as "fp16"; None for the plain ones, if any.
-
-    Raises:
-        FileNotFoundError: the folder has no weights.
+    FileNotFoundError for a folder without weights.
     """
     pattern = rf"(?:{'|'.join(WEIGHTS)})(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
     matches = [re.fullmatch(pattern, file.name) for file in sorted(folder.iterdir())]
@@ -66,11 +57,8 @@ def variant_of(folder: Path) -> str | None:
 
 
 def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> nn.Module:
-    """Load a part of the class that its configuration names, one of ``classes``.
-
-    Raises:
-        FileNotFoundError: no configuration or weights.
-        ValueError: another class, or weights that do not fill the part.
+    """Load a part of the class that its configuration names; ValueError unless this is one of
+    ``classes``, and the weights fill it.
     """
     import diffusers
 
@@ -79,17 +67,13 @@ def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> n
         raise ValueError(
             f"diffusion model: {str(folder)!r} is a {name}, expected {' or '.join(classes)}"
         )
-    loader = getattr(diffusers, name).from_pretrained
-    return load_fully(loader, folder, torch_dtype=dtype)
+    return load_fully(getattr(diffusers, name).from_pretrained, folder, torch_dtype=dtype)
 
 
 def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
     """Call ``from_pretrained`` on a folder; ValueError unless its files hold all weights."""
-    options |= {"variant": variant_of(folder), "local_files_only": True}
-    try:
-        model, info = loader(str(folder), output_loading_info=True, **options)
-    except Exception as error:
-        raise ValueError(unreadable(folder, error)) from error
+    options |= {"variant": variant_of(folder), "output_loading_info": True}
+    model, info = read_folder(loader, folder, **options)
     wrong = []
     for kind in ("missing", "mismatched", "unexpected"):
         keys = sorted(map(str, info.get(f"{kind}_keys") or ()))
@@ -104,11 +88,8 @@ def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
 
 
 def load_scheduler(folder: Path) -> Any:
-    """Load the scheduler that a folder's configuration names.
-
-    Raises:
-        FileNotFoundError: no configuration.
-        ValueError: an unknown class, or one that cannot add noise to latents.
+    """Load the scheduler that a folder's configuration names; ValueError for an unknown class, or
+    one that cannot add noise to latents.
     """
     import diffusers
 
@@ -119,16 +100,16 @@ def load_scheduler(folder: Path) -> Any:
             f"diffusion model: {str(folder)!r} names the scheduler {name!r}, expected one of "
             "diffusers that has add_noise, such as PNDMScheduler or DDIMScheduler"
         )
+    return read_folder(known.from_pretrained, folder)
+
+
+def read_folder(loader: Callable[..., Any], folder: Path, **options: Any) -> Any:
+    """Call ``from_pretrained`` on a folder of this machine; ValueError for whatever it raises."""
     try:
-        return known.from_pretrained(str(folder), local_files_only=True)
+        return loader(str(folder), local_files_only=True, **options)
     except Exception as error:
-        raise ValueError(unreadable(folder, error)) from error
-
-
-def unreadable(path: Path, error: Exception) -> str:
-    """One line about a file or folder that could not be loaded."""
-    reason = " ".join(str(error).split())[:300]
-    return (
-        f"diffusion model {str(path)!r} cannot be read ({type(error).__name__}: {reason}). "
-        "Expected diffusers' own format; was the copy or download cut short?"
-    )
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"diffusion model {str(folder)!r} cannot be read ({type(error).__name__}: {reason}). "
+            "Expected diffusers' own format; was the copy or download cut short?"
+        ) from error

@@ -16,6 +16,7 @@ from hyperclip.clip.loading import read_state_dict
 from hyperclip.runtime.files import local_path
 from hyperclip.runtime.weights import require_fit
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 BETA, GAMMA = 1.2, 3.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,11 +24,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeatureMaps:
-    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S, negative
-    entries excluded.
-
-    Args:
-        features: (N, C). tile: entries of a tile of rows; it bounds the memory.
+    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S of features
+    (N, C), negative entries excluded; ``tile`` entries at a time.
     """
 
     def __init__(self, features: Tensor, tile: int = 2**22) -> None:
@@ -63,8 +61,6 @@ class FeatureExtractor(nn.Module):
     """
 
     model: Any
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, name: str, weights: str = "", longest: int = 1024) -> None:
         super().__init__()
@@ -105,8 +101,6 @@ class FeatureExtractor(nn.Module):
                 f"MODEL.CLIPER.FEATURES.MAX_SIZE: got {longest}, expected at least the patch size "
                 f"{self.patch}"
             )
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def _load(self, name: str, path: Path) -> None:
         state = read_state_dict(path, "MODEL.CLIPER.FEATURES.WEIGHTS")
@@ -122,10 +116,10 @@ class FeatureExtractor(nn.Module):
         scale = min(1.0, self.longest / max(image.shape[1:]))
         h, w = (max(int(side * scale) // self.patch, 1) for side in image.shape[1:])
         size = (h * self.patch, w * self.patch)
-        x = image.to(self.mean.device).float()[None] / 255
+        x = image.to(next(self.model.parameters()).device).float()[None] / 255
         if x.shape[2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-        tokens = self.model.forward_features((x - self.mean) / self.std)
+        tokens = self.model.forward_features(normalize(x, MEAN, STD))
         return tokens[0, self.model.num_prefix_tokens :].T.reshape(-1, h, w)
 
 

@@ -95,10 +95,9 @@ def encode_layers(
             "AVERAGE to 'none'"
         )
     embeddings, total = read_early_layers(visual, images, options)
-    last = visual.transformer.resblocks[-1]
+    last, weights = visual.transformer.resblocks[-1], None
     if options.attention == "clip":
         features = residual_block(last, embeddings[-1])[None]
-        affinity = torch.eye(features.shape[2], device=features.device).expand(len(images), -1, -1)
     else:
         maps: Iterator[Tensor | None] = itertools.repeat(None)
         if proxy is not None:
@@ -106,21 +105,22 @@ def encode_layers(
         elif total is not None:
             rounds = [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers]
             maps = fused_maps(total, rounds, options)
-        features, affinity = last_block(last, embeddings[layers], maps, options)
+        features, weights = last_block(last, embeddings[layers], maps, options)
+    if weights is None:  # a token sees itself alone
+        same = torch.eye(features.shape[2], device=features.device)
+        weights = same.expand(len(images), 1, -1, -1)
     features = visual.ln_post(features)
     if visual.proj is not None:
         features = features @ visual.proj
-    return F.normalize(features[:, :, 1:].float(), dim=-1), affinity[:, 1:, 1:]
+    return F.normalize(features[:, :, 1:].float(), dim=-1), weights.mean(dim=1)[:, 1:, 1:]
 
 
 def read_early_layers(
     visual: VisionTransformer, images: Tensor, options: FusionOptions
 ) -> tuple[Tensor, Tensor | None]:
-    """Run all blocks but the last.
-
-    Returns:
-        embeddings (L, B, S, D), ``ln_1`` of what enters each block but for the last one's plain
-            input, and the sum of the softmax maps (B, A, S, S) in float32 if it is needed.
+    """Run all blocks but the last: embeddings (L, B, S, D), ``ln_1`` of what enters each block but
+    for the last one's plain input, and the sum of the softmax maps (B, A, S, S) in float32 if it is
+    needed.
     """
     ph, pw = visual.conv1.kernel_size
     grid = (images.shape[-2] // ph, images.shape[-1] // pw)
@@ -128,8 +128,7 @@ def read_early_layers(
     if options.half_positions:
         positions = positions.half().float()
     x = embed_patches(visual, images, positions)
-    embeddings: list[Tensor] = []
-    total: Tensor | None = None
+    embeddings, total = [], None
     for block in visual.transformer.resblocks[:-1]:
         u = block.ln_1(x)
         embeddings.append(u)
@@ -147,13 +146,10 @@ def last_block(
     embeddings: Tensor,
     maps: Iterator[Tensor | None],
     options: FusionOptions,
-) -> tuple[Tensor, Tensor]:
-    """Attention of the last block, without residual and MLP, for M layers' embeddings (M, B, S, D).
-
-    Where a map is given only values are projected.
-
-    Returns:
-        (M, B, S, D) and the map of the last layer, averaged over heads (B, S, S).
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of the last block, without residual and MLP, for M layers' embeddings (M, B, S, D):
+    (M, B, S, D) and the last layer's map (B, A, S, S), if there is one. Where a map is given only
+    values are projected.
     """
     outputs, weights = [], None
     for e in embeddings:
@@ -164,15 +160,11 @@ def last_block(
             pairs = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}
             weights = softmax_map(*pairs[options.attention])
         else:
-            v = project_values(block.attn, u)
+            v = values(block.attn, u).unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
             weights = given
         mixed = merge_heads(block.attn, v if weights is None else weights.to(v.dtype) @ v)
         outputs.append(mixed + (options.residual * e if options.residual else 0.0))
-    if weights is not None:
-        return torch.stack(outputs), weights.mean(dim=1)
-    _, images, tokens, _ = embeddings.shape
-    same = torch.eye(tokens, device=embeddings.device).expand(images, -1, -1)
-    return torch.stack(outputs), same
+    return torch.stack(outputs), weights
 
 
 def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iterator[Tensor]:
@@ -182,21 +174,20 @@ def fused_maps(total: Tensor, rounds: list[int], options: FusionOptions) -> Iter
     column's mean is subtracted, negative entries are cut, and rows are normalised; a row with none
     left stays 0. ``total`` is overwritten.
     """
-    done, fused = 0, None
-    for wanted in rounds:
-        if fused is None or wanted != done:
-            for _ in range(wanted - done):
-                total /= total.sum(dim=-2, keepdim=True)
-                total /= total.sum(dim=-1, keepdim=True)
-            done = wanted
-            fused = (total + total.mT) / 2
-            level = fused.mean(dim=-2, keepdim=True)
-            if options.center == "max":
-                level = fused.amax(dim=-2, keepdim=True)
-            fused -= options.center_scale * level
-            fused.clamp_(min=0)
-            fused /= fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
-        yield fused
+    done = 0
+    for wanted, same in itertools.groupby(rounds):
+        for _ in range(wanted - done):
+            total /= total.sum(dim=-2, keepdim=True)
+            total /= total.sum(dim=-1, keepdim=True)
+        done = wanted
+        fused = (total + total.mT) / 2
+        level = fused.mean(dim=-2, keepdim=True)
+        if options.center == "max":
+            level = fused.amax(dim=-2, keepdim=True)
+        fused -= options.center_scale * level
+        fused.clamp_(min=0)
+        fused /= fused.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(fused.dtype).tiny)
+        yield from (fused for _ in same)
 
 
 def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -222,11 +213,6 @@ def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
     """Queries, keys and values (B, A, S, d) of tokens (B, S, D)."""
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def project_values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Values (B, A, S, d) alone."""
-    return values(attn, x).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
 
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:

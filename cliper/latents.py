@@ -18,10 +18,8 @@ logger = logging.getLogger("hyperclip.cliper")
 
 
 class LatentsCache:
-    """A folder of latents, made when something is written first.
-
-    Raises:
-        NotADirectoryError: the path is a file, or leads through one.
+    """A folder of latents, made when something is written first; NotADirectoryError for a path that
+    is a file, or leads through one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,10 +34,8 @@ class LatentsCache:
     def get(
         self, key: str, shape: tuple[int, ...], like: Tensor, compute: Callable[[], Tensor]
     ) -> Tensor:
-        """The latents of a key: read, or else computed and written.
-
-        Args:
-            key: hexadecimal. shape: that they have to have. like: gives type and device.
+        """The latents of a hexadecimal key, of this shape, and of the type and on the device of
+        ``like``: read, or else computed and written.
         """
         file = self.folder / f"{key}.pt"
         latents = self._read(file, shape, like)

@@ -13,21 +13,20 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder, load_clip
 from hyperclip.runtime.finite import FiniteCheck
-from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
+from hyperclip.segmenter import Description, Question, Segmentation, Segmenter, options_of
 from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
 from open_clip import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import options_of
 from .feature_refiner import FeatureExtractor
 from .fusion import FusionOptions, encode_layers, proxy_affinity
 from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
 from .preprocess import resize_for_clip, target_size
 from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
 from .scores import Embedded, ScoreOptions, coarse_scores, with_negatives
-from .windows import Box, Windows, merge_affinities, window_boxes
+from .windows import Windows, merge_affinities, window_boxes
 
 logger = logging.getLogger("hyperclip.cliper")
 
@@ -141,11 +140,7 @@ class CLIPer(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Translate a config.
-
-        Raises:
-            ValueError: MODEL.WEIGHTS is set, which a system without training has no use for.
-        """
+        """Translate a config; ValueError if MODEL.WEIGHTS is set, of which it has no use."""
         if cfg.MODEL.WEIGHTS:
             raise ValueError(
                 f"MODEL.WEIGHTS: got {cfg.MODEL.WEIGHTS!r}, but CLIPer is training-free and has no "
@@ -203,10 +198,8 @@ class CLIPer(Segmenter):
         """See :class:`Segmenter`; scores reach from 0 to about 2.
 
         Where a background exists, pixels below the thresholds get no class, whatever the protocol
-        says; thresholds of the question take the place of the system's own.
-
-        Raises:
-            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
+        says; thresholds of the question take the place of the system's own. NotFiniteError for NaN
+        or infinity on the way, as :meth:`encode`.
         """
         vocabulary = question.vocabulary
         prompts, class_of = self.embed_vocabulary(vocabulary), self.class_of(vocabulary)
@@ -238,15 +231,13 @@ class CLIPer(Segmenter):
         """See :class:`Segmenter`."""
         # the paper has rows of the fused map with the diffusion model, and without a refiner
         refines = isinstance(self.refiner, DiffusionRefiner | None)
-        variants = ["windows"] if self.window else []
-        if self.refiner is None:
-            variants.append("no refiner")
-        notes = []
-        if self.labels.protocol == "argmax":
-            notes.append(ALL_CLASSIFIED)
-        if not set(dataset) & set(self.tuned_for):
-            notes.append(ONE_SETTING)
-        settings: dict[str, Any] = {
+        argmax = self.labels.protocol == "argmax"
+        variants = {"windows": self.window, "no refiner": self.refiner is None}
+        notes = {
+            ALL_CLASSIFIED: argmax,
+            ONE_SETTING: not set(dataset) & set(self.tuned_for),
+        }
+        settings = {
             "fusion": asdict(self.fusion),
             "scores": asdict(self.scores),
             "labels": asdict(self.labels),
@@ -260,20 +251,16 @@ class CLIPer(Segmenter):
             "CLIPer",
             self.backbone,
             "CLIPer" if self.fusion.attention == "fused" and refines else "",
-            ", ".join(variants),
+            ", ".join(name for name, given in variants.items() if given),
             class_lists="cliper",
-            abstains=self.labels.protocol == "abstain",
+            abstains=not argmax,
             settings=settings,
-            notes=tuple(notes),
+            notes=tuple(note for note, applies in notes.items() if applies),
             variant_settings={
                 "MODEL.CLIPER.WINDOW": 0,
                 "MODEL.CLIPER.REFINER.NAME": "none" if self.refiner is None else "diffusion",
             },
         )
-
-    def check(self, vocabulary: Vocabulary) -> None:
-        """See :class:`Segmenter`."""
-        self.text.check(self.clip, vocabulary)
 
     def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
         """Unit embeddings of all prompts (P, C): the classes, then the negatives."""
@@ -318,7 +305,12 @@ class CLIPer(Segmenter):
         crops = torch.stack(
             [i[:, y * p : (y + h) * p, x * p : (x + w) * p] for i in batch for y, x, h, w in boxes]
         )
-        cut = [_cut_proxy(feature, grid, box) for feature in proxies for box in boxes]
+        cut = []
+        for feature in proxies:
+            whole = F.interpolate(feature, size=grid, mode="bilinear", align_corners=False)
+            cut += [
+                proxy_affinity(whole[:, :, y : y + h, x : x + w], (h, w)) for y, x, h, w in boxes
+            ]
         features, affinity = self._encode_layers(crops, cut)
         per_image = zip(features.split(len(boxes), dim=1), affinity.split(len(boxes)), strict=True)
         return [
@@ -331,10 +323,3 @@ class CLIPer(Segmenter):
         proxy = torch.cat(proxies) if proxies else None
         with torch.autocast("cuda", torch.float16) if self._half else contextlib.nullcontext():
             return encode_layers(visual, batch, self.fusion, self.layers, proxy)
-
-
-def _cut_proxy(feature: Tensor, grid: tuple[int, int], box: Box) -> Tensor:
-    """Affinities (1, n, n) of a crop, from the whole image's features (1, C, h', w')."""
-    y, x, h, w = box
-    whole = F.interpolate(feature, size=grid, mode="bilinear", align_corners=False)
-    return proxy_affinity(whole[:, :, y : y + h, x : x + w], (h, w))

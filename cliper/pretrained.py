@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hyperclip.runtime.files import local_name
 from torch import Tensor, nn
 
-from .diffusion_parts import (
-    UNETS,
-    VAES,
-    load_fully,
-    load_module,
-    load_scheduler,
-    read_json,
-    unreadable,
-)
+from .diffusion_parts import load_fully, load_module, load_scheduler, read_folder, read_json
 from .single_file_checkpoint import load_single_file
 
 KNOWN: dict[str, tuple[tuple[str, str], ...]] = {
@@ -39,8 +30,7 @@ PARTS = ("unet", "vae", "scheduler")
 TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
-@dataclass(frozen=True)
-class LoadedDiffusion:
+class LoadedDiffusion(NamedTuple):
     """The parts of a diffusion model, in evaluation mode, and where they came from."""
 
     vae: nn.Module
@@ -84,14 +74,13 @@ def load_diffusion(
             f"diffusion model {str(folder)!r} lacks {', '.join(missing)}. Expected a folder as "
             "diffusers' save_pretrained writes it; was the copy or download cut short?"
         )
-    unet: Any = load_module(folder / "unet", UNETS, dtype)
-    vae = load_module(folder / "vae", VAES, dtype)
+    unet: Any = load_module(folder / "unet", ("UNet2DConditionModel", "UNet2DModel"), dtype)
+    vae = load_module(folder / "vae", ("AutoencoderKL",), dtype)
     scheduler = load_scheduler(folder / "scheduler")
     prompt: Tensor | None = None
-    if "Condition" in type(unet).__name__ and has_text:
-        prompt = _empty_prompt(folder)
-    elif "Condition" in type(unet).__name__:
-        prompt = torch.zeros(1, 1, unet.config.cross_attention_dim)
+    if "Condition" in type(unet).__name__:
+        width = unet.config.cross_attention_dim
+        prompt = _empty_prompt(folder) if has_text else torch.zeros(1, 1, width)
     return _finish(vae, unet, scheduler, prompt, source)
 
 
@@ -104,10 +93,8 @@ def _finish(
 
 
 def locate(model: str, revision: str = "") -> tuple[Path, str]:
-    """The local folder of a model, downloaded if need be, and its source.
-
-    Raises:
-        FileNotFoundError: nothing of what was tried exists; the message lists it.
+    """The local folder of a model, downloaded if need be, and its source; FileNotFoundError that
+    lists what was tried.
     """
     if Path(model).is_dir():
         return Path(model), model
@@ -140,11 +127,7 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
 
 
 def _empty_prompt(folder: Path) -> Tensor:
-    """Embedding (1, N, C) of the empty prompt.
-
-    Raises:
-        ValueError: a text encoder of another kind than CLIP's, or one that cannot be read.
-    """
+    """Embedding (1, N, C) of the empty prompt, by a text encoder of CLIP's kind."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
     part = folder / "text_encoder"
@@ -155,12 +138,11 @@ def _empty_prompt(folder: Path) -> Tensor:
         )
     encoder: Any = load_fully(CLIPTextModel.from_pretrained, part).float().eval()
     length = encoder.config.max_position_embeddings
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-        tokens = tokenizer(
-            "", padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-    except Exception as error:
-        raise ValueError(unreadable(folder / "tokenizer", error)) from error
+
+    def tokens(*args: Any, **options: Any) -> Tensor:
+        tokenizer = CLIPTokenizer.from_pretrained(*args, **options)
+        settings = {"padding": "max_length", "max_length": length, "truncation": True}
+        return tokenizer("", return_tensors="pt", **settings).input_ids
+
     with torch.no_grad():
-        return encoder(tokens.input_ids)[0]
+        return encoder(read_folder(tokens, folder / "tokenizer"))[0]

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
+from hyperclip.segmenter import options_of
 from torch import Tensor, nn
 
 from .affinity import FuseOptions
-from .config import options_of
 from .diffusion import DiffusionAttention, DiffusionOptions
 from .feature_refiner import FeatureExtractor, FeatureMaps
 from .pretrained import load_diffusion
@@ -39,10 +39,8 @@ REFINER_REGISTRY = Registry("REFINER")
 
 @dataclass(frozen=True)
 class GridRefinement:
-    """Resize scores to the grid of an operator, bilinearly, and apply it.
-
-    Args:
-        grid: (h', w'). apply: scores (N, T) to scores (N, T). inputs: what the operator is made of.
+    """Resize scores to the grid (h', w') of an operator, bilinearly, and apply it: scores (N, T) to
+    scores (N, T). Its ``inputs`` are what it is made of.
     """
 
     grid: tuple[int, int]
@@ -56,9 +54,7 @@ class GridRefinement:
 
 class DiffusionRefiner(nn.Module):
     """Refines with the self-attention of a latent diffusion model; see :class:`DiffusionAttention`.
-
-    Raises:
-        ValueError: "selection" of a map that does not exist.
+    ValueError for "selection" of a map that does not exist.
     """
 
     def __init__(self, attention: DiffusionAttention, options: FuseOptions) -> None:
@@ -104,8 +100,7 @@ def diffusion(cfg: CfgNode) -> DiffusionRefiner:
     loaded = load_diffusion(node.MODEL, node.REVISION, torch.float16 if half else torch.float32)
     options = options_of(DiffusionOptions, node, layers=tuple(node.LAYERS))
     cache = Path(node.CACHE) if node.CACHE else None
-    parts = (loaded.vae, loaded.unet, loaded.scheduler, loaded.prompt)
-    attention = DiffusionAttention(*parts, options, cache, loaded.source)
+    attention = DiffusionAttention(*loaded[:4], options, cache, loaded.source)
     return DiffusionRefiner(attention, fuse_options(cfg))
 
 
@@ -129,11 +124,7 @@ def fuse_options(cfg: CfgNode) -> FuseOptions:
 
 
 def build_refiner(cfg: CfgNode) -> Refiner | None:
-    """Build the refiner that the config names.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Build the refiner that the config names; ValueError for an unknown name."""
     name = cfg.MODEL.CLIPER.REFINER.NAME
     if name not in REFINER_REGISTRY:
         known = sorted(key for key, _ in REFINER_REGISTRY)

@@ -22,13 +22,10 @@ AVERAGES = ("all", "early", "none")
 @dataclass(frozen=True)
 class ScoreOptions:
     """How layers become one score map; MODEL.CLIPER's keys of the same names explain it, that of
-    the threshold is ATTENTION_THRESHOLD.
+    the threshold is ATTENTION_THRESHOLD. ValueError for an unknown name, or one outside 0..1.
 
     The first version averaged "early" layers, for ViT-H with weight 0.2, and propagated along
     "rows", as the paper says.
-
-    Raises:
-        ValueError: an unknown name, or a threshold outside 0..1.
     """
 
     logit_scale: float = 100.0
@@ -44,10 +41,8 @@ class ScoreOptions:
         require_share("ATTENTION_THRESHOLD", self.threshold)
 
     def layers(self, count: int) -> list[int]:
-        """Layers that have to be embedded, of a tower with ``count`` of them.
-
-        Raises:
-            ValueError: the selected layer does not exist, or there is no early one.
+        """Layers that have to be embedded, of a tower with ``count`` of them; ValueError if the
+        selected one does not exist, or no early one.
         """
         if not -count <= self.select_layer < count:
             raise ValueError(
@@ -94,12 +89,10 @@ def coarse_scores(
         probabilities = (probabilities + class_probabilities(logits, classes, class_of)) / 2
     select = options.select_layer if options.average != "none" else 0
     chosen = probabilities[select]
-    chosen = torch.where(chosen < options.threshold * chosen.amax(dim=0), 0.0, chosen)
-    scores = chosen
-    if options.propagation == "columns":
-        scores = image.affinity.mT @ chosen
-    elif options.propagation == "rows":
-        scores = image.affinity @ chosen
+    scores = chosen = torch.where(chosen < options.threshold * chosen.amax(dim=0), 0.0, chosen)
+    if options.propagation != "none":
+        rows = options.propagation == "rows"
+        scores = (image.affinity if rows else image.affinity.mT) @ chosen
     # as released, the mean runs over the selected layer as it is after the cut
     if options.average != "none":
         others = probabilities[:-1] if options.average == "early" else probabilities
@@ -123,12 +116,9 @@ def class_probabilities(logits: Tensor, classes: int, class_of: Tensor | None) -
 def with_negatives(
     classes: Tensor, negatives: Tensor | None, mean: bool, class_of: Tensor | None = None
 ) -> Tensor:
-    """Embeddings of all prompts (P, C): classes, negatives, and with ``mean`` the classes'
-    normalised mean.
-
-    Args:
-        classes: (T, C), or (S, C) with several embeddings a class. class_of: then the class of each
-            (S,); every class has the same weight in the mean.
+    """Embeddings of all prompts (P, C): classes (T, C), negatives, and with ``mean`` the classes'
+    normalised mean. With several embeddings a class (S, C), ``class_of`` (S,) is the class of each,
+    and every class has the same weight in the mean.
     """
     parts = [classes] if negatives is None else [classes, negatives]
     if mean:

@@ -8,9 +8,8 @@ for what the configurations beside it say (``unet/config.json``, ``vae/config.js
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hyperclip.runtime.weights import find_state_dict, read_weights, require_fit
@@ -38,13 +37,9 @@ _SCHEDULER = {
 }
 
 
-@dataclass(frozen=True)
-class Version:
-    """What a version of Stable Diffusion changes of the libraries' defaults.
-
-    Attributes:
-        unet: settings of diffusers' UNet. text: of transformers' CLIP text model.
-        padding: token behind the prompt.
+class Version(NamedTuple):
+    """What a version of Stable Diffusion changes of the libraries' defaults: settings of diffusers'
+    UNet and of transformers' CLIP text model, and the token behind the prompt.
     """
 
     unet: Mapping[str, Any]
@@ -52,29 +47,26 @@ class Version:
     padding: int
 
 
-VERSIONS = {
-    768: Version(
-        {"cross_attention_dim": 768, "attention_head_dim": 8},
-        {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
-        _END,
-    ),
-    1024: Version(
-        {
-            "cross_attention_dim": 1024,
-            "attention_head_dim": (5, 10, 20, 20),
-            "use_linear_projection": True,
-        },
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 23,
-            "num_attention_heads": 16,
-            "hidden_act": "gelu",
-        },
-        0,
-    ),
-}
-"""Stable Diffusion 1 and 2, by the width of their text encoders."""
+FIRST = Version(
+    {"cross_attention_dim": 768, "attention_head_dim": 8},
+    {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    _END,
+)
+SECOND = Version(
+    {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+    },
+    0,
+)
 
 
 def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Any, Tensor]:
@@ -126,7 +118,7 @@ def _version(path: Path, state: Mapping[str, Tensor]) -> Version:
             f"{sorted(state)[:3]}. Expected such a file, or a folder in diffusers' format"
         )
     second = any(name.startswith("cond_stage_model.model.") for name in text)
-    return VERSIONS[1024 if second else 768]
+    return SECOND if second else FIRST
 
 
 def _beside(folder: Path, part: str) -> dict[str, Any] | None:
@@ -152,7 +144,7 @@ def _empty_prompt(path: Path, state: Mapping[str, Tensor], version: Version) -> 
 
     config = _beside(path.parent, "text_encoder")
     encoder: Any = CLIPTextModel(CLIPTextConfig(**(config or version.text))).float().eval()
-    if version is VERSIONS[1024]:
+    if version is SECOND:
         prefix = "cond_stage_model.model."
         converted = convert_open_clip_checkpoint(encoder, dict(state), prefix=prefix)
     else:

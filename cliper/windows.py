@@ -31,10 +31,8 @@ class Windows:
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:
-    """Crops over a map, row by row; the last of a row or column is moved back inside.
-
-    Raises:
-        ValueError: a stride above the crop's side, or below 1: some patches would be in no crop.
+    """Crops over a map, row by row; the last of a row or column is moved back inside. ValueError
+    for a stride above the crop's side, or below 1: some patches would be in no crop.
     """
     if not 0 < stride <= crop:
         raise ValueError(f"window stride: got {stride}, expected 1 to the window's side {crop}")

@@ -28,9 +28,8 @@ class DenseFeatures:
         """Features of all images of the parts."""
         maps = zip(*(part.intermediates for part in parts), strict=True)
         tokens = torch.cat([part.class_token for part in parts])
-        return DenseFeatures(
-            torch.cat([part.embeddings for part in parts]), [torch.cat(m) for m in maps], tokens
-        )
+        embeddings = torch.cat([part.embeddings for part in parts])
+        return DenseFeatures(embeddings, [torch.cat(m) for m in maps], tokens)
 
     def __getitem__(self, images: slice) -> DenseFeatures:
         """Features of some of the images."""

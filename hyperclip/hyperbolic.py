@@ -17,38 +17,30 @@ from geoopt import PoincareBall
 from torch import Tensor
 
 POINT_MARGIN = 1e-5
-"""artanh sees at most ``1 - POINT_MARGIN``: tangent vectors read back from the ball saturate there.
-"""
+"""artanh sees at most ``1 - POINT_MARGIN``: vectors read back from the ball saturate there."""
 PRODUCT_MARGIN = 1e-3
 """The result of a Moebius product is projected to ``(1 - PRODUCT_MARGIN) / sqrt(c)``."""
 
 
 def tangent_cap(c: float, margin: float = PRODUCT_MARGIN) -> float:
-    """Largest norm that ``logmap0`` returns for a point projected with ``margin``: artanh(1 -
-    margin) / sqrt(c).
-    """
+    """Largest norm that ``logmap0`` returns for a projected point: artanh(1 - margin) / sqrt(c)."""
     return math.atanh(1.0 - margin) / math.sqrt(c)
 
 
 def project(y: Tensor, c: float, margin: float = PRODUCT_MARGIN) -> Tensor:
-    """Pull points outside the ball of radius ``(1 - margin) / sqrt(c)`` back onto it; shape (...,
-    D) is kept.
-    """
+    """Pull points (..., D) outside the ball of radius ``(1 - margin) / sqrt(c)`` back onto it."""
     limit = (1.0 - margin) / math.sqrt(c)
     norm = y.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(y.dtype).tiny)
     return torch.where(norm > limit, y / norm * limit, y)
 
 
 def expmap0(u: Tensor, c: float) -> Tensor:
-    """Exponential map at the origin: tangent vectors (..., D) to points, ``tanh(sqrt(c)|u|) u /
-    (sqrt(c)|u|)``.
-    """
+    """Exponential map at 0 of tangent vectors (..., D): ``tanh(sqrt(c)|u|) u / (sqrt(c)|u|)``."""
     return _ball(u, c).expmap0(u.double(), project=False).to(u.dtype)
 
 
 def logmap0(y: Tensor, c: float) -> Tensor:
-    """Logarithmic map at the origin, the inverse of :func:`expmap0`: ``artanh(sqrt(c)|y|) y /
-    (sqrt(c)|y|)``.
+    """Logarithmic map at 0, inverse of :func:`expmap0`: ``artanh(sqrt(c)|y|) y / (sqrt(c)|y|)``.
 
     Points closer to the boundary than ``POINT_MARGIN`` keep their direction and get the norm of
     that margin.
@@ -57,9 +49,7 @@ def logmap0(y: Tensor, c: float) -> Tensor:
 
 
 def mobius_matvec(m: Tensor, x: Tensor, c: float) -> Tensor:
-    """Moebius matrix-vector product of ``m`` (E, D) with points ``x`` (..., D), projected into the
-    ball.
-
+    """Moebius product of a matrix ``m`` (E, D) with points ``x`` (..., D), projected into the ball:
     ``tanh(|Mx|/|x| artanh(sqrt(c)|x|)) Mx / (|Mx| sqrt(c))``; a zero product gives zero.
     """
     product = _ball(x, c).mobius_matvec(
@@ -69,11 +59,8 @@ def mobius_matvec(m: Tensor, x: Tensor, c: float) -> Tensor:
 
 
 def radius(u: Tensor) -> Tensor:
-    """Hyperbolic radius of tangent vectors (..., D): the distance of ``expmap0(u)`` from the
-    origin.
-
-    It equals ``2 |u|`` for every curvature (geoopt's and the paper's metric, conformal factor 2 at
-    the origin).
+    """Hyperbolic radius of tangent vectors (..., D), the distance of ``expmap0(u)`` from 0: it
+    is ``2 |u|`` for every curvature (geoopt's and the paper's metric, conformal factor 2 there).
     """
     return 2.0 * u.norm(dim=-1)
 

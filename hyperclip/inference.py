@@ -77,8 +77,7 @@ def make_views(
     """Cut a normalised image (3, H, W) into views (V, 3, r, r), that of the whole image last.
 
     Args:
-        resolution: what CLIP takes.
-        sliding: the windows, or None for the whole image alone.
+        resolution: what CLIP takes. sliding: the windows, None for the whole image alone.
         divisor: without windows, zero-pad H and W to multiples of this before squashing, 0 for no
             padding (the released code pads to 32 and leaves the padding in, which shifts masks).
     """

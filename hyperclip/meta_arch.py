@@ -6,7 +6,6 @@ from .runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,28 +16,13 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import (
-    CLIP_MEAN,
-    CLIP_STD,
-    TextEmbedder,
-    activation_of,
-    check_layers,
-    encode_dense,
-    load_clip,
-)
+from .clip import CLIP_MEAN, CLIP_STD, TextEmbedder, activation_of, image_tower, load_clip
 from .dense_features import DenseFeatures
-from .head import (
-    CosineHead,
-    CostVolumeHead,
-    choose_classes,
-    in_terms_of,
-    pixel_class_bce,
-    present_classes,
-)
+from .head import CosineHead, CostVolumeHead, loss
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
-from .segmenter import Description, Question, Segmentation, Segmenter
+from .segmenter import Description, Question, Segmentation, Segmenter, options_of
 from .vocabulary import Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")
@@ -106,23 +90,27 @@ class HyperCLIP(Segmenter):
         weights, activation = cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.CLIP_ACTIVATION
         loaded = load_clip(head.CLIP_PRETRAINED, weights, load, activation)
         clip, adapter = loaded.model, cfg.MODEL.ADAPTER
-        check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
-        names = [field.name for field in fields(AdapterOptions)]
-        options = AdapterOptions(**{name: getattr(adapter, name.upper()) for name in names})
+        image_tower.check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
+        options = options_of(AdapterOptions, adapter)
         prepare_finetuning(clip, head.CLIP_FINETUNE, encoders=adapter.ENCODERS, options=options)
-        recomputed = checked_parts(cfg.MODEL.CHECKPOINT_ACTIVATIONS)
+        recomputed = cfg.MODEL.CHECKPOINT_ACTIVATIONS
+        if not set(recomputed) <= set(CHECKPOINTED):
+            raise ValueError(
+                f"MODEL.CHECKPOINT_ACTIVATIONS: got {recomputed!r}, expected a list of some of "
+                f"{list(CHECKPOINTED)}"
+            )
         clip.transformer.grad_checkpointing = "text" in recomputed
         clip.visual.transformer.grad_checkpointing = "image" in recomputed
         patch = clip.visual.conv1.kernel_size
         shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
-        windows = {key.lower(): value for key, value in cfg.TEST.SLIDING.items()}
+        windows = cfg.TEST.SLIDING_WINDOW
         return {
             "clip": clip,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "head": build_head(cfg, shape),
             "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
             "layers": head.CLIP_LAYERS,
-            "sliding": SlidingWindow(**windows) if cfg.TEST.SLIDING_WINDOW else None,
+            "sliding": options_of(SlidingWindow, cfg.TEST.SLIDING) if windows else None,
             "backbone": head.CLIP_PRETRAINED,
             "finetune": head.CLIP_FINETUNE,
             "background_threshold": cfg.TEST.BACKGROUND_THRESHOLD,
@@ -139,10 +127,6 @@ class HyperCLIP(Segmenter):
     def needs_checkpoint(self) -> bool:
         """Whether the head has parameters, which only a checkpoint fills."""
         return any(True for _ in self.sem_seg_head.parameters())
-
-    def check(self, vocabulary: Vocabulary) -> None:
-        """See :class:`Segmenter`."""
-        self.text.check(self.clip, vocabulary)
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """See :class:`Segmenter`."""
@@ -177,10 +161,7 @@ class HyperCLIP(Segmenter):
     @torch.no_grad()
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
         """Scores are in 0..1; see :class:`Segmenter`. Where a background exists, pixels below its
-        threshold belong to it.
-
-        Raises:
-            NotFiniteError: NaN or infinity on the way; so does :meth:`encode`.
+        threshold belong to it. NotFiniteError for NaN or infinity on the way, as :meth:`encode`.
         """
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
@@ -217,11 +198,13 @@ class HyperCLIP(Segmenter):
         """Image tower over normalised views (V, 3, r, r), without gradients some at a time."""
         visual = self.clip.visual
         if torch.is_grad_enabled():
-            return encode_dense(visual, views, self.layers)
+            return image_tower.encode_dense(visual, views, self.layers)
         tokens = views[0, 0].numel() // visual.conv1.weight[0, 0].numel()
         step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
-        parts = [encode_dense(visual, part, self.layers) for part in views.split(step)]
-        return DenseFeatures.join(parts)
+        parts = views.split(step)
+        return DenseFeatures.join(
+            [image_tower.encode_dense(visual, part, self.layers) for part in parts]
+        )
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`. Inputs that are a part of a batch
@@ -243,30 +226,18 @@ class HyperCLIP(Segmenter):
         )
         only, classes = batched_inputs[0].get("sampled_classes"), len(self.train_vocabulary)
         if only is None and 0 < self.sampled_classes < classes:
-            present = present_classes(target, classes, self.ignore)
-            only = choose_classes(present, self.sampled_classes)
+            present = loss.present_classes(target, classes, self.ignore)
+            only = loss.choose_classes(present, self.sampled_classes)
         if only is not None:
-            target = in_terms_of(target, only, self.ignore)
+            target = loss.in_terms_of(target, only, self.ignore)
         text = self.text(self.clip, self.train_vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
-        return {"loss_sem_seg": pixel_class_bce(logits, target, self.ignore)}
-
-
-def checked_parts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return MODEL.CHECKPOINT_ACTIVATIONS; ValueError unless all of it is in ``CHECKPOINTED``."""
-    if any(name not in CHECKPOINTED for name in names):
-        raise ValueError(
-            f"MODEL.CHECKPOINT_ACTIVATIONS: got {names!r}, expected a list of some of "
-            f"{list(CHECKPOINTED)}"
-        )
-    return tuple(names)
+        return {"loss_sem_seg": loss.pixel_class_bce(logits, target, self.ignore)}
 
 
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
-    """Build the head that the config names, its ``forward`` compiled if MODEL.COMPILE_HEAD says so.
-
-    Raises:
-        ValueError: an unknown name, or an unknown backend.
+    """Build the head that the config names, its ``forward`` compiled if MODEL.COMPILE_HEAD says so;
+    ValueError for an unknown name, or an unknown backend.
     """
     backend = cfg.MODEL.COMPILE_HEAD
     if backend and backend not in torch._dynamo.list_backends(exclude_tags=()):

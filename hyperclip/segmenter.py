@@ -13,8 +13,8 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from .clip.embedder import TextEmbedder
 from .clip.normalization import CLIP_MEAN, CLIP_STD
 from .vocabulary import Vocabulary
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,13 @@ class Description:
 
 
 class Segmenter(nn.Module, abc.ABC):
-    """A system that segments images by words.
-
-    Args:
-        pixel_mean, pixel_std: normalisation of the images, RGB, 0..255.
+    """A system that segments images by words; ``pixel_mean`` and ``pixel_std`` normalise them, RGB,
+    0..255.
     """
 
-    input_format = "RGB"
+    clip: Any
     text: TextEmbedder | None = None
-    """What embeds the class names, if CLIP's text tower does."""
+    """What embeds the class names, if the text tower of ``clip`` does."""
     half_precision = False
     """Whether it takes float16 on GPUs by itself."""
     sampled_classes = 0
@@ -155,11 +155,11 @@ class Segmenter(nn.Module, abc.ABC):
         return None if classes is None else torch.tensor(classes, device=self.device)
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """Raise now what asking for these classes would raise later.
-
-        Raises:
-            ValueError: a name that does not fit into the text tower.
+        """ValueError now for what asking for these classes would raise later: a name that does not
+        fit into the text tower.
         """
+        if self.text is not None:
+            self.text.check(self.clip, vocabulary)
 
     def checkpoint_settings(self) -> dict[str, Any]:
         """What the parameters were trained for and do not tell, in plain values by config key; a
@@ -182,9 +182,8 @@ class Segmenter(nn.Module, abc.ABC):
                 in inference "question", a :class:`Question`, and optionally "height" and "width" of
                 the answer.
         Returns:
-            in training :meth:`losses`, else :meth:`Segmentation.as_dict` of each image.
-        Raises:
-            ValueError: an image without a question in inference.
+            in training :meth:`losses`, else :meth:`Segmentation.as_dict` of each image; ValueError
+            for one without a question.
         """
         if self.training:
             return self.losses(batched_inputs)
@@ -214,6 +213,12 @@ class Segmenter(nn.Module, abc.ABC):
     def normalise(self, image: Tensor) -> Tensor:
         """Image (..., 3, H, W), RGB 0..255, to what its towers expect, on the system's device."""
         return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+
+
+def options_of(kind: type[Options], node: CfgNode, **given: Any) -> Options:
+    """Options whose fields are a node's keys in lower case, but for those that are given."""
+    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    return kind(**{name: getattr(node, name.upper()) for name in names}, **given)
 
 
 def bare(model: nn.Module) -> Segmenter:

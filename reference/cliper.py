@@ -1,13 +1,26 @@
 """The obvious way to refine with attention maps: whole maps, a chain of N x N products, then the
-scores.
+scores; and whole maps that CLIPer's operator reads like its own.
 
 Shapes: M maps, N tokens, T classes, d numbers of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from cliper.affinity import StreamedMaps
 from torch import Tensor
+
+
+class GivenMaps(StreamedMaps):
+    """Maps (M, N, N) that exist: softmax probabilities, rows are queries. They are not changed."""
+
+    def __init__(self, maps: Tensor, grid: tuple[int, int], tile: int | None = None) -> None:
+        super().__init__(list(maps), [], [], grid, tile)
+
+    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
+        return lambda rows: self.queries[index][rows]
 
 
 def attention_maps(queries: list[Tensor], keys: list[Tensor], scales: list[float]) -> Tensor:

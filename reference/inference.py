@@ -5,7 +5,7 @@ every class's scores. Shapes: T classes, S side.
 from __future__ import annotations
 
 from hyperclip.head import REJECTED
-from hyperclip.head.cost_volume import cost_volume, top_classes
+from hyperclip.head.cost_head import cost_volume, top_classes
 from hyperclip.inference import make_views, resize
 
 from reference.training import embed_image, head_logits, literal_adapters

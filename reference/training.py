@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hyperclip.adapters import RadiusAdjustment, adapters
 from hyperclip.clip.image_tower import embed_patches
 from hyperclip.clip.text_tower import tokenize
-from hyperclip.head.cost_volume import cost_volume
+from hyperclip.head.cost_head import cost_volume
 from hyperclip.inference import resize
 
 from reference import clip as towers

@@ -6,7 +6,7 @@ import math
 from functools import partial
 
 import torch
-from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
+from cliper.affinity import FuseOptions, StreamedMaps
 from torch import Tensor
 
 from reference import cliper as literal
@@ -45,7 +45,7 @@ def refine(settings: Settings) -> list[Row]:
         rows += compare("refine", f"from q and k, {classes} classes", obvious, ours, settings)
         maps = literal.attention_maps(queries, keys, scales)
         ours, obvious = (
-            partial(GivenMaps(maps, grid).apply, scores, options),
+            partial(literal.GivenMaps(maps, grid).apply, scores, options),
             partial(literal.refine, maps, scores, THRESHOLD),
         )
         rows += compare("refine", f"from given maps, {classes} classes", obvious, ours, settings)

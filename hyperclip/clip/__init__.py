@@ -6,16 +6,3 @@ from .image_tower import check_layers, encode_dense
 from .loading import LoadedClip, load_clip
 from .normalization import CLIP_MEAN, CLIP_STD
 from .text_tower import encode_text, tokenize
-
-__all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "LoadedClip",
-    "TextEmbedder",
-    "activation_of",
-    "check_layers",
-    "encode_dense",
-    "encode_text",
-    "load_clip",
-    "tokenize",
-]

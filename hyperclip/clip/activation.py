@@ -44,11 +44,8 @@ def activation_of_tag(architecture: str, tag: str) -> str:
 
 def activation_of_file(name: str, path: Path, content: Mapping[str, Tensor]) -> str:
     """What a weights file was trained with, by its state dict, its folder's configuration, or the
-    architecture's name.
-
-    Returns:
-        "" where nothing tells: under OpenAI's name (ViT-B/16), unlike open_clip's (ViT-B-16,
-            ViT-B-16-quickgelu), weights of the usual format may be anybody's.
+    architecture's name; "" where nothing tells: under OpenAI's name (ViT-B/16), unlike open_clip's
+    (ViT-B-16, ViT-B-16-quickgelu), weights of the usual format may be anybody's.
     """
     if any(extra in content for extra in OPENAI_EXTRAS):
         return QUICK_GELU

@@ -38,10 +38,9 @@ class TextEmbedder:
     tower's weights and precision (:mod:`hyperclip.clip.text_cache_key`).
 
     Args:
-        templates: sentences with one ``{}``.
+        templates: sentences with one ``{}``. capacity: vocabularies kept; the oldest is dropped.
         synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no
             difference; configs mean :func:`synonym_rule`'s.
-        capacity: vocabularies kept; the oldest is dropped.
     """
 
     def __init__(
@@ -87,11 +86,7 @@ class TextEmbedder:
         return prompts, owners
 
     def check(self, clip: CLIP, vocabulary: Vocabulary) -> None:
-        """Raise what embedding these classes would raise, without the text tower.
-
-        Raises:
-            ValueError: a name that does not fit into the text context.
-        """
+        """ValueError for a name that does not fit into the text context, without the tower."""
         prompts, _ = self.prompts(vocabulary)
         # a token has a byte or more
         long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]

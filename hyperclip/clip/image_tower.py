@@ -32,12 +32,8 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicu
 def embed_patches(
     visual: VisionTransformer, images: Tensor, positions: Tensor | None = None
 ) -> Tensor:
-    """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block.
-
-    Args:
-        positions: position embeddings (1 + N, D); None for the tower's own, resized.
-    Raises:
-        ValueError: H or W is not a multiple of the patch size.
+    """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block, with position
+    embeddings (1 + N, D), or the tower's own, resized. ValueError for other than whole patches.
     """
     ph, pw = visual.conv1.kernel_size
     height, width = images.shape[-2:]

@@ -14,15 +14,8 @@ from torch import Tensor
 
 from ..runtime.files import local_name
 from ..runtime.weights import find_state_dict, read_weights, rename_for, require_fit
-from .activation import (
-    ACTIVATIONS,
-    OPENAI_EXTRAS,
-    QUICK_GELU,
-    activation_of,
-    activation_of_config,
-    activation_of_file,
-    activation_of_tag,
-)
+from . import activation as activations
+from .activation import OPENAI_EXTRAS, QUICK_GELU, activation_of_file, activation_of_tag
 from .open_clip_folders import folder_weights, is_model_folder, read_folder_config
 from .text_tower import Tokenizer
 
@@ -64,16 +57,15 @@ def load_clip(
         weights: "" for those that ``name`` stands for, "none" for random ones, a tag of open_clip,
             or a local file: OpenAI's ``.pt`` (archive or state dict), safetensors, ``.bin``.
         load: False gives random weights, for a checkpoint that is loaded over them.
-        activation: "quick_gelu" or "gelu" where the weights do not tell what they were trained
-            with, else "auto".
+        activation: "quick_gelu" or "gelu" where the weights do not tell, else "auto".
     Raises:
         ValueError: an unknown architecture or tag, weights of another architecture or of unknown
             activation, or a model without a plain vision transformer and text transformer.
         FileNotFoundError: weights that are neither on this machine nor to be had from the network.
     """
-    if activation not in ACTIVATIONS:
+    if activation not in (known := activations.ACTIVATIONS):
         raise ValueError(
-            f"MODEL.CLIP_ACTIVATION: got {activation!r}, expected one of {list(ACTIVATIONS)}"
+            f"MODEL.CLIP_ACTIVATION: got {activation!r}, expected one of {list(known)}"
         )
     name, weights = local_name(name), local_name(weights)
     architecture, tag = split_name(name)
@@ -92,9 +84,8 @@ def load_clip(
         model = _create(architecture, load_weights=load)
         return _finish(model, architecture, source, activation)
     if not load:
-        kind = activation
-        if kind == "auto":
-            kind = _expected_activation(name, architecture, tag, file)
+        expected = activation == "auto"
+        kind = _expected_activation(name, architecture, tag, file) if expected else activation
         return _finish(_build(architecture, kind), architecture, "random weights", kind)
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -108,10 +99,8 @@ def load_clip(
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a model name into open_clip's architecture and the tag of its weights ("" if none).
-
-    Raises:
-        ValueError: neither OpenAI's name, nor open_clip's, nor a hub id, nor a model folder.
+    """Split a model name into open_clip's architecture and the tag of its weights ("" if none);
+    ValueError for neither OpenAI's name, nor open_clip's, nor a hub id, nor a model folder.
     """
     if name in OPENAI_ARCHITECTURES:
         return OPENAI_ARCHITECTURES[name], "openai"
@@ -141,10 +130,8 @@ def read_state_dict(path: Path, key: str = "MODEL.CLIP_WEIGHTS") -> dict[str, Te
         ValueError: a file that is truncated or of another kind, or an archive of unknown hash.
     """
     what = f"{key} {str(path)!r}"
-    if _is_torchscript(path):
-        content = _read_archive(path)
-    else:
-        content = find_state_dict(read_weights(path, key), what)
+    archive = _is_torchscript(path)
+    content = _read_archive(path) if archive else find_state_dict(read_weights(path, key), what)
     state = rename_for(content, (), what)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
@@ -178,7 +165,7 @@ def _expected_activation(name: str, architecture: str, tag: str, file: Path | No
     if file is not None and file.is_file():
         return _require_activation(name, file, read_state_dict(file))
     if is_model_folder(architecture):
-        return activation_of_config(read_folder_config(Path(architecture)))
+        return activations.activation_of_config(read_folder_config(Path(architecture)))
     if name in OPENAI_ARCHITECTURES:
         tag = tag or "openai"
     return activation_of_tag(architecture, tag)
@@ -250,7 +237,7 @@ def _finish(model: open_clip.CLIP, architecture: str, source: str, activation: s
             f"CLIP model {architecture!r}: got {type(model).__name__} with "
             f"{type(model.visual).__name__}, expected open_clip's CLIP with a vision transformer"
         )
-    kind = activation_of(model)
+    kind = activations.activation_of(model)
     if activation not in ("auto", kind):
         raise ValueError(
             f"MODEL.CLIP_ACTIVATION: got {activation!r}, but {source} was trained with {kind!r}. "

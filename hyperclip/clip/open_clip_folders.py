@@ -17,10 +17,8 @@ def is_model_folder(folder: str | Path) -> bool:
 
 
 def read_folder_config(folder: Path) -> dict[str, Any] | None:
-    """What a folder says of its model (``model_cfg``); None if it is no model folder.
-
-    Raises:
-        ValueError: a configuration that is no JSON, or without ``model_cfg``.
+    """What a folder says of its model (``model_cfg``); None if it is no model folder. ValueError
+    for a configuration that is no JSON, or lacks an entry.
     """
     if not is_model_folder(folder):
         return None
@@ -28,24 +26,18 @@ def read_folder_config(folder: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
         towers = (config["vision_cfg"], config["text_cfg"])
-        if all(isinstance(tower, dict) for tower in towers) and config["embed_dim"]:
-            return config
+        if not all(isinstance(tower, dict) for tower in towers) or not config["embed_dim"]:
+            raise TypeError("a tower that is no object, or no embed_dim")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"CLIP model {str(file)!r} cannot be read ({type(error).__name__}: {error}). Expected "
             "JSON with model_cfg: embed_dim, vision_cfg and text_cfg, as open_clip writes it"
         ) from error
-    raise ValueError(
-        f"CLIP model {str(file)!r}: expected model_cfg with embed_dim, vision_cfg and text_cfg"
-    )
+    return config
 
 
 def folder_weights(folder: Path) -> Path:
-    """The weights file of a model folder.
-
-    Raises:
-        FileNotFoundError: it has none.
-    """
+    """The weights file of a model folder; FileNotFoundError if it has none."""
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name

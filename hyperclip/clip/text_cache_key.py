@@ -8,11 +8,10 @@ which is exact in any order and takes about 1 % of the time of an image. Shapes:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import torch
 from open_clip import CLIP
-from torch import Tensor, nn
+from torch import Tensor
 
 SETTING = (bool, int, float, str, tuple, type(None))
 """Types of attributes that say how a module computes, such as an adapter's curvature."""
@@ -25,7 +24,9 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
     device = clip.token_embedding.weight.device
     settings: list[object] = [_precision(device)]
     tensors: list[Tensor] = []
-    for prefix, module in _text_modules(clip):
+    for prefix, module in clip.named_modules():
+        if prefix.split(".")[0] == "visual":
+            continue
         plain = [(key, value) for key, value in vars(module).items() if isinstance(value, SETTING)]
         settings.append((prefix, type(module).__qualname__, plain))
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -37,14 +38,6 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
     digest.update(sums.cpu().numpy().tobytes())
     return digest.digest()
-
-
-def _text_modules(clip: CLIP) -> Iterator[tuple[str, nn.Module]]:
-    """Every module of the tower with its name; of the model itself its own parameters."""
-    yield "", clip
-    for name, child in clip.named_children():
-        if name != "visual":
-            yield from child.named_modules(prefix=name)
 
 
 def _precision(device: torch.device) -> tuple:

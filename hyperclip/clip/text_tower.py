@@ -23,10 +23,8 @@ Tokenizer = Callable[..., Tensor]
 
 
 def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tensor:
-    """Prompts to token ids (P, context).
-
-    Raises:
-        ValueError: no prompt, or one longer than the context, which open_clip would cut silently.
+    """Prompts to token ids (P, context); ValueError for no prompt, or one longer than the context,
+    which open_clip would cut silently.
     """
     if not prompts:
         raise ValueError("prompts: got none, expected at least one")
@@ -41,10 +39,8 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
 
 
 def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Encode token ids (P, S) into embeddings (P, C), not normalised.
-
-    Raises:
-        ValueError: the tower is not causal, or does not pool at the end of text.
+    """Encode token ids (P, S) into embeddings (P, C), not normalised; ValueError for a tower that
+    is not causal, or does not pool at the end of text.
     """
     if clip.text_pool_type != "argmax" or clip.attn_mask is None:
         raise ValueError(

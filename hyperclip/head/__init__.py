@@ -6,14 +6,3 @@ from ..runtime import detectron2  # noqa: F401  (first, see there)
 from .cost_head import CosineHead, CostVolumeHead
 from .logits import REJECTED, ViewLogits
 from .loss import choose_classes, in_terms_of, pixel_class_bce, present_classes
-
-__all__ = [
-    "REJECTED",
-    "CosineHead",
-    "CostVolumeHead",
-    "ViewLogits",
-    "choose_classes",
-    "in_terms_of",
-    "pixel_class_bce",
-    "present_classes",
-]

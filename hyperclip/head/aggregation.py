@@ -78,10 +78,8 @@ def positive(x: Tensor) -> Tensor:
 
 
 class SpatialBlock(nn.Module):
-    """One Swin block over each class map, guided by the image.
-
-    Args:
-        dim, guidance_dim: channels. window: side of a window. shift: cyclic shift, 0 for none.
+    """One Swin block over each class map, guided by the image, in windows of side ``window`` that
+    are shifted cyclically by ``shift``.
     """
 
     mask: Tensor | None
@@ -228,14 +226,12 @@ class AggregationLayer(nn.Module):
     def forward(
         self, x: Tensor, guided: list[Tensor], text: Tensor, pooling: Grid, recompute: bool = False
     ) -> Tensor:
-        """Aggregate once.
+        """Aggregate x (B, T, h, w, C) once.
 
         Args:
-            x: (B, T, h, w, C). guided: of :meth:`SpatialAggregation.guide`.
-            text: guidance (B, T, G) or (T, G).
+            guided: of :meth:`SpatialAggregation.guide`. text: guidance (B, T, G) or (T, G).
             pooling: size of the average pooling before class attention.
-            recompute: keep no activations inside the spatial blocks and the class aggregation for
-                the backward pass.
+            recompute: keep no activations of the parts for the backward pass.
         """
         x = self.spatial(x, guided, recompute)
         return x + run(self._across_classes, x, text, pooling, recompute=recompute)

@@ -19,9 +19,26 @@ from ..dense_features import DenseFeatures
 from ..runtime.memory import items_at_a_time
 from ..runtime.threads import in_pieces
 from .aggregation import AggregationLayer, ClassAggregation, SpatialAggregation
-from .cost_volume import cost_volume, top_classes
 from .decoder import Decoder, Prepared
 from .logits import ViewLogits
+
+
+def cost_volume(image: Tensor, text: Tensor) -> Tensor:
+    """Cosine of image embeddings (B, C, h, w) with text embeddings (T, C): (B, T, h, w) in -1..1.
+
+    Source: CAT-Seg (CVPR 2024); no temperature.
+    """
+    image, text = F.normalize(image, dim=1), F.normalize(text, dim=-1)
+    return (text @ image.flatten(2)).unflatten(2, image.shape[-2:])
+
+
+def top_classes(costs: Tensor, keep: int) -> Tensor | None:
+    """Indices (B, keep), ascending, of the classes whose best pixel in costs (B, T, h, w) is
+    highest; None if no class has to go (T <= keep, or keep is 0).
+    """
+    if keep <= 0 or costs.shape[1] <= keep:
+        return None
+    return costs.flatten(2).amax(-1).topk(keep, dim=1).indices.sort(dim=1).values
 
 
 @dataclass(frozen=True)
@@ -94,17 +111,15 @@ class CostVolumeHead(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}"
             )
         for size in (pooling_train, pooling_test):
-            if any(side % s for side, s in zip(grid, size, strict=True)):
+            if grid[0] % size[0] or grid[1] % size[1]:
                 raise ValueError(
                     f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid "
                     f"{grid}"
                 )
         self.grid, self.max_classes, self.recompute = grid, max_classes, recompute
         self.pooling_train, self.pooling_test = pooling_train, pooling_test
-        first, second = decoder_guidance_dims
-        self.upsample = nn.ModuleList(
-            [nn.ConvTranspose2d(width, first, 2, 2), nn.ConvTranspose2d(width, second, 4, 4)]
-        )
+        sizes = zip(decoder_guidance_dims, (2, 4), strict=True)
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(width, d, s, s) for d, s in sizes)
         self.cost_embedding = nn.Conv2d(1, hidden_dim, 7, padding=3)
         self.appearance_projection = nn.Conv2d(embed_dim, appearance_dim, 3, padding=1)
         self.text_projection = nn.Linear(embed_dim, text_dim)
@@ -173,10 +188,8 @@ class CostVolumeHead(nn.Module):
         return maps.unflatten(0, costs.shape[:2]).permute(0, 1, 3, 4, 2)
 
     def prepare(self, features: DenseFeatures) -> PreparedImages:
-        """Everything about B images that does not depend on the classes.
-
-        Raises:
-            ValueError: a feature map that is not of the head's grid.
+        """Everything about B images that does not depend on the classes; ValueError for a feature
+        map that is not of the head's grid.
         """
         grid = tuple(features.embeddings.shape[-2:])
         if grid != self.grid:
@@ -207,10 +220,8 @@ class CostVolumeHead(nn.Module):
         return costs, text_guidance[kept], kept
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
-        """Logits (B, T, 4h, 4w) of every class; ``REJECTED`` for classes that pruning left out.
-
-        Args:
-            features: of B images. text: unit embeddings (T, embed_dim).
+        """Logits (B, T, 4h, 4w) of B images for classes of unit embeddings (T, embed_dim);
+        ``REJECTED`` for classes that pruning left out.
         """
         images = self.prepare(features)
         costs, text_guidance, kept = self.select(images.embeddings, text)
@@ -252,16 +263,14 @@ class CostVolumeHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The baseline of dense CLIP: the cosine of every patch with every class is its logit."""
+    """The baseline of dense CLIP: the cosine of every patch with every class is its logit. What the
+    registry gives says nothing to it.
+    """
 
-    @configurable
-    def __init__(self) -> None:
+    def __init__(
+        self, cfg: CfgNode | None = None, input_shape: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
-        """Nothing to translate."""
-        return {}
 
     def describe(self) -> dict[str, Any]:
         """Nothing of it can be chosen."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ REJECTED = -100.0
 """Logit of a class that pruning left out."""
 
 
-@dataclass(frozen=True)
-class PartOfView:
+class PartOfView(NamedTuple):
     """Logits (k, h, w) of a view and their places (k,) in a chunk of classes, None for all."""
 
     logits: Tensor

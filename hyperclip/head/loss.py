@@ -9,7 +9,7 @@ from torch import Tensor
 
 def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
     """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of
-    every class.
+    every class. ValueError for a label that is neither below T nor ``ignore``.
 
     Equal to BCE-with-logits against one-hot targets (all zero where ignored), computed as ``(sum
     softplus(x) - sum over valid pixels of x[target]) / (B T H W)``. Source: CAT-Seg (CVPR 2024).
@@ -17,8 +17,6 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor
     Args:
         logits: (B, T, h, w); resized bilinearly to the target's size.
         target: class indices (B, H, W), integer, or ``ignore``.
-    Raises:
-        ValueError: a label that is neither below T nor ``ignore``.
     """
     size = target.shape[-2:]
     logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
@@ -40,11 +38,7 @@ def check_labels(target: Tensor, classes: int, ignore: int) -> None:
 
 
 def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
-    """Which classes labels of any shape hold, bool (T,).
-
-    Raises:
-        ValueError: a label that is neither below T nor ``ignore``.
-    """
+    """Which classes labels of any shape hold, bool (T,); ValueError as :func:`check_labels`."""
     check_labels(target, classes, ignore)
     present = torch.zeros(classes, dtype=torch.bool, device=target.device)
     present[target[target != ignore].unique()] = True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
+from cliper.affinity import FuseOptions, StreamedMaps
 from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity, with_class_token
 from cliper.postprocess import LabelOptions, filter_maps, full_size_maps, fuse_scores, label_map
 from cliper.preprocess import resize_for_clip, target_size
@@ -16,6 +16,8 @@ from cliper.refiner import GridRefinement, build_refiner, fuse_options
 from hyperclip.clip import load_clip
 from hyperclip.config.keys import load_config
 from PIL import Image
+
+from reference.cliper import GivenMaps
 
 CONFIG = "configs/quickstart/cliper.yaml"
 

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from cliper.pretrained import load_diffusion
-from cliper.single_file_checkpoint import _VAE, VERSIONS
+from cliper.single_file_checkpoint import _VAE, FIRST, SECOND
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -101,13 +101,14 @@ def test_a_file_of_another_architecture(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("width", "unet", "text"), [(768, 859_520_964, 123_060_480), (1024, 865_910_724, 340_387_840)]
+    ("version", "unet", "text"),
+    [(FIRST, 859_520_964, 123_060_480), (SECOND, 865_910_724, 340_387_840)],
 )
-def test_the_built_in_architectures_have_the_published_sizes(width, unet, text):
+def test_the_built_in_architectures_have_the_published_sizes(version, unet, text):
     with torch.device("meta"):
         parts = (
-            UNet2DConditionModel(**VERSIONS[width].unet),
-            CLIPTextModel(CLIPTextConfig(**VERSIONS[width].text)),
+            UNet2DConditionModel(**version.unet),
+            CLIPTextModel(CLIPTextConfig(**version.text)),
             AutoencoderKL(**_VAE),
         )
     assert [sum(p.numel() for p in part.parameters()) for part in parts] == [unet, text, 83_653_863]

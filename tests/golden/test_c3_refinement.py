@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cliper.affinity import FuseOptions, GivenMaps, StreamedMaps
+from cliper.affinity import FuseOptions, StreamedMaps
 
 from reference import cliper as oracle
 from reference import rounding
+from reference.cliper import GivenMaps
 
 SETTINGS = [(fusion, t) for fusion in ("SFSA", "mean", "selection") for t in (0.1, 0.2, 0.35)]
 

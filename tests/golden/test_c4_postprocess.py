@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cliper.affinity import FuseOptions, GivenMaps
+from cliper.affinity import FuseOptions
 from cliper.postprocess import LabelOptions, filter_maps, fuse_scores, label_map
 from cliper.refiner import GridRefinement
 
+from reference.cliper import GivenMaps
 from tests.golden.test_c3_refinement import make_logits
 
 RULES = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hyperclip.adapters import adapters, merge
-from hyperclip.head.cost_volume import cost_volume
+from hyperclip.head.cost_head import cost_volume
 from hyperclip.inference import resize
 from hyperclip.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import torch
 from hyperclip.dense_features import DenseFeatures
 from hyperclip.head import CostVolumeHead, pixel_class_bce
 from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
-from hyperclip.head.cost_volume import cost_volume, top_classes
+from hyperclip.head.cost_head import cost_volume, top_classes
 from hyperclip.head.decoder import Decoder
 
 from reference import head as obvious

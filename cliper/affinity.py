@@ -25,9 +25,7 @@ KEPT = 2**25
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it. ValueError for
-    an unknown fusion, or a threshold outside 0..1.
-    """
+    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it."""
 
     fusion: str = "SFSA"
     index: int = 1

@@ -7,24 +7,17 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from hyperclip.config.key_rules import ANY, POSITIVE, SHARE, KeyRules
 
+_BOUNDS = {
+    "SIZE MAX_SIZE WINDOW_STRIDE DIFFUSION.STEPS FEATURES.MAX_SIZE": POSITIVE,
+    "SCORE_THRESHOLD CENTER_SCALE RESIDUAL SELECT_LAYER AVERAGE_WEIGHT": ANY,
+    "ATTENTION_THRESHOLD": SHARE,
+    "REFINER.THRESHOLD": (-1, 1),
+    "SINKHORN": (-1, float("inf")),
+}
 CLIPER_RULES = KeyRules(
     inputs=("MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.FEATURES.WEIGHTS"),
     outputs=("MODEL.CLIPER.DIFFUSION.CACHE",),
-    bounds={
-        "MODEL.CLIPER.SIZE": POSITIVE,
-        "MODEL.CLIPER.MAX_SIZE": POSITIVE,
-        "MODEL.CLIPER.WINDOW_STRIDE": POSITIVE,
-        "MODEL.CLIPER.SCORE_THRESHOLD": ANY,
-        "MODEL.CLIPER.SINKHORN": (-1, float("inf")),
-        "MODEL.CLIPER.CENTER_SCALE": ANY,
-        "MODEL.CLIPER.RESIDUAL": ANY,
-        "MODEL.CLIPER.SELECT_LAYER": ANY,
-        "MODEL.CLIPER.AVERAGE_WEIGHT": ANY,
-        "MODEL.CLIPER.ATTENTION_THRESHOLD": SHARE,
-        "MODEL.CLIPER.REFINER.THRESHOLD": (-1, 1),
-        "MODEL.CLIPER.DIFFUSION.STEPS": POSITIVE,
-        "MODEL.CLIPER.FEATURES.MAX_SIZE": POSITIVE,
-    },
+    bounds={f"MODEL.CLIPER.{key}": pair for keys, pair in _BOUNDS.items() for key in keys.split()},
     not_negative=True,
 )
 """What the values of CLIPer's keys may be."""

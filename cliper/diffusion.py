@@ -97,8 +97,7 @@ class DiffusionAttention(nn.Module):
     def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
         """Maps of images (3, H, W), 0..255, of any sizes; heads of the first layer come first."""
         latents = torch.cat([self.latents(square) for square in self._squares(images)])
-        latents = self.add_noise(latents)
-        pairs = self.queries_and_keys(latents)
+        pairs = self.queries_and_keys(self.add_noise(latents))
         grid = _grid(pairs, latents)
         scales = [layer.scale for layer in self.layers.values() for _ in range(layer.heads)]
         maps = []
@@ -125,9 +124,7 @@ class DiffusionAttention(nn.Module):
         return self.cache.get(key, shape, square, compute)
 
     def _encoder_digest(self) -> str:
-        """Digest of the settings of the autoencoder's encoder and of the sums of its weights' bits;
-        version counters miss ``p.data.add_``.
-        """
+        """Of the encoder's settings and bits' sums; version counters miss ``p.data.add_``."""
         weights, used = self.vae.state_dict(), ("encoder.", "quant_conv.")
         state = {name: value for name, value in weights.items() if name.startswith(used)}
         kinds = [(name, value.dtype, value.shape) for name, value in state.items()]
@@ -239,9 +236,7 @@ def on_meta(module: nn.Module) -> Callable[..., Any]:
 
 
 def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
-    """The time step of the options, a scalar; ValueError for more steps than the model was trained
-    with, or a time step beyond them.
-    """
+    """The time step of the options, a scalar; ValueError if training had no such step."""
     trained = scheduler.config.num_train_timesteps
     if options.steps > trained:
         raise ValueError(
@@ -260,9 +255,7 @@ def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
 
 
 def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tuple[int, int]:
-    """The sides of a model's latents; ValueError unless it makes images from text, and its parts
-    fit each other.
-    """
+    """The sides of the latents; ValueError if more than text is needed, or parts do not fit."""
     what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
     expected, given = vae.config.latent_channels, config.in_channels
     if given != expected:

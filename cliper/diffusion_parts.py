@@ -40,9 +40,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def variant_of(folder: Path) -> str | None:
-    """The variant of a part's weights to load, such as "fp16"; None for the plain ones, if any.
-    FileNotFoundError for a folder without weights.
-    """
+    """The variant of weights to load, None for plain ones; FileNotFoundError without any."""
     pattern = rf"(?:{'|'.join(WEIGHTS)})(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
     matches = [re.fullmatch(pattern, file.name) for file in sorted(folder.iterdir())]
     found = [match[1] for match in matches if match]
@@ -57,9 +55,7 @@ def variant_of(folder: Path) -> str | None:
 
 
 def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> nn.Module:
-    """Load a part of the class that its configuration names; ValueError unless this is one of
-    ``classes``, and the weights fill it.
-    """
+    """Load a part; ValueError unless its class is one of ``classes`` and the weights fill it."""
     import diffusers
 
     name = str(read_json(folder / "config.json").get("_class_name"))
@@ -88,9 +84,7 @@ def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
 
 
 def load_scheduler(folder: Path) -> Any:
-    """Load the scheduler that a folder's configuration names; ValueError for an unknown class, or
-    one that cannot add noise to latents.
-    """
+    """Load the scheduler that a folder names; ValueError unless it can add noise to latents."""
     import diffusers
 
     name = read_json(folder / "scheduler_config.json").get("_class_name")

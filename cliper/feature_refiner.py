@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 BETA, GAMMA = 1.2, 3.0
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's normalisation, RGB, 0..1."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB, 0..1
 
 
 class FeatureMaps:

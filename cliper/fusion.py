@@ -28,15 +28,12 @@ CENTERS = ("mean", "max")
 @dataclass(frozen=True)
 class FusionOptions:
     """How the last block sees the early layers; MODEL.CLIPER's keys of the same names explain it.
+    ValueError for an unknown name, fewer than -1 rounds, or a factor that empties the map.
 
-    The first version had for ViT-H the center "max" times 0.2, and a residual of -1.
-
-    Attributes:
-        attention: "fused" (sum of the early layers' maps), an ablation with the last block's own
-            projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", "proxy" (a given map), or
-            "clip" (CLIP's own last block with residual and MLP, for the last layer alone).
-    Raises:
-        ValueError: an unknown name, fewer than -1 rounds, or a factor that empties the map.
+    The attention is "fused" (sum of the early layers' maps), an ablation with the last block's own
+    projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", "proxy" (a given map), or "clip"
+    (CLIP's own last block with residual and MLP, for the last layer alone). The first version had
+    for ViT-H the center "max" times 0.2, and a residual of -1.
     """
 
     attention: str = "fused"

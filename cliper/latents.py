@@ -18,9 +18,7 @@ logger = logging.getLogger("hyperclip.cliper")
 
 
 class LatentsCache:
-    """A folder of latents, made when something is written first; NotADirectoryError for a path that
-    is a file, or leads through one.
-    """
+    """A folder of latents, made when first needed; NotADirectoryError if its path holds a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,9 +32,7 @@ class LatentsCache:
     def get(
         self, key: str, shape: tuple[int, ...], like: Tensor, compute: Callable[[], Tensor]
     ) -> Tensor:
-        """The latents of a hexadecimal key, of this shape, and of the type and on the device of
-        ``like``: read, or else computed and written.
-        """
+        """The latents of a hex key, shaped so and typed as ``like``: read, or computed and kept."""
         file = self.folder / f"{key}.pt"
         latents = self._read(file, shape, like)
         if latents is None:

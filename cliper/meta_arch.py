@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -30,15 +30,13 @@ from .windows import Windows, merge_affinities, window_boxes
 
 logger = logging.getLogger("hyperclip.cliper")
 
-LEAST = 1e-6
-"""A pixel threshold that leaves out nothing, since 0 has a meaning in :class:`LabelOptions`."""
+LEAST = 1e-6  # a pixel threshold that leaves out nothing, since 0 has a meaning in LabelOptions
 
 ALL_CLASSIFIED = "every pixel gets a class; the paper leaves pixels below tuned thresholds out"
 ONE_SETTING = "one setting for all sets; the paper has one for each (configs/cliper/*/ovs_*.yaml)"
 
 
-@dataclass(frozen=True)
-class EncodedImage:
+class EncodedImage(NamedTuple):
     """What CLIP and the refiner, if any, compute of an image without words."""
 
     embedded: Embedded
@@ -181,15 +179,15 @@ class CLIPer(Segmenter):
         refinements: Sequence[Refinement | None] = [None] * len(images)
         if self.refiner is not None:
             refinements = self.refiner(images)
-        embedded = self._embed_all(images)
+        encoded = list(map(EncodedImage, self._embed_all(images), refinements))
         check = FiniteCheck()
-        for own, refinement in zip(embedded, refinements, strict=True):
+        for own, refinement in encoded:
             check.add("CLIP's features of the image", own.features, own.affinity)
             if (windows := own.windows) is not None:
                 check.add("CLIP's features of the windows", windows.features, windows.affinity)
             check.add("what the refiner sees in the image", *getattr(refinement, "inputs", ()))
         check.require(self, self._half)
-        return [EncodedImage(*parts) for parts in zip(embedded, refinements, strict=True)]
+        return encoded
 
     @torch.no_grad()
     def segment(
@@ -203,8 +201,9 @@ class CLIPer(Segmenter):
         """
         vocabulary = question.vocabulary
         prompts, class_of = self.embed_vocabulary(vocabulary), self.class_of(vocabulary)
-        coarse = coarse_scores(encoded.embedded, prompts, len(vocabulary), self.scores, class_of)
-        refined = coarse if encoded.refinement is None else encoded.refinement(coarse)
+        embedded, refine = encoded
+        coarse = coarse_scores(embedded, prompts, len(vocabulary), self.scores, class_of)
+        refined = coarse if refine is None else refine(coarse)
         scores = fuse_scores(refined, coarse)
         check = FiniteCheck().add("the embeddings of the class names", prompts)
         check.add("the scores", coarse, scores).add("the refined scores", refined)
@@ -291,9 +290,9 @@ class CLIPer(Segmenter):
         grid = (size[0] // self.patch, size[1] // self.patch)
         proxies = [self.proxy(image)[None] for image in images] if self.proxy is not None else []
         features, affinity = self._encode_layers(batch, [proxy_affinity(p, grid) for p in proxies])
-        windows: list[Windows | None] = [None] * len(images)
+        windows: Sequence[Windows | None] = [None] * len(images)
         if self.window:
-            windows = list(self._embed_windows(batch, grid, proxies))
+            windows = self._embed_windows(batch, grid, proxies)
         return [Embedded(features[:, b], affinity[b], grid, windows[b]) for b in range(len(images))]
 
     def _embed_windows(

@@ -43,9 +43,8 @@ class LoadedDiffusion(NamedTuple):
 def load_diffusion(
     model: str, revision: str = "", dtype: torch.dtype = torch.float32
 ) -> LoadedDiffusion:
-    """Load autoencoder (without decoder), UNet, scheduler and the embedding of the empty prompt.
-
-    A folder whose ``model_index.json`` has no text encoder gives one token of zeros.
+    """Load autoencoder (without decoder), UNet, scheduler and the embedding of the empty prompt,
+    one token of zeros where a folder's ``model_index.json`` has no text encoder.
 
     Args:
         model: a local folder, a single checkpoint file of Stable Diffusion, a name of ``KNOWN``, or
@@ -93,9 +92,7 @@ def _finish(
 
 
 def locate(model: str, revision: str = "") -> tuple[Path, str]:
-    """The local folder of a model, downloaded if need be, and its source; FileNotFoundError that
-    lists what was tried.
-    """
+    """A model's folder, maybe downloaded, and source; FileNotFoundError lists what was tried."""
     if Path(model).is_dir():
         return Path(model), model
     if model not in KNOWN and model.count("/") != 1:

@@ -39,9 +39,7 @@ REFINER_REGISTRY = Registry("REFINER")
 
 @dataclass(frozen=True)
 class GridRefinement:
-    """Resize scores to the grid (h', w') of an operator, bilinearly, and apply it: scores (N, T) to
-    scores (N, T). Its ``inputs`` are what it is made of.
-    """
+    """Resize scores to the grid (h', w') of an operator on (N, T), bilinearly, and apply it."""
 
     grid: tuple[int, int]
     apply: Callable[[Tensor], Tensor]

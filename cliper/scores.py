@@ -41,9 +41,7 @@ class ScoreOptions:
         require_share("ATTENTION_THRESHOLD", self.threshold)
 
     def layers(self, count: int) -> list[int]:
-        """Layers that have to be embedded, of a tower with ``count`` of them; ValueError if the
-        selected one does not exist, or no early one.
-        """
+        """Layers to embed, of ``count``; ValueError if the selected one is not there."""
         if not -count <= self.select_layer < count:
             raise ValueError(
                 f"MODEL.CLIPER.SELECT_LAYER: got {self.select_layer}, expected {-count} to "

@@ -70,16 +70,11 @@ SECOND = Version(
 
 
 def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Any, Tensor]:
-    """Load autoencoder, UNet, scheduler and the embedding (1, N, C) of the empty prompt.
-
-    Raises:
-        ValueError: a file of another model, that cannot be read, or that does not fill the parts.
+    """Load autoencoder, UNet, scheduler and the embedding (1, N, C) of the empty prompt; ValueError
+    for a file of another model, that cannot be read, or that does not fill the parts.
     """
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-    from diffusers.loaders.single_file_utils import (
-        convert_ldm_unet_checkpoint,
-        convert_ldm_vae_checkpoint,
-    )
+    from diffusers.loaders import single_file_utils
 
     state = find_state_dict(read_weights(path, KEY), f"{KEY} {str(path)!r}")
     folder = path.parent
@@ -92,8 +87,8 @@ def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Modu
         unet: Any = UNet2DConditionModel.from_config(unet_config)
         vae: Any = AutoencoderKL.from_config(vae_config)
     try:
-        unet_state = convert_ldm_unet_checkpoint(state, unet.config)
-        vae_state = convert_ldm_vae_checkpoint(state, vae.config)
+        unet_state = single_file_utils.convert_ldm_unet_checkpoint(state, unet.config)
+        vae_state = single_file_utils.convert_ldm_vae_checkpoint(state, vae.config)
     except KeyError as error:
         raise ValueError(
             f"{KEY} {str(path)!r}: {error} is missing from it or its configuration. Was it cut "
@@ -136,19 +131,17 @@ def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
 
 def _empty_prompt(path: Path, state: Mapping[str, Tensor], version: Version) -> Tensor:
     """Embedding (1, N, C) of the empty prompt."""
-    from diffusers.loaders.single_file_utils import (
-        convert_ldm_clip_checkpoint,
-        convert_open_clip_checkpoint,
-    )
+    from diffusers.loaders import single_file_utils
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = _beside(path.parent, "text_encoder")
     encoder: Any = CLIPTextModel(CLIPTextConfig(**(config or version.text))).float().eval()
     if version is SECOND:
-        prefix = "cond_stage_model.model."
-        converted = convert_open_clip_checkpoint(encoder, dict(state), prefix=prefix)
+        converted = single_file_utils.convert_open_clip_checkpoint(
+            encoder, dict(state), prefix="cond_stage_model.model."
+        )
     else:
-        converted = convert_ldm_clip_checkpoint(dict(state))
+        converted = single_file_utils.convert_ldm_clip_checkpoint(dict(state))
     own = {name.removeprefix("text_model."): name for name in encoder.state_dict()}
     plain = {name.removeprefix("text_model."): value.float() for name, value in converted.items()}
     # the file has a last block and a projection that are not used

@@ -11,23 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Box = tuple[int, int, int, int]
-"""A crop of a map: (top, left, height, width)."""
+Box = tuple[int, int, int, int]  # a crop of a map: (top, left, height, width)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """An image's overlapping crops.
+    """An image's overlapping crops."""
 
-    Attributes:
-        features: unit embeddings (V, L, n, C) of the crops.
-        boxes: where each crop is, in patches.
-        affinity: the crops' affinities put together (N, N), rows normalised.
-    """
-
-    features: Tensor
-    boxes: list[Box]
-    affinity: Tensor
+    features: Tensor  # unit embeddings (V, L, n, C) of the crops
+    boxes: list[Box]  # where each crop is, in patches
+    affinity: Tensor  # the crops' affinities put together (N, N), rows normalised
 
 
 def window_boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:

@@ -11,17 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """What the image tower gives: patch embeddings and chosen intermediate outputs.
+    """What the image tower gives: patch embeddings and chosen intermediate outputs."""
 
-    Attributes:
-        embeddings: (B, C, h, w), not normalised.
-        intermediates: one map (B, D, h, w) for each requested block.
-        class_token: (B, C), the class token through the same last block.
-    """
-
-    embeddings: Tensor
-    intermediates: list[Tensor]
-    class_token: Tensor
+    embeddings: Tensor  # (B, C, h, w), not normalised
+    intermediates: list[Tensor]  # a map (B, D, h, w) for each requested block
+    class_token: Tensor  # (B, C), through the same last block
 
     @staticmethod
     def join(parts: Sequence[DenseFeatures]) -> DenseFeatures:

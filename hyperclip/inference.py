@@ -21,20 +21,12 @@ from .runtime.memory import items_at_a_time
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Windows over a squashed image plus, optionally, one view of the whole image.
+    """Windows over a squashed image, which they cover or ValueError, and one view of it all."""
 
-    Attributes:
-        size: side of the square that the image is squashed to. kernel: side of a window in it.
-        overlap: share of a window that the next one covers again, 0 <= overlap < 1.
-        global_view: average the windows with a view of the whole image, half and half.
-    Raises:
-        ValueError: windows that do not cover the square.
-    """
-
-    size: int = 640
-    kernel: int = 384
-    overlap: float = 0.333
-    global_view: bool = True
+    size: int = 640  # side of the square that the image is squashed to
+    kernel: int = 384  # side of a window in it
+    overlap: float = 0.333  # share of a window that the next one covers again, 0 <= overlap < 1
+    global_view: bool = True  # average with a view of the whole image, half and half
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1 or not 0 < self.kernel <= self.size:
@@ -142,12 +134,9 @@ def score_maps(
     size: tuple[int, int],
     class_of: Tensor | None = None,
 ) -> Tensor:
-    """Scores of one image (T, H, W); a class that no view kept scores 0.
-
-    Args:
-        sliding: how the views were cut. size: (H, W).
-        class_of: the class of each prompt (P,), ascending, which scores what its best prompt
-            scores; None for one prompt a class.
+    """Scores of one image (T, H, W) of this size from views cut so; a class that no view kept
+    scores 0. ``class_of`` (P,) is the class of each prompt, ascending, which scores what its best
+    prompt scores; None for one prompt a class.
     """
     classes = views.classes if class_of is None else int(class_of[-1]) + 1
     scores = views.logits.new_zeros(classes, *size)
@@ -179,11 +168,8 @@ def best_classes(
 
 
 def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float) -> Tensor:
-    """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached.
-
-    Args:
-        confidence: (H, W), the scores of the labels.
-        classes: threshold of a class's best pixel. pixels: of each pixel.
+    """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached by their scores, the
+    confidence (H, W): ``classes`` by a class's best pixel, ``pixels`` by each pixel.
     """
     if pixels > 0:
         labels = labels.masked_fill(confidence < pixels, NO_CLASS)

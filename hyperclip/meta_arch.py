@@ -25,8 +25,7 @@ from .runtime.memory import items_at_a_time
 from .segmenter import Description, Question, Segmentation, Segmenter, options_of
 from .vocabulary import Vocabulary
 
-CHECKPOINTED = ("text", "image", "head")
-"""What MODEL.CHECKPOINT_ACTIVATIONS may hold."""
+CHECKPOINTED = ("text", "image", "head")  # what MODEL.CHECKPOINT_ACTIVATIONS may hold
 HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE")
 
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
@@ -236,9 +235,7 @@ class HyperCLIP(Segmenter):
 
 
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
-    """Build the head that the config names, its ``forward`` compiled if MODEL.COMPILE_HEAD says so;
-    ValueError for an unknown name, or an unknown backend.
-    """
+    """Build, perhaps compile, the config's head; ValueError for an unknown name or backend."""
     backend = cfg.MODEL.COMPILE_HEAD
     if backend and backend not in torch._dynamo.list_backends(exclude_tags=()):
         raise ValueError(

@@ -29,23 +29,15 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an image.
-
-    Attributes:
-        background: whether pixels may belong to none of the classes, with the label ``NO_CLASS``.
-        class_threshold: a class whose best pixel stays below it is left out, on the scale of the
-            system's confidence; None for the system's own rule.
-        pixel_threshold: pixels below it get the label ``NO_CLASS``; None for the system's own rule.
-        scores: whether the score maps of all classes are wanted too.
-    Raises:
-        ValueError: a threshold that is negative or not finite.
+    """What is asked of an image. Thresholds are on the scale of the system's confidence, None for
+    its own rule; ValueError for one that is negative or not finite.
     """
 
     vocabulary: Vocabulary
-    background: bool = False
-    class_threshold: float | None = None
-    pixel_threshold: float | None = None
-    scores: bool = False
+    background: bool = False  # whether pixels may belong to no class, with the label NO_CLASS
+    class_threshold: float | None = None  # a class whose best pixel stays below it is left out
+    pixel_threshold: float | None = None  # pixels below it get the label NO_CLASS
+    scores: bool = False  # whether the score maps of all classes are wanted too
 
     def __post_init__(self) -> None:
         for name in ("class_threshold", "pixel_threshold"):
@@ -56,17 +48,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The answer to a question.
+    """The answer to a question. The scale of the scores is the system's own."""
 
-    Attributes:
-        labels: int64 (H, W), 0..T-1 or ``NO_CLASS``.
-        confidence: float (H, W), the score of that class; its scale is the system's own.
-        scores: float (T, H, W) if they were asked for.
-    """
-
-    labels: Tensor
-    confidence: Tensor
-    scores: Tensor | None = None
+    labels: Tensor  # int64 (H, W), 0..T-1 or NO_CLASS
+    confidence: Tensor  # float (H, W), the score of that class
+    scores: Tensor | None = None  # float (T, H, W) if they were asked for
 
     def as_dict(self) -> dict[str, Tensor]:
         """As Detectron2's models answer: "sem_seg" holds the scores, if they were asked for."""
@@ -76,41 +62,30 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Description:
-    """What a result says about the system that it is of.
-
-    Attributes:
-        system: its name. backbone: what the papers' tables call the backbone.
-        method, variant: the row of the papers' tables that it belongs to; "" if none published it.
-        variant_settings: what the variant changes of the released config, by config key.
-        class_lists: family of class lists that the method was published with.
-        abstains: whether pixels may stay without a class where no background exists.
-        settings: what decides its numbers, in plain values.
-        notes: why its number cannot be compared with a published one as it stands.
-    """
+    """What a result says about the system that it is of."""
 
     system: str
-    backbone: str = ""
-    method: str = ""
+    backbone: str = ""  # what the papers' tables call it
+    method: str = ""  # the row of the papers' tables that it belongs to; "" if none published it
     variant: str = ""
-    class_lists: str = "catseg"
-    abstains: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    class_lists: str = "catseg"  # family of class lists that the method was published with
+    abstains: bool = False  # whether pixels may stay without a class where no background exists
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # plain values that decide its numbers
+    notes: tuple[str, ...] = ()  # why its number is not comparable with a published one as it is
+    # what the variant changes of the released config, by config key
     variant_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Segmenter(nn.Module, abc.ABC):
-    """A system that segments images by words; ``pixel_mean`` and ``pixel_std`` normalise them, RGB,
-    0..255.
-    """
+    """A system that segments images by words; it normalises them, RGB, 0..255, as CLIP does."""
 
     clip: Any
     text: TextEmbedder | None = None
     """What embeds the class names, if the text tower of ``clip`` does."""
-    half_precision = False
-    """Whether it takes float16 on GPUs by itself."""
-    sampled_classes = 0
-    """Classes that a training step asks; 0 for all of them."""
+    half_precision = False  # whether it takes float16 on GPUs by itself
+    sampled_classes = 0  # that a training step asks; 0 for all of them
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -124,18 +99,14 @@ class Segmenter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, images: Sequence[Tensor]) -> list[Any]:
-        """Everything about images that does not depend on words: what :meth:`segment` takes.
-
-        Args:
-            images: uint8 or float (3, H, W), RGB, 0..255, of any sizes.
+        """Everything about images, uint8 or float (3, H, W), RGB, 0..255, of any sizes, that does
+        not depend on words: what :meth:`segment` takes.
         """
 
     @abc.abstractmethod
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
-        """Answer a question about an encoded image.
+        """Answer a question about an entry of what :meth:`encode` gave, in the size (H, W).
 
-        Args:
-            encoded: an entry of what :meth:`encode` gave. size: (H, W) of the answer.
         Raises:
             ValueError: a name that does not fit into the text tower.
         """
@@ -155,9 +126,7 @@ class Segmenter(nn.Module, abc.ABC):
         return None if classes is None else torch.tensor(classes, device=self.device)
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """ValueError now for what asking for these classes would raise later: a name that does not
-        fit into the text tower.
-        """
+        """ValueError for a name that does not fit into the text tower, before any image."""
         if self.text is not None:
             self.text.check(self.clip, vocabulary)
 

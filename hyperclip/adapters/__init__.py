@@ -6,8 +6,7 @@ function's value back as a plain weight.
 """
 
 from .attach import adapters, merge, parameter_table, prepare_finetuning, tower
-from .attention_weights import LowRank, TrainedProjections
+from .attention_weights import LowRank, Rotation, TrainedProjections
 from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
 from .radius import RadiusAdjustment
-from .rotation import Rotation
 from .shared_relations import RelatedRadius, SharedBlocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,7 @@ from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, AdapterOpti
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
 """What these adapters are on unless the options say so; the others are on q, k and v."""
-WITH_OUTPUT = ("relations",)
-"""Adapters that can be on the attention's output projection too."""
+WITH_OUTPUT = ("relations",)  # adapters that can be on the attention's output projection too
 
 
 def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
@@ -133,9 +133,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, base.Adapter]]:
 
 
 def merge(model: nn.Module) -> int:
-    """Write every adapted weight back as a plain weight, in place; returns how many were. The
-    outputs stay the same.
-    """
+    """Write every adapted weight back as a plain one, in place; how many. The outputs stay."""
     merged = 0
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
@@ -149,7 +147,7 @@ def merge(model: nn.Module) -> int:
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
     """Count parameters: rows (part, trainable, all) of CLIP's towers, adapters, head, and total."""
     inside = {id(p): "adapters" for _, module in adapters(model) for p in module.parameters()}
-    rows: dict[str, list[int]] = {}
+    trainable, total = Counter[str](), Counter[str]()
     for name, parameter in model.named_parameters():
         encoder = "vision" if ".visual." in f".{name}" else "text"
         if id(parameter) in inside:
@@ -158,8 +156,7 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
             part = f"CLIP {encoder}"
         else:
             part = name.split(".")[0]
-        counts = rows.setdefault(part, [0, 0])
-        counts[0] += parameter.numel() if parameter.requires_grad else 0
-        counts[1] += parameter.numel()
-    table = [(part, trainable, total) for part, (trainable, total) in sorted(rows.items())]
-    return [*table, ("total", sum(r[1] for r in table), sum(r[2] for r in table))]
+        trainable[part] += parameter.numel() * parameter.requires_grad
+        total[part] += parameter.numel()
+    table = [(part, trainable[part], total[part]) for part in sorted(total)]
+    return [*table, ("total", trainable.total(), total.total())]

@@ -1,4 +1,6 @@
-"""Fine-tuning that trains attention weights themselves: CAT-Seg's, and low-rank updates."""
+"""Adapters of the rows of an attention weight that are trained themselves, get low-rank updates, or
+are rotated by orthogonal blocks, so that no norm changes. Shapes: R blocks, b side of a block.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from . import base
 from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, RowsAdapter, Site
 
 
 class TrainedProjections(RowsAdapter):
-    """CAT-Seg's fine-tuning: the rows of ``projections``, of q, k and v, of ``weight`` (3D, D), the
-    ``in_proj_weight``, train, the others stay frozen.
-    """
+    """CAT-Seg's fine-tuning: q and v rows, or others, of the ``in_proj_weight`` (3D, D) train."""
 
     def __init__(self, weight: Tensor, projections: Iterable[str] = ("q", "v")) -> None:
         super().__init__(projections)
@@ -55,6 +56,33 @@ class LowRank(RowsAdapter):
         return rows + self.scale * up @ down
 
 
+class Rotation(RowsAdapter):
+    """``W' = W R^T`` with blocks ``(I - S)^-1 (I + S)`` of R, S = ``(P - P^T) / 2``, P free.
+
+    ``block_size`` is b, a divisor of the ``width`` D; ``projections`` are those of "q", "k", "v"
+    that are rotated; ValueError for others. Source: Cayley's map as in HyRo (CVPR 2026) and OFT.
+    """
+
+    def __init__(
+        self, width: int, block_size: int = 128, projections: Iterable[str] = PROJECTIONS
+    ) -> None:
+        super().__init__(projections)
+        base.check_blocks(width, block_size)
+        for name in self.projections:
+            free = torch.zeros(width // block_size, block_size, block_size)
+            self.register_parameter(name, nn.Parameter(free))
+
+    def adapt(self, name: str, rows: Tensor) -> Tensor:
+        return base.block_product(rows, cayley(getattr(self, name)))
+
+
+def cayley(free: Tensor) -> Tensor:
+    """Rotations (R, b, b) of free matrices (R, b, b); the identity at zero."""
+    skew = (free - free.mT) / 2
+    one = torch.eye(free.shape[-1], dtype=free.dtype, device=free.device)
+    return torch.linalg.solve(one - skew, one + skew)
+
+
 @ADAPTER_REGISTRY.register()
 def attention(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """CAT-Seg: the q and v weights train, or those of the options."""
@@ -65,3 +93,9 @@ def attention(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
 def lora(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """Low-rank updates of every site's own."""
     return [LowRank(site.width, options.rank, options.alpha, options.projections) for site in sites]
+
+
+@ADAPTER_REGISTRY.register()
+def rotation(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
+    """Rotations of every site's own."""
+    return [Rotation(site.width, options.side(site.encoder), options.projections) for site in sites]

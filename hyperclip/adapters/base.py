@@ -15,8 +15,7 @@ from torch import Tensor, nn
 PROJECTIONS = ("q", "k", "v")
 MATRICES = (*PROJECTIONS, "out")
 """What an adapter may be on: the rows of ``attn.in_proj_weight``, and ``attn.out_proj.weight``."""
-AS_RELEASED = -1.0
-"""A text curvature that leaves the choice to the adapter."""
+AS_RELEASED = -1.0  # a text curvature that leaves the choice to the adapter
 ENCODERS = ("vision", "text")
 
 ADAPTER_REGISTRY = Registry("ADAPTER")
@@ -41,9 +40,7 @@ class Adapter(nn.Module):
 
 
 class RowsAdapter(Adapter):
-    """An adapter of the q, k or v rows (D, D) of ``in_proj_weight`` (3D, D), each on its own;
-    ValueError for other ``projections`` than these.
-    """
+    """An adapter of some of the q, k, v rows (D, D) of ``in_proj_weight`` (3D, D), each alone."""
 
     def __init__(self, projections: Iterable[str]) -> None:
         super().__init__()
@@ -78,14 +75,9 @@ class Site:
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`.
+    """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`."""
 
-    Attributes:
-        projections: empty for the adapter's; its function gets them.
-        curvature_text: ``AS_RELEASED`` for the adapter's.
-    """
-
-    projections: Iterable[str] = ()
+    projections: Iterable[str] = ()  # empty for the adapter's; its function gets them
     block_size: int = 128
     block_size_text: int = 0
     curvature_vision: float = 0.01

@@ -21,8 +21,7 @@ from . import base
 from .base import MATRICES
 from .radius import capped_product
 
-CURVATURE_TEXT = 0.01
-"""As released; the image tower's is that of the options."""
+CURVATURE_TEXT = 0.01  # as released; the image tower's is that of the options
 
 
 class Relation(nn.Module):

@@ -101,10 +101,9 @@ class TextEmbedder:
         return [k for k, names in enumerate(asked) for _ in names]
 
     def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
-        """Unit embeddings (T, C) of the classes, or (S, C) of their synonyms.
+        """Unit embeddings (T, C) of the classes, or (S, C) of their synonyms; with ``only`` (t,),
+        ascending, of these classes alone.
 
-        Args:
-            only: indices (t,), ascending, of the classes that are wanted, None for all.
         Raises:
             ValueError: a name that does not fit into the text context, two classes with the same
                 tokens, or "max" in training with a class of two synonyms.

@@ -104,13 +104,9 @@ def check_layers(layers: Sequence[int], blocks: int) -> None:
 def encode_dense(
     visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()
 ) -> DenseFeatures:
-    """Encode normalised images (B, 3, H, W) into one embedding for each patch.
-
-    Args:
-        images: H and W are multiples of the patch size; positions are resized to fit.
-        layers: 0-based indices of the blocks whose outputs are returned too, each below the last.
-    Raises:
-        ValueError: an image size that is no multiple of the patch, or a layer that does not exist.
+    """Encode normalised images (B, 3, H, W) into one embedding for each patch, and give the outputs
+    of some ``layers`` before the last, counted from 0. Positions are resized to fit. ValueError for
+    an image size that is no multiple of the patch, or a layer that does not exist.
     """
     blocks = visual.transformer.resblocks
     check_layers(layers, len(blocks))

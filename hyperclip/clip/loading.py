@@ -120,31 +120,27 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def read_state_dict(path: Path, key: str = "MODEL.CLIP_WEIGHTS") -> dict[str, Tensor]:
-    """Read the state dict of a weights file, in float32, without running any code from it.
+    """Read the state dict of a weights file, in float32, without running any code from it:
+    safetensors, a pickled one, or one of OpenAI's TorchScript archives. Messages name the ``key``.
 
-    Args:
-        path: safetensors, a pickled state dict, or one of OpenAI's TorchScript archives.
-        key: the config key that named the file, for messages.
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is truncated or of another kind, or an archive of unknown hash.
     """
     what = f"{key} {str(path)!r}"
-    archive = _is_torchscript(path)
-    content = _read_archive(path) if archive else find_state_dict(read_weights(path, key), what)
+    if _is_torchscript(path):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest not in OPENAI_SHA256:
+            raise ValueError(
+                f"TorchScript archive {str(path)!r}: its SHA-256 {digest} is not one of OpenAI's "
+                "published models, and an archive can carry code. Download it again, or convert it "
+                "to safetensors on a machine where you trust it"
+            )
+        content = dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+    else:
+        content = find_state_dict(read_weights(path, key), what)
     state = rename_for(content, (), what)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-
-
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest not in OPENAI_SHA256:
-        raise ValueError(
-            f"TorchScript archive {str(path)!r}: its SHA-256 {digest} is not one of OpenAI's "
-            "published models, and an archive can carry code. Download it again, or convert it to "
-            "safetensors on a machine where you trust it"
-        )
-    return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
 
 
 def _is_torchscript(path: Path) -> bool:

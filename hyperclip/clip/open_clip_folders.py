@@ -17,9 +17,7 @@ def is_model_folder(folder: str | Path) -> bool:
 
 
 def read_folder_config(folder: Path) -> dict[str, Any] | None:
-    """What a folder says of its model (``model_cfg``); None if it is no model folder. ValueError
-    for a configuration that is no JSON, or lacks an entry.
-    """
+    """``model_cfg`` of a model folder, None for another one; ValueError if it cannot be read."""
     if not is_model_folder(folder):
         return None
     file = folder / CONFIG

@@ -18,9 +18,7 @@ SETTING = (bool, int, float, str, tuple, type(None))
 
 
 def text_state(clip: CLIP, tokens: Tensor) -> bytes:
-    """A digest of the tower's weights, settings and present precision; of the token embeddings only
-    the rows of ``tokens`` (R,) count.
-    """
+    """A digest of weights (of the token embeddings, rows ``tokens`` (R,)), settings, precision."""
     device = clip.token_embedding.weight.device
     settings: list[object] = [_precision(device)]
     tensors: list[Tensor] = []

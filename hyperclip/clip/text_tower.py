@@ -23,9 +23,7 @@ Tokenizer = Callable[..., Tensor]
 
 
 def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tensor:
-    """Prompts to token ids (P, context); ValueError for no prompt, or one longer than the context,
-    which open_clip would cut silently.
-    """
+    """Prompts to token ids (P, context); ValueError for none, or one that open_clip would cut."""
     if not prompts:
         raise ValueError("prompts: got none, expected at least one")
     ids = tokenizer(list(prompts), context_length=context + 1)

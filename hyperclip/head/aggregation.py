@@ -78,13 +78,10 @@ def positive(x: Tensor) -> Tensor:
 
 
 class SpatialBlock(nn.Module):
-    """One Swin block over each class map, guided by the image, in windows of side ``window`` that
-    are shifted cyclically by ``shift``.
-    """
+    """One Swin block over each class map, guided by the image, in (cyclically shifted) windows."""
 
     mask: Tensor | None
-    order: Tensor
-    """The position in the grid of each token of each window."""
+    order: Tensor  # the position in the grid of each token of each window
 
     def __init__(
         self, dim: int, guidance_dim: int, heads: int, window: int, shift: int, grid: Grid
@@ -155,14 +152,11 @@ class SpatialAggregation(nn.Module):
 
 
 class ClassAggregation(nn.Module):
-    """Attention across the classes at every (pooled) position, padded to a fixed number of classes.
+    """Attention, "linear" (elu + 1) or "full" (softmax), across the classes at every (pooled)
+    position, padded to ``pad_length`` classes, 0 for no padding.
 
     The released model's padding tokens are copies of one learned token, so one token with a weight
     of ``pad_length - T`` stands for them. Source: CAT-Seg (CVPR 2024).
-
-    Args:
-        pad_length: classes that the attention always sees; 0 for no padding.
-        attention: "linear" (elu + 1) or "full" (softmax).
     """
 
     def __init__(

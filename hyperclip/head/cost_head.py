@@ -64,9 +64,7 @@ class CostVolumeHead(nn.Module):
         grid: (h, w) of the patch grid.
         appearance_dim, text_dim: channels that guidance is projected to.
         recompute: in training, compute activations again in the backward pass, to save memory.
-        others: see MODEL.SEM_SEG_HEAD's keys of the same meaning.
-    Raises:
-        ValueError: sizes that do not fit each other.
+        others: see MODEL.SEM_SEG_HEAD's keys of the same meaning; ValueError if they do not fit.
     """
 
     @configurable
@@ -188,9 +186,7 @@ class CostVolumeHead(nn.Module):
         return maps.unflatten(0, costs.shape[:2]).permute(0, 1, 3, 4, 2)
 
     def prepare(self, features: DenseFeatures) -> PreparedImages:
-        """Everything about B images that does not depend on the classes; ValueError for a feature
-        map that is not of the head's grid.
-        """
+        """What does not depend on the classes; ValueError for features of another grid."""
         grid = tuple(features.embeddings.shape[-2:])
         if grid != self.grid:
             raise ValueError(
@@ -235,13 +231,11 @@ class CostVolumeHead(nn.Module):
 
     @torch.no_grad()
     def infer(self, images: PreparedImages, text: Tensor, chunk: int = 0) -> ViewLogits:
-        """The logits of ``forward`` with ``pooling_test``, in bounded memory.
+        """The logits of ``forward`` with ``pooling_test``, from ``prepare``, in bounded memory.
 
         Args:
-            images: of ``prepare``. text: unit embeddings (T, embed_dim).
-            chunk: class maps handled at a time, 0 for what
-                :func:`hyperclip.runtime.memory.items_at_a_time` says; the embeddings of one image's
-                class maps, and of more images within ``chunk``, are in memory together.
+            chunk: class maps handled at a time, 0 for what ``items_at_a_time`` says; the embeddings
+                of one image's, and of more images' within ``chunk``, are in memory together.
         """
         costs, text_guidance, kept = self.select(images.embeddings, text)
         b, k, h, w = costs.shape
@@ -263,9 +257,7 @@ class CostVolumeHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The baseline of dense CLIP: the cosine of every patch with every class is its logit. What the
-    registry gives says nothing to it.
-    """
+    """The baseline of dense CLIP: the cosine of every patch with every class is its logit."""
 
     def __init__(
         self, cfg: CfgNode | None = None, input_shape: Mapping[str, int] | None = None

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-REJECTED = -100.0
-"""Logit of a class that pruning left out."""
+REJECTED = -100.0  # logit of a class that pruning left out
 
 
 class PartOfView(NamedTuple):
@@ -25,16 +24,11 @@ class PartOfView(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewLogits:
-    """Logits of V views.
+    """Logits of V views."""
 
-    Attributes:
-        logits: (V, K, h, w). classes: T.
-        kept: (V, K), the class of each, ascending; None where every view has all classes, K = T.
-    """
-
-    logits: Tensor
-    classes: int
-    kept: Tensor | None = None
+    logits: Tensor  # (V, K, h, w)
+    classes: int  # T
+    kept: Tensor | None = None  # (V, K), the class of each, ascending; None for all, K = T
 
     def whole(self) -> Tensor:
         """Logits (V, T, h, w) of every class, ``REJECTED`` where a view did not keep it."""

@@ -29,7 +29,7 @@ from hyperclip.adapters import (
     prepare_finetuning,
     tower,
 )
-from hyperclip.adapters.rotation import cayley
+from hyperclip.adapters.attention_weights import cayley
 from hyperclip.clip import encode_dense, load_clip
 from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.config.keys import load_config

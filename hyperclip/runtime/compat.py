@@ -7,6 +7,7 @@ schemas first lets the rest of torchvision work; the two still raise its own err
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import signal
@@ -18,19 +19,15 @@ import torch
 
 @functools.cache
 def define_missing_torchvision_operators() -> torch.library.Library | None:
-    """Define the schemas of torchvision's operators if its library cannot be loaded.
-
-    Returns:
-        the library, as long as which the schemas live; None if the real operators are there.
+    """Define the schemas of torchvision's operators if its library cannot be loaded; they live as
+    long as what this returns. None if the real operators are there.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None
     for library in sorted(Path(spec.origin).parent.glob("_C*.so")):
-        try:
+        with contextlib.suppress(OSError):
             torch.ops.load_library(str(library))
-        except OSError:
-            continue
     if hasattr(torch.ops.torchvision, "nms"):
         return None
     fragment = torch.library.Library("torchvision", "FRAGMENT")

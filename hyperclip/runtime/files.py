@@ -57,12 +57,8 @@ def _exists(path: Path) -> bool:
 
 
 def need_output_folder(folder: Path, key: str) -> None:
-    """Make a folder and make sure that it takes files, before anything is computed for them.
-
-    Args:
-        key: what messages call the folder.
-    Raises:
-        OSError: a file of that name, a place without the right to write, a full disk.
+    """Make a folder, ``key`` in messages, and make sure that it takes files, before anything is
+    computed for them; OSError for a file of that name, no right to write, or a full disk.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,10 +70,8 @@ def need_output_folder(folder: Path, key: str) -> None:
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(path)`` on a temporary file next to ``target``, then rename it.
-
-    Raises:
-        OSError: the file cannot be written; what was there before stays.
+    """Call ``write(path)`` on a temporary file next to ``target``, then rename it. OSError if it
+    cannot be written; what was there before stays.
     """
     temporary = None
     try:

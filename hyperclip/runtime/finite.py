@@ -1,7 +1,5 @@
-"""Refuse results that hold NaN or infinity, and name the likely cause.
-
-A NaN is never the larger of two numbers, so a label map made of NaN looks like any other: every
-pixel of class 0, or of none.
+"""Refuse results that hold NaN or infinity, and name the likely cause: a label map made of NaN,
+which is never the larger of two numbers, looks like any other.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ class NotFiniteError(FloatingPointError, ValueError):
 
 
 class FiniteCheck:
-    """Looks at tensors as they come, and says once whether all of them were finite.
-
-    Until then nothing waits for a GPU. It passes once over each tensor, and keeps none of them.
+    """Looks at tensors as they come, once and keeping none, and says at the end whether all of them
+    were finite; until then nothing waits for a GPU.
     """
 
     def __init__(self) -> None:
@@ -38,13 +35,8 @@ class FiniteCheck:
         return self
 
     def require(self, model: nn.Module | None = None, half: bool = False) -> None:
-        """Say whether everything that was added is finite.
-
-        Args:
-            model: what computed it; its weights are searched for the cause.
-            half: whether it used half precision in places.
-        Raises:
-            NotFiniteError: naming what is not, and the likely cause.
+        """NotFiniteError, naming what was added that is not finite, and the likely cause, for which
+        the weights of ``model`` are searched; ``half``: it used half precision in places.
         """
         if not self._extremes:
             return
@@ -56,20 +48,13 @@ class FiniteCheck:
         for what, good in zip(self._extremes, torch.stack(finite).tolist(), strict=True):
             if not good:
                 name = "the model" if model is None else type(model).__name__
-                raise NotFiniteError(
-                    f"{name}: NaN or infinity in {what}. Likely cause: "
-                    f"{_likely_cause(model, half or self._half)}"
-                )
+                cause = _likely_cause(model, half or self._half)
+                raise NotFiniteError(f"{name}: NaN or infinity in {what}. Likely cause: {cause}")
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Refuse a model whose weights hold NaN or infinity, which may not show in its scores.
-
-    Raises:
-        NotFiniteError: naming the first of them.
-    """
-    broken = list(broken_weights(model))
-    if broken:
+    """NotFiniteError for a model whose weights are broken, which may not show in its scores."""
+    if broken := list(broken_weights(model)):
         raise NotFiniteError(f"{type(model).__name__}: {_broken_weights(broken)}")
 
 
@@ -84,11 +69,11 @@ def broken_weights(model: nn.Module) -> Iterator[str]:
 
 
 def _likely_cause(model: nn.Module | None, half: bool) -> str:
-    broken = [] if model is None else list(broken_weights(model))
-    if broken:
-        return _broken_weights(broken)
-    kinds = set() if model is None else {p.dtype for p in model.parameters()}
-    if half or kinds & set(HALF):
+    if model is not None:
+        if broken := list(broken_weights(model)):
+            return _broken_weights(broken)
+        half = half or any(p.dtype in HALF for p in model.parameters())
+    if half:
         return (
             "half precision, whose largest number is 65504 in float16. Compute in float32: set the "
             "system's HALF key False, or leave autocast out"

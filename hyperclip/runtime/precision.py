@@ -21,13 +21,8 @@ Switches = tuple[str | None, bool | None, tuple[str, ...]]
 
 
 def inference_precision(wanted: str, model: Any) -> str:
-    """In what a model computes, as results call it: "float32", "tf32", "float16" or "bfloat16".
-
-    Args:
-        wanted: TEST.PRECISION; TF32 exists on GPUs only.
-        model: a system, with its ``device`` and ``half_precision``.
-    Raises:
-        ValueError: none of ``PRECISIONS``.
+    """In what a system computes, as results call it: "float32", "tf32" (on GPUs only), "float16" or
+    "bfloat16". ValueError if ``wanted``, of TEST.PRECISION, is none of ``PRECISIONS``.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"TEST.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")

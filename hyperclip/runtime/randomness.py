@@ -25,28 +25,24 @@ def kept_random_state() -> Iterator[None]:
 def seeded(*seed: int) -> Iterator[None]:
     """Like :func:`kept_random_state`, on the CPU, with random numbers of the seed alone inside."""
     words = np.random.SeedSequence(seed).generate_state(3)
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    state = random_state(gpu=False)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.manual_seed(int(words[2]))
     try:
         yield
     finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
+        set_random_state(state)
 
 
-def random_state() -> dict[str, Any]:
+def random_state(gpu: bool = True) -> dict[str, Any]:
     """State of all random numbers here, in types that ``torch.load(weights_only=True)`` reads."""
     name, keys, *rest = np.random.get_state(legacy=True)
     assert isinstance(keys, np.ndarray)
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    numbers = (name, torch.from_numpy(keys.astype(np.int64)), *rest)
+    state = {"python": random.getstate(), "numpy": numbers, "torch": torch.get_rng_state()}
+    gpu = gpu and torch.cuda.is_available()
+    return state | ({"cuda": torch.cuda.get_rng_state()} if gpu else {})
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import datetime
 import pathlib
 import re
@@ -43,14 +44,12 @@ class UnreadableWeightsError(ValueError):
 
 
 def read_weights(path: str | Path, key: str) -> Any:
-    """Read a file of torch (``weights_only=True``) or safetensors; which of them is seen from its
-    content.
+    """Read a file of torch (``weights_only=True``) or safetensors, by its content; ``key`` is the
+    config key that named it, for messages.
 
     Besides tensors and Python's own types, NumPy's scalars and arrays, paths, dates and
     ``argparse.Namespace`` are read.
 
-    Args:
-        key: the config key that named the file, for messages.
     Raises:
         FileNotFoundError: no such file. UnreadableWeightsError: a damaged file, or objects of other
             classes, which are named.
@@ -66,7 +65,9 @@ def read_weights(path: str | Path, key: str) -> Any:
 
             return load_file(str(path))
         with torch.serialization.safe_globals(list(harmless_globals())):
-            refused = _refused_globals(path)
+            refused: list[str] = []
+            with contextlib.suppress(Exception):  # an older format, or damaged: reading says more
+                refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             if not refused:
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -94,30 +95,21 @@ def is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
-def _refused_globals(path: Path) -> list[str]:
-    """Classes and functions of a file that are not allowed; none where it cannot be told yet."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # the older format, or a damaged file: reading it says more
-        return []
-
-
 @cache
 def harmless_globals() -> tuple[Any, ...]:
     """Classes that hold data alone, under the names of several versions: a file may create them."""
     from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
     from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
-    numpy_types = {getattr(np.dtypes, name) for name in np.dtypes.__all__}
-    numpy_types |= {np.ndarray, np.dtype, np.recarray, np.record, *np.sctypeDict.values()}
-    dates = {getattr(datetime, name) for name in "datetime date time timedelta timezone".split()}
-    python = {bool, int, float, str, bytes, list, tuple, dict, frozenset, slice, range}
-    allowed: list[Any] = [*numpy_types, *dates, *python]
+    allowed: list[Any] = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
+    allowed += {np.ndarray, np.dtype, np.recarray, np.record, *np.sctypeDict.values()}
+    allowed += [getattr(datetime, n) for n in "datetime date time timedelta timezone".split()]
+    allowed += [bool, int, float, str, bytes, list, tuple, dict, frozenset, slice, range]
     allowed += [argparse.Namespace, types.SimpleNamespace, (_plain_dict, "collections.defaultdict")]
     allowed += [(collections.OrderedDict, name) for name in DICTS]
     for package in ("numpy._core", "numpy.core"):  # of NumPy 2 and 1
-        allowed.append((_reconstruct, f"{package}.multiarray._reconstruct"))
-        allowed.append((scalar, f"{package}.multiarray.scalar"))
+        for made in (_reconstruct, scalar):
+            allowed.append((made, f"{package}.multiarray.{made.__name__}"))
         allowed.append((_frombuffer, f"{package}.numeric._frombuffer"))
     for module in ("pathlib", "pathlib._local"):  # a path of another system can only be described
         for system in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
@@ -133,18 +125,14 @@ def _plain_dict(*_: object) -> dict[Any, Any]:
 
 def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
     """The state dict of what a file holds: the content itself, or what is in one of its containers,
-    however deep.
+    however deep. ``what`` is the file, for messages.
 
-    Args:
-        what: the file, for messages.
     Raises:
         UnreadableWeightsError: no state dict, or several without a name that says which is meant.
     """
     if not isinstance(content, Mapping):
-        raise UnreadableWeightsError(
-            f"{what} holds a {type(content).__name__}, expected a state dict or a dict that holds "
-            "one"
-        )
+        got = f"{what} holds a {type(content).__name__}"
+        raise UnreadableWeightsError(f"{got}, expected a state dict or a dict that holds one")
     state = _search(content, what)
     if state is None:
         keys = ", ".join(map(str, list(content)[:10])) or "nothing"
@@ -163,21 +151,17 @@ def _search(content: Mapping[Any, Any], what: str) -> dict[str, Tensor] | None:
             name: value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
             for name, value in content.items()
         }
-    states = {}
-    for name, value in content.items():
-        state = _search(value, what) if isinstance(value, Mapping) else None
-        if state is not None:
-            states[name] = state
+    inside = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+    searched = {name: _search(value, what) for name, value in inside.items()}
+    states = {name: state for name, state in searched.items() if state is not None}
     for name in CONTAINERS:
         if name in states:
             return states[name]
         if name in content and content[name] == {}:
             return {}
     if len(states) > 1:
-        raise UnreadableWeightsError(
-            f"{what} holds several state dicts: {', '.join(states)}. Save the one that is meant "
-            "alone"
-        )
+        several = f"several state dicts: {', '.join(states)}"
+        raise UnreadableWeightsError(f"{what} holds {several}. Save the one that is meant alone")
     plain = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     return next(iter(states.values()), plain or None)
 
@@ -191,12 +175,8 @@ def plain_name(name: str) -> str:
 
 
 def rename_for(state: Mapping[str, Tensor], own: Collection[str], what: str) -> dict[str, Tensor]:
-    """Rename the entries of a state dict to a module's own names, wrappers on either side aside.
-
-    Args:
-        own: names of the module, which win over what looks like a wrapper.
-    Raises:
-        ValueError: two entries for the same name.
+    """Rename the entries of a state dict to a module's own names, wrappers on either side aside;
+    these win over what looks like a wrapper. ValueError for two entries of the same name.
     """
     own = set(own)
     targets = {plain_name(name): name for name in own}
@@ -205,10 +185,8 @@ def rename_for(state: Mapping[str, Tensor], own: Collection[str], what: str) -> 
         plain = plain_name(name)
         target = name if name in own else targets.get(plain, plain)
         if target in renamed:
-            raise ValueError(
-                f"{what} holds {plain} twice, once wrapped and once not. Save one of the two "
-                "models alone"
-            )
+            twice = f"{what} holds {plain} twice, once wrapped and once not"
+            raise ValueError(f"{twice}. Save one of the two models alone")
         renamed[target] = value
     return renamed
 
@@ -217,18 +195,19 @@ def require_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str, advice: str
 ) -> None:
     """ValueError, one line, unless a file's state dict has the names and shapes of a module's."""
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name}: file {tuple(state[name].shape)}, model {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f"{what}: {len(missing)} keys missing from the file: {_first(missing)}; "
-            f"{len(unexpected)} keys unexpected: {_first(unexpected)}; {len(shapes)} of another "
-            f"shape: {_first(shapes)}. {advice}"
-        )
+    both = sorted(own.keys() & state.keys())
+    faults = {
+        "keys missing from the file": sorted(own.keys() - state.keys()),
+        "keys unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": [
+            f"{name}: file {tuple(state[name].shape)}, model {tuple(own[name].shape)}"
+            for name in both
+            if state[name].shape != own[name].shape
+        ],
+    }
+    if any(faults.values()):
+        said = [f"{len(items)} {kind}: {_first(items)}" for kind, items in faults.items()]
+        raise ValueError(f"{what}: {'; '.join(said)}. {advice}")
 
 
 def _first(items: list[str], count: int = 5) -> str:

@@ -17,10 +17,8 @@ class DuplicateKeyError(yaml.YAMLError):
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """``yaml.SafeLoader`` that refuses a key twice; what "<<" merges may still be overridden.
-
-    Raises:
-        DuplicateKeyError: names the key and both lines.
+    """``yaml.SafeLoader`` that refuses a key twice by a DuplicateKeyError, which names both lines;
+    what "<<" merges may still be overridden.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -45,13 +43,11 @@ class UniqueKeyLoader(yaml.SafeLoader):
 def load_yaml(
     path: str | Path, what: str = "YAML file", loader: type[UniqueKeyLoader] = UniqueKeyLoader
 ) -> Any:
-    """Read a YAML file with plain values only, in UTF-8 with or without a byte order mark.
+    """Read a YAML file, ``what`` in messages, with plain values only, in UTF-8 with or without a
+    byte order mark.
 
-    Args:
-        what: what messages call the file. loader: reads it.
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not YAML, not UTF-8, or a key twice; one line.
+        FileNotFoundError: no such file. ValueError: not YAML, not UTF-8, a key twice; one line.
     """
     path = Path(path)
     if not path.is_file():

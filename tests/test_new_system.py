@@ -196,7 +196,7 @@ def test_a_module_that_is_missing_or_broken_is_one_line(config, tmp_path, monkey
 
 def test_a_module_brings_keys_of_its_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(keys, "_EXTENSIONS", dict(keys._EXTENSIONS))
+    monkeypatch.setattr(keys, "_PACKAGES", dict(keys._PACKAGES))
     (tmp_path / "brings_keys.py").write_text(
         "from hyperclip.config import extend_config\n"
         "def add_keys(cfg):\n    cfg.MODEL.BLUR_WIDTH = 3\n"
@@ -206,4 +206,4 @@ def test_a_module_brings_keys_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "b.yaml").write_text("_BASE_: a.yaml\nSEED: 3\n")
     cfg = load_config(tmp_path / "b.yaml")
     assert (cfg.MODEL.BLUR_WIDTH, cfg.SEED, cfg.IMPORTS) == (5, 3, ["brings_keys"])
-    assert KeyRules() in keys._EXTENSIONS.values()
+    assert KeyRules() in keys._PACKAGES.values()

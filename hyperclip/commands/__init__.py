@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from importlib.metadata import entry_points
@@ -10,12 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..runtime.program import run_program
-
-
-def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A command line parser that shows its description, a module's first lines, as written."""
-    form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=form)
 
 
 def console() -> NoReturn:

@@ -16,6 +16,7 @@ from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
 import base64
+import contextlib
 import html
 import io
 import logging
@@ -25,14 +26,12 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-
-import yaml  # noqa: E402
 
 try:
     import gradio as gr  # noqa: E402
@@ -42,15 +41,14 @@ from detectron2.config import CfgNode  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from ..config.keys import flat_config, input_keys, load_config  # noqa: E402
+from ..config.keys import input_keys, load_config, plain_settings  # noqa: E402
 from ..data import read_image  # noqa: E402
-from ..evaluation.kept_rows import ContentHashes  # noqa: E402
+from ..evaluation.kept_rows import content_hash  # noqa: E402
 from ..predictor import Prediction, Predictor  # noqa: E402
-from ..runtime.files import local_path  # noqa: E402
-from ..runtime.memory import keep_freed_memory  # noqa: E402
+from ..runtime import files, memory, program  # noqa: E402
 from ..visualization import label_image, overlay  # noqa: E402
 from ..vocabulary import Vocabulary  # noqa: E402
-from . import new_parser, register_systems  # noqa: E402
+from . import register_systems  # noqa: E402
 
 logger = logging.getLogger("hyperclip.app")
 
@@ -67,22 +65,17 @@ TRAINED = {QUICK_TRAINED: "output/quickstart/hyperclip/model_final.pth"}
 
 
 def offer_first(configs: Sequence[Sequence[str]]) -> None:
-    """Put configs, each a file and its KEY VALUE pairs, before the quickstart's systems.
-
-    Quickstart systems whose package is not installed are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: one of these configs cannot be loaded.
+    """Put configs, each a file and its KEY VALUE pairs, before the quickstart's systems, of which
+    those are left out whose package is not installed; raises as :func:`load_config` does.
     """
     before = {name: file for name, file in SYSTEMS.items() if _loads(name, file)}
     SYSTEMS.clear()
+    given: Counter[str] = Counter()
     for file, *overrides in configs:
         load_config(file, overrides)
-        name, count = file, 1
-        while name in SYSTEMS:
-            count += 1
-            name = f"{file} ({count})"
-        SYSTEMS[name], OVERRIDES[name] = str(local_path(file).resolve()), overrides
+        given[file] += 1
+        name = f"{file} ({given[file]})" if given[file] > 1 else file
+        SYSTEMS[name], OVERRIDES[name] = str(files.local_path(file).resolve()), overrides
     SYSTEMS.update(before)
 
 
@@ -95,32 +88,25 @@ def _loads(name: str, file: str) -> bool:
     return True
 
 
-hashes = ContentHashes()
-
-
-def weights_content(cfg: CfgNode) -> tuple[str, ...]:
-    """Names and hashes of the files and folders that a config names."""
-    values = dict(flat_config(yaml.safe_load(cfg.dump())))
+def content_of(cfg: CfgNode) -> tuple[str, ...]:
+    """A config, and the names and hashes of the files and folders that it names."""
+    values = plain_settings(cfg)
     named = [values[key] for key in input_keys()]
-    places = [local_path(name) for name in named if isinstance(name, str) and name]
-    return tuple(f"{place} {hashes.of(place)}" for place in places if place.exists())
+    places = [files.local_path(name) for name in named if isinstance(name, str) and name]
+    return (cfg.dump(), *(f"{place} {content_hash(place)}" for place in places if place.exists()))
 
 
 def config_of(system: str) -> CfgNode:
     """The config of a name in ``SYSTEMS``, with its checkpoint if that exists by now."""
-    trained = local_path(TRAINED.get(system, ""))
+    trained = files.local_path(TRAINED.get(system, ""))
     weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
     return load_config(SYSTEMS[system], [*OVERRIDES.get(system, []), *weights])
 
 
 class Predictors:
-    """Builds systems when first asked for, and keeps the last ones used.
+    """Builds systems when first asked for or after their content has changed; keeps two."""
 
-    One is built again if its config, or the content of its weights, has changed.
-    """
-
-    def __init__(self, kept: int = 2) -> None:
-        self.kept = kept
+    def __init__(self) -> None:
         self._built: OrderedDict[tuple[str, ...], Predictor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -128,14 +114,14 @@ class Predictors:
         """The predictor of a name in ``SYSTEMS``; raises as :meth:`Predictor.from_config` does."""
         with self._lock:
             cfg = config_of(system)
-            key = (cfg.dump(), *weights_content(cfg))
+            key = content_of(cfg)
             while key not in self._built:
                 predictor = Predictor.from_config(cfg)
-                before, key = key, (cfg.dump(), *weights_content(cfg))
+                before, key = key, content_of(cfg)
                 if key == before:  # else its files changed while they were read
                     self._built[key] = predictor
             self._built.move_to_end(key)
-            while len(self._built) > self.kept:
+            while len(self._built) > 2:
                 self._built.popitem(last=False)
             return self._built[key]
 
@@ -148,10 +134,8 @@ def checked_threshold(name: str, value: Any) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2:
-        raise ValueError(
-            f"{name}: got {value!r}, expected a number from 0 to 2, or nothing for the system's "
-            "own."
-        )
+        expected = "a number from 0 to 2, or nothing for the system's own."
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
     return float(value)
 
 
@@ -173,15 +157,13 @@ def segment(
     pixel: float | None,
     system: str,
 ) -> tuple[str, str]:
-    """What the button does: overlay with legend, and label map, as HTML that holds the images.
+    """What the button does: overlay with legend, and label map, as HTML that holds the images;
+    gr.Error for anything that the user can mend, with what to do.
 
     Args:
-        image: the uploaded file. classes, background: words as typed.
+        image: the uploaded file. classes, background: words as typed. system: of ``SYSTEMS``.
         score, pixel: thresholds below which classes and pixels get no label; None takes the
             config's, 0 leaves nothing out.
-        system: a name in ``SYSTEMS``.
-    Raises:
-        gr.Error: anything that the user can mend, with what to do.
     """
     if not image:
         raise _error("Upload an image first.")
@@ -221,30 +203,21 @@ def _data_url(image: Image.Image, name: str) -> str:
     return f"data:image/png;name={name};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def uploaded_file(path: object) -> str:
-    """The path of a file uploaded to this program; gr.Error for any other, there or not."""
-    try:
-        file = Path(path).resolve() if isinstance(path, str) else None
-    except (OSError, RuntimeError, ValueError):
-        file = None
-    folder = Path(get_upload_folder()).resolve()
-    if file is None or not file.is_relative_to(folder) or not file.is_file():
-        raise _error(
-            "Upload the image (again): this is no file that was uploaded here within the last hour."
-        )
-    return str(file)
-
-
 def without_places(value: Any) -> Any:
     """A value of a request, made safe: Gradio opens the path or address of any file description.
-
-    Raises:
-        gr.Error: something else than a plain value or a file that was uploaded here.
+    gr.Error unless it is a plain value or a file that was uploaded here.
     """
     if not isinstance(value, (dict, list)):
         return value
-    file = uploaded_file(value.get("path") if isinstance(value, dict) else None)
-    return {"path": file, "meta": {"_type": "gradio.FileData"}}
+    place: Any = value.get("path") if isinstance(value, dict) else None
+    folder, path = Path(get_upload_folder()).resolve(), None
+    with contextlib.suppress(OSError, RuntimeError, ValueError, TypeError):
+        path = Path(place).resolve()
+    if path is None or not path.is_relative_to(folder) or not path.is_file():
+        raise _error(
+            "Upload the image (again): this is no file that was uploaded here within the last hour."
+        )
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
 class Page(gr.Blocks):
@@ -276,8 +249,7 @@ def build_page() -> gr.Blocks:
                 image: Any = gr.Image(
                     type="filepath", label="Image", sources=sources, elem_id="picture"
                 )
-                # The file as it was uploaded: our own reader turns and converts it, and says what
-                # is wrong with it.
+                # The file as it was uploaded, for our own reader
                 image.preprocess = lambda payload: None if payload is None else payload.path
                 # Two lines: a box of one would join pasted lines to one name
                 hint = "dog, puppy; road; sky"
@@ -317,7 +289,7 @@ def check_port(port: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open the page for as long as this process runs."""
     register_systems()
-    parser = new_parser(__doc__)
+    parser = program.program_parser(__doc__)
     add = parser.add_argument
     names, offer = ("FILE", "KEY VALUE"), "offer this system too, first"
     add("--config-file", action="append", nargs="+", default=[], metavar=names, help=offer)
@@ -325,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--share", action="store_true", help="publish the page through Gradio's tunnel")
     arguments = parser.parse_args(argv)
     check_port(arguments.port)
-    keep_freed_memory()
+    memory.keep_freed_memory()
     offer_first(arguments.config_file)
     # so that the folder below is removed then, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

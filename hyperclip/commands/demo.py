@@ -36,31 +36,26 @@ from PIL import Image
 
 from ..clip import TextEmbedder
 from ..config.keys import load_config
-from ..data import read_image, vocabulary_of
-from ..data.dataset_file import register_files
-from ..data.image_files import IMAGE_SUFFIXES
-from ..data.pairing import is_hidden
+from ..data import dataset_file, image_files, pairing, read_image, vocabulary_of
 from ..labels import NO_CLASS
 from ..load import check_system
 from ..predictor import Prediction, Predictor
-from ..runtime.files import need_output_folder, user_path, write_atomically, write_text
-from ..runtime.finite import NotFiniteError
-from ..runtime.memory import keep_freed_memory
+from ..runtime import files, finite, memory, program
 from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_words
-from . import new_parser, register_systems
+from . import register_systems
 
 logger = logging.getLogger("hyperclip.demo")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
-    parser = new_parser(__doc__)
+    parser = program.program_parser(__doc__)
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE")
     add("--input", required=True, nargs="+", help="image files, folders or glob patterns")
-    add("--output", required=True, type=user_path, help="folder of the results")
+    add("--output", required=True, type=files.user_path, help="folder of the results")
     add("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
     add("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
@@ -73,45 +68,38 @@ def check_threshold(cfg: CfgNode, threshold: float) -> None:
     """ValueError unless the threshold is in the range of the system's scores."""
     limit = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).largest_confidence(cfg)
     if not 0 <= threshold <= limit:
-        raise ValueError(
-            f"--threshold: got {threshold}, expected 0 to {limit}, the range of this system's "
-            "scores"
-        )
+        expected = f"0 to {limit}, the range of this system's scores"
+        raise ValueError(f"--threshold: got {threshold}, expected {expected}")
 
 
 def find_images(inputs: list[str]) -> list[Path]:
-    """Image files of the given files, folders and patterns, in order and once each.
-
-    Other files of a folder are logged by name, unless they are hidden.
-
-    Raises:
-        FileNotFoundError: nothing matches one of them.
+    """Image files of the given files, folders and patterns, in order and once each; other files of
+    a folder are logged by name, unless hidden. FileNotFoundError if nothing matches one of them.
     """
     images: dict[Path, None] = {}
     for entry in inputs:
-        path = user_path(entry)
+        path = files.user_path(entry)
         matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
         if path.is_dir():
-            shown = sorted(p for p in path.iterdir() if not is_hidden(p.name))
-            matches = [p for p in shown if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
-            others = [p.name + "/" * p.is_dir() for p in shown if p not in matches]
+            matches, others = [], []
+            for inside in sorted(p for p in path.iterdir() if not pairing.is_hidden(p.name)):
+                if inside.is_file() and inside.suffix.lower() in image_files.IMAGE_SUFFIXES:
+                    matches.append(inside)
+                else:
+                    others.append(inside.name + "/" * inside.is_dir())
             if others:
-                kinds = " ".join(IMAGE_SUFFIXES)
+                kinds = " ".join(image_files.IMAGE_SUFFIXES)
                 logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
         if not matches:
-            raise FileNotFoundError(
-                f"--input: no image at {entry!r}. Expected files, folders of {IMAGE_SUFFIXES}, or "
-                "patterns"
-            )
+            expected = f"Expected files, folders of {image_files.IMAGE_SUFFIXES}, or patterns"
+            raise FileNotFoundError(f"--input: no image at {entry!r}. {expected}")
         images.update(dict.fromkeys(matches))
     return list(images)
 
 
 def result_names(images: list[Path], output: Path) -> dict[Path, str]:
     """A name for each image's results: its stem, or its file name where stems repeat in a folder.
-
-    Raises:
-        ValueError: two images of the same name, or a result that would replace an input.
+    ValueError for two images of the same name, or a result that would replace an input.
     """
     stems = Counter((path.parent, path.stem) for path in images)
     names = {p: p.stem if stems[p.parent, p.stem] == 1 else p.name for p in images}
@@ -120,24 +108,18 @@ def result_names(images: list[Path], output: Path) -> dict[Path, str]:
     for path, name in names.items():
         for target in (output / f"{name}.png", output / f"{name}_labels.png"):
             if target.resolve() in inputs:
-                raise ValueError(
-                    f"--output: {target} is an input image and would be replaced. Choose another "
-                    "folder"
-                )
+                what = f"{target} is an input image and would be replaced"
+                raise ValueError(f"--output: {what}. Choose another folder")
             if target in written:
-                raise ValueError(
-                    f"--input: {written[target]} and {path} would both be written to {target}. "
-                    "Rename one"
-                )
+                what = f"{written[target]} and {path} would both be written to {target}"
+                raise ValueError(f"--input: {what}. Rename one")
             written[target] = path
     return names
 
 
 def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary:
-    """The classes of the command line, or TEST_CLASS_JSON's, or those of the first test set.
-
-    Raises:
-        ValueError: no class, a name that is there twice, or negatives without classes.
+    """The classes of the command line, or TEST_CLASS_JSON's, or those of the first test set;
+    ValueError for no class, a name that is there twice, or negatives without classes.
     """
     if arguments.vocabulary is not None:
         if Path(arguments.vocabulary).suffix.lower() not in (".txt", ".json"):
@@ -148,18 +130,15 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
         raise ValueError(
             "--negatives: give --vocabulary too; the config's classes bring negatives of their own"
         )
-    register_files(cfg.DATASETS.FILES)
+    dataset_file.register_files(cfg.DATASETS.FILES)
     if cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON:
         return load_vocabulary(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
     return vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
 class ClassList:
-    """classes.json: the class and the colour of each index of the label maps.
-
-    Args:
-        file: where it is written. vocabulary: the classes.
-        text: the model's embedder of names, if it has one.
+    """classes.json: the class and the colour of each index of the label maps, and what the model's
+    embedder of names, if it has one, was asked.
     """
 
     def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder | None) -> None:
@@ -175,7 +154,7 @@ class ClassList:
 
     def write(self) -> None:
         """Write the file anew."""
-        write_text(self.file, json.dumps(self.classes, indent=1) + "\n")
+        files.write_text(self.file, json.dumps(self.classes, indent=1) + "\n")
 
     def add(self, name: str, labels: np.ndarray) -> None:
         """Note the classes that have another colour in this image's results."""
@@ -192,8 +171,8 @@ def save_prediction(
 ) -> None:
     """Write the overlay and the label map of one image."""
     painted, index = Image.fromarray(overlay(image, labels, names)), label_image(labels, len(names))
-    write_atomically(output / f"{name}.png", lambda p: painted.save(p, format="PNG"))
-    write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
+    files.write_atomically(output / f"{name}.png", lambda p: painted.save(p, format="PNG"))
+    files.write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,19 +180,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     register_systems()
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
-    keep_freed_memory()
+    memory.keep_freed_memory()
     cfg = load_config(arguments.config_file, arguments.opts)
     check_system(cfg)
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
     names = result_names(find_images(arguments.input), arguments.output)
-    need_output_folder(arguments.output, "--output")
+    files.need_output_folder(arguments.output, "--output")
     predictor = Predictor.from_config(cfg)
     failed = segment_files(cfg, predictor, vocabulary, names, arguments)
     if failed:
-        logger.error(
-            "%d of %d images could not be read or their results not be written", failed, len(names)
-        )
+        count = f"{failed} of {len(names)} images"
+        logger.error("%s could not be read or their results not be written", count)
     return int(failed > 0)
 
 
@@ -238,15 +216,12 @@ def segment_files(
             continue
         try:
             prediction = predictor.segment(predictor.encode(image), vocabulary)
-        except NotFiniteError as error:  # of this image: weights that are broken were refused above
-            logger.error("%s: skipped: %s", path, error)
-            failed += 1
-            continue
-        labels = np.where(prediction.confidence < arguments.threshold, NO_CLASS, prediction.labels)
-        try:
+            unsure = prediction.confidence < arguments.threshold
+            labels = np.where(unsure, NO_CLASS, prediction.labels)
             save_prediction(arguments.output, name, image, labels, prediction.names)
-        except OSError as error:  # for example a name that is too long with its ending
-            logger.error("%s: %s", path, error)
+        # of this image, as broken weights were refused above, or of the length of its name, say
+        except (finite.NotFiniteError, OSError) as error:
+            logger.error("%s: skipped: %s", path, error)
             failed += 1
             continue
         classes.add(name, labels)

@@ -36,20 +36,19 @@ from ..data.dataset_file import register_files
 from ..evaluation.results_files import read_results
 from ..evaluation.suite import System, make_plan, run_suite
 from ..evaluation.tables import benchmark_table
-from ..runtime.files import need_output_folder, user_path
-from ..runtime.memory import keep_freed_memory
+from ..runtime import files, memory, program
 from ..training.launch import check_process_count, leaving_together
-from . import new_parser, register_systems
+from . import register_systems
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
-    parser = new_parser(__doc__)
+    parser = program.program_parser(__doc__)
     add = parser.add_argument
     add("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
     add("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
     output = Path("output/evaluation")
-    add("--output", type=user_path, default=output, help="default: %(default)s")
+    add("--output", type=files.user_path, default=output, help="default: %(default)s")
     add("--limit", type=int, default=0, metavar="N", help="only the first N images of each set")
     partial = "evaluate incomplete sets, leave out missing ones"
     add("--allow-partial", action="store_true", help=partial)
@@ -66,9 +65,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load_systems(arguments: argparse.Namespace) -> list[System]:
-    """A system for each --config-file, named after its file; raises as :func:`load_config` does.
-
-    The second one of a name gets a "-2".
+    """A system for each --config-file, named after its file, the second one of a name with "-2";
+    raises as :func:`load_config` does.
     """
     systems: list[System] = []
     used: Counter[str] = Counter()
@@ -98,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate in one process of a run; 1 if a row failed."""
     register_systems()
     setup_logger(str(arguments.output), distributed_rank=comm.get_rank(), name="hyperclip")
-    keep_freed_memory()
+    memory.keep_freed_memory()
     systems, benchmarks = load_systems(arguments), arguments.benchmarks.split(",")
     plan = make_plan(systems, benchmarks, arguments.limit, arguments.allow_partial)
     if systems[0].cfg.SEED >= 0:
@@ -117,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         sys.stdout.write(f"{list_benchmarks()}\n")
         return 0
     check_process_count(arguments.num_gpus)
-    need_output_folder(arguments.output, "--output")
+    files.need_output_folder(arguments.output, "--output")
     if arguments.num_gpus > 1:
         launch(leaving_together, arguments.num_gpus, dist_url="auto", args=(run, arguments))
         # What run returned stayed in its process

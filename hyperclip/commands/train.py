@@ -37,10 +37,7 @@ def run(args: argparse.Namespace) -> None:
     setup_run(cfg, args)
     if args.eval_only:
         if not cfg.DATASETS.TEST:
-            raise ValueError(
-                "DATASETS.TEST is empty, so that there is nothing to evaluate: name a registered "
-                "dataset"
-            )
+            raise ValueError("DATASETS.TEST is empty, nothing to evaluate: name a dataset in it")
         if not args.resume:
             require_file(cfg.MODEL.WEIGHTS)
         check_test_sets(cfg)

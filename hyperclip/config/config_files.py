@@ -18,23 +18,17 @@ BASE = "_BASE_"
 
 @dataclass(frozen=True)
 class Layer:
-    """Keys, with dots, and values of one file, or of the command line.
+    """Keys, with dots, and values of one file, or of the command line."""
 
-    Attributes:
-        where: what messages call it. folder: of the file, None for the command line.
-    """
-
-    where: str
-    folder: Path | None
+    where: str  # what messages call it
+    folder: Path | None  # of the file
     values: Mapping[str, Any]
 
 
 def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
-    """Read a config file and its bases.
+    """The keys of a config file and its bases, those first that the later ones override, and what
+    to say of bases that do not exist.
 
-    Returns:
-        the files' keys, those first that the later ones override, and what to say of bases that do
-            not exist.
     Raises:
         FileNotFoundError: the file itself does not exist.
         ValueError: a file that is not YAML, has a key twice, holds no keys, or is its own base.
@@ -50,11 +44,7 @@ def read_layers(path: str | Path) -> tuple[list[Layer], list[str]]:
 
 
 def command_line_layer(overrides: Sequence[Any]) -> Layer:
-    """KEY VALUE pairs as a layer.
-
-    Raises:
-        ValueError: an odd number of them.
-    """
+    """KEY VALUE pairs as a layer; ValueError if one is not a pair."""
     if len(overrides) % 2:
         raise ValueError(f"overrides: got {list(overrides)}, expected pairs KEY VALUE")
     pairs = zip(overrides[0::2], overrides[1::2], strict=True)
@@ -66,17 +56,14 @@ def _layers(path: Path, chain: tuple[Path, ...], missing: list[str]) -> Iterator
     content = load_yaml(path, "config", ConfigLoader)
     if not isinstance(content, dict):
         got = "nothing" if content in (None, "") else shown(content)[:60]
-        raise ValueError(
-            f"{where}: got {got}, expected sections of keys. Write for example "
-            "MODEL: {META_ARCHITECTURE: HyperCLIP}"
-        )
+        example = "MODEL: {META_ARCHITECTURE: HyperCLIP}"
+        raise ValueError(f"{where}: got {got}, expected sections of keys, for example {example}")
     bases = content.pop(BASE, [])
     chain = (*chain, path.resolve())
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base or "://" in base:
-            raise ValueError(
-                f"{where}: {BASE}: got {shown(base)}, expected the name of a config file here"
-            )
+            expected = "the name of a config file here"
+            raise ValueError(f"{where}: {BASE}: got {shown(base)}, expected {expected}")
         # Relative to the file that names it, else a shipped one
         below = path.parent / user_path(base)
         below = below if below.is_file() else local_path(base)

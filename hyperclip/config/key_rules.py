@@ -43,6 +43,7 @@ UNREAD = {
     "DATALOADER": "samples are drawn evenly; repeat images in the dataset's list instead",
     "SOLVER.WEIGHT_DECAY_BIAS": "biases have SOLVER.WEIGHT_DECAY (norms WEIGHT_DECAY_NORM, embeddings WEIGHT_DECAY_EMBED)",
     "SOLVER.BIAS_LR_FACTOR": "biases learn like weights; use SOLVER.BASE_LR and CLIP_MULTIPLIER",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "one norm over all parameters is clipped; expected full_model",
     "SOLVER.REFERENCE_WORLD_SIZE": "nothing is scaled by the number of processes; set IMS_PER_BATCH, BASE_LR and MAX_ITER",
     "TEST.AUG": "use TEST.SLIDING_WINDOW True: windows, and a view of the whole image",
     "TEST.PRECISE_BN": "no part of the model has batch norm; remove it",
@@ -58,27 +59,16 @@ ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 
 @dataclass(frozen=True)
 class KeyRules:
-    """What is known of some keys.
+    """What is known of some keys."""
 
-    Attributes:
-        reads: keys of Detectron2 that are read; setting any other would do nothing, and is refused.
-        inputs: keys that name files or folders to read, or a model in another way.
-        outputs: keys that name files or folders to write.
-        names: lists of texts whose default is empty.
-        bounds: smallest and largest allowed number, or entry of a list, by key.
-        choices: the values that a key may have, where nothing else checks it.
-        lengths: how many entries a list has.
-        not_negative: whether all other numbers have to be 0 or more.
-    """
-
-    reads: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    bounds: Mapping[str, Bounds] = field(default_factory=dict)
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    not_negative: bool = False
+    reads: tuple[str, ...] = ()  # of Detectron2's; setting any other does nothing, and is refused
+    inputs: tuple[str, ...] = ()  # name files or folders to read, or a model in another way
+    outputs: tuple[str, ...] = ()  # name files or folders to write
+    names: tuple[str, ...] = ()  # lists of texts whose default is empty
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)  # of a number, or entries of a list
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # if nothing else checks
+    lengths: Mapping[str, int] = field(default_factory=dict)  # how many entries a list has
+    not_negative: bool = False  # whether all other numbers have to be 0 or more
 
     def expected(self, key: str, value: Any) -> str:
         """What is expected instead of a value of the right type; "" where it is allowed."""
@@ -106,13 +96,12 @@ FRAMEWORK = KeyRules(
         "INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST",
         "INPUT.MAX_SIZE_TEST", "INPUT.RANDOM_FLIP", "INPUT.CROP.ENABLED", "INPUT.CROP.TYPE", "INPUT.CROP.SIZE", "INPUT.FORMAT",
         "DATASETS.TRAIN", "DATASETS.TEST",
-        "DATALOADER.NUM_WORKERS", "DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.SAMPLER_TRAIN",
+        "DATALOADER.NUM_WORKERS", "DATALOADER.ASPECT_RATIO_GROUPING",
         "SOLVER.LR_SCHEDULER_NAME", "SOLVER.MAX_ITER", "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.MOMENTUM",
         "SOLVER.NESTEROV", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.GAMMA", "SOLVER.STEPS",
         "SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD", "SOLVER.RESCALE_INTERVAL",
         "SOLVER.CHECKPOINT_PERIOD", "SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED",
-        "SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-        "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+        "SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
         "TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD",
     ),
     inputs=(
@@ -147,6 +136,8 @@ FRAMEWORK = KeyRules(
         "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
+        "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
+        "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
         "SOLVER.WARMUP_METHOD": ("linear", "constant"),
         "WANDB.MODE": ("online", "offline"),
     },

@@ -10,6 +10,7 @@ from __future__ import annotations
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -31,18 +32,6 @@ from .value_parsing import convert, locate, shown
 REGISTERING = ("hyperclip.adapters", "hyperclip.meta_arch", "hyperclip.data.detectron2_catalog")
 """Modules that register what a config can name, each on a floor above this one: they are imported
 by name when a config is made, as plug-ins are."""
-
-_EXTENSIONS: dict[Callable[[CfgNode], None], KeyRules] = {}
-
-
-def extend_config(add_keys: Callable[[CfgNode], None], rules: KeyRules | None = None) -> None:
-    """Have :func:`load_config` add another package's keys too.
-
-    Args:
-        add_keys: ``add_keys(cfg)`` adds them with their defaults.
-        rules: which keys of Detectron2 the package reads, and what its own keys may hold.
-    """
-    _EXTENSIONS.setdefault(add_keys, rules or KeyRules())
 
 
 def add_hyperclip_config(cfg: CfgNode) -> None:
@@ -84,8 +73,7 @@ def _add_model_keys(model: CfgNode) -> None:
     model.CHECKPOINT_ACTIVATIONS = []
     model.COMPILE_HEAD = ""  # backend of torch.compile for the head, "inductor" say; "" = no
     model.MASK_FORMER = CfgNode()
-    # pad whole images to multiples of this before squashing, as the released code does with 32,
-    # which shifts its masks; 0 = no padding
+    # pad whole images to multiples of this before squashing (released: 32, which shifts masks)
     model.MASK_FORMER.SIZE_DIVISIBILITY = 0
 
 
@@ -143,8 +131,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # of the next two, what a dataset says itself counts first
     cfg.INPUT.IMAGE_BITS = 0  # significant bits of images of 16 bits a channel, 12 say; 0 = all
     cfg.INPUT.MAX_PIXELS = 0  # refuse larger images; 0 = Pillow's limit, about 179 million
-    # retry a crop in which one class covers more than this; 1.0 = never
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry crops with more of one class; 1 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # every training image is used
     cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # skip unreadable training images up to this share
     cfg.DATASETS.FILES = []  # YAML files that describe datasets of your own, see datasets/README.md
@@ -153,8 +140,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
 def _add_test_keys(test: CfgNode) -> None:
     test.VOCABULARY = "catseg"  # class lists of test sets: catseg (also HyperCLIP's), cliper, clean
     test.BACKGROUND_THRESHOLD = 0.5  # of HyperCLIP: scores below it are background
-    # model_best.pth has the best mean of this score over the test sets, or the best DATASET/SCORE
-    test.BEST_METRIC = "mIoU"
+    test.BEST_METRIC = "mIoU"  # of model_best.pth: its mean over the test sets, or DATASET/SCORE
     test.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)
     test.PER_IMAGE_RESULTS = False  # write the scores of each image to OUTPUT_DIR/per_image
     test.SLIDING_WINDOW = False  # windows plus a global view, or the whole image alone
@@ -163,9 +149,7 @@ def _add_test_keys(test: CfgNode) -> None:
     test.SLIDING.KERNEL = 384  # side of a window in that square
     test.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     test.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
-    # of every evaluation and of the predictor: float32, or tf32, which is faster on GPUs that have
-    # it and less exact; a system may have a key of its own for float16
-    test.PRECISION = "float32"
+    test.PRECISION = "float32"  # or tf32: less exact, faster on some GPUs; of the predictor, too
     test.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what CPU caches or GPU memory take
     test.IMS_PER_BATCH = 1  # images of one evaluation step and process
 
@@ -175,9 +159,7 @@ def _add_solver_keys(solver: CfgNode) -> None:
     solver.BASE_LR = 2e-4
     solver.CLIP_MULTIPLIER = 0.075  # learning rate of CLIP's parameters relative to BASE_LR
     solver.LOG_PERIOD = 20  # iterations between two lines of metrics
-    # After every so many iterations, warn if the median loss of their second half is not below that
-    # of the first half period; 0 = never.
-    solver.WATCH_PERIOD = 1000
+    solver.WATCH_PERIOD = 1000  # warn if the loss has not fallen in so many iterations; 0 = never
     # Of the forward pass: auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16, or
     # float16, as Detectron2's AMP.ENABLED True. Weights, optimiser and loss stay in float32.
     solver.PRECISION = "auto"
@@ -201,6 +183,17 @@ def _add_solver_keys(solver: CfgNode) -> None:
     solver.CLIP_GRADIENTS.NORM_TYPE = 2.0
 
 
+_PACKAGES: dict[Callable[[CfgNode], None], KeyRules] = {add_hyperclip_config: FRAMEWORK}
+"""What adds the keys of each package, and their rules."""
+
+
+def extend_config(add_keys: Callable[[CfgNode], None], rules: KeyRules | None = None) -> None:
+    """Have :func:`load_config` add another package's keys: ``add_keys(cfg)`` adds them with their
+    defaults; ``rules`` says what they may hold, and which of Detectron2's the package reads.
+    """
+    _PACKAGES.setdefault(add_keys, rules or KeyRules())
+
+
 def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read a config file and command-line overrides (KEY VALUE …) on top of the defaults.
 
@@ -209,9 +202,8 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 
     Raises:
         FileNotFoundError: no such file, or no such _BASE_.
-        ValueError: all that is wrong at once, in one line: legacy and unknown keys (the nearest
-            valid ones are named), keys that nothing reads, values of the wrong type or out of
-            range; or what :func:`read_layers` raises.
+        ValueError: by :func:`read_layers`; or all faults in one line: legacy and unknown keys (with
+            the nearest valid ones), keys that nothing reads, values of a wrong type or range.
     """
     layers, missing = read_layers(path)
     layers.append(command_line_layer(overrides))
@@ -223,21 +215,19 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     values, faults = _merge(layers, defaults, packages)
     for key, (value, where) in values.items():
         unread = key in detectron2_keys and not any(key in rules.reads for rules in packages)
-        if unread and not _same(value, defaults[key]):
+        # A tuple counts as a list: YAML cannot tell them apart
+        if unread and json.dumps(value, default=str) != json.dumps(defaults[key], default=str):
             faults.append(f"config key {key} ({where}) does nothing here: {unread_advice(key)}")
-        if f"{key} {value}" in LEGACY_VALUES:
-            advice = LEGACY_VALUES[f"{key} {value}"]
+        if advice := LEGACY_VALUES.get(f"{key} {value}"):
             faults.append(f"config key {key} ({where}): got {value!r}, {advice}")
         *sections, name = key.split(".")
         functools.reduce(operator.getitem, sections, cfg)[name] = value
     faults += _together(cfg)
     if not faults and missing:
         raise FileNotFoundError(missing[0])
-    faults += missing
-    if len(faults) > 1:
-        raise ValueError(f"{len(faults)} faults in the config: " + "; ".join(faults))
-    if faults:
-        raise ValueError(faults[0])
+    if faults := [*faults, *missing]:
+        count = f"{len(faults)} faults in the config: " if len(faults) > 1 else ""
+        raise ValueError(count + "; ".join(faults))
     return cfg
 
 
@@ -247,10 +237,9 @@ def _import_plugins(layers: Sequence[Layer]) -> None:
     for layer in layers:
         if "IMPORTS" in layer.values:
             given, where = layer.values["IMPORTS"], layer.where
-    try:
+    names = []
+    with contextlib.suppress(ValueError):  # no list of names: _merge says so, as of any key
         names = convert(given, [], texts=True)
-    except ValueError:  # no list of names: _merge says so, as of any key
-        return
     for name in names:
         try:
             importlib.import_module(name)
@@ -264,7 +253,7 @@ def _import_plugins(layers: Sequence[Layer]) -> None:
 def _add_all_keys(cfg: CfgNode) -> list[KeyRules]:
     """Add the keys of all packages; returns their rules, with bounds for each of their keys."""
     packages = []
-    for add_keys, rules in {add_hyperclip_config: FRAMEWORK, **_EXTENSIONS}.items():
+    for add_keys, rules in _PACKAGES.items():
         before = dict(flat_config(cfg))
         add_keys(cfg)
         added = dict(flat_config(cfg)).keys() - before.keys()
@@ -295,23 +284,13 @@ def _merge(
             if expected:
                 got = f"config key {key} ({layer.where}): got {shown(given)}"
                 faults.append(f"{got}, expected {expected}")
-            else:
-                values[key] = _path(key, value, layer.folder), layer.where
+                continue
+            if key in output_keys() and value.startswith("~"):
+                value = str(user_path(value))
+            elif key in input_keys():
+                value = locate(value, layer.folder)
+            values[key] = value, layer.where
     return values, faults
-
-
-def _path(key: str, value: Any, folder: Path | None) -> Any:
-    """A value; where the key names files, with their paths made out."""
-    if key in output_keys():
-        return str(user_path(value)) if value.startswith("~") else value
-    if key not in input_keys():
-        return value
-    return [locate(v, folder) for v in value] if isinstance(value, list) else locate(value, folder)
-
-
-def _same(value: Any, default: Any) -> bool:
-    """Whether values are equal, where a tuple counts as a list: YAML cannot tell them apart."""
-    return json.dumps(value, default=str) == json.dumps(default, default=str)
 
 
 def _together(cfg: CfgNode) -> Iterator[str]:
@@ -327,9 +306,13 @@ def _together(cfg: CfgNode) -> Iterator[str]:
     if crop.ENABLED and crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         got = f"got {list(crop.SIZE)} with TYPE {crop.TYPE!r}"
         yield f"config key INPUT.CROP.SIZE: {got}, expected 0 to 1"
-    end, start = cfg.SOLVER.BASE_LR_END, cfg.SOLVER.BASE_LR
-    if end > start:
-        yield f"config key SOLVER.BASE_LR_END: got {end}, expected at most BASE_LR {start}"
+    solver = cfg.SOLVER
+    if solver.BASE_LR_END > solver.BASE_LR:
+        got = f"got {solver.BASE_LR_END}, expected at most BASE_LR {solver.BASE_LR}"
+        yield f"config key SOLVER.BASE_LR_END: {got}"
+    if solver.NESTEROV and (solver.OPTIMIZER != "SGD" or not solver.MOMENTUM):
+        got = f"got True with OPTIMIZER {solver.OPTIMIZER} and MOMENTUM {solver.MOMENTUM}"
+        yield f"config key SOLVER.NESTEROV: {got}, expected SGD and a MOMENTUM above 0 with it"
 
 
 def plain_settings(cfg: CfgNode) -> dict[str, Any]:
@@ -339,9 +322,9 @@ def plain_settings(cfg: CfgNode) -> dict[str, Any]:
 
 def input_keys() -> tuple[str, ...]:
     """Keys of all packages that name files or folders to read, or a model in another way."""
-    return (*FRAMEWORK.inputs, *(key for rules in _EXTENSIONS.values() for key in rules.inputs))
+    return tuple(key for rules in _PACKAGES.values() for key in rules.inputs)
 
 
 def output_keys() -> tuple[str, ...]:
     """Keys of all packages that name files or folders to write: they change no result."""
-    return (*FRAMEWORK.outputs, *(key for rules in _EXTENSIONS.values() for key in rules.outputs))
+    return tuple(key for rules in _PACKAGES.values() for key in rules.outputs)

@@ -52,12 +52,8 @@ def from_command_line(value: Any) -> Any:
 
 
 def convert(value: Any, default: Any, texts: bool = False) -> Any:
-    """A value as the type of a key's default.
-
-    Args:
-        value: from YAML or the command line. texts: the default is an empty list of texts.
-    Raises:
-        ValueError: another type; the message says only what is expected.
+    """A value from YAML or the command line as the type of a key's default, which is an empty list
+    of texts if ``texts``; ValueError for another type says only what is expected.
     """
     if default is None:
         return unwrap(value)
@@ -90,12 +86,14 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def locate(value: str, folder: Path | None) -> str:
-    """A name that may be a path, with ``~`` as the home folder.
+def locate(value: Any, folder: Path | None) -> Any:
+    """A name that may be a path, or a list of them, with ``~`` as the home folder.
 
     It is relative to the folder of the YAML file that names it (None on the command line) if a
     model is there and the working folder does not lead to the same. All other names stay.
     """
+    if isinstance(value, list):
+        return [locate(name, folder) for name in value]
     if value in ("", "none") or "://" in value:
         return value
     path = user_path(value)

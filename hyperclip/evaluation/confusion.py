@@ -1,9 +1,12 @@
-"""Streaming confusion matrix and the scores that are read off it."""
+"""Streaming counts, of all pixels or of those along borders, and the scores read off them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +17,8 @@ class ConfusionMatrix:
     """Counts of (truth, prediction) in int64, added image by image.
 
     ``counts`` is (T, T + 1): rows truth, columns prediction, the last column for pixels without one
-    (``NO_CLASS``): they are missed by their class and a false positive of nobody.
-
-    Args:
-        classes: T. ignore: truth that does not count.
+    (``NO_CLASS``): they are missed by their class and a false positive of nobody. Pixels whose
+    truth is ``ignore`` do not count.
     """
 
     def __init__(self, classes: int, ignore: int = 255, device: str | torch.device = "cpu") -> None:
@@ -26,18 +27,14 @@ class ConfusionMatrix:
 
     def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Add one image: class indices (H, W) of the truth and of the prediction, which may be
-        ``NO_CLASS``.
+        ``NO_CLASS``; returns its counts, shaped like ``counts``.
 
-        Returns:
-            the counts of this image, shaped like ``counts``.
         Raises:
             ValueError: sizes that differ, or a label outside 0..T-1 that is not ``ignore``.
         """
         if truth.shape != prediction.shape:
-            raise ValueError(
-                f"prediction of size {tuple(prediction.shape)} for a label map of "
-                f"{tuple(truth.shape)}; they have to agree"
-            )
+            sizes = f"{tuple(prediction.shape)} for a label map of {tuple(truth.shape)}"
+            raise ValueError(f"prediction of size {sizes}; they have to agree")
         device = self.counts.device
         truth, prediction = truth.to(device).long(), prediction.to(device).long()
         valid = truth != self.ignore
@@ -62,21 +59,13 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class SegmentationScores:
-    """Scores in percent; all of them nan where no pixel counts.
+    """Scores in percent; all of them nan where no pixel counts."""
 
-    Attributes:
-        miou: mean IoU over the classes present in the truth (Detectron2 since July 2022).
-        miou_old: the same sum divided by the classes present or predicted (Detectron2 before).
-        pixel_accuracy: share of pixels that are right.
-        mean_accuracy: mean recall over the classes present in the truth.
-        iou: per class (T,), nan where the class is neither in the truth nor predicted.
-    """
-
-    miou: float
-    miou_old: float
-    pixel_accuracy: float
-    mean_accuracy: float
-    iou: tuple[float, ...]
+    miou: float  # mean IoU over the classes present in the truth (Detectron2 since July 2022)
+    miou_old: float  # the same sum divided by the classes present or predicted (before)
+    pixel_accuracy: float  # share of pixels that are right
+    mean_accuracy: float  # mean recall over the classes present in the truth
+    iou: tuple[float, ...]  # (T,), nan where a class is neither in the truth nor predicted
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> SegmentationScores:
@@ -94,3 +83,47 @@ class SegmentationScores:
             float(100 * (right[present] / truth[present]).mean()),
             tuple((100 * iou).tolist()),
         )
+
+
+def boundary_band(labels: np.ndarray, dilation: float = 0.02) -> np.ndarray:
+    """Pixels (H, W), bool, that are near the border of their own region.
+
+    Args:
+        labels: class indices (H, W), integers above -2^16 and below 2^24.
+        dilation: width of the band as a share of the image's diagonal; at least one pixel.
+    Source: Cheng et al., Boundary IoU (CVPR 2021). The image's edge counts as a border, as there.
+    """
+    height, width = labels.shape
+    steps = max(1, round(dilation * float(np.hypot(height, width))))
+    padded = cv2.copyMakeBorder(
+        labels.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-(2.0**16)
+    )
+    kernel = np.ones((3, 3), np.uint8)
+    low, high = (f(padded, kernel, iterations=steps)[1:-1, 1:-1] for f in (cv2.erode, cv2.dilate))
+    return low != high
+
+
+class BoundaryCounts:
+    """Counts the bands' pixels per class, T ``classes``, image by image, but where the truth is
+    ``ignore``. ``counts`` is int64 (3, T): in both bands, in the truth's, in the prediction's.
+    """
+
+    def __init__(self, classes: int, ignore: int = 255) -> None:
+        self.classes, self.ignore = classes, ignore
+        self.counts = np.zeros((3, classes), np.int64)
+
+    def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Add an image: class indices (H, W), those of the prediction < 0 where it abstains."""
+        counted = truth != self.ignore
+        near_truth = boundary_band(truth) & counted
+        near_prediction = boundary_band(prediction) & counted & (prediction >= 0)
+        both = near_truth & near_prediction & (truth == prediction)
+        for row, values in enumerate((truth[both], truth[near_truth], prediction[near_prediction])):
+            self.counts[row] += np.bincount(values.astype(np.int64), minlength=self.classes)
+
+    def miou(self) -> float:
+        """Mean Boundary IoU in percent over the classes with a band in the truth; nan without."""
+        both, truth, prediction = self.counts
+        present = truth > 0
+        iou = both[present] / (truth + prediction - both)[present]
+        return 100 * float(iou.mean()) if present.any() else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -15,7 +16,7 @@ import torch
 
 from .. import __version__
 from ..load import registered_systems
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 
 PACKAGES = (
     "detectron2 sal-detectron2 open_clip_torch timm diffusers transformers pillow "
@@ -24,53 +25,46 @@ PACKAGES = (
 """Whose versions may change what an evaluation finds, besides torch's."""
 
 
-class ContentHashes:
-    """SHA-256 of files and folders. A file is read again only if its size or times change."""
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, of the names and bytes of its files; may be OSError.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int, int], str] = {}
+    A file is read again only if its size or times change.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        inside = [(str(p.relative_to(path)), content_hash(p)) for p in files]
+        return hashlib.sha256(json.dumps(inside).encode()).hexdigest()
+    status = path.stat()
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    return _hash_of_file(path, status.st_ino, status.st_size, changed)
 
-    def of(self, path: Path) -> str:
-        """Of a file's bytes; of a folder, of the names and bytes of its files.
 
-        Raises:
-            OSError: a file that cannot be read.
-        """
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
-            inside = [(str(p.relative_to(path)), self.of(p)) for p in files]
-            return hashlib.sha256(json.dumps(inside).encode()).hexdigest()
-        status = path.stat()
-        changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        key = (str(path), status.st_ino, status.st_size, changed)
-        if key not in self._known:
-            with path.open("rb") as file:
-                self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._known[key]
+@functools.cache
+def _hash_of_file(path: Path, *state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def framework_versions() -> dict[str, str]:
     """What computes a row: this framework's version and code, and the libraries below it."""
     versions = {"hyperclip": __version__, "code": _code(), "torch": torch.__version__}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 @functools.cache
 def _code() -> str:
     """Hash of the sources of this package and of all systems', as they were when first asked."""
-    names = {__name__, *(system.__module__ for system in registered_systems().values())}
-    packages = [sys.modules[name.partition(".")[0]] for name in sorted(names)]
-    files = [Path(package.__file__) for package in packages if package.__file__]
-    hashes, content = ContentHashes(), []
-    for file in sorted(set(files)):
+    modules = {__name__, *(system.__module__ for system in registered_systems().values())}
+    packages = [sys.modules[name.partition(".")[0]] for name in modules]
+    files = {Path(package.__file__) for package in packages if package.__file__}
+    content: list[tuple[str, str]] = []
+    for file in sorted(files):
         sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-        for path in sources:
-            content.append((f"{file.parent.name}/{path.relative_to(file.parent)}", hashes.of(path)))
+        names = [f"{file.parent.name}/{path.relative_to(file.parent)}" for path in sources]
+        content += zip(names, map(content_hash, sources), strict=True)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -86,8 +80,7 @@ def read_row(path: Path, mark: str) -> dict[str, Any] | None:
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:
     """Write a row with a checksum, in full or not at all."""
-    text = json.dumps({**row, "checksum": _checksum(row)}, indent=1) + "\n"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps({**row, "checksum": _checksum(row)}, indent=1) + "\n")
 
 
 def _checksum(row: Mapping[str, Any]) -> str:

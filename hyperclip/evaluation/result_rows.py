@@ -13,13 +13,11 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..config import plain_settings
-from ..data import DatasetSpec
-from ..data.class_lists import test_vocabulary
+from ..data import DatasetSpec, class_lists
 from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
-from .kept_rows import ContentHashes, framework_versions
-from .paper_figures import published_for
-from .released_settings import NO_INFLUENCE, changed_settings
+from .kept_rows import content_hash, framework_versions
+from .paper_figures import NO_INFLUENCE, changed_settings, published_for
 from .running import Evaluation
 
 FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")
@@ -28,17 +26,12 @@ FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A dataset that is ready to be evaluated.
-
-    Attributes:
-        spec: the dataset. records: what is evaluated. total: how many there are without a limit.
-        faults: files that have no counterpart, or are there twice.
-    """
+    """A dataset that is ready to be evaluated."""
 
     spec: DatasetSpec
-    records: list[dict]
-    total: int
-    faults: int = 0
+    records: list[dict]  # what is evaluated
+    total: int  # how many there are without a limit
+    faults: int = 0  # files that have no counterpart, or are there twice
 
     @property
     def complete(self) -> bool:
@@ -47,13 +40,18 @@ class Benchmark:
         return len(self.records) == self.total and official and not self.faults
 
 
-def describe_evaluation(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
-    """Everything that says what a number is."""
+def describe_evaluation(
+    cfg: CfgNode, benchmark: Benchmark, found: Evaluation, system: str = ""
+) -> dict[str, Any]:
+    """Everything that says what a number is; ``system``: a name in place of the system's own."""
     spec, vocabulary = benchmark.spec, found.vocabulary
     papers = published_for(found.description, spec.alias)
     scores = {key: None if math.isnan(value) else value for key, value in found.scores.items()}
     overall = {k: v for k, v in scores.items() if not k.startswith("IoU-") and k != "images"}
     return {
+        "system": system or found.description.system,
+        "benchmark": spec.alias,
+        "dataset": spec.name,
         "seed": cfg.SEED,
         "weights": cfg.MODEL.WEIGHTS,
         "backbone": found.description.backbone,
@@ -111,37 +109,21 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
         yield f"{rule}, which no paper reports for this model"
 
 
-def fingerprint(cfg: CfgNode, benchmark: Benchmark, hashes: ContentHashes | None = None) -> str:
+def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:
     """A hash of all that a row depends on: the config, files that it names, the vocabulary, the
-    data, the meaning of its labels, the framework. Files count by their content.
-
-    Args:
-        hashes: of this run; None reads every file anew.
-    Raises:
-        OSError: a file that cannot be read.
+    data, the meaning of its labels, the framework. Files count by their content; may be OSError.
     """
-    hashes = hashes or ContentHashes()
     keys = {k: v for k, v in plain_settings(cfg).items() if not k.startswith(NO_INFLUENCE)}
     named = {k: local_path(str(v)) for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
-    files = {k: hashes.of(path) for k, path in named.items() if path.exists()}
+    files = {k: content_hash(path) for k, path in named.items() if path.exists()}
     spec, records = benchmark.spec, benchmark.records
-    vocabulary = test_vocabulary(cfg, spec.name)
+    vocabulary = class_lists.test_vocabulary(cfg, spec.name)
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]
     maps = {r["label_map"] for r in records}
     labels = sorted((m.name, sorted(m.classes.items())) for m in maps)
     names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"]) for r in records]
-    data = [hashes.of(Path(r[key])) for r in records for key in ("file_name", "sem_seg_file_name")]
+    paths = [r[key] for r in records for key in ("file_name", "sem_seg_file_name")]
+    data = [content_hash(Path(path)) for path in paths]
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
     content = [keys, files, asked, labels, names, data, protocol, framework_versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def last_line(error: Exception) -> str:
-    """What an error says, without the trace that a loader's worker puts before it."""
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:
-        lines = [line for line in text.splitlines() if line.strip()]
-        # the trace is indented, the message not
-        start = max(k for k, line in enumerate(lines) if line.startswith("  ")) + 1
-        text = "\n".join(lines[min(start, len(lines) - 1) :])
-    return text or type(error).__name__

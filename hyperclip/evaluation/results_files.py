@@ -9,12 +9,13 @@ same rows.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import user_path, write_atomically
+from ..runtime.files import user_path, write_atomically, write_text
 from .tables import benchmark_table
 
 SCHEMA = 2
@@ -29,47 +30,35 @@ def write_results(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row if key not in NESTED))
     lines = [[row.get(name) for name in names] for row in rows]
     _write_csv([names, *lines], output / "results.csv")
-    table = benchmark_table(rows) + "\n"
-    write_atomically(output / "results.md", lambda p: p.write_text(table, encoding="utf-8"))
+    write_text(output / "results.md", benchmark_table(rows) + "\n")
 
 
 def write_json(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows in the schema of ``results.json``."""
-    text = json.dumps({"schema": SCHEMA, "metric": METRIC, "rows": list(rows)}, indent=1) + "\n"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    content = {"schema": SCHEMA, "metric": METRIC, "rows": list(rows)}
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_results(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of an output folder's ``results.json``.
-
-    Raises:
-        FileNotFoundError: a folder without ``results.json``.
-        ValueError: a file that is not one, or one of an earlier schema.
+    """The rows of an output folder's ``results.json``; FileNotFoundError if it is not there,
+    ValueError if it is something else.
     """
     path = user_path(folder) / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{str(path)!r} does not exist: expected the output folder of an evaluated run"
-        )
+        expected = "expected the output folder of an evaluated run"
+        raise FileNotFoundError(f"{str(path)!r} does not exist: {expected}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a results file: no JSON in UTF-8 ({error})"
-        ) from error
+        what = f"{str(path)!r} is not a results file"
+        raise ValueError(f"{what}: no JSON in UTF-8 ({error})") from error
     table = content if isinstance(content, dict) else {}
-    if isinstance(content, list) or "results" in table:
-        raise ValueError(
-            f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: "
-            "python tools/train_net.py --eval-only --config-file … OUTPUT_DIR …, or python "
-            "tools/evaluate.py --config-file … --output …"
-        )
     rows = table.get("rows")
     if table.get("schema") != SCHEMA or not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError(
             f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each '
             'with "system" and "dataset", and "mIoU", "images", "protocol" or an "error"; scores '
-            "are numbers or null"
+            "are numbers or null. Evaluate anew"
         )
     return rows
 
@@ -90,8 +79,6 @@ def write_class_table(row: Mapping[str, Any], path: Path) -> None:
 
 
 def _write_csv(lines: Sequence[Sequence[Any]], path: Path) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(lines)
-
-    write_atomically(path, write)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))

@@ -13,23 +13,18 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
-from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import DATASETS, SemSegMapper
-from ..data.batches import start_method
-from ..data.class_lists import test_vocabulary
-from ..runtime.compat import peak_resident_bytes
-from ..runtime.finite import require_finite_weights
+from ..data import DATASETS, SemSegMapper, batches, class_lists
+from ..runtime import compat, finite
 from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, bare
 from ..vocabulary import Vocabulary
-from . import SemSegEvaluator
-from .protocols import background_rule, protocol_name
+from .evaluator import SemSegEvaluator, background_rule
 
 LOOK_EVERY = 10
 """Batches between two looks of several processes at whether their evaluation is to end."""
@@ -41,27 +36,16 @@ class EvaluationStoppedError(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found.
+    """What one evaluation found."""
 
-    Attributes:
-        scores: in percent, and "images"; see :class:`SemSegEvaluator`.
-        vocabulary: what the model was asked.
-        protocol: "argmax", "abstain", "threshold" or "fold".
-        description: what the system says about itself.
-        labels: name of the label map that the truth was read with.
-        seconds: wall time per image of all processes together, reading included.
-        peak_memory: MB, of the GPU, or of the main process.
-        precision: "float32", "tf32", "float16" or "bfloat16".
-    """
-
-    scores: dict[str, float]
-    vocabulary: Vocabulary
-    protocol: str
+    scores: dict[str, float]  # in percent, and "images"; see SemSegEvaluator
+    vocabulary: Vocabulary  # what the model was asked
+    protocol: str  # "argmax", "abstain", "threshold" or "fold"
     description: Description
-    labels: str | None
-    seconds: float
-    peak_memory: float
-    precision: str = "float32"
+    labels: str | None  # name of the label map that the truth was read with
+    seconds: float  # wall time per image of all processes together, reading included
+    peak_memory: float  # MB, of the GPU, or of the main process
+    precision: str = "float32"  # or "tf32", "float16", "bfloat16"
 
 
 def evaluate_dataset(
@@ -77,22 +61,19 @@ def evaluate_dataset(
 
     Args:
         model: a :class:`Segmenter`, or what distributes its training.
-        records: evaluate these instead of the whole set.
-        evaluator: instead of the one that the config asks for.
-        stop: says, to all processes the same, whether to end early; it is asked by all of them
-            together.
+        records, evaluator: instead of the whole set, and of the one that the config asks for.
+        stop: says, to all processes the same and asked by all of them together, whether to end
+            early: EvaluationStoppedError.
     Returns:
         the same on all processes, but for the scores: {} on others than the main one.
     Raises:
         FileNotFoundError, ValueError: data that is missing or broken, a class list that does not
-            fit; NaN in a result.
-        RuntimeError: for example too little memory. With several processes all of them raise what
-            one of them met first.
-        EvaluationStoppedError: ``stop`` said so.
+            fit, NaN in a result. RuntimeError: for example too little memory. All processes raise
+            what one of them met first.
     """
     system = bare(model)
     with failing_together():
-        require_finite_weights(system)
+        finite.require_finite_weights(system)
         question = dataset_question(cfg, name)
         records = DatasetCatalog.get(name) if records is None else records
         evaluator = evaluator or build_evaluator(cfg, name)
@@ -100,15 +81,16 @@ def evaluate_dataset(
         _reset_peak_memory(system.device)
         precision = inference_precision(cfg.TEST.PRECISION, system)
         with float32_products(precision == "tf32"):
-            _run(cfg, model, question, records, evaluator, stop)
+            _run(build_test_loader(cfg, records), model, question, evaluator, stop)
     with failing_together():
         result = evaluator.evaluate()
     description = system.describe(names_of(name))
+    rule, unruled = background_rule(name), "abstain" if description.abstains else "argmax"
     label_map = records[0].get("label_map")
     return Evaluation(
         dict(result["sem_seg"]) if result else {},
         question.vocabulary,
-        protocol_name(background_rule(name), description.abstains),
+        unruled if rule == "none" else rule,
         description,
         label_map.name if label_map else None,
         (time.perf_counter() - start) / len(records),
@@ -118,13 +100,9 @@ def evaluate_dataset(
 
 
 def dataset_question(cfg: CfgNode, dataset: str) -> Question:
-    """What is asked of the images of a dataset.
-
-    Raises:
-        ValueError: a class list that does not fit, see :func:`test_vocabulary`.
-    """
+    """What is asked of the images of a dataset; ValueError as by :func:`test_vocabulary`."""
     background = background_rule(dataset) == "threshold"
-    return Question(test_vocabulary(cfg, dataset), background=background)
+    return Question(class_lists.test_vocabulary(cfg, dataset), background=background)
 
 
 def names_of(dataset: str) -> tuple[str, ...]:
@@ -151,17 +129,16 @@ def build_test_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=InferenceSampler(len(records)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=trivial_batch_collator,
-        multiprocessing_context=start_method(cfg.DATALOADER.NUM_WORKERS),
+        collate_fn=list,
+        multiprocessing_context=batches.start_method(cfg.DATALOADER.NUM_WORKERS),
     )
 
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """What one process raises inside, all raise, so that none waits for ever for one that has left.
-
-    Either all processes or none may wait for each other inside. An error of another process comes
-    as a ``RuntimeError`` with its words, an ``OSError`` or ``ValueError`` as a ``ValueError``.
+    """What one process raises inside, all raise, so that none waits for ever for one that has left:
+    a ``RuntimeError`` with its words, for an ``OSError`` or ``ValueError`` a ``ValueError``. Either
+    all processes or none may wait for each other inside.
     """
     error: Exception | None = None
     try:
@@ -179,17 +156,15 @@ def failing_together() -> Iterator[None]:
 
 
 def _run(
-    cfg: CfgNode,
+    loader: DataLoader,
     model: nn.Module,
     question: Question,
-    records: list[dict],
     evaluator: SemSegEvaluator,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] | None,
 ) -> None:
-    loader = build_test_loader(cfg, records)
-    every = 1 if comm.get_world_size() == 1 else LOOK_EVERY
-    # batches that every process has
-    shared = -(-(len(records) // comm.get_world_size()) // cfg.TEST.IMS_PER_BATCH)
+    processes, images = comm.get_world_size(), len(loader.dataset)  # type: ignore[arg-type]
+    every = 1 if processes == 1 else LOOK_EVERY
+    shared = -(-(images // processes) // (loader.batch_size or 1))  # batches that all have
     evaluator.reset()
     training = model.training
     model.eval()
@@ -219,4 +194,4 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
     peak = re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.M) if status.is_file() else None
-    return (int(peak[1]) * 1024 if peak else peak_resident_bytes()) / 1e6
+    return (int(peak[1]) * 1024 if peak else compat.peak_resident_bytes()) / 1e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,41 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from ..data import DATASETS, DatasetSpec, find_dataset
-from ..data.class_lists import test_vocabulary
-from ..data.dataset_file import register_files
+from ..data import DATASETS, DatasetSpec, class_lists, dataset_file, find_dataset
 from ..data.records import make_records, pair_files, require_no_faults
 from ..load import check_system, load_model
-from .kept_rows import ContentHashes, read_row, write_row
-from .result_rows import Benchmark, describe_evaluation, fingerprint, last_line
+from ..runtime.program import after_traceback
+from .kept_rows import read_row, write_row
+from .result_rows import Benchmark, describe_evaluation, fingerprint
 from .results_files import write_class_table, write_results
 from .running import evaluate_dataset, failing_together, per_image_file
 
 logger = logging.getLogger("hyperclip.evaluation")
 
 
-@dataclass(frozen=True)
+@dataclass
 class System:
     """A config with a name for the table."""
 
     name: str
     cfg: CfgNode
+    failure: str = ""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Loaded when it is first asked for, and once; later calls fail as that did."""
+        if not self.failure:
+            try:
+                with failing_together():
+                    return load_model(self.cfg)
+            except Exception as error:  # its words alone: itself, it would keep what was loaded
+                self.failure = _describe(error)
+        raise ValueError(self.failure)
 
 
 def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
     """Datasets by alias, by name, by YAML file (its splits but "train"); "all" are the papers'
-    benchmarks.
-
-    Raises:
-        ValueError, FileNotFoundError: nothing of that name, or no name at all.
+    benchmarks. ValueError or FileNotFoundError if there is nothing of that name, or no name at all.
     """
     benchmarks = [spec for spec in DATASETS.values() if spec.benchmark]
     chosen: dict[str, DatasetSpec] = {}
@@ -47,11 +56,11 @@ def choose_datasets(names: Sequence[str]) -> list[DatasetSpec]:
         if name == "all":
             specs = benchmarks
         elif name.endswith((".yaml", ".yml")):
-            specs = [spec for spec in register_files([name]) if not spec.name.endswith("_train")]
+            registered = dataset_file.register_files([name])
+            specs = [spec for spec in registered if not spec.name.endswith("_train")]
             if not specs:
-                raise ValueError(
-                    f"{name}: got no split but 'train', expected another one to evaluate on"
-                )
+                expected = "expected another one to evaluate on"
+                raise ValueError(f"{name}: got no split but 'train', {expected}")
         else:
             specs = [find_dataset(name)]
         chosen |= {spec.name: spec for spec in specs}
@@ -65,10 +74,7 @@ def make_plan(
     systems: Sequence[System], names: Sequence[str], limit: int = 0, partial: bool = False
 ) -> list[tuple[System, list[Benchmark]]]:
     """Which system is evaluated on what; "own" among the names stands for a config's DATASETS.TEST.
-
-    Raises:
-        ValueError, FileNotFoundError: see :func:`choose_datasets` and :func:`load_benchmarks`; a
-            class list that does not fit.
+    Raises what :func:`choose_datasets`, :func:`load_benchmarks` and :func:`test_vocabulary` raise.
     """
     wanted = []
     for system in systems:
@@ -78,7 +84,7 @@ def make_plan(
         wanted.append(choose_datasets(its_names))
         check_system(system.cfg)
         for spec in wanted[-1]:
-            test_vocabulary(system.cfg, spec.name)
+            class_lists.test_vocabulary(system.cfg, spec.name)
     specs = {spec.name: spec for chosen in wanted for spec in chosen}
     ready = {b.spec.name: b for b in load_benchmarks(list(specs.values()), limit, partial)}
     return [
@@ -90,13 +96,12 @@ def make_plan(
 def load_benchmarks(
     specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False
 ) -> list[Benchmark]:
-    """Find the files of datasets before anything is computed.
+    """Find the files of datasets before anything is computed; ValueError if sets are missing or
+    incomplete, all of them at once, or none is there.
 
     Args:
         limit: evaluate this many images of each, from the first one on; 0 for all.
         partial: also take sets that are incomplete, and leave out those that are missing.
-    Raises:
-        ValueError: sets that are missing or incomplete, all of them at once, or none that is there.
     """
     benchmarks, faults = [], []
     for spec in specs:
@@ -117,10 +122,8 @@ def load_benchmarks(
         benchmarks.append(Benchmark(spec, chosen, len(records), len(found.faults)))
     if faults and (not partial or not benchmarks):
         lines = [f"{len(faults)} of {len(specs)} benchmarks are not ready:", *faults]
-        if not partial:
-            more = "tools/check_datasets.py says more"
-            lines.append(f"To evaluate what is there, pass --allow-partial; {more}")
-        raise ValueError("\n".join(lines))
+        more = "To evaluate what is there, pass --allow-partial; tools/check_datasets.py says more"
+        raise ValueError("\n".join([*lines, *([] if partial else [more])]))
     for fault in faults:
         logger.warning("left out: %s", fault)
     return benchmarks
@@ -130,61 +133,31 @@ def run_suite(
     plan: Sequence[tuple[System, Sequence[Benchmark]]], output: Path
 ) -> list[dict[str, Any]]:
     """Evaluate systems on benchmarks, but for rows that OUTPUT has already of the same config,
-    weights, data and framework.
+    weights, data and framework; all rows are written as results.json, .csv and .md after each.
 
     Each row stands alone: what fails on any process is its "error", and the others go on.
-
-    Args:
-        plan: each system with its benchmarks.
-    Returns:
-        a row for each pair, with "error" where it could not be evaluated; written as results.json,
-            .csv and .md after each.
     """
     rows: list[dict[str, Any]] = []
-    hashes = ContentHashes()
     for system, benchmarks in plan:
-        loader = _Loader(system.cfg)
         for benchmark in benchmarks:
-            rows.append(_row(system, benchmark, loader, output, hashes))
+            rows.append(_row(system, benchmark, output))
             if comm.is_main_process():
                 write_results(rows, output)
             comm.synchronize()
+        vars(system).pop("model", None)  # makes room for the next one
     return rows
 
 
-class _Loader:
-    """Loads a config's model when it is first asked for, and once; later calls fail as that did."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg, self.failure = cfg, ""
-        self.model: nn.Module | None = None
-
-    def __call__(self) -> nn.Module:
-        if self.model is None and not self.failure:
-            try:
-                with failing_together():
-                    self.model = load_model(self.cfg)
-            except Exception as error:  # its words alone: itself, it would keep what was loaded
-                self.failure = _describe(error)
-        if self.model is None:
-            raise ValueError(self.failure)
-        return self.model
-
-
-def _row(
-    system: System, benchmark: Benchmark, loader: _Loader, output: Path, hashes: ContentHashes
-) -> dict[str, Any]:
+def _row(system: System, benchmark: Benchmark, output: Path) -> dict[str, Any]:
     """A row that was kept, or a new one, which is kept unless it failed."""
-    alias = benchmark.spec.alias
+    alias, name, cfg = benchmark.spec.alias, benchmark.spec.name, system.cfg
     path = output / "rows" / system.name / f"{alias}.json"
-    start = {"system": system.name, "benchmark": alias, "dataset": benchmark.spec.name}
     try:
-        mark, row = _kept(system, benchmark, path, hashes)
+        mark, row = _kept(system, benchmark, path)
         kept = row is not None
         if row is None:
-            cfg, name = system.cfg, benchmark.spec.name
-            found = evaluate_dataset(cfg, loader(), name, records=benchmark.records)
-            row = start | describe_evaluation(cfg, benchmark, found) | {"fingerprint": mark}
+            found = evaluate_dataset(cfg, system.model, name, records=benchmark.records)
+            row = describe_evaluation(cfg, benchmark, found, system.name) | {"fingerprint": mark}
         else:
             logger.info("%s on %s: kept from %s", system.name, alias, path)
         with failing_together():
@@ -193,22 +166,21 @@ def _row(
                     write_row(path, row)
                 write_class_table(row, path.with_name(f"{alias}_classes.csv"))
     except Exception as error:
-        row = {**start, "error": _describe(error)}
+        text = _describe(error)
+        row = {"system": system.name, "benchmark": alias, "dataset": name, "error": text}
         trace = None if isinstance(error, OSError | ValueError) else error
-        logger.error("%s on %s: %s", system.name, alias, row["error"], exc_info=trace)
+        logger.error("%s on %s: %s", system.name, alias, text, exc_info=trace)
     if "error" in row and torch.cuda.is_available():
         torch.cuda.empty_cache()  # what did not fit is in nobody's way any more
     return row
 
 
-def _kept(
-    system: System, benchmark: Benchmark, path: Path, hashes: ContentHashes
-) -> tuple[str, dict[str, Any] | None]:
+def _kept(system: System, benchmark: Benchmark, path: Path) -> tuple[str, dict[str, Any] | None]:
     """The fingerprint, and the whole row that has it, as the main process finds it for all."""
     found: tuple[str, dict[str, Any] | None] = "", None
     with failing_together():
         if comm.is_main_process():
-            mark = fingerprint(system.cfg, benchmark, hashes)
+            mark = fingerprint(system.cfg, benchmark)
             per_image = per_image_file(system.cfg, benchmark.spec.name)
             whole = per_image is None or per_image.is_file()
             found = mark, read_row(path, mark) if whole else None
@@ -217,5 +189,5 @@ def _kept(
 
 def _describe(error: Exception) -> str:
     """What a row says of an error; of one that nobody expected, its kind as well."""
-    known = isinstance(error, OSError | ValueError)
-    return last_line(error) if known else f"{type(error).__name__}: {last_line(error)}"
+    text = after_traceback(str(error)) or type(error).__name__
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

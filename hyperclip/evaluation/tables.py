@@ -17,21 +17,16 @@ def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str = "mIoU") -
     or a row failed.
 
     Args:
-        runs: the rows of evaluated runs by name; those of several seeds give mean +- sample
-            standard deviation.
-        metric: which score, in percent.
-    Raises:
-        ValueError: a dataset that is not in every run of a name.
+        runs: the rows of evaluated runs by name; those of several seeds, which have to be on the
+            same datasets, give mean +- sample standard deviation. metric: a score in percent.
     """
     table: dict[str, dict[str, str]] = {}
     for name, seeds in runs.items():
         scores = [{row["dataset"]: row.get(metric) for row in rows} for rows in seeds]
         for dataset in scores[0]:
             if any(dataset not in of_seed for of_seed in scores):
-                raise ValueError(
-                    f"{name}: dataset {dataset} is not in the results of each of its {len(scores)} "
-                    "runs"
-                )
+                missing = f"is not in the results of each of its {len(scores)} runs"
+                raise ValueError(f"{name}: dataset {dataset} {missing}")
         table[name] = {d: _mean([of_seed[d] for of_seed in scores]) for d in scores[0]}
     datasets = list(dict.fromkeys(dataset for row in table.values() for dataset in row))
     body = [[name, *(row.get(dataset, "") for dataset in datasets)] for name, row in table.items()]
@@ -57,26 +52,19 @@ def benchmark_table(rows: Rows) -> str:
         return f"[{notes.setdefault(note, len(notes) + 1)}]"
 
     cells = [_cells(row, mark) for row in rows]
-    columns = list(_COLUMNS)
-    if not any("boundary_mIoU" in row for row in rows):
-        columns.remove("boundary mIoU")
+    columns = max(map(list, cells), key=len, default=[])
     table = _markdown([[row.get(column, "") for column in columns] for row in cells], columns)
     return "\n\n".join([table, *(f"[{number}] {note}" for note, number in notes.items())])
 
 
-_COLUMNS = (
-    *("system", "benchmark", "protocol", "precision", "vocabulary", "images"),
-    *("mIoU", "mIoU old", "boundary mIoU", "s/image", "peak MB", "published mIoU", "notes"),
-)
-
-
 def _cells(row: Mapping[str, Any], mark: Callable[[str], str]) -> dict[str, str]:
-    """What stands in the columns of a row; ``mark`` gives the number of a note."""
+    """What stands in the columns of a row, in order; ``mark`` gives the number of a note."""
     start = {"system": row["system"], "benchmark": row["benchmark"]}
     if "error" in row:
         return {**start, "protocol": "failed", "notes": mark(row["error"].splitlines()[0])}
     papers = [f"{p['miou']:.1f} {p['backbone']} {mark(p['source'])}" for p in row["published"]]
     complete = "" if row["complete"] else f" of {row['official_images']}"
+    boundary = {"boundary mIoU": _score(row["boundary_mIoU"])} if "boundary_mIoU" in row else {}
     return {
         **start,
         "protocol": row["protocol"],
@@ -85,7 +73,7 @@ def _cells(row: Mapping[str, Any], mark: Callable[[str], str]) -> dict[str, str]
         "images": f"{row['images']}{complete}",
         "mIoU": _score(row.get("mIoU")),
         "mIoU old": _score(row.get("mIoU_old")),
-        "boundary mIoU": _score(row.get("boundary_mIoU")),
+        **boundary,
         "s/image": f"{row['seconds_per_image']:.3f}",
         "peak MB": f"{row['peak_memory_mb']:.0f}",
         "published mIoU": ", ".join(papers) or "none",

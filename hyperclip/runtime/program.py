@@ -29,28 +29,23 @@ def user_errors() -> tuple[type[BaseException], ...]:
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
     """Call ``main()`` and leave with its status; after a user's error with 1 and a line on stderr.
-
-    Raises:
-        SystemExit: always, but for errors that are none of its user's.
+    Other errors are raised.
     """
     try:
         status = main()
     except user_errors() as error:
         sys.exit(f"error: {one_line(error)}")
-    # one of several processes failed; its text ends as a traceback does
-    except _process_errors() as error:
-        if message := message_of_process(str(error)):
-            sys.exit(f"error: {message}")
-        sys.exit(f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except Exception as error:
+        # torch's, where one of several processes failed; its text ends as a traceback does
+        if type(error).__name__ != "ProcessRaisedException":
+            raise
+        if message := message_of_process(str(error)):
+            sys.exit(f"error: {message}")
+        sys.exit(f"{error}\nerror: {one_line(str(error).strip().splitlines()[-1])}")
     sys.exit(status)
-
-
-def _process_errors() -> tuple[type[BaseException], ...]:
-    torch = sys.modules.get("torch")
-    return (torch.multiprocessing.ProcessRaisedException,) if torch else ()
 
 
 def one_line(error: BaseException | str) -> str:
@@ -59,19 +54,21 @@ def one_line(error: BaseException | str) -> str:
     return text or type(error).__name__
 
 
-def message_of_process(text: str) -> str:
-    """The message of one of :func:`user_errors` that ended another process; "" of any other error.
-
-    Args:
-        text: of torch's ProcessRaisedException, a traceback.
+def after_traceback(text: str) -> str:
+    """What follows the traceback in a text: an error and its message, which may have several lines;
+    the whole text if there is no traceback.
     """
-    # The error stands behind the last frame and its code, which are indented; its message may have
-    # several lines.
-    lines = text.rstrip().splitlines()
+    lines = text.strip().splitlines()
     frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
-    behind = lines[frames[-1] if frames else 0 :]
-    rest = itertools.dropwhile(lambda line: line[:1] in (" ", ""), behind)
-    name, _, message = "\n".join(rest).partition(": ")
+    behind = lines[frames[-1] if frames else 0 :]  # the last frame and its code are indented
+    return "\n".join(itertools.dropwhile(lambda line: line[:1] in (" ", ""), behind))
+
+
+def message_of_process(text: str) -> str:
+    """The message of one of :func:`user_errors` in a text that ends with a traceback, as that of
+    torch's ProcessRaisedException; "" of any other error.
+    """
+    name, _, message = after_traceback(text).partition(": ")
     kind = pydoc.locate(name.strip()) if name else None
     known = isinstance(kind, type) and issubclass(kind, user_errors())
     return one_line(message or name) if known else ""

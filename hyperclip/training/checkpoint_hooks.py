@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import signal
 import statistics
 import time
@@ -22,10 +24,7 @@ from detectron2.utils.env import seed_all_rng
 from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data.batches import TrainStream
 from ..evaluation.running import EvaluationStoppedError
-from ..runtime.compat import stop_signals
-from ..runtime.files import write_text
-from ..runtime.randomness import random_state, set_random_state
-from .whole_batch import largest_of_all
+from ..runtime import compat, files, randomness
 from .writers import is_written
 
 logger = logging.getLogger("hyperclip.training")
@@ -39,51 +38,37 @@ GRACE = 15.0
 
 def gather_process_states(stream: TrainStream) -> list[dict[str, Any]]:
     """Random states and data positions of all processes, on the main one; all have to call it."""
-    return comm.gather({"random": random_state(), "stream": stream.state_dict()})
+    return comm.gather({"random": randomness.random_state(), "stream": stream.state_dict()})
 
 
 def restore_process_state(states: list[dict[str, Any]], stream: TrainStream, seed: int) -> None:
     """Restore a checkpoint's data position, and its random numbers or, for another number of
-    processes, new ones that depend on ``seed``.
-
-    Raises:
-        ValueError: the checkpoint has another batch size.
+    processes, new ones that depend on ``seed``; ValueError for another batch size.
     """
     stream.load_state_dicts([state["stream"] for state in states])
     if len(states) == comm.get_world_size():
-        set_random_state(states[comm.get_rank()]["random"])
+        randomness.set_random_state(states[comm.get_rank()]["random"])
         return
-    logger.warning(
-        "the run had %d processes and goes on with %d: random numbers in the model start anew",
-        len(states),
-        comm.get_world_size(),
-    )
+    counts = f"{len(states)} processes and goes on with {comm.get_world_size()}"
+    logger.warning("the run had %s: random numbers in the model start anew", counts)
     seed_all_rng(seed + stream.position + comm.get_rank())
 
 
-class StopSignals:
+class StopSignals(contextlib.ExitStack):
     """Notes SIGTERM and SIGUSR1 inside ``with``; afterwards the former handlers are back."""
 
-    def __init__(self) -> None:
-        self.told_at: float | None = None
-        self._before: dict[int, Any] = {}
+    told_at: float | None = None
 
     def __enter__(self) -> StopSignals:
-        try:
-            self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
-        except ValueError:  # only the main thread gets signals
-            pass
+        with contextlib.suppress(ValueError):  # only the main thread gets signals
+            for number in compat.stop_signals():
+                self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
     def any_told(self, grace: float = 0.0) -> bool:
         """Whether any process was told to stop at least ``grace`` seconds ago; all have to ask."""
         told = self.told_at is not None and time.monotonic() - self.told_at >= grace
-        return bool(largest_of_all(torch.tensor(int(told))))
+        return any(comm.all_gather(told))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.told_at is None:
@@ -91,15 +76,11 @@ class StopSignals:
 
 
 class Checkpoints(HookBase):
-    """Writes checkpoints: every ``period`` iterations, at the end, and on SIGTERM or SIGUSR1.
+    """Writes checkpoints: every ``period`` iterations (0 for never), at the end, and on SIGTERM or
+    SIGUSR1; keeps ``keep`` of the numbered ones (0 for all).
 
     After a signal the run finishes its iteration, saves, and exits with ``INTERRUPTED``, all
-    processes together. If a periodic checkpoint cannot be written, that is logged as an error and
-    the run goes on.
-
-    Args:
-        period: 0 writes only the last checkpoint. keep: number of numbered files; 0 for all.
-        signals: notes the signals; whoever trains enters it.
+    processes together. A periodic checkpoint that cannot be written is logged; the run goes on.
     """
 
     def __init__(
@@ -110,7 +91,7 @@ class Checkpoints(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        told = self.signals.any_told()
+        told = self.signals.any_told()  # in the last iteration too: all processes have to ask
         if done >= self.trainer.max_iter:
             self.save("model_final")
             if self.trainer.average is not None:
@@ -125,16 +106,11 @@ class Checkpoints(HookBase):
                 logger.error("%s. Training goes on; the checkpoint before is still there", error)
 
     def save_and_leave(self) -> None:
-        """Save the state after this iteration and exit, all processes together.
-
-        Raises:
-            SystemExit: with ``INTERRUPTED``. OSError: the state could not be saved.
-        """
-        self.save(f"model_{self.trainer.iter:07d}")
+        """Save the state after this iteration, or OSError; all processes exit together."""
+        done = self.trainer.iter
+        self.save(f"model_{done:07d}")
         comm.synchronize()
-        logger.info(
-            "Told to stop: saved after iteration %d. Go on with --resume", self.trainer.iter
-        )
+        logger.info("Told to stop: saved after iteration %d. Go on with --resume", done)
         raise SystemExit(INTERRUPTED)
 
     def save(self, name: str) -> None:
@@ -143,28 +119,23 @@ class Checkpoints(HookBase):
         if not comm.is_main_process():
             return
         versions = {m.__name__: str(m.__version__) for m in (torch, detectron2, open_clip)}
-        about = {"config": self.trainer.cfg.dump(), "versions": versions}
+        config = self.trainer.cfg.dump()
         try:
-            self.checkpointer.save(name, processes=states, **about)
+            self.checkpointer.save(name, processes=states, config=config, versions=versions)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise OSError(
                 f"checkpoint {name} could not be written to {self.checkpointer.save_dir!r} "
-                f"({error}). Is the disk full? Free some space, or set SOLVER.CHECKPOINT_KEEP to a "
-                "smaller number"
+                f"({error}). Is the disk full? Free some space, or lower SOLVER.CHECKPOINT_KEEP"
             ) from error
         self.checkpointer.keep_last(self.keep)
 
 
 class Evaluations(hooks.EvalHook):
-    """Evaluates every ``period`` iterations and after the last one.
+    """Evaluates every ``period`` iterations (0 for never) and after the last one.
 
     A signal to stop ends an evaluation; the run is then saved and left. A resumed run first repeats
-    the evaluation after its last iteration if that was due and its scores were not written.
-
-    Args:
-        period: 0 for after the last iteration alone. checkpoints: saves the run.
-        evaluate: gives scores by dataset, or raises EvaluationStoppedError.
-        metrics: the ``metrics.json`` that gets the scores.
+    the evaluation after its last iteration if that was due and ``metrics.json`` lacks its scores.
+    ``evaluate`` gives scores by dataset, or raises EvaluationStoppedError.
     """
 
     def __init__(
@@ -179,10 +150,8 @@ class Evaluations(hooks.EvalHook):
         missing = due and not is_written(self.metrics, start - 1, self.trainer.test_names)
         if not comm.all_gather(missing)[0]:  # the main process's files count
             return
-        logger.info(
-            "The evaluation after iteration %d was interrupted: making up for it", start - 1
-        )
-        self.trainer.storage.iter = start - 1
+        done = self.trainer.storage.iter = start - 1
+        logger.info("The evaluation after iteration %d was interrupted: making up for it", done)
         try:
             self._do_eval()
         except EvaluationStoppedError:
@@ -235,19 +204,14 @@ class BestCheckpoint(HookBase):
             if record["metric"] == self.metric:
                 self.best = record["value"]
             else:
-                logger.warning(
-                    "model_best.pth is the best by %s: from now on the best by %s is looked for "
-                    "anew",
-                    record["metric"],
-                    self.metric,
-                )
+                news = f"by {record['metric']}: from now on the best by {self.metric}"
+                logger.warning("model_best.pth is the best %s is looked for anew", news)
         self._look(self.trainer.start_iter - 1)  # an evaluation that was made up for
 
     def after_step(self) -> None:
         self._look(self.trainer.iter)
 
-    def after_train(self) -> None:
-        self._look(self.trainer.iter)
+    after_train = after_step
 
     def _look(self, iteration: int) -> None:
         results = getattr(self.trainer, "_last_eval_results", None)
@@ -261,30 +225,18 @@ class BestCheckpoint(HookBase):
         with self.trainer.evaluated_weights():
             self.checkpointer.save("model_best", tag=False, iteration=iteration)
         record = {"metric": self.metric, "value": value, "iteration": iteration}
-        write_text(self.record, json.dumps(record) + "\n")
+        files.write_text(self.record, json.dumps(record) + "\n")
         logger.info("Best %s so far: %.3f", self.metric, value)
 
 
 def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
-    """One score of an evaluation: DATASET/SCORE, or SCORE for the mean over all datasets.
-
-    The IoU of a class that no label shows is NaN.
-
-    Raises:
-        ValueError: there is no such score.
+    """One score of an evaluation: DATASET/SCORE, or SCORE for the mean over all datasets; NaN for a
+    class that no label shows. ``best_metric`` in checks.py has checked that there is such a score.
     """
     dataset, score = split_metric(metric)
+    nowhere = {score: math.nan} if score.startswith("IoU-") else {}
     chosen = [scores for name, scores in results.items() if dataset in ("", name)]
-    if chosen and score.startswith("IoU-"):
-        return statistics.fmean(scores.get(score, float("nan")) for scores in chosen)
-    if not chosen or any(score not in scores for scores in chosen):
-        names = {name for scores in results.values() for name in scores}
-        known = sorted(name for name in names if not name.startswith("IoU-"))
-        raise ValueError(
-            f"TEST.BEST_METRIC: got {metric!r}, expected one of {known}, or DATASET/SCORE with a "
-            f"dataset of {sorted(results)}"
-        )
-    return statistics.fmean(scores[score] for scores in chosen)
+    return statistics.fmean({**nowhere, **scores}[score] for scores in chosen)
 
 
 def split_metric(metric: str) -> tuple[str, str]:

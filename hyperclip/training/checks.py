@@ -8,24 +8,20 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from ..data import DATASETS, registered_names
-from ..data.class_lists import test_vocabulary, train_vocabulary
+from ..data import DATASETS, class_lists, registered_names
 from ..evaluation.running import build_test_loader
 from ..segmenter import bare
-from .checkpoint_hooks import metric_of, split_metric
+from .checkpoint_hooks import split_metric
 
 SCORES = ("mIoU", "mIoU_old", "pACC", "mACC", "images")
 """What every evaluation reports, besides the IoU of each class."""
 
 
 def check_training(cfg: CfgNode) -> None:
-    """Check what a training needs, and what its evaluations will need.
-
-    Raises:
-        FileNotFoundError, ValueError: a dataset that is unknown, absent or incomplete, classes that
-            do not fit its labels, no such score.
+    """FileNotFoundError or ValueError if a training set, or what :func:`check_test_sets` checks, is
+    unknown, absent or incomplete, its classes do not fit, or TEST.BEST_METRIC is no score.
     """
-    train_vocabulary(cfg)
+    class_lists.train_vocabulary(cfg)
     for name in registered_names(cfg.DATASETS.TRAIN):
         _check_records(name, DatasetCatalog.get(name))
     check_test_sets(cfg)
@@ -33,15 +29,12 @@ def check_training(cfg: CfgNode) -> None:
 
 
 def check_test_sets(cfg: CfgNode) -> None:
-    """Check that every dataset of DATASETS.TEST can be evaluated.
-
-    Raises:
-        FileNotFoundError, ValueError: one that is unknown, absent or incomplete, a class list that
-            does not fit, no ignore label, a loader that cannot be built.
+    """FileNotFoundError or ValueError if a dataset of DATASETS.TEST is unknown, absent or
+    incomplete, has no ignore label, its class list does not fit, or a loader cannot be built.
     """
     for name in registered_names(cfg.DATASETS.TEST):
         _check_metadata(name)
-        test_vocabulary(cfg, name)
+        class_lists.test_vocabulary(cfg, name)
         records = DatasetCatalog.get(name)
         _check_records(name, records)
         build_test_loader(cfg, records)
@@ -56,48 +49,44 @@ def check_expected(cfg: CfgNode) -> None:
         known.add("sem_seg")
     scores = _scores(cfg)
     for entry in cfg.TEST.EXPECTED_RESULTS:
+        expected = ""
         if len(entry) != 4 or entry[0] not in known:
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS: got {list(entry)}, expected [dataset, score, value, "
-                f"tolerance] with a dataset of {sorted(known)}"
-            )
-        if entry[1] not in scores and not str(entry[1]).startswith("IoU-"):
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS: got the score {entry[1]!r}, expected one of "
-                f"{scores} or IoU-CLASS"
-            )
+            expected = f"[dataset, score, value, tolerance] with a dataset of {sorted(known)}"
+        elif entry[1] not in scores and not str(entry[1]).startswith("IoU-"):
+            expected = f"as score one of {scores} or IoU-CLASS"
+        if expected:
+            raise ValueError(f"TEST.EXPECTED_RESULTS: got {list(entry)}, expected {expected}")
 
 
 def check_model(cfg: CfgNode, model: nn.Module) -> None:
     """ValueError if the model's text tower cannot take a class name of DATASETS.TEST."""
     for name in registered_names(cfg.DATASETS.TEST):
-        bare(model).check(test_vocabulary(cfg, name))
+        bare(model).check(class_lists.test_vocabulary(cfg, name))
 
 
 def best_metric(cfg: CfgNode) -> str:
-    """TEST.BEST_METRIC with a dataset's full name for its alias; "" if nothing is evaluated.
-
-    Raises:
-        ValueError: an evaluation on DATASETS.TEST has no such score.
+    """TEST.BEST_METRIC with a dataset's full name for its alias; "" if nothing is evaluated;
+    ValueError if an evaluation on DATASETS.TEST has no such score.
     """
     names = registered_names(cfg.DATASETS.TEST)
     if not names or not cfg.TEST.BEST_METRIC:
         return ""
     dataset, score = split_metric(cfg.TEST.BEST_METRIC)
-    if dataset and dataset not in names:
-        known = {spec.alias: spec.name for spec in DATASETS.values()}
-        dataset = known.get(dataset, dataset)
-    scores = _scores(cfg)
-    for name in names:
+    if dataset not in names:
+        dataset = {s.alias: s.name for s in DATASETS.values()}.get(dataset, dataset)
+    scores, of_class = _scores(cfg), score.startswith("IoU-")
+    got = f"TEST.BEST_METRIC: got {cfg.TEST.BEST_METRIC!r}"
+    if (dataset and dataset not in names) or not (of_class or score in scores):
+        expected = f"one of {scores}, or DATASET/SCORE with a dataset of {names}"
+        raise ValueError(f"{got}, expected {expected}")
+    for name in [dataset] if dataset else names:
         classes = [f"IoU-{n}" for n in MetadataCatalog.get(name).stuff_classes]
-        if score.startswith("IoU-") and dataset in ("", name) and score not in classes:
+        if of_class and score not in classes:
+            expected = f"one of {classes[:5]} …, or of {scores}"
             raise ValueError(
-                f"TEST.BEST_METRIC: got {cfg.TEST.BEST_METRIC!r}, but dataset {name} has no class "
-                f"{score[4:]!r}; expected one of {classes[:5]} …, or of {scores}"
+                f"{got}, but dataset {name} has no class {score[4:]!r}; expected {expected}"
             )
-    metric = f"{dataset}/{score}" if dataset else score
-    metric_of({name: dict.fromkeys(scores, 0.0) for name in names}, metric)  # raises if unknown
-    return metric
+    return f"{dataset}/{score}" if dataset else score
 
 
 def _scores(cfg: CfgNode) -> list[str]:
@@ -114,21 +103,17 @@ def _check_metadata(name: str) -> None:
             f"expected both. Set them: MetadataCatalog.get({name!r}).set(stuff_classes=[names], "
             "ignore_label=255)"
         )
-    classes = len(meta.stuff_classes)
-    if type(meta.ignore_label) is not int or 0 <= meta.ignore_label < classes:
-        raise ValueError(
-            f"dataset {name}: ignore_label: got {meta.ignore_label!r}, expected a whole number "
-            f"that is none of its classes 0 to {classes - 1}, such as 255"
-        )
+    label, last = meta.ignore_label, len(meta.stuff_classes) - 1
+    if type(label) is not int or 0 <= label <= last:
+        expected = f"a whole number that is none of its classes 0 to {last}, such as 255"
+        raise ValueError(f"dataset {name}: ignore_label: got {label!r}, expected {expected}")
 
 
 def _check_records(name: str, records: list[dict]) -> None:
     if not records:
         raise ValueError(f"dataset {name}: got no image, expected at least one")
     for key in ("file_name", "sem_seg_file_name"):
-        without = next((k for k, record in enumerate(records) if key not in record), None)
-        if without is not None:
-            raise ValueError(
-                f"dataset {name}: record {without} has no {key!r}, expected it in each of the "
-                f"{len(records)}"
-            )
+        without = [k for k, record in enumerate(records) if key not in record]
+        if without:
+            expected = f"expected it in each of the {len(records)}"
+            raise ValueError(f"dataset {name}: record {without[0]} has no {key!r}, {expected}")

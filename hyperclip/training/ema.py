@@ -19,10 +19,8 @@ class WeightAverage(HookBase):
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
-            raise ValueError(
-                f"SOLVER.EMA_DECAY: got {decay}, expected a number between 0 and 1, or 0 for no "
-                "average"
-            )
+            expected = "a number between 0 and 1, or 0 for no average"
+            raise ValueError(f"SOLVER.EMA_DECAY: got {decay}, expected {expected}")
         self.model, self.decay, self.steps = model, decay, 0
         self.averages: dict[str, Tensor] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -34,7 +35,8 @@ def launch_processes(
     device: str = "cuda",
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> int | None:
-    """Call ``main(arguments)`` in every process of the run.
+    """Call ``main(arguments)`` in every process of the run; what it returned, or None if it ran in
+    processes that were started here.
 
     Under torchrun, or with its variables set (``tools/slurm.sh``), this process is one of them.
     Otherwise Detectron2's launcher starts ``--num-gpus`` processes on this machine, or main runs in
@@ -43,12 +45,8 @@ def launch_processes(
     Args:
         arguments: of Detectron2's ``default_argument_parser``. device: MODEL.DEVICE.
         timeout: the longest that a process waits for the others in one operation.
-    Returns:
-        what main returned, or None if it ran in processes that were started here.
     Raises:
-        ValueError: an environment that lacks a variable, is combined with --num-gpus or
-            --num-machines, or hides the GPU; a negative number of processes, or more than GPUs;
-            several machines without --dist-url.
+        ValueError: an environment, a number of processes or an address that cannot be.
         SystemExit: with the code of a process that was started here; 128 + N after signal N.
         torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
@@ -58,34 +56,33 @@ def launch_processes(
     check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
         return main(arguments)
-    address = _address(arguments)
+    address = arguments.dist_url
+    if address == default_argument_parser().get_default("dist_url"):
+        if arguments.num_machines > 1:
+            raise ValueError(
+                f"--dist-url: got none with --num-machines {arguments.num_machines}, expected "
+                "tcp://HOST:PORT of the first machine, the same on all of them"
+            )
+        address = "auto"  # a free port of this machine, so that two runs cannot collide
     if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
-    before = {number: signal.signal(number, _forward) for number in stop_signals()}
-    try:
-        launch(
-            leaving_together,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=address,
-            args=(main, arguments),
-            timeout=timeout,
-        )
-    except ProcessExitedException as error:
-        logger.error("%s", error)
-        code = error.exit_code
-        raise SystemExit(code if code > 0 else 128 - code) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    machines = {"num_machines": arguments.num_machines, "machine_rank": arguments.machine_rank}
+    common = {"dist_url": address, "args": (main, arguments), "timeout": timeout}
+    with contextlib.ExitStack() as handlers:
+        for number in stop_signals():
+            handlers.callback(signal.signal, number, signal.signal(number, _forward))
+        try:
+            launch(leaving_together, arguments.num_gpus, **machines, **common)
+        except ProcessExitedException as error:
+            logger.error("%s", error)
+            code = error.exit_code
+            raise SystemExit(code if code > 0 else 128 - code) from error
     return None
 
 
 def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
-    """Call ``main(arguments)`` in one process of several, and end their group in order.
-
-    Threads of the group may abort a process that merely exits.
+    """Call ``main(arguments)`` in one process of several, and end their group, whose threads may
+    abort a process that merely exits.
     """
     try:
         result = main(arguments)
@@ -97,31 +94,16 @@ def leaving_together(main: Main, arguments: argparse.Namespace) -> int | None:
     return result
 
 
-def _address(arguments: argparse.Namespace) -> str:
-    """``--dist-url``; without one a free port of this machine, so that two runs cannot collide."""
-    if arguments.dist_url != default_argument_parser().get_default("dist_url"):
-        return arguments.dist_url
-    if arguments.num_machines > 1:
-        raise ValueError(
-            f"--dist-url: got none with --num-machines {arguments.num_machines}, expected "
-            "tcp://HOST:PORT of the first machine, the same on all of them"
-        )
-    return "auto"
-
-
 def check_process_count(count: int, on_cuda: bool = True) -> None:
-    """ValueError if ``--num-gpus`` is negative, or more than the GPUs that the processes would use.
-
-    Without any GPU, or with ``on_cuda`` False, they share the CPU.
+    """ValueError if ``--num-gpus`` is negative, or more than the GPUs that the processes would use;
+    without any GPU, or with ``on_cuda`` False, they share the CPU.
     """
     if count < 0:
         raise ValueError(f"--num-gpus: got {count}, expected 1 or more")
     visible = torch.cuda.device_count() if on_cuda and count > 1 else 0
     if 0 < visible < count:
-        raise ValueError(
-            f"--num-gpus: got {count} where {visible} GPUs are visible, expected 1 to {visible}. "
-            "If there are more, look at CUDA_VISIBLE_DEVICES"
-        )
+        expected = f"expected 1 to {visible}. If there are more, look at CUDA_VISIBLE_DEVICES"
+        raise ValueError(f"--num-gpus: got {count} where {visible} GPUs are visible, {expected}")
 
 
 def started_by_environment() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,13 +27,9 @@ logger = logging.getLogger("hyperclip.training")
 class FirstGradients(HookBase):
     """Logs once, after the first step, which trainable parameters got no gradient."""
 
-    def __init__(self) -> None:
-        self.done = False
-
     def after_step(self) -> None:
-        if self.done:
+        if self.trainer.iter != self.trainer.start_iter:
             return
-        self.done = True
         without = parameters_without_gradient(self.trainer.model)
         trainable = sum(p.requires_grad for p in self.trainer.model.parameters())
         if not without:
@@ -44,9 +39,7 @@ class FirstGradients(HookBase):
             "%d of %d trainable parameters got no gradient in the first step: %s. That is right "
             "for q and k of the image tower's last block, which only gives values, and for the "
             "inner factors of lora and relations, which start at zero",
-            len(without),
-            trainable,
-            ", ".join(without),
+            *(len(without), trainable, ", ".join(without)),
         )
 
 
@@ -57,9 +50,8 @@ def parameters_without_gradient(model: nn.Module) -> list[str]:
 
 
 class LossWatch(HookBase):
-    """Warns every ``period`` iterations if the median loss of the last half period has not fallen.
-
-    It is compared with that of the first half period. A period of 0 means never.
+    """Warns every ``period`` iterations, 0 for never, if the median loss of the last half period is
+    not below that of the first one.
     """
 
     def __init__(self, period: int) -> None:
@@ -81,9 +73,7 @@ class LossWatch(HookBase):
                 "The loss has not fallen after %d iterations: median %.4g, %.4g at the start. "
                 "Check the class list against the labels (tools/check_datasets.py --histogram), "
                 "SOLVER.BASE_LR and SOLVER.CLIP_MULTIPLIER",
-                done,
-                recent,
-                self.first,
+                *(done, recent, self.first),
             )
 
 
@@ -97,17 +87,14 @@ class AdapterDistance(HookBase):
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period:
             return
-        for encoder, distance in adapter_distances(self.trainer.model).items():
-            self.trainer.storage.put_scalar(
-                f"adapter_distance/{encoder}", distance, smoothing_hint=False
-            )
+        distances = adapter_distances(self.trainer.model)
+        named = {f"adapter_distance/{encoder}": value for encoder, value in distances.items()}
+        self.trainer.storage.put_scalars(smoothing_hint=False, **named)
 
 
 def adapter_distances(model: nn.Module) -> dict[str, float]:
-    """How far the adapters are from the identity: ||W' - W|| / ||W||, its mean over the blocks.
-
-    Returns:
-        a number for each of "vision" and "text" that has adapters; the norms are Frobenius norms.
+    """How far the adapters are from the identity: ||W' - W|| / ||W|| in Frobenius norms, its mean
+    over the blocks, for each of "vision" and "text" that has adapters.
     """
     distances: dict[str, list[float]] = {}
     for name, _ in adapters(model):
@@ -133,77 +120,59 @@ class EmbeddingRadius(HookBase):
     5.85; that scale looks like |v|, half of this.
 
     A hook on each tower's last layer norm looks at the embeddings, without gradients, in the
-    iterations that are logged. A tower that is not run, since nothing in it trains, keeps its
-    value. Put this before hooks that evaluate.
-
-    Args:
-        period: iterations between two values.
+    iterations that are logged, every ``period``. A tower that is not run, since nothing in it
+    trains, keeps its value. Put this before hooks that evaluate.
     """
 
     def __init__(self, period: int) -> None:
-        self.period, self.active = period, False
+        self.period = period
         self.seen: dict[str, list[Tensor]] = {}
         self.latest: dict[str, float] = {}
         self.handles: list[RemovableHandle] = []
 
-    def before_train(self) -> None:
-        clip = getattr(bare(self.trainer.model), "clip", None)
-        if clip is not None:
-            text, vision = partial(self._look, "text", clip), partial(self._look, "vision", clip)
-            self.handles = [
-                clip.ln_final.register_forward_hook(text),
-                clip.visual.ln_post.register_forward_hook(vision),
-            ]
-
     def before_step(self) -> None:
-        iteration = self.trainer.iter
-        self.active = iteration == self.trainer.start_iter or (iteration + 1) % self.period == 0
-        self.seen = {}
+        self.seen, iteration = {}, self.trainer.iter
+        clip = getattr(bare(self.trainer.model), "clip", None)
+        logged = iteration == self.trainer.start_iter or (iteration + 1) % self.period == 0
+        if logged and clip is not None:
+            for encoder, norm in (("text", clip.ln_final), ("vision", clip.visual.ln_post)):
+                look = partial(self._look, encoder, clip)
+                self.handles.append(norm.register_forward_hook(look))
 
     def after_step(self) -> None:
-        self.active = False
+        self.after_train()
         for encoder, radii in self.seen.items():
             self.latest[encoder] = torch.cat(radii).mean().item()
         if (self.trainer.iter + 1) % self.period:
             return
-        for encoder, radius in self.latest.items():
-            self.trainer.storage.put_scalar(f"radius/{encoder}", radius, smoothing_hint=False)
+        named = {f"radius/{encoder}": radius for encoder, radius in self.latest.items()}
+        self.trainer.storage.put_scalars(smoothing_hint=False, **named)
 
     def after_train(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        while self.handles:
+            self.handles.pop().remove()
 
     def _look(
         self, encoder: str, clip: CLIP, _module: nn.Module, _inputs: object, output: Tensor
     ) -> None:
-        if not self.active:
-            return
         # Without autocast: in older releases of torch it would keep a copy of the projection that
         # gets no gradient.
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-            x = output.float()
-            if encoder == "text":
-                embeddings = _projected(x, clip.text_projection)
-            else:  # without the class token, which is no dense embedding
-                embeddings = _projected(x[:, 1:], clip.visual.proj)
-            self.seen.setdefault(encoder, []).append(hyperbolic.radius(embeddings).flatten())
-
-
-def _projected(x: Tensor, projection: Tensor | Callable[[Tensor], Tensor] | None) -> Tensor:
-    if projection is None:
-        return x
-    return x @ projection.float() if isinstance(projection, Tensor) else projection(x)
+            x, projection = output.float(), clip.text_projection
+            if encoder == "vision":  # without the class token, which is no dense embedding
+                x, projection = x[:, 1:], clip.visual.proj
+            if isinstance(projection, Tensor):
+                x = x @ projection.float()
+            elif projection is not None:
+                x = projection(x)
+            self.seen.setdefault(encoder, []).append(hyperbolic.radius(x).flatten())
 
 
 class Throughput(HookBase):
     """Writes images_per_second, waiting for data included, and memory_mb, the peak so far.
 
-    Only the time from before to after a step counts, so put this before hooks that evaluate or
-    save.
-
-    Args:
-        batch: images of an iteration, of all processes.
-        period: iterations between two values, and averaged.
+    Only steps count, so put this before hooks that evaluate or save. ``batch`` is the images of an
+    iteration, of all processes; ``period`` the iterations between two values, which are averaged.
     """
 
     def __init__(self, batch: int, period: int) -> None:
@@ -234,13 +203,8 @@ def peak_memory(device: torch.device) -> float:
 
 
 def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) -> str:
-    """Text table of what a run is about to do.
-
-    Args:
-        records: images of the training sets. classes: of their labels.
-        processes: that share a batch.
-    Raises:
-        ValueError: a precision that the device does not have.
+    """Text table of what a run with so many training images, classes of their labels and processes
+    is about to do; ValueError for a precision that the device does not have.
     """
     solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
     batch, parts = solver.IMS_PER_BATCH, solver.MICRO_BATCHES

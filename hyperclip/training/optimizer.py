@@ -1,4 +1,4 @@
-"""Optimiser and schedule: AdamW or SGD in parameter groups, one gradient norm over the model."""
+"""The optimiser: AdamW or SGD in parameter groups, one gradient norm over the model."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.projects.deeplab import build_lr_scheduler
 from torch import nn
 
 from ..adapters import adapters
 
-SCHEDULES = ("WarmupCosineLR", "WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR")
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 
 
 def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
-    """One group for each trainable parameter, as in the released code.
+    """One group for each trainable parameter, as in the released code; ValueError if nothing trains
+    or a learning rate is 0 or less.
 
     CLIP's learning rate is BASE_LR times CLIP_MULTIPLIER; norms and embeddings have weight decays
     of their own. (Detectron2's ``get_default_optimizer_params`` merges the groups.)
-
-    Raises:
-        ValueError: nothing trains, or a learning rate of 0 or less.
     """
     solver, groups, seen = cfg.SOLVER, [], set()
     for module_name, module in model.named_modules():
@@ -40,10 +36,9 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
                 decay = solver.WEIGHT_DECAY_EMBED
             groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     if not groups:
-        raise ValueError(
-            "nothing trains: the head has no parameters and CLIP_FINETUNE is 'none'. Evaluate with "
-            "--eval-only, or choose another MODEL.SEM_SEG_HEAD.NAME or CLIP_FINETUNE"
-        )
+        system = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys"
+        advice = "Evaluate it with --eval-only, or choose another head or CLIP_FINETUNE"
+        raise ValueError(f"{system} has nothing to train. {advice}")
     still = sum(p.numel() for group in groups if group["lr"] <= 0 for p in group["params"])
     if still:
         raise ValueError(
@@ -55,34 +50,18 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over :func:`parameter_groups`; before each step the full gradient is clipped.
-
-    Raises:
-        ValueError: an unknown optimiser or clip type, or NESTEROV where there is none.
+    """AdamW or SGD over :func:`parameter_groups`, which raises, too; before each step the full
+    gradient is clipped.
     """
     solver = cfg.SOLVER
-    clip = solver.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: got {clip.CLIP_TYPE!r}, expected 'full_model'"
-        )
-    if solver.NESTEROV and solver.OPTIMIZER == "ADAMW":
-        raise ValueError(
-            "SOLVER.NESTEROV: got True with OPTIMIZER ADAMW, which has none. Set OPTIMIZER SGD, or "
-            "remove the key"
-        )
-    if solver.NESTEROV and not solver.MOMENTUM:
-        raise ValueError("SOLVER.NESTEROV: got True, expected a SOLVER.MOMENTUM above 0 with it")
-    groups = parameter_groups(model, cfg)
+    clip, groups = solver.CLIP_GRADIENTS, parameter_groups(model, cfg)
     optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, solver.BASE_LR)
-    elif solver.OPTIMIZER == "SGD":
+    else:
         optimizer = torch.optim.SGD(
             groups, solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
         )
-    else:
-        raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, expected 'ADAMW' or 'SGD'")
     if clip.ENABLED:
 
         def clip_gradients(opt: torch.optim.Optimizer, *_: Any) -> None:
@@ -119,14 +98,3 @@ def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> Non
         optimizer.register_step_pre_hook(pull)
     else:
         optimizer.register_step_post_hook(pull)
-
-
-def build_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-    """The schedule of SOLVER.LR_SCHEDULER_NAME; ValueError if it is none of ``SCHEDULES``."""
-    try:
-        return build_lr_scheduler(cfg, optimizer)
-    except ValueError as error:
-        raise ValueError(
-            f"SOLVER.LR_SCHEDULER_NAME: got {cfg.SOLVER.LR_SCHEDULER_NAME!r}, expected one of "
-            f"{list(SCHEDULES)} ({error})"
-        ) from error

@@ -15,9 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoints.checkpointer import NUMBERED, resumable_files
-from ..config import flat_config
+from ..config import flat_config, plain_settings
 from ..data.dataset_file import register_files
-from ..runtime.files import write_atomically
+from ..runtime.files import write_text
 from ..runtime.memory import keep_freed_memory
 
 logger = logging.getLogger("hyperclip.training")
@@ -37,9 +37,6 @@ LEFT_BEHIND = (
 )
 """Files of a training that OVERWRITE removes."""
 
-LAST_KEY = "VIS_PERIOD"
-"""The last of Detectron2's keys in a config file, where keys are in alphabetical order."""
-
 MAY_DIFFER = ("OUTPUT_DIR", "OVERWRITE", "MODEL.DEVICE", "MODEL.WEIGHTS", "VERSION")
 """Keys that do not make a run another one."""
 
@@ -52,11 +49,8 @@ MAY_CHANGE = (
 
 
 def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
-    """Check the output folder, then set up as Detectron2 does (seed, report, config.yaml, loggers).
-
-    Raises:
-        ValueError: a training would go into a folder that holds one, or resume one of another
-            config.
+    """Check the output folder as :func:`check_output_folder` does, then set up as Detectron2 does
+    (seed, report, config.yaml, loggers).
     """
     keep_freed_memory()
     register_files(cfg.DATASETS.FILES)
@@ -64,39 +58,35 @@ def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         check_output_folder(cfg, arguments.resume)
     comm.synchronize()
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    trained_with = None
-    if arguments.eval_only and path.is_file() and run_files(path.parent):
-        trained_with = path.read_bytes()
-    default_setup(cfg, arguments)
     # An evaluation does not replace a training's record
-    if trained_with is not None and comm.is_main_process():
-        write_atomically(path, lambda temporary: temporary.write_bytes(trained_with))
+    keep = arguments.eval_only and path.is_file() and run_files(path.parent)
+    trained_with = path.read_text(encoding="utf-8") if keep else ""
+    default_setup(cfg, arguments)
+    if trained_with and comm.is_main_process():
+        write_text(path, trained_with)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="hyperclip")
 
 
 def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
-    """Refuse to start a training in a folder that holds one, or to resume one of another config.
+    """ValueError if a training would start in a folder that holds one, or resume one of another
+    config; it says how to go on, and which keys differ.
 
     A folder without checkpoints and metrics holds none, whatever else a failed start left there.
-
-    Raises:
-        ValueError: saying how to go on, and which keys differ.
     """
-    folder, files = Path(cfg.OUTPUT_DIR), run_files(Path(cfg.OUTPUT_DIR))
+    files = run_files(Path(cfg.OUTPUT_DIR))
     if resume and cfg.OVERWRITE:
         raise ValueError(
             "OVERWRITE: got True with --resume, expected one of the two. To go on with the run "
             "leave OVERWRITE out, to start anew over it leave --resume out"
         )
     if resume:
-        _check_resumable(cfg, folder)
+        _check_resumable(cfg)
     elif files and not cfg.OVERWRITE:
-        differing = differing_keys(cfg, recorded_config(folder), MAY_DIFFER)
         raise ValueError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a training already "
-            f"({', '.join(p.name for p in files[:3])} …{_of_another_config(differing)}). To go on "
-            "with it pass --resume, else choose another OUTPUT_DIR; to remove what it has written "
-            "and start anew set OVERWRITE True"
+            f"({', '.join(p.name for p in files[:3])} …{_of_another_config(cfg, MAY_DIFFER)}). To "
+            "go on with it pass --resume, else choose another OUTPUT_DIR; to remove what it has "
+            "written and start anew set OVERWRITE True"
         )
     elif files and Path(cfg.MODEL.WEIGHTS).resolve() in {path.resolve() for path in files}:
         raise ValueError(
@@ -127,36 +117,19 @@ def recorded_config(folder: Path) -> dict[str, object]:
     for path in resumable_files(folder):
         try:
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            text = content["config"]
+            return dict(flat_config(yaml.safe_load(content["config"])))
         except Exception:  # loading the checkpoint later says what is wrong with it
             continue
-        return dict(flat_config(yaml.safe_load(text)))
     try:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):  # no file, or one that is cut short
         return {}
-    config = dict(flat_config(content)) if isinstance(content, dict) else {}
-    if config and LAST_KEY not in config:  # cut short, perhaps in the middle of the last value
-        config.popitem()
-    return config
+    return dict(flat_config(content)) if isinstance(content, dict) else {}
 
 
-def differing_keys(
-    cfg: CfgNode, before: dict[str, object], free: tuple[str, ...]
-) -> dict[str, str]:
-    """Keys whose values differ, as "before -> now", without those that begin like one of ``free``.
-
-    Keys that only one side has are left out, too.
-    """
-    now = dict(flat_config(yaml.safe_load(cfg.dump())))
-    both = sorted(k for k in before.keys() & now.keys() if not k.startswith(free))
-    return {k: f"{before[k]} -> {now[k]}" for k in both if before[k] != now[k]}
-
-
-def _check_resumable(cfg: CfgNode, folder: Path) -> None:
-    if not resumable_files(folder):
-        weights = run_files(folder, WEIGHTS)
-        if weights:
+def _check_resumable(cfg: CfgNode) -> None:
+    if not resumable_files(Path(cfg.OUTPUT_DIR)):
+        if weights := run_files(Path(cfg.OUTPUT_DIR), WEIGHTS):
             raise ValueError(
                 f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} has "
                 f"{', '.join(p.name for p in weights)}, which a run would overwrite, but no "
@@ -164,17 +137,20 @@ def _check_resumable(cfg: CfgNode, folder: Path) -> None:
                 "name of a checkpoint into that file, or choose another OUTPUT_DIR"
             )
         return
-    differing = differing_keys(cfg, recorded_config(folder), (*MAY_DIFFER, *MAY_CHANGE))
-    if differing:
+    if differing := _of_another_config(cfg, (*MAY_DIFFER, *MAY_CHANGE)):
         raise ValueError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{_of_another_config(differing)}. Resume "
-            "it with its own values. To train on from its weights with new ones, choose another "
-            "OUTPUT_DIR and give a checkpoint as MODEL.WEIGHTS"
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{differing}. Resume it with its own "
+            "values. To train on from its weights with new ones, choose another OUTPUT_DIR and "
+            "give a checkpoint as MODEL.WEIGHTS"
         )
 
 
-def _of_another_config(differing: dict[str, str]) -> str:
-    if not differing:
-        return ""
-    changes = "; ".join(f"{key}: {change}" for key, change in list(differing.items())[:10])
-    return f" of another config ({len(differing)} keys differ: {changes})"
+def _of_another_config(cfg: CfgNode, free: tuple[str, ...]) -> str:
+    """Says which values OUTPUT_DIR's training has others of, but for keys that begin like one of
+    ``free`` or that only one side has; "" if there are none.
+    """
+    before, now = recorded_config(Path(cfg.OUTPUT_DIR)), plain_settings(cfg)
+    both = sorted(k for k in before.keys() & now.keys() if not k.startswith(free))
+    changes = [f"{k}: {before[k]} -> {now[k]}" for k in both if before[k] != now[k]]
+    more = f" of another config ({len(changes)} keys differ: {'; '.join(changes[:10])})"
+    return more if changes else ""

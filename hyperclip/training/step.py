@@ -12,30 +12,26 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
-from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
+from detectron2.utils import comm, events
 from torch import Tensor, nn
 
+from ..head.loss import choose_classes, present_classes
 from ..runtime.files import write_text
-from .whole_batch import decide_for_all
+from ..segmenter import bare
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> str:
     """The precision to train in; "auto" is bfloat16 on GPUs that compute in it, else float32.
-
-    Raises:
-        ValueError: an unknown precision, or float16 without CUDA.
+    ValueError for an unknown precision, or float16 without CUDA.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"SOLVER.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
     on_cuda = torch.device(device).type == "cuda"
     if wanted == "float16" and not on_cuda:
-        raise ValueError(
-            "SOLVER.PRECISION: float16 needs CUDA. Use bfloat16 or float32, or set MODEL.DEVICE to "
-            "cuda"
-        )
+        advice = "Use bfloat16 or float32, or set MODEL.DEVICE to cuda"
+        raise ValueError(f"SOLVER.PRECISION: float16 needs CUDA. {advice}")
     if wanted != "auto":
         return wanted
     # Before NVIDIA's Ampere torch emulates bfloat16, which is slower than float32
@@ -49,13 +45,45 @@ def training_precision(cfg: CfgNode) -> str:
     return choose_precision(wanted, cfg.MODEL.DEVICE)
 
 
+def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
+    """Copies of this process's records with what all parts of the batch share; all processes call
+    it. ValueError for a label that is neither a class nor ignored.
+
+    A loss is a mean over pixels and classes: the gradients of the parts add up to the whole's only
+    if all parts are padded to the same size and ask for the same classes.
+
+    Args:
+        batch: records with "image" (3, H, W) and "sem_seg" (H, W).
+        model: trained; its ``sampled_classes`` is how many classes a step takes, 0 for all.
+    Returns:
+        the records with "padded_size", the largest (height, width) of all images, and, where
+            classes are sampled, "sampled_classes", their indices (t,), ascending.
+    """
+    system: Any = bare(model)
+    height, width = (max(x["image"].shape[i] for x in batch) for i in (1, 2))
+    count = system.sampled_classes
+    classes = len(system.train_vocabulary) if count else 0
+    if count >= classes:
+        classes = 0
+    present = torch.zeros(classes, dtype=torch.bool)
+    for record in batch if classes else ():
+        present |= present_classes(record["sem_seg"], classes, system.ignore).to(present.device)
+    shared = comm.all_gather(torch.tensor([height, width, *present.tolist()]))
+    joined = torch.stack(shared).amax(0)
+    common: dict[str, Any] = {"padded_size": (int(joined[0]), int(joined[1]))}
+    if classes:
+        device = next(model.parameters()).device
+        chosen = choose_classes(joined[2:].to(device, torch.bool), count)
+        common["sampled_classes"] = comm.all_gather(chosen.cpu())[0].to(device)
+    return [record | common for record in batch]
+
+
 class TrainLoop(SimpleTrainer):
     """Detectron2's simple trainer with mixed precision, micro-batches and a check of the gradient.
 
     Weights and optimiser state stay in float32; float16 scales the loss.
 
     Args:
-        model: gives a dict of losses.
         optimizer: its own hooks may clip the gradients, which are unscaled by then.
         micro_batches: number of parts of a batch, whose gradients add up to those of the whole.
         precision: "float32", "bfloat16" or "float16".
@@ -78,11 +106,8 @@ class TrainLoop(SimpleTrainer):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
 
     def run_step(self) -> None:
-        """One optimiser step.
-
-        Raises:
-            FloatingPointError: the gradient is not finite. The weights are unchanged, and a file
-                lists the batch.
+        """One optimiser step; FloatingPointError if the gradient is not finite: then the weights
+        are unchanged, and a file lists the batch.
         """
         start = time.perf_counter()
         batch = next(self._data_loader_iter)
@@ -95,7 +120,7 @@ class TrainLoop(SimpleTrainer):
         if not torch.isfinite(norm) and not self.scaler.is_enabled():
             self._report(batch, losses)
         self._write_metrics(losses, data_time)
-        get_event_storage().put_scalar("gradient_norm", norm.item(), smoothing_hint=False)
+        events.get_event_storage().put_scalar("gradient_norm", norm.item(), smoothing_hint=False)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -120,8 +145,8 @@ class TrainLoop(SimpleTrainer):
         return total
 
     def _report(self, batch: list[dict], losses: dict[str, Tensor]) -> None:
-        gradients = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
-        names = [name for name, gradient in gradients if not gradient.isfinite().all()]
+        gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         path = self.faults / f"nonfinite_iteration_{self.iter}_process_{comm.get_rank()}.json"
         keys = ("file_name", "sem_seg_file_name")
         content = {
@@ -153,5 +178,4 @@ class TrainLoop(SimpleTrainer):
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """2-norm of the gradients of all parameters together, a scalar; 0 without any."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

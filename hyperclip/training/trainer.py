@@ -13,20 +13,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm, events
 from tabulate import tabulate
 from torch import nn
 
 from ..adapters import parameter_table
 from ..checkpoints.checkpointer import StrictCheckpointer
-from ..data import SemSegMapper, registered_names
-from ..data.batches import TrainSamples, TrainStream
-from ..data.class_lists import train_vocabulary
-from ..data.detectron2_catalog import spec_of
+from ..data import SemSegMapper, batches, class_lists, detectron2_catalog, registered_names
 from ..evaluation import SemSegEvaluator
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
@@ -37,7 +33,7 @@ from ..runtime.randomness import kept_random_state
 from . import checkpoint_hooks, monitors
 from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
-from .optimizer import build_optimizer, build_schedule
+from .optimizer import build_optimizer
 from .run_folder import check_output_folder, clear_run
 from .step import TrainLoop, training_precision
 from .writers import build_writers, drop_lines_after
@@ -46,12 +42,8 @@ logger = logging.getLogger("hyperclip.training")
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's default trainer for any :class:`Segmenter`, on CPU or GPUs, in many processes.
-
-    Args:
-        cfg: of the run.
-    Raises:
-        FileNotFoundError, ValueError: what the run needs is not there, or keys do not go together.
+    """Detectron2's default trainer for any :class:`Segmenter`, on CPU or GPUs, in many processes;
+    FileNotFoundError or ValueError if something is missing, or keys do not go together.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -64,16 +56,11 @@ class Trainer(DefaultTrainer):
         self.signals, self.resumed = checkpoint_hooks.StopSignals(), False
         self.on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         model = self.build_model(cfg)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise ValueError(
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys has "
-                "nothing to train. Evaluate it with --eval-only"
-            )
+        optimizer = self.build_optimizer(cfg, model)
         check_training(cfg)
-        model.train_vocabulary = train_vocabulary(cfg)
+        model.train_vocabulary = vocabulary = class_lists.train_vocabulary(cfg)
         check_model(cfg, model)
         self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
-        optimizer = self.build_optimizer(cfg, model)
         self.stream = self.build_train_loader(cfg)
         ddp: dict[str, Any] = {} if self.on_cuda else {"device_ids": None}
         ddp |= {"broadcast_buffers": False, "gradient_as_bucket_view": True}
@@ -85,16 +72,14 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
-        counts = len(self.stream.samples.records), len(train_vocabulary(cfg)), comm.get_world_size()
+        counts = len(self.stream.samples.records), len(vocabulary), comm.get_world_size()
         logger.info("Training:\n%s", monitors.describe_training(cfg, *counts))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
         """Build the model and log what trains."""
         model = build_system(cfg)
-        rows = [(part, f"{train:,}", f"{total:,}") for part, train, total in parameter_table(model)]
-        align = ("left", "right", "right")
-        table = tabulate(rows, ["part", "trainable", "all"], colalign=align)
+        table = tabulate(parameter_table(model), ["part", "trainable", "all"], intfmt=",")
         logger.info("Parameters:\n%s", table)
         return model
 
@@ -124,15 +109,13 @@ class Trainer(DefaultTrainer):
             built.append(hooks.PeriodicWriter(self.build_writers(), period=solver.LOG_PERIOD))
         return built
 
-    def build_writers(self) -> list[EventWriter]:
+    def build_writers(self) -> list[events.EventWriter]:
         """Log, metrics.json, TensorBoard, and Weights & Biases if asked for."""
         return build_writers(self.cfg, self.max_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Start from MODEL.WEIGHTS, or resume from the exact state of the last checkpoint.
-
-        Raises:
-            ValueError: a checkpoint does not fit, or none of the folder can be read.
+        """Start from MODEL.WEIGHTS, or resume from the exact state of the last checkpoint;
+        ValueError if a checkpoint does not fit, or none of the folder can be read.
         """
         self.resumed = resume
         content = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
@@ -152,7 +135,7 @@ class Trainer(DefaultTrainer):
             SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved; with 1
                 if TEST.EXPECTED_RESULTS were not reached.
             FloatingPointError: a gradient is not finite; its step was not made.
-            ValueError: OUTPUT_DIR holds another training; see :func:`check_output_folder`.
+            ValueError: by :func:`check_output_folder`.
         """
         if comm.is_main_process() and not self.resumed:
             check_output_folder(self.cfg)
@@ -191,21 +174,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        return build_schedule(cfg, optimizer)
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainStream:
-        """This process's share of the batches; ValueError for a sampler but TrainingSampler."""
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ValueError(
-                f"DATALOADER.SAMPLER_TRAIN: got {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected "
-                "'TrainingSampler'"
-            )
+    def build_train_loader(cls, cfg: CfgNode) -> batches.TrainStream:
+        """This process's share of the batches."""
         names = registered_names(cfg.DATASETS.TRAIN)
         records = [record for name in names for record in DatasetCatalog.get(name)]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        return TrainStream(
-            TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
+        return batches.TrainStream(
+            batches.TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
             cfg.SOLVER.IMS_PER_BATCH,
             rank=comm.get_rank(),
             processes=comm.get_world_size(),
@@ -230,15 +208,13 @@ class Trainer(DefaultTrainer):
         evaluators: Sequence[SemSegEvaluator] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> OrderedDict:
-        """Evaluate on each dataset of DATASETS.TEST with its vocabulary; write ``results.json``.
+        """Evaluate on each dataset of DATASETS.TEST with its vocabulary, and write the results.
 
         Args:
             evaluators: one for each dataset, instead of those that the config asks for.
             stop: says whether to end early, see :func:`evaluate_dataset`.
         Returns:
-            scores by dataset, in percent (on the main process).
-        Raises:
-            FileNotFoundError, ValueError: before the first image, see :func:`check_test_sets`.
+            scores by dataset, in percent (on the main process); raises as ``check_test_sets``.
         """
         check_test_sets(cfg)
         rows: list[dict[str, Any]] = []
@@ -251,26 +227,22 @@ class Trainer(DefaultTrainer):
             )
             if comm.is_main_process():
                 results[name] = result.scores
-                spec, system = spec_of(name), result.description.system
-                row = {"system": system, "benchmark": spec.alias, "dataset": name}
-                benchmark = Benchmark(spec, records, len(records))
-                rows.append(row | describe_evaluation(cfg, benchmark, result))
+                benchmark = Benchmark(detectron2_catalog.spec_of(name), records, len(records))
+                rows.append(describe_evaluation(cfg, benchmark, result))
         if comm.is_main_process():
-            logger.info("Results (percent):\n%s", results_table(results))
+            lines = [[name, *map(scores.get, SCORES)] for name, scores in results.items()]
+            table = tabulate(lines, ["dataset", *SCORES], floatfmt=".2f")
+            logger.info("Results (percent):\n%s", table)
             write_results(rows, Path(cfg.OUTPUT_DIR))
         return results
 
 
 def verify_expected(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> None:
-    """Compare results with TEST.EXPECTED_RESULTS, a list of [dataset, score, value, tolerance].
-
-    A dataset is named by its name or alias, or as in Detectron2 by "sem_seg" where it is alone.
-
-    Raises:
-        SystemExit: with 1 if one of them is not as expected.
+    """Leave with 1 unless results are as TEST.EXPECTED_RESULTS, [dataset, score, value, tolerance]
+    each, says. A dataset is named by its name or alias, or as in Detectron2 by "sem_seg" if alone.
     """
     (only,) = results.values() if len(results) == 1 else ({},)
-    aliases = {spec_of(name).alias: scores for name, scores in results.items()}
+    aliases = {detectron2_catalog.spec_of(name).alias: scores for name, scores in results.items()}
     verify_results(cfg, {"sem_seg": only, **aliases, **results})
 
 
@@ -283,9 +255,3 @@ def check_batch_size(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES "
             f"{parts}, expected a multiple of their product"
         )
-
-
-def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Text table of the summary scores, a row for each dataset."""
-    rows = [[name, *(scores[key] for key in SCORES)] for name, scores in results.items()]
-    return tabulate(rows, ["dataset", *SCORES], floatfmt=".2f")

@@ -11,18 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
 from detectron2.config import CfgNode
-from detectron2.utils import comm
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-    get_event_storage,
-)
+from detectron2.utils import comm, events
 
-from ..config import flat_config
+from ..config import plain_settings
 from ..runtime.files import write_atomically, write_text
 
 logger = logging.getLogger("hyperclip.training")
@@ -31,41 +23,34 @@ WINDOW = 20
 """Noisy metrics are written as the median of this many values, as in Detectron2."""
 
 
-def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
+def build_writers(cfg: CfgNode, max_iter: int) -> list[events.EventWriter]:
     """Writers of a run, all below OUTPUT_DIR; only the main process gets any.
 
-    No file is opened, and no run of Weights & Biases begun, before the first write.
-
-    Raises:
-        ValueError: WANDB.PROJECT is set, and wandb is not installed.
+    No file is opened, and no run of Weights & Biases begun, before the first write. ValueError if
+    WANDB.PROJECT is set, and wandb is not installed.
     """
     if not comm.is_main_process():
         return []
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    writers: list[EventWriter] = [
-        CommonMetricPrinter(max_iter, WINDOW),
-        MetricsFile(folder / "metrics.json"),
-    ]
+    writers: list[events.EventWriter] = [events.CommonMetricPrinter(max_iter, WINDOW)]
+    writers.append(MetricsFile(folder / "metrics.json"))
     if importlib.util.find_spec("tensorboard"):
-        writers.append(TensorboardXWriter(str(folder), WINDOW))
+        writers.append(events.TensorboardXWriter(str(folder), WINDOW))
     else:
         logger.warning(
             "No curves for TensorBoard are written: it is not installed. To have them: pip install "
             "tensorboard"
         )
     if cfg.WANDB.PROJECT:
-        config = dict(flat_config(yaml.safe_load(cfg.dump())))
         options = {"name": cfg.WANDB.NAME or folder.resolve().name, "mode": cfg.WANDB.MODE}
-        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, config=config, **options))
+        settings = plain_settings(cfg)
+        writers.append(WandbWriter(folder, cfg.WANDB.PROJECT, config=settings, **options))
     return writers
 
 
-class MetricsFile(JSONWriter):
-    """Detectron2's JSON lines, synced to the disk at every write.
-
-    The file is opened at the first write only, so that a resumed run can replace it before.
-    """
+class MetricsFile(events.JSONWriter):
+    """Detectron2's JSON lines; opened at the first write, so that a resumed run can replace it."""
 
     def __init__(self, path: Path) -> None:  # JSONWriter's own opens the file
         self._path, self._window_size, self._last_write = path, WINDOW, -1
@@ -82,7 +67,7 @@ class MetricsFile(JSONWriter):
         lines = _lines(self._path)
         last = json.loads(lines[-1]) if lines else {}
         iteration = last.get("iteration", -1)
-        values = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        values = events.get_event_storage().latest_with_smoothing_hint(self._window_size)
         same = {name: value for name, (value, at) in values.items() if at == iteration}
         if same:
             _replace(self._path, [*lines[:-1], json.dumps(last | same, sort_keys=True).encode()])
@@ -93,17 +78,11 @@ class MetricsFile(JSONWriter):
             self._file_handle.close()
 
 
-class WandbWriter(EventWriter):
+class WandbWriter(events.EventWriter):
     """Sends the scalars to Weights & Biases, each with its iteration, the x-axis there.
 
-    The run's id is kept in ``wandb_id.txt``, so that a run in the same folder continues it. Remove
-    the file for a new one.
-
-    Args:
-        folder: gets the id and wandb's own files.
-        project, options: of ``wandb.init``, such as name, config and mode.
-    Raises:
-        ValueError: wandb is not installed.
+    The run's id is kept in the folder's ``wandb_id.txt``, so that a run there continues it; remove
+    the file for a new one. ``options`` are those of ``wandb.init``. ValueError without wandb.
     """
 
     def __init__(self, folder: Path, project: str, **options: Any) -> None:
@@ -114,9 +93,8 @@ class WandbWriter(EventWriter):
                 f"WANDB.PROJECT: got {project!r}, but wandb cannot be imported ({error}). Install "
                 "it with 'pip install -e .[wandb]', or leave the key empty"
             ) from error
-        self._wandb: Any = wandb
-        self._folder, self._last_write = folder, -1
-        self._options = {"project": project, "dir": str(folder), **options}
+        self._wandb, self._folder, self._last_write = wandb, folder, -1
+        self._options: dict[str, Any] = {"project": project, "dir": str(folder), **options}
 
     @cached_property
     def _run(self) -> Any:
@@ -132,14 +110,14 @@ class WandbWriter(EventWriter):
 
     def write(self) -> None:
         """Send what is new since the last write."""
-        lines: dict[int, dict[str, float]] = {}
-        latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
-        for name, (value, iteration) in latest.items():
-            if iteration > self._last_write:
-                lines.setdefault(iteration, {})[name] = value
-        for iteration in sorted(lines):
-            self._run.log({**lines[iteration], "iteration": iteration})
-            self._last_write = iteration
+        latest = events.get_event_storage().latest_with_smoothing_hint(WINDOW)
+        iterations = {iteration for _, iteration in latest.values()}
+        for new in sorted(i for i in iterations if i > self._last_write):
+            values = {
+                name: value for name, (value, iteration) in latest.items() if iteration == new
+            }
+            self._run.log({**values, "iteration": new})
+            self._last_write = new
 
     def close(self) -> None:
         if "_run" in self.__dict__:
@@ -147,13 +125,11 @@ class WandbWriter(EventWriter):
 
 
 def drop_lines_after(path: Path, iteration: int) -> int:
-    """Remove from ``metrics.json`` what a run that is resumed at ``iteration`` will write again.
+    """Remove from ``metrics.json`` what a run that is resumed at ``iteration`` will write again:
+    the lines of this iteration and later, and those that a killed process left unfinished.
 
-    These are the lines of this iteration and later, and those that a killed process left
-    unfinished. The file, which need not exist, is replaced in one step, and only if it changes.
-
-    Returns:
-        the number of lines removed.
+    The file, which need not exist, is replaced in one step, and only if it changes. Returns the
+    number of lines removed.
     """
     lines = _lines(path)
     kept = [line for line in lines if (at := _iteration(line)) is not None and at < iteration]

@@ -41,7 +41,7 @@ def test_the_page_offers_what_is_installed(monkeypatch, caplog):
         "hyperclip.yaml",
     ]
     app = importlib.reload(app)
-    monkeypatch.setattr(keys, "_EXTENSIONS", {})
+    monkeypatch.setattr(keys, "_PACKAGES", {keys.add_hyperclip_config: keys.FRAMEWORK})
     app.offer_first([])
     assert list(app.SYSTEMS.values()) == ["configs/quickstart/hyperclip.yaml"]
     assert "CLIPer (quickstart) is not offered: " in caplog.text

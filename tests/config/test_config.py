@@ -227,8 +227,9 @@ def test_a_dumped_config_is_read_as_it_was(tmp_path):
 def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
     """A training is built under every schedule, and what it asks of its config is written down."""
     from detectron2.config import CfgNode
+    from detectron2.projects.deeplab import build_lr_scheduler
     from hyperclip.training import Trainer
-    from hyperclip.training.optimizer import build_optimizer, build_schedule
+    from hyperclip.training.optimizer import build_optimizer
 
     data = write_colours(tmp_path)
     overrides = keys_of(
@@ -267,7 +268,7 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
         "WarmupCosineLR",
     ):
         cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS = schedule, ()
-        build_schedule(cfg, built)
+        build_lr_scheduler(cfg, built)
     monkeypatch.undo()
     asked |= {"VERSION", "SEED", "CUDNN_BENCHMARK", "OUTPUT_DIR"}  # of Detectron2's setup
     asked |= {"MODEL.WEIGHTS", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"}  # of evaluation
@@ -282,7 +283,7 @@ def test_only_keys_that_are_read_may_be_set(monkeypatch, tmp_path, request):
 def test_an_extension_says_what_it_reads(tmp_path, monkeypatch):
     from hyperclip.config import keys as config
 
-    monkeypatch.setattr(config, "_EXTENSIONS", dict(config._EXTENSIONS))
+    monkeypatch.setattr(config, "_PACKAGES", dict(config._PACKAGES))
 
     def add_keys(cfg):
         cfg.MODEL.BLUR = config.CfgNode({"SHIFT": 0.0, "FILE": "", "SIZES": []})

@@ -16,8 +16,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from hyperclip.data import DATASETS, find_dataset
 from hyperclip.evaluation import SemSegEvaluator
-from hyperclip.evaluation.boundary_iou import BoundaryCounts, boundary_band
-from hyperclip.evaluation.protocols import to_dataset_labels
+from hyperclip.evaluation.confusion import BoundaryCounts, boundary_band
+from hyperclip.evaluation.evaluator import to_dataset_labels
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 

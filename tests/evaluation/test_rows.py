@@ -21,12 +21,12 @@ from cliper.scores import ScoreOptions
 from hyperclip.config.keys import load_config
 from hyperclip.data import find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
-from hyperclip.evaluation import released_settings, suite
-from hyperclip.evaluation.kept_rows import ContentHashes, read_row
+from hyperclip.evaluation import paper_figures, suite
+from hyperclip.evaluation.kept_rows import read_row
 from hyperclip.evaluation.result_rows import Benchmark, notes
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import Evaluation, names_of
-from hyperclip.evaluation.suite import _Loader, _row, run_suite
+from hyperclip.evaluation.suite import _row, run_suite
 from hyperclip.head import CostVolumeHead
 from hyperclip.meta_arch import HyperCLIP
 from PIL import Image
@@ -68,11 +68,10 @@ def test_damaged_and_deleted_files_of_rows(tmp_path):
         json.dumps(half).encode(),
         json.dumps(row).encode(),
     ]
-    model = _Loader(system.cfg)
     for content in damaged:
         file.write_bytes(content)
         assert read_row(file, row["fingerprint"]) is None, content[:20]
-    again = _row(system, *benchmarks_of("pas20", limit=1), model, tmp_path, ContentHashes())
+    again = _row(system, *benchmarks_of("pas20", limit=1), tmp_path)
     assert again["IoU"] == row["IoU"] and read_row(file, row["fingerprint"]) == again
     classes.unlink()
     assert run(system, tmp_path, "pas20", limit=1) == [again] and classes.read_text() == table
@@ -315,6 +314,6 @@ def test_a_released_setting_that_was_changed_is_noted(config, alias, overrides, 
 
 
 def test_settings_that_cannot_be_compared_are_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(released_settings, "local_path", lambda _: tmp_path)
+    monkeypatch.setattr(paper_figures, "local_path", lambda _: tmp_path)
     said = noted("configs/vitb_384_hyperbolic.yaml", "a847")[1]
     assert "no released settings for this row are here to be compared with" in said

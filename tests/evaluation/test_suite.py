@@ -20,10 +20,11 @@ from hyperclip.data import DATASETS, find_dataset
 from hyperclip.data.label_maps import LABEL_MAPS, LabelMap
 from hyperclip.evaluation import kept_rows as kept
 from hyperclip.evaluation.paper_figures import published_for, published_rows
-from hyperclip.evaluation.result_rows import fingerprint, last_line
+from hyperclip.evaluation.result_rows import fingerprint
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.suite import (
     System,
+    _describe,
     choose_datasets,
     load_benchmarks,
     make_plan,
@@ -295,12 +296,12 @@ def test_classes_and_boundaries_are_in_the_tables(tmp_path):
 def test_the_message_of_a_worker_without_its_trace():
     trace = 'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x", 1\n'  # noqa: E501
     assert (
-        last_line(ValueError(trace + "    f()\nValueError: label\ngot [3]"))
+        _describe(ValueError(trace + "    f()\nValueError: label\ngot [3]"))
         == "ValueError: label\ngot [3]"
     )
     assert (
-        last_line(ValueError("label\ngot [3]")) == "label\ngot [3]"
-        and last_line(ValueError()) == "ValueError"
+        _describe(ValueError("label\ngot [3]")) == "label\ngot [3]"
+        and _describe(ValueError()) == "ValueError"
     )
 
 

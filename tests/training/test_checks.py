@@ -95,7 +95,11 @@ def test_what_is_right_passes(config, registered):
         ),
         (
             {"TEST__BEST_METRIC": "boundary_mIoU"},
-            "TEST.BEST_METRIC: got 'boundary_mIoU', expected one of",
+            r"TEST.BEST_METRIC: got 'boundary_mIoU', expected one of \['mIoU', 'mIoU_old', 'pACC'",
+        ),
+        (
+            {"TEST__BEST_METRIC": "colours_val/x"},
+            "got 'colours_val/x', expected one of .* with a dataset of .'colours_val'",
         ),
         (
             {"TEST__BEST_METRIC": "IoU-rde"},

@@ -25,9 +25,8 @@ from hyperclip.training.monitors import (
     parameters_without_gradient,
 )
 from hyperclip.training.optimizer import build_optimizer
-from hyperclip.training.step import TrainLoop, choose_precision, gradient_norm
+from hyperclip.training.step import TrainLoop, choose_precision, decide_for_all, gradient_norm
 from hyperclip.training.trainer import check_batch_size
-from hyperclip.training.whole_batch import decide_for_all
 
 from reference.training import random_picture
 

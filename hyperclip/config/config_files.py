@@ -91,7 +91,7 @@ def flat_config(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str
 def key_faults(layer: Layer, known: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each key of a layer that means nothing, with what to say of it: "" of an empty section."""
     for key, value in layer.values.items():
-        old = next((name for name in LEGACY if key == name or key.startswith(f"{name}.")), None)
+        old = next((name for name in LEGACY if f"{key}.".startswith(f"{name}.")), None)
         if old is not None:
             yield key, f"config key {key} ({layer.where}) has no meaning here: {LEGACY[old]}"
         elif inside := [name for name in known if name.startswith(f"{key}.")][:3]:

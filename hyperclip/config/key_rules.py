@@ -152,7 +152,6 @@ FRAMEWORK = KeyRules(
 
 def unread_advice(key: str) -> str:
     """What to use instead of one of Detectron2's keys that nothing reads."""
-    fitting = [prefix for prefix in UNREAD if key == prefix or key.startswith(f"{prefix}.")]
-    if not fitting:
-        return "it belongs to Detectron2's detectors; remove it"
-    return UNREAD[max(fitting, key=len)]
+    fitting = [prefix for prefix in UNREAD if f"{key}.".startswith(f"{prefix}.")]
+    usual = "it belongs to Detectron2's detectors; remove it"
+    return UNREAD[max(fitting, key=len)] if fitting else usual

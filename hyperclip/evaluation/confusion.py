@@ -27,10 +27,8 @@ class ConfusionMatrix:
 
     def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Add one image: class indices (H, W) of the truth and of the prediction, which may be
-        ``NO_CLASS``; returns its counts, shaped like ``counts``.
-
-        Raises:
-            ValueError: sizes that differ, or a label outside 0..T-1 that is not ``ignore``.
+        ``NO_CLASS``; returns its counts, shaped like ``counts``. ValueError for sizes that differ,
+        or a label outside 0..T-1 that is not ``ignore``.
         """
         if truth.shape != prediction.shape:
             sizes = f"{tuple(prediction.shape)} for a label map of {tuple(truth.shape)}"

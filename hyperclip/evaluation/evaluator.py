@@ -74,10 +74,8 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
-
-        Raises:
-            ValueError, FileNotFoundError: a label without a file, of another size, of unknown
-                values; NotFiniteError: NaN or infinity in scores or the confidence of labels.
+        ValueError or FileNotFoundError for a label without a file, of another size or of unknown
+        values, NotFiniteError for NaN or infinity in scores or the confidence of labels.
         """
         for record, output in zip(inputs, outputs, strict=True):
             name = record.get("file_name", record["sem_seg_file_name"])

@@ -65,12 +65,9 @@ def published_for(description: Description, benchmark: str) -> list[Published]:
 def changed_settings(
     cfg: CfgNode, spec: DatasetSpec, papers: Sequence[Published], variant: Mapping[str, Any]
 ) -> list[str] | None:
-    """Keys whose values are not those of the figure beside a result, "KEY value (released value)";
-    None if the released settings are not here to be compared with.
-
-    Args:
-        papers: the figures that are shown, of the config's own backbone.
-        variant: what the variant of the method changes of the released config, by key.
+    """Keys whose values are not those of ``papers``, the figures beside a result, "KEY value
+    (released value)"; None if the released settings are not here to be compared with. ``variant``
+    is what the variant of the method changes of the released config, by key.
     """
     released = _released(_method(cfg), spec)
     if released is None:

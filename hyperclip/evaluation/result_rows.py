@@ -12,16 +12,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config import plain_settings
+from ..config.keys import input_keys, plain_settings
 from ..data import DatasetSpec, class_lists
 from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
 from .kept_rows import content_hash, framework_versions
 from .paper_figures import NO_INFLUENCE, changed_settings, published_for
 from .running import Evaluation
-
-FILE_KEYS = ("WEIGHTS", "CLIP_PRETRAINED", "DIFFUSION.MODEL", "CLASS_JSON")
-"""How the names of keys end whose value may be a file or a folder."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:
     data, the meaning of its labels, the framework. Files count by their content; may be OSError.
     """
     keys = {k: v for k, v in plain_settings(cfg).items() if not k.startswith(NO_INFLUENCE)}
-    named = {k: local_path(str(v)) for k, v in keys.items() if k.endswith(FILE_KEYS) and v}
+    named = {k: local_path(str(keys[k])) for k in input_keys() if keys.get(k)}
     files = {k: content_hash(path) for k, path in named.items() if path.exists()}
     spec, records = benchmark.spec, benchmark.records
     vocabulary = class_lists.test_vocabulary(cfg, spec.name)

@@ -97,11 +97,8 @@ def load_benchmarks(
     specs: Sequence[DatasetSpec], limit: int = 0, partial: bool = False
 ) -> list[Benchmark]:
     """Find the files of datasets before anything is computed; ValueError if sets are missing or
-    incomplete, all of them at once, or none is there.
-
-    Args:
-        limit: evaluate this many images of each, from the first one on; 0 for all.
-        partial: also take sets that are incomplete, and leave out those that are missing.
+    incomplete, all of them at once, or none is there. The first ``limit`` images of each count, 0
+    for all; ``partial`` also takes incomplete sets, and leaves out those that are missing.
     """
     benchmarks, faults = [], []
     for spec in specs:

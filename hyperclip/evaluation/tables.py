@@ -13,12 +13,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str = "mIoU") -> str:
-    """Markdown table: a row for each name, a column for each dataset; "n/a" where nothing counted,
-    or a row failed.
-
-    Args:
-        runs: the rows of evaluated runs by name; those of several seeds, which have to be on the
-            same datasets, give mean +- sample standard deviation. metric: a score in percent.
+    """Markdown table of a score in percent: a row for each name, a column for each dataset; "n/a"
+    where nothing counted, or a row failed. Runs of several seeds by one name give mean +- sample
+    standard deviation; ValueError unless they are on the same datasets.
     """
     table: dict[str, dict[str, str]] = {}
     for name, seeds in runs.items():
@@ -42,9 +39,8 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def benchmark_table(rows: Rows) -> str:
-    """Markdown table of benchmark rows, with what the papers report beside them.
-
-    Numbers in brackets refer to the notes below: where a published number stands, how ours differs.
+    """Markdown table of benchmark rows, with what the papers report beside them; numbers in
+    brackets refer to the notes below: where a published number stands, how ours differs.
     """
     notes: dict[str, int] = {}
 

@@ -36,10 +36,8 @@ def inference_precision(wanted: str, model: Any) -> str:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Inside, float32 numbers are multiplied in float32, or in TF32 where the GPU has it.
-
-    The process's own switches are back afterwards. Threads share them: one that wants others waits
-    until they are free.
+    """Inside, float32 numbers are multiplied in float32, or in TF32 where the GPU has it. Threads
+    share the process's switches, which are put back: one that wants others waits for them.
     """
     me = threading.get_ident()
     kinds = ("tf32", "ieee", "ieee", "tf32", "tf32") if tf32 else ("ieee",) * 5

@@ -124,11 +124,8 @@ def _plain_dict(*_: object) -> dict[Any, Any]:
 
 
 def find_state_dict(content: Any, what: str) -> dict[str, Tensor]:
-    """The state dict of what a file holds: the content itself, or what is in one of its containers,
-    however deep. ``what`` is the file, for messages.
-
-    Raises:
-        UnreadableWeightsError: no state dict, or several without a name that says which is meant.
+    """The state dict of what a file, ``what``, holds: the content itself, or what is in one of its
+    containers, however deep; UnreadableWeightsError for none, or several unnamed ones.
     """
     if not isinstance(content, Mapping):
         got = f"{what} holds a {type(content).__name__}"

@@ -44,10 +44,8 @@ def load_yaml(
     path: str | Path, what: str = "YAML file", loader: type[UniqueKeyLoader] = UniqueKeyLoader
 ) -> Any:
     """Read a YAML file, ``what`` in messages, with plain values only, in UTF-8 with or without a
-    byte order mark.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: not YAML, not UTF-8, a key twice; one line.
+    byte order mark. FileNotFoundError if it is not there; ValueError, one line, if it is not YAML,
+    not UTF-8, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():

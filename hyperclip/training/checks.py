@@ -82,10 +82,8 @@ def best_metric(cfg: CfgNode) -> str:
     for name in [dataset] if dataset else names:
         classes = [f"IoU-{n}" for n in MetadataCatalog.get(name).stuff_classes]
         if of_class and score not in classes:
-            expected = f"one of {classes[:5]} …, or of {scores}"
-            raise ValueError(
-                f"{got}, but dataset {name} has no class {score[4:]!r}; expected {expected}"
-            )
+            got += f", but dataset {name} has no class {score[4:]!r}"
+            raise ValueError(f"{got}; expected one of {classes[:5]} …, or of {scores}")
     return f"{dataset}/{score}" if dataset else score
 
 

@@ -48,7 +48,6 @@ def launch_processes(
     Raises:
         ValueError: an environment, a number of processes or an address that cannot be.
         SystemExit: with the code of a process that was started here; 128 + N after signal N.
-        torch.multiprocessing.ProcessRaisedException: main raised in such a process.
     """
     on_cuda = torch.device(device).type == "cuda"
     if started_by_environment():

@@ -75,10 +75,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Make weight decay pull adapters that start at the identity matrix there instead of to zero.
-
-    This is the gradient of ``weight_decay / 2 ||M - I||^2``; AdamW applies it outside of its
-    moments, SGD inside.
+    """Make weight decay pull adapters that start at the identity matrix there instead of to zero:
+    the gradient of ``weight_decay / 2 ||M - I||^2``, outside of AdamW's moments, inside SGD's.
     """
     started = {p for _, adapter in adapters(model) for p in adapter.starts_at_identity()}
     inside = isinstance(optimizer, torch.optim.SGD)

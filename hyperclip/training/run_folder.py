@@ -79,8 +79,21 @@ def check_output_folder(cfg: CfgNode, resume: bool = False) -> None:
             "OVERWRITE: got True with --resume, expected one of the two. To go on with the run "
             "leave OVERWRITE out, to start anew over it leave --resume out"
         )
-    if resume:
-        _check_resumable(cfg)
+    if resume and resumable_files(Path(cfg.OUTPUT_DIR)):
+        if differing := _of_another_config(cfg, (*MAY_DIFFER, *MAY_CHANGE)):
+            raise ValueError(
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{differing}. Resume it with its own "
+                "values. To train on from its weights with new ones, choose another OUTPUT_DIR and "
+                "give a checkpoint as MODEL.WEIGHTS"
+            )
+    elif resume:
+        if weights := run_files(Path(cfg.OUTPUT_DIR), WEIGHTS):
+            raise ValueError(
+                f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} has "
+                f"{', '.join(p.name for p in weights)}, which a run would overwrite, but no "
+                "checkpoint to go on from: last_checkpoint names none that is there. Write the "
+                "name of a checkpoint into that file, or choose another OUTPUT_DIR"
+            )
     elif files and not cfg.OVERWRITE:
         raise ValueError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds a training already "
@@ -110,9 +123,8 @@ def run_files(folder: Path, names: tuple[str, ...] = RUN_FILES) -> list[Path]:
 
 
 def recorded_config(folder: Path) -> dict[str, object]:
-    """The config that a folder's training was begun with, by key; {} if it cannot be read.
-
-    It is that of the latest readable checkpoint, else config.yaml.
+    """The config that a folder's training was begun with, by key: of the latest checkpoint that can
+    be read, else of config.yaml; {} if there is none.
     """
     for path in resumable_files(folder):
         try:
@@ -125,24 +137,6 @@ def recorded_config(folder: Path) -> dict[str, object]:
     except (OSError, ValueError, yaml.YAMLError):  # no file, or one that is cut short
         return {}
     return dict(flat_config(content)) if isinstance(content, dict) else {}
-
-
-def _check_resumable(cfg: CfgNode) -> None:
-    if not resumable_files(Path(cfg.OUTPUT_DIR)):
-        if weights := run_files(Path(cfg.OUTPUT_DIR), WEIGHTS):
-            raise ValueError(
-                f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR!r} has "
-                f"{', '.join(p.name for p in weights)}, which a run would overwrite, but no "
-                "checkpoint to go on from: last_checkpoint names none that is there. Write the "
-                "name of a checkpoint into that file, or choose another OUTPUT_DIR"
-            )
-        return
-    if differing := _of_another_config(cfg, (*MAY_DIFFER, *MAY_CHANGE)):
-        raise ValueError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} holds the run{differing}. Resume it with its own "
-            "values. To train on from its weights with new ones, choose another OUTPUT_DIR and "
-            "give a checkpoint as MODEL.WEIGHTS"
-        )
 
 
 def _of_another_config(cfg: CfgNode, free: tuple[str, ...]) -> str:

@@ -132,10 +132,9 @@ class Trainer(DefaultTrainer):
         """Train to the end and evaluate: scores by dataset, in percent (on the main process).
 
         Raises:
-            SystemExit: with ``INTERRUPTED`` if the run was told to stop, after it was saved; with 1
-                if TEST.EXPECTED_RESULTS were not reached.
-            FloatingPointError: a gradient is not finite; its step was not made.
-            ValueError: by :func:`check_output_folder`.
+            SystemExit: ``INTERRUPTED`` if told to stop, after saving; 1 if TEST.EXPECTED_RESULTS
+                were not reached. FloatingPointError: a gradient is not finite; its step was not
+                made. ValueError: by :func:`check_output_folder`.
         """
         if comm.is_main_process() and not self.resumed:
             check_output_folder(self.cfg)
@@ -251,7 +250,5 @@ def check_batch_size(cfg: CfgNode) -> None:
     processes = comm.get_world_size()
     parts, batch = cfg.SOLVER.MICRO_BATCHES, cfg.SOLVER.IMS_PER_BATCH
     if batch % (processes * parts):
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH: got {batch} for {processes} processes with MICRO_BATCHES "
-            f"{parts}, expected a multiple of their product"
-        )
+        got = f"{batch} for {processes} processes with MICRO_BATCHES {parts}"
+        raise ValueError(f"SOLVER.IMS_PER_BATCH: got {got}, expected a multiple of their product")

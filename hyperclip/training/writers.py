@@ -24,10 +24,8 @@ WINDOW = 20
 
 
 def build_writers(cfg: CfgNode, max_iter: int) -> list[events.EventWriter]:
-    """Writers of a run, all below OUTPUT_DIR; only the main process gets any.
-
-    No file is opened, and no run of Weights & Biases begun, before the first write. ValueError if
-    WANDB.PROJECT is set, and wandb is not installed.
+    """Writers of a run, all below OUTPUT_DIR, on the main process alone. No file is opened, and no
+    run of Weights & Biases begun, before the first write; ValueError if it is wanted, but absent.
     """
     if not comm.is_main_process():
         return []

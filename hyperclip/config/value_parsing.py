@@ -64,10 +64,16 @@ def convert(value: Any, default: Any, texts: bool = False) -> Any:
         return _sequence(value.value if isinstance(value, Plain) else value, default, texts)
     value = unwrap(value)
     if isinstance(default, bool):
-        return _flag(value)
-    if isinstance(default, int | float):
-        return _number(value, default)
-    raise ValueError("a section of keys")
+        value = {"true": True, "false": False}.get(str(value).lower(), value)
+        if isinstance(value, bool):
+            return value
+        raise ValueError("True or False")
+    if type(value) is int and isinstance(default, int | float):
+        return value if isinstance(default, int) else float(value)
+    if type(value) is float and isinstance(default, float):
+        return value
+    kinds = {int: "a whole number", float: "a number"}
+    raise ValueError(kinds.get(type(default), "a section of keys"))
 
 
 def unwrap(value: Any) -> Any:
@@ -127,21 +133,6 @@ def _text(value: Any) -> str:
     if type(value) in (int, float):
         return str(value)
     raise ValueError('a text ("" for none)')
-
-
-def _flag(value: Any) -> bool:
-    read = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
-    if isinstance(read, bool):
-        return read
-    raise ValueError("True or False")
-
-
-def _number(value: Any, default: int | float) -> int | float:
-    if type(value) is int:
-        return value if isinstance(default, int) else float(value)
-    if type(value) is float and isinstance(default, float):
-        return value
-    raise ValueError("a whole number" if isinstance(default, int) else "a number")
 
 
 def _sequence(value: Any, default: Sequence[Any], texts: bool) -> Any:

@@ -63,8 +63,7 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
     height, width = (max(x["image"].shape[i] for x in batch) for i in (1, 2))
     count = system.sampled_classes
     classes = len(system.train_vocabulary) if count else 0
-    if count >= classes:
-        classes = 0
+    classes = classes if count < classes else 0
     present = torch.zeros(classes, dtype=torch.bool)
     for record in batch if classes else ():
         present |= present_classes(record["sem_seg"], classes, system.ignore).to(present.device)

@@ -70,7 +70,8 @@ class SemSegEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self.matrix = ConfusionMatrix(len(self.names), self.ignore)
         self.boundary = BoundaryCounts(len(self.names), self.ignore)
-        self.images, self.lines = 0, ""
+        self.images = 0
+        self.lines: list[str] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
@@ -100,17 +101,17 @@ class SemSegEvaluator(DatasetEvaluator):
                 found = SegmentationScores.from_counts(added)
                 scores = {"mIoU": found.miou, "pACC": found.pixel_accuracy}
                 line = {k: None if math.isnan(v) else v for k, v in scores.items()}
-                self.lines += json.dumps({"image_id": record.get("image_id"), **line}) + "\n"
+                self.lines.append(json.dumps({"image_id": record.get("image_id"), **line}) + "\n")
 
     def evaluate(self) -> OrderedDict | None:
         """Scores in percent of all processes, on the main one; None elsewhere."""
-        counts = self.matrix.counts.cpu()
-        gathered = comm.gather((counts, self.boundary.counts, self.images, self.lines))
+        counts, lines = self.matrix.counts.cpu(), "".join(self.lines)
+        gathered = comm.gather((counts, self.boundary.counts, self.images, lines))
         if not comm.is_main_process():
             return None
-        matrices, boundaries, images, lines = zip(*gathered, strict=True)
+        matrices, boundaries, images, texts = zip(*gathered, strict=True)
         if self.per_image is not None:  # in the dataset's order, as the processes' shares are
-            files.write_text(self.per_image, "".join(lines))
+            files.write_text(self.per_image, "".join(texts))
         scores = SegmentationScores.from_counts(sum(matrices))
         result = {
             "mIoU": scores.miou,

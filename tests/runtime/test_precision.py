@@ -146,7 +146,7 @@ def test_training_puts_the_switches_back(host):
         cfg=cfg, iter=0, _trainer=SimpleNamespace(run_step=lambda: seen.append(switches()[:2]))
     )
     for device, want in (("cpu", ("highest", False)), ("cuda", ("high", True))):
-        cfg.MODEL.DEVICE = device
+        trainer.on_cuda = device == "cuda"
         Trainer.run_step(_TrainerOf(trainer))
         assert seen.pop() == want and switches() == host
 

@@ -6,8 +6,6 @@ queries and keys a tile of rows at a time. The result is the same. Shapes: M map
 dimension, T classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

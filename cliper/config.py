@@ -1,7 +1,5 @@
 """The configuration keys of CLIPer, with the released code's defaults, and what they may be."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode

@@ -5,8 +5,6 @@ is stopped at the last projection that is wanted; nothing in it is patched. Shap
 heads, N tokens, d numbers of a head. Source: CLIPer (ICCV 2025); iSeg (2024) for the maps.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Loading a part of a diffusion model, in full or not at all, from diffusers' kind of folder."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Collection

@@ -4,8 +4,6 @@ Shapes: N = h w patches, C channels, T classes. Source: ProxyCLIP (ECCV 2024), a
 of CLIPer uses it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

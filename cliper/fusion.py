@@ -6,8 +6,6 @@ first), D width, C embedding, d numbers of a head. Layers count from 0. Source:
 CLIPer (ICCV 2025) and its released code.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Processes may share a folder: a file is written in full or not at all, a damaged one anew.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The meta-architecture CLIPer: early-layer fusion and refinement, of which nothing trains."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Collection, Sequence

@@ -4,8 +4,6 @@ Classes are processed a few at a time, so that no (T, H, W) array exists. Shapes
 classes at a time, h w refined scores, H W image. Source: CLIPer (ICCV 2025) and its released code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Resizing for CLIP: the whole image, its aspect kept, both sides multiples of the patch size."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

@@ -1,7 +1,5 @@
 """Loading a latent diffusion model: a folder in diffusers' format, a file, a name, or a hub id."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple

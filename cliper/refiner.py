@@ -8,8 +8,6 @@ a function of a config that returns a refiner (or None):
         return lambda images: [lambda coarse: box_filter(coarse) for _ in images]
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

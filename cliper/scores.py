@@ -4,8 +4,6 @@ Shapes: L layers, N = h w patches, C embedding, T classes, P prompts (classes fi
 negatives), S names of the classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

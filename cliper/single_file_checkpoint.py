@@ -5,8 +5,6 @@ for what the configurations beside it say (``unet/config.json``, ``vae/config.js
 ``text_encoder/config.json``), and has to fill it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

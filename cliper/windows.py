@@ -4,8 +4,6 @@ Shapes: V views (the crops), L layers, N = h w patches, n patches of a crop, C e
 Source: CLIPer (ICCV 2025) and its released code.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

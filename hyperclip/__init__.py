@@ -3,8 +3,6 @@
 What is exported here is loaded when it is first used.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.abc
 import sys

@@ -8,8 +8,6 @@ dimension of every tensor. Shapes: E rows of a matrix, D width. Source: HyperCLI
 et al., "Hyperbolic Neural Networks" (2018).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ score map of every class. Shapes: V views, T classes, t classes of a chunk, r re
 W image of the output's size, S side of the windows' square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From a config to a model with weights."""
 
-from __future__ import annotations
-
 from .runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

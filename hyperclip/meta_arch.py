@@ -1,7 +1,5 @@
 """The meta-architecture HyperCLIP: CLIP, its adapters and the cost-volume head."""
 
-from __future__ import annotations
-
 from .runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

@@ -8,8 +8,6 @@ A system is an ``nn.Module`` that inherits :class:`Segmenter` and is registered 
 on it. Shapes: T classes, S names, H W image.
 """
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Images of label maps: an overlay with a legend, and the colours of the classes."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 import cv2

@@ -10,8 +10,6 @@ labels that are read and compared with their images. The exit status is 1 if a n
 ready.
 """
 
-from __future__ import annotations
-
 from hyperclip.data import DATASETS
 from hyperclip.data.checking import Report, check_dataset
 from hyperclip.data.dataset_file import register_files

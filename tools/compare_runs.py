@@ -4,8 +4,6 @@
 python tools/compare_runs.py "Dense CLIP=output/a" "HyperCLIP=output/seed1,output/seed2"
 """
 
-from __future__ import annotations
-
 from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from hyperclip.runtime.files import user_path

@@ -9,8 +9,6 @@ To use your own build instead, activate an environment in which it imports. Upst
 torch, with ``pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2``.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import importlib.util

@@ -15,8 +15,6 @@ weights, and a JSON with the command, seed, time and zero-shot accuracy that mad
 resumes from ``<output>/state.pt``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from functools import partial

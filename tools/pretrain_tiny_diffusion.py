@@ -9,8 +9,6 @@ folder in diffusers' own format (float16) and a JSON with the command, seed and 
 killed run resumes from ``<output>/state.pt``.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import itertools

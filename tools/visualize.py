@@ -6,8 +6,6 @@
         --opts MODEL.WEIGHTS output/quickstart/hyperclip/model_final.pth
 """
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 

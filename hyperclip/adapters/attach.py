@@ -1,7 +1,5 @@
 """Attaching adapters to CLIP by their names, finding, counting and merging them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -2,8 +2,6 @@
 are rotated by orthogonal blocks, so that no norm changes. Shapes: R blocks, b side of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

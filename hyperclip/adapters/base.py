@@ -3,8 +3,6 @@
 Shapes: O rows of a weight, D width, R blocks, b side of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -10,8 +10,6 @@ Shapes: L layers, m of the matrices q, k, v, out, S = m L slots, u places of the
 the vision tower, R blocks of a weight, b side of the blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

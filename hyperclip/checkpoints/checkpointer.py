@@ -1,7 +1,5 @@
 """Strict loading of checkpoints, ours and the published ones, and atomic saving."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

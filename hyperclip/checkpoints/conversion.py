@@ -1,7 +1,5 @@
 """Checkpoints of CAT-Seg and HyperCLIP, recognised by their key names and renamed to ours."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

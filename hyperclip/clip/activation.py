@@ -1,7 +1,5 @@
 """Which activation, quick or usual GELU, a CLIP model was trained with; no shape or key tells."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

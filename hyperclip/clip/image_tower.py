@@ -4,8 +4,6 @@ Plain functions over open_clip's own modules; nothing is patched. Shapes: B imag
 D width, C embedding, A heads. The class token is always token 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Loading a CLIP model by OpenAI's names, open_clip tags, hub ids, local folders or files."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from dataclasses import dataclass

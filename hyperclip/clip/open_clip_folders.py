@@ -1,7 +1,5 @@
 """Model folders as open_clip writes them: a configuration and one file of weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ weights without counting. So the weights' bits are summed as integers over rows 
 which is exact in any order and takes about 1 % of the time of an image. Shapes: R rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

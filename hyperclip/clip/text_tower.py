@@ -5,8 +5,6 @@ and tokens that all prompts begin with ("a photo of a") are computed once: the s
 tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens that matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple

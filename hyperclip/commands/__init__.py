@@ -1,7 +1,5 @@
 """The programs: train, evaluate, demo and app, each a module with ``main(argv)``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from importlib.metadata import entry_points

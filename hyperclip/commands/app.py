@@ -10,8 +10,6 @@ Visitors choose among these systems and upload images; nothing that they send is
 an address. Uploads are kept for an hour at most, in a folder that is removed when the program ends.
 """
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

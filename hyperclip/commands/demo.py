@@ -13,8 +13,6 @@ images are named and left out. Images that cannot be read or segmented are repor
 done, and the exit status is 1.
 """
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

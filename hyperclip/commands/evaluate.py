@@ -13,8 +13,6 @@ results.csv and results.md with the rows of the latest call, and rows/ with a fi
 its classes, from which a killed run goes on. The exit status is 1 if a row failed.
 """
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

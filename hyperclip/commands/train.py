@@ -4,8 +4,6 @@ hyperclip-train --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY
 hyperclip-train --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

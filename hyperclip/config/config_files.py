@@ -1,7 +1,5 @@
 """Reading config files: the chain of _BASE_ files, each as a table of keys, and what is wrong."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the keys of a config may hold, and which of Detectron2's are read."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

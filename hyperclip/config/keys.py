@@ -5,8 +5,6 @@ new. The defaults are those of HyperCLIP with ViT-B/16. "Off" is 0 for a number,
 "none" for a choice and [] for a list; -1 is "as elsewhere" where 0 is a value like any other.
 """
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

@@ -1,7 +1,5 @@
 """Values of a config: what was written, made a number, text or list as the key's default is."""
 
-from __future__ import annotations
-
 import os
 from ast import literal_eval
 from collections.abc import Sequence

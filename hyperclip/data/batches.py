@@ -3,8 +3,6 @@
 So a run resumes exactly, whatever the number of workers, and many processes see the batches of one.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import signal

@@ -1,7 +1,5 @@
 """Is a dataset what it should be? Its tree, its number of images, and a sample of its files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which class names a run trains and tests on, and whether they fit the labels."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 

@@ -10,8 +10,6 @@ registers ``streets_train`` and ``streets_val``, for training and testing like a
 datasets/README.md.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections import Counter

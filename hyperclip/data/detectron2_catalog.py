@@ -1,7 +1,5 @@
 """The table of datasets in Detectron2's catalogues, and what a model is asked on each dataset."""
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

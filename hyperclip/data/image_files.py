@@ -1,7 +1,5 @@
 """Image files as they are stored: samples of any depth, EXIF orientation, and Pillow's limit."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

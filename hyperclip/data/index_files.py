@@ -1,7 +1,5 @@
 """Index files of published datasets, JSON or pickle: read as data alone, and checked."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections import defaultdict

@@ -2,8 +2,6 @@
 the loop over files that all scripts ``datasets/prepare_*.py`` share.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Classes are 0..T-1, and what does not count has the dataset's ignore value. Ever
 an error, since it means that files and classes do not belong together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -2,8 +2,6 @@
 ("raw") or as CAT-Seg's scripts and ours convert them, and CLIPer's folders.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .label_maps import LABEL_MAPS, LabelMap

@@ -1,7 +1,5 @@
 """From a record to tensors: read, augment as released, pad. Labels are read in training only."""
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

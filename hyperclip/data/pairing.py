@@ -1,7 +1,5 @@
 """Which image belongs to which label, by folders, names and lists. No image is opened."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import re

@@ -1,7 +1,5 @@
 """From a dataset's folders to Detectron2's records, or to what is wrong with the folders."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

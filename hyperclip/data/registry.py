@@ -1,7 +1,5 @@
 """The registered datasets, one table: folders, classes, background and how labels are read."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Resizing images to a shortest side."""
 
-from __future__ import annotations
-
 from ..runtime import detectron2  # noqa: F401  (first, see there)
 
 # isort: split

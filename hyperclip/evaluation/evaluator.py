@@ -4,8 +4,6 @@ A model answers with the index of a prompt, or with ``NO_CLASS``. A dataset's la
 0..T-1, the last of which is the background where the dataset has one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import OrderedDict

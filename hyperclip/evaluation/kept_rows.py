@@ -1,7 +1,5 @@
 """Rows of the benchmarks' table that are kept between runs, and what tells that they still hold."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """The numbers that papers report, to be shown beside ours, and the settings that led to them."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Mapping, Sequence

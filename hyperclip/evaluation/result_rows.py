@@ -1,7 +1,5 @@
 """A row of the benchmarks' table: the number, what it depends on, how it differs from a paper's."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

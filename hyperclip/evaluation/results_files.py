@@ -6,8 +6,6 @@
 same rows.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

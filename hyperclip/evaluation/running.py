@@ -1,7 +1,5 @@
 """Evaluating a model on one registered dataset."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

@@ -1,7 +1,5 @@
 """Many systems on many benchmarks in one process: each model is loaded once, each row is kept."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

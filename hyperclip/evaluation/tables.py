@@ -1,7 +1,5 @@
 """Tables of result rows: runs beside each other, and systems on benchmarks beside the papers."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ images, T classes, M maps, C channels, G of the guidance, h w grid, n tokens of 
 Source: CAT-Seg (CVPR 2024).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import cast

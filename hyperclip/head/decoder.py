@@ -7,8 +7,6 @@ both are one transposed convolution of 4 x 4, with half the operations. Source: 
 Shapes: B images, T classes, C channels, G of the guidance, h w grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 

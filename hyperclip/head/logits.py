@@ -3,8 +3,6 @@
 Shapes: V views, T classes, K of them kept, h w grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The training loss, binary cross-entropy of pixels with classes, and sampling of these classes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -5,8 +5,6 @@ and torchvision's import then fails over two operators that were never defined. 
 schemas first lets the rest of torchvision work; the two still raise its own error when called.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Finding files, and writing them in full or not at all."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable

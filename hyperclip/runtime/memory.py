@@ -1,7 +1,5 @@
 """How much is handled at a time, and what becomes of the memory afterwards."""
 
-from __future__ import annotations
-
 import ctypes
 
 import torch

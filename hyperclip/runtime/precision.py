@@ -5,8 +5,6 @@ unless it is told not to. These are switches of the whole process, so they are s
 computes and put back afterwards.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

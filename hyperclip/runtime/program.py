@@ -1,7 +1,5 @@
 """How every program of the repository ends: in one line that says what its user can mend."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import pydoc

@@ -1,7 +1,5 @@
 """Random numbers of Python, NumPy and torch: seeded for a while, kept, saved and set."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Iterator

@@ -2,8 +2,6 @@
 kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial

@@ -5,8 +5,6 @@ Steps of a millisecond wait for the slower core at each end, and leave what one 
 the cache of another.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait

@@ -1,7 +1,5 @@
 """Reading weights files without running code from them, in whatever container the state dict is."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import contextlib

@@ -1,7 +1,5 @@
 """Reading YAML in which no key may be there twice."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ pure function of (seed, index), so the dataset needs no download and is the same
 with the same OpenCV.
 """
 
-from __future__ import annotations
-
 from itertools import product
 from typing import NamedTuple
 

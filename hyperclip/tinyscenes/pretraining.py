@@ -1,7 +1,5 @@
 """The training loop of the quickstart's tiny models, which a killed run resumes."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Checks before the first image: datasets, class lists, the metric of the best model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from detectron2.config import CfgNode

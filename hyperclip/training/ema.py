@@ -1,7 +1,5 @@
 """An exponential moving average of the weights that train, for evaluation."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

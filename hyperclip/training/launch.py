@@ -1,7 +1,5 @@
 """Start the processes of a run with Detectron2's launcher, or join those of torchrun or Slurm."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """What a training reports: a table at its start, then gradients, loss, adapters, radii, speed."""
 
-from __future__ import annotations
-
 import logging
 import statistics
 import time

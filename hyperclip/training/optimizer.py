@@ -1,7 +1,5 @@
 """The optimiser: AdamW or SGD in parameter groups, one gradient norm over the model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Before a run starts: check the output folder and set up logging."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path

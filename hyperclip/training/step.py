@@ -1,7 +1,5 @@
 """One training step: precision, micro-batches, and no step along a gradient that is not finite."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

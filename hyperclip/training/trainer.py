@@ -1,7 +1,5 @@
 """The trainer: Detectron2's engine with our data, optimiser, checkpoints and evaluations."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import weakref

@@ -1,7 +1,5 @@
 """Where a training's numbers go: log, metrics.json, TensorBoard, and Weights & Biases if wanted."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

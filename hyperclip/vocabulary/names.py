@@ -5,8 +5,6 @@ widths. Names that differ in these alone have the same tokens, hence the same em
 later of two such classes could never be predicted.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator, Sequence

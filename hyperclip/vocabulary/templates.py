@@ -1,7 +1,5 @@
 """Prompt templates: how a class name becomes sentences for the text tower."""
 
-from __future__ import annotations
-
 SINGLE = ("A photo of a {} in the scene",)
 SCENE = (
     "a clean origami {}.",

@@ -66,8 +66,9 @@ class SemSegMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         for key, expected in ACCEPTED.items():
-            if cfg.INPUT[key] not in re.findall(r"'(\w+)'", expected):
-                raise ValueError(f"INPUT.{key}: got {cfg.INPUT[key]!r}, expected {expected}")
+            value = getattr(cfg.INPUT, key)
+            if value not in re.findall(r"'(\w+)'", expected):
+                raise ValueError(f"INPUT.{key}: got {value!r}, expected {expected}")
         sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         resize = ResizeShortestEdge(*sides, "choice")
         return {

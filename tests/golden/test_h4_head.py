@@ -246,9 +246,11 @@ def test_gradients(golden, fake_state, published_state, training_model, arrays, 
     gradients = by_published_name(training_model, info["grad_norm"])
     total = torch.stack([g.norm() for g in gradients.values()]).norm().item()
     assert total == pytest.approx(info["total_grad_norm"], rel=1e-3)
+    rounding = 1e-6 * info["total_grad_norm"]  # of float32, whichever processor adds up
     for name, norm in info["grad_norm"].items():
         if norm > 1e-7:
-            assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-3), name
+            close = pytest.approx(norm, rel=1e-3, abs=rounding)
+            assert gradients[name].norm().item() == close, name
         else:
             assert gradients[name].norm().item() <= 2e-7, name
     if pool == 2:

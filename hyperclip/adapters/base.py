@@ -120,7 +120,14 @@ def check_blocks(width: int, block_size: int) -> None:
         )
 
 
-def block_product(weight: Tensor, blocks: Tensor) -> Tensor:
-    """``weight`` (O, R b) times the transpose of the block-diagonal matrix of blocks (R, b, b)."""
-    columns = weight.unflatten(-1, blocks.shape[:2]).transpose(0, 1)
-    return (columns @ blocks.transpose(-1, -2)).transpose(0, 1).reshape(weight.shape)
+def block_product(weight: Tensor, blocks: Tensor, out: Tensor | None = None) -> Tensor:
+    """``weight`` (…, O, R b) times the transpose of the block-diagonal matrix of ``blocks`` (…, R,
+    b, b), written to ``out``, without gradients, if that is given.
+    """
+    r, b, _ = blocks.shape[-3:]
+    columns = weight.unflatten(-1, (r, b)).transpose(-2, -3)
+    product = (columns @ blocks.transpose(-1, -2)).transpose(-2, -3)
+    if out is None:
+        return product.reshape(weight.shape)
+    out.unflatten(-1, (r, b)).copy_(product)
+    return out

@@ -1,6 +1,6 @@
 """HyperCLIP's adapter: hyperbolic radius adjustment of the rows of an attention weight.
 
-Shapes: O rows of a weight, D width, R = D / b blocks, b side of a block.
+Shapes: Q projections, O rows of one, D width, R = D / b blocks, b side of a block.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,29 +42,53 @@ class RadiusAdjustment(base.RowsAdapter):
         for name in self.projections:
             self.register_parameter(name, nn.Parameter(identity.clone()))
 
-    def adapt(self, name: str, rows: Tensor) -> Tensor:
-        blocks = getattr(self, name)
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map ``in_proj_weight`` (3D, D) to the adjusted weight, computed in float32 or wider."""
+        parts = weight.unflatten(0, (3, -1))
+        chosen = [base.PROJECTIONS.index(name) for name in self.projections]
+        blocks = [getattr(self, name) for name in self.projections]
+        with torch.autocast(weight.device.type, enabled=False):
+            if len(chosen) == len(base.PROJECTIONS):
+                return self._adjust(parts, blocks).flatten(0, 1)
+            adjusted = self._adjust(parts[chosen], blocks)
+        index = torch.tensor(chosen, device=weight.device)
+        return parts.index_copy(0, index, adjusted).flatten(0, 1)
+
+    def _adjust(self, weights: Tensor, blocks: list[Tensor]) -> Tensor:
+        """Adjust weights (Q, O, D), each by its blocks (R, b, b)."""
+        pairs = zip(weights, blocks, strict=True)
         if self.literal:
-            points = hyperbolic.expmap0(rows, self.curvature)
-            product = hyperbolic.mobius_matvec(torch.block_diag(*blocks), points, self.curvature)
-            return hyperbolic.logmap0(product, self.curvature)
-        return capped_product(rows, blocks, self.curvature)
+            return torch.stack([self._literal(one, own) for one, own in pairs])
+        if torch.is_grad_enabled():
+            return capped_product(weights, torch.stack(blocks), self.curvature)
+        result = torch.empty_like(weights)
+        for (one, own), out in zip(pairs, result, strict=True):  # each stays in a CPU's cache
+            capped_product(one, own, self.curvature, out)
+        return result
+
+    def _literal(self, weight: Tensor, blocks: Tensor) -> Tensor:
+        points = hyperbolic.expmap0(weight, self.curvature)
+        product = hyperbolic.mobius_matvec(torch.block_diag(*blocks), points, self.curvature)
+        return hyperbolic.logmap0(product, self.curvature)
 
     def starts_at_identity(self) -> list[nn.Parameter]:
         return list(self.parameters())
 
 
-def capped_product(weight: Tensor, blocks: Tensor, curvature: float) -> Tensor:
-    """``weight`` (O, D) times the transpose of a block-diagonal matrix, its rows' norms capped
-    before and after as the ball of this curvature does.
+def capped_product(
+    weight: Tensor, blocks: Tensor, curvature: float, out: Tensor | None = None
+) -> Tensor:
+    """``weight`` (…, O, D) times the transpose of a block-diagonal matrix, its rows' norms capped
+    before and after as the ball of this curvature does; written to ``out``, without gradients, if
+    that is given.
     """
     input_cap = hyperbolic.tangent_cap(curvature, hyperbolic.POINT_MARGIN)
     output_cap = hyperbolic.tangent_cap(curvature)
-    product = base.block_product(weight, blocks)
+    product = base.block_product(weight, blocks, out)
     # scaling a row commutes with the product
     before = input_cap / weight.norm(dim=-1, keepdim=True).clamp_min(input_cap)
     after = output_cap / (product.norm(dim=-1, keepdim=True) * before).clamp_min(output_cap)
-    return product * (before * after)
+    return product * (before * after) if out is None else product.mul_(before * after)
 
 
 @base.ADAPTER_REGISTRY.register()

@@ -132,7 +132,7 @@ def step(model, optimizer, image, target):
     return value.detach()
 
 
-def random_picture(model, size=384, seed=0):
+def random_image(model, size=384, seed=0):
     """An image (3, size, size) and a target (size, size) of blocks of classes, a sixth of it
     ignored.
     """

@@ -37,7 +37,7 @@ def evaluate(settings: Settings) -> list[Row]:
     names = list(builtin("ade150").names)[: 5 if settings.smoke else None]
     with tempfile.TemporaryDirectory() as folder:
         (spec,) = register_files(
-            [write_pictures(Path(folder), names, (96, 120) if settings.smoke else SIZE)]
+            [write_images(Path(folder), names, (96, 120) if settings.smoke else SIZE)]
         )
         model: Any
         cfg, model = build_hyperclip(
@@ -71,7 +71,7 @@ def evaluate(settings: Settings) -> list[Row]:
         return compare("evaluate", case, obvious, ours, settings, passes=networks)
 
 
-def write_pictures(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
+def write_images(folder: Path, names: list[str], size: tuple[int, int]) -> Path:
     """Two images of noise as JPEG files with labels that hold every class, and the YAML file that
     describes them.
     """

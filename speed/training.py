@@ -16,7 +16,7 @@ def train(settings: Settings) -> list[Row]:
     """One row: a step from the same weights both times, so that the losses are to be equal."""
     cfg, model = build_hyperclip(settings)
     model.train().train_vocabulary = train_vocabulary(cfg)
-    image, target = training.random_picture(model, model.resolution[0])
+    image, target = training.random_image(model, model.resolution[0])
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     def begin() -> torch.optim.Optimizer:

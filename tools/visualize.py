@@ -2,7 +2,7 @@
 """Draw input, truth, prediction and legend for images of a registered dataset.
 
     python tools/visualize.py --config-file configs/quickstart/hyperclip.yaml \\
-        --dataset tinyscenes_val_unseen --output output/pictures --limit 8 \\
+        --dataset tinyscenes_val_unseen --output output/drawn --limit 8 \\
         --opts MODEL.WEIGHTS output/quickstart/hyperclip/model_final.pth
 """
 

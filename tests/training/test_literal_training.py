@@ -36,7 +36,7 @@ def model(cfg):
 
 
 def test_loss_and_gradients(model):
-    image, target = reference.random_picture(model, 96)
+    image, target = reference.random_image(model, 96)
     ours = model([{"image": image.double(), "sem_seg": target}])["loss_sem_seg"]
     literal = reference.loss(model, image.double(), target)
     # the loss itself is summed in float32
@@ -52,7 +52,7 @@ def test_loss_and_gradients(model):
 
 
 def test_one_step(model, cfg):
-    image, target = reference.random_picture(model, 96)
+    image, target = reference.random_image(model, 96)
     other = copy.deepcopy(model)
     for which in (model, other):
         optimizer = build_optimizer(cfg, which)

@@ -14,7 +14,7 @@ from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.vocabulary import Vocabulary
 from torch.nn.parallel import DistributedDataParallel
 
-from reference.training import random_picture
+from reference.training import random_image
 from tests.helpers.asking import ask_all, scores_of
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
@@ -44,7 +44,7 @@ def build(*overrides):
 
 def pictures(model, count=1, size=96):
     return [
-        dict(zip(("image", "sem_seg"), random_picture(model, size, seed), strict=True))
+        dict(zip(("image", "sem_seg"), random_image(model, size, seed), strict=True))
         for seed in range(count)
     ]
 

@@ -27,7 +27,7 @@ from hyperclip.training.optimizer import build_optimizer
 from hyperclip.training.step import TrainLoop
 from torch import nn
 
-from reference.training import random_picture
+from reference.training import random_image
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 
@@ -47,7 +47,7 @@ def run(cfg, start, hooks, iterations=2, **options):
     model = copy.deepcopy(start)
     batch = [
         {"image": i, "sem_seg": t}
-        for i, t in (random_picture(model, 96, seed) for seed in range(2))
+        for i, t in (random_image(model, 96, seed) for seed in range(2))
     ]
     loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
     loop.register_hooks(hooks)
@@ -62,7 +62,7 @@ def expected_radii(model):
     text = encode_text(
         model.clip, tokenize(model.text.tokenizer, prompts, model.clip.context_length)
     )
-    images = torch.stack([model.normalise(random_picture(model, 96, seed)[0]) for seed in range(2)])
+    images = torch.stack([model.normalise(random_image(model, 96, seed)[0]) for seed in range(2)])
     vision = model.encode_views(resize(images, model.resolution)).embeddings
     return {
         "radius/text": 2 * text.norm(dim=1).mean().item(),

@@ -28,7 +28,7 @@ from hyperclip.training.optimizer import build_optimizer
 from hyperclip.training.step import TrainLoop, choose_precision, decide_for_all, gradient_norm
 from hyperclip.training.trainer import check_batch_size
 
-from reference.training import random_picture
+from reference.training import random_image
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 CPU = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0"]
@@ -49,7 +49,7 @@ def start(cfg):
 
 @pytest.fixture
 def batch(start):
-    pictures = [random_picture(start, 96, seed) for seed in range(4)]
+    pictures = [random_image(start, 96, seed) for seed in range(4)]
     return [
         {"image": i, "sem_seg": t, "file_name": f"{k}.jpg", "sem_seg_file_name": f"{k}.png"}
         for k, (i, t) in enumerate(pictures)

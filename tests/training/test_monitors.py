@@ -46,8 +46,7 @@ def run(cfg, start, hooks, iterations=2, **options):
     """The model after a few steps over the same two images, and what was stored."""
     model = copy.deepcopy(start)
     batch = [
-        {"image": i, "sem_seg": t}
-        for i, t in (random_image(model, 96, seed) for seed in range(2))
+        {"image": i, "sem_seg": t} for i, t in (random_image(model, 96, seed) for seed in range(2))
     ]
     loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
     loop.register_hooks(hooks)

@@ -26,7 +26,7 @@ def seeded(*seed: int) -> Iterator[None]:
     state = random_state(gpu=False)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed GPUs, too
     try:
         yield
     finally:

@@ -52,7 +52,7 @@ def model():
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path, model):
-    """600 images, 847 classes: nothing that grows by 80 KB an image, far less than a GB in all."""
+    """600 images, 847 classes: nothing that grows by 50 KB an image, far less than a GB in all."""
     rng = np.random.default_rng(0)
     for k in range(10):
         Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(tmp_path / f"{k}.jpg")
@@ -72,7 +72,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path, model):
     few = evaluate_dataset(cfg, dense, name, records=records[:100])
     many = evaluate_dataset(cfg, dense, name, records=records)
     assert many.scores["images"] == 600 and many.peak_memory - before < 1000
-    assert many.peak_memory - few.peak_memory < 40
+    assert many.peak_memory - few.peak_memory < 25
 
 
 def test_scores_and_labels_give_the_same_result(tmp_path, monkeypatch, model):

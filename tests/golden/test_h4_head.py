@@ -246,7 +246,7 @@ def test_gradients(golden, fake_state, published_state, training_model, arrays, 
     gradients = by_published_name(training_model, info["grad_norm"])
     total = torch.stack([g.norm() for g in gradients.values()]).norm().item()
     assert total == pytest.approx(info["total_grad_norm"], rel=1e-3)
-    rounding = 1e-6 * info["total_grad_norm"]  # of float32, whichever processor adds up
+    rounding = 4e-7 * info["total_grad_norm"]  # of float32: 3 units in the last place of the whole
     for name, norm in info["grad_norm"].items():
         if norm > 1e-7:
             close = pytest.approx(norm, rel=1e-3, abs=rounding)

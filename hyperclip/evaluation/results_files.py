@@ -50,13 +50,19 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         what = f"{str(path)!r} is not a results file"
         raise ValueError(f"{what}: no JSON in UTF-8 ({error})") from error
+    if isinstance(content, list) or (isinstance(content, dict) and "results" in content):
+        raise ValueError(
+            f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: "
+            "python tools/train_net.py --eval-only --config-file … OUTPUT_DIR …, or python "
+            "tools/evaluate.py --config-file … --output …"
+        )
     table = content if isinstance(content, dict) else {}
     rows = table.get("rows")
     if table.get("schema") != SCHEMA or not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError(
             f'{str(path)!r} is not a results file: expected "schema" {SCHEMA} and "rows", each '
             'with "system" and "dataset", and "mIoU", "images", "protocol" or an "error"; scores '
-            "are numbers or null. Evaluate anew"
+            "are numbers or null"
         )
     return rows
 

@@ -208,8 +208,14 @@ def write_results(folder: Path, scores: dict[str, float | None]) -> None:
         ("null", "is not a results file"),
         ("", "no JSON"),
         ("3", "is not a results file"),
-        ('[{"system": "a", "benchmark": "b"}]', 'expected "schema" 2'),
-        ('{"model": {}, "protocol": {}, "results": {}}', "Evaluate anew"),
+        (
+            '[{"system": "a", "benchmark": "b"}]',
+            "of an earlier schema, expected schema 2. Make it anew: python tools/",
+        ),
+        (
+            '{"model": {}, "protocol": {}, "results": {}}',
+            "of an earlier schema, expected schema 2. Make it anew: python",
+        ),
         ('{"schema": 3, "rows": []}', 'is not a results file: expected "schema" 2'),
         ('{"schema": 2, "rows": {}}', "is not a results file"),
         ('{"schema": 2, "rows": [null]}', "is not a results file"),

@@ -107,7 +107,9 @@ def encode_layers(
     features = visual.ln_post(features)
     if visual.proj is not None:
         features = features @ visual.proj
-    return F.normalize(features[:, :, 1:].float(), dim=-1), weights.mean(dim=1)[:, 1:, 1:]
+    affinity = weights.mean(dim=1)[:, 1:, 1:]
+    wide = torch.promote_types(affinity.dtype, torch.float32)
+    return F.normalize(features[:, :, 1:].float(), dim=-1), affinity.to(wide)
 
 
 def read_early_layers(

@@ -200,9 +200,11 @@ class CLIPer(Segmenter):
         vocabulary = question.vocabulary
         prompts, class_of = self.embed_vocabulary(vocabulary), self.class_of(vocabulary)
         embedded, refine = encoded
-        coarse = coarse_scores(embedded, prompts, len(vocabulary), self.scores, class_of)
-        refined = coarse if refine is None else refine(coarse)
-        scores = fuse_scores(refined, coarse)
+        prompts = prompts.to(embedded.features.dtype)
+        with torch.autocast(self.device.type, enabled=False):  # sums are in float32
+            coarse = coarse_scores(embedded, prompts, len(vocabulary), self.scores, class_of)
+            refined = coarse if refine is None else refine(coarse)
+            scores = fuse_scores(refined, coarse)
         check = FiniteCheck().add("the embeddings of the class names", prompts)
         check.add("the scores", coarse, scores).add("the refined scores", refined)
         check.require(self, self._half)

@@ -158,11 +158,24 @@ def best_classes(
     """
     best = views.logits.new_full(size, -1.0)
     labels = torch.zeros(size, dtype=torch.int64, device=best.device)
+    update = _update_at_once if best.device.type == "cuda" else _update_in_turn
     for prompts, maps in full_size_scores(views, sliding, size):
-        for prompt, scores in zip(prompts.tolist(), maps, strict=True):
-            labels.masked_fill_(scores > best, prompt)
-            torch.maximum(best, scores, out=best)
+        update(best, labels, prompts, maps)
     return labels if class_of is None else class_of[labels], best
+
+
+def _update_in_turn(best: Tensor, labels: Tensor, prompts: Tensor, maps: Tensor) -> None:
+    """Take the scores (t, H, W) of more prompts (t,) into the best and its labels (H, W)."""
+    for prompt, scores in zip(prompts.tolist(), maps, strict=True):
+        labels.masked_fill_(scores > best, prompt)
+        torch.maximum(best, scores, out=best)
+
+
+def _update_at_once(best: Tensor, labels: Tensor, prompts: Tensor, maps: Tensor) -> None:
+    """The same in few steps, for GPUs; on a CPU it takes four times as long."""
+    scores, places = maps.max(dim=0)
+    labels.copy_(torch.where(scores > best, prompts[places], labels))
+    torch.maximum(best, scores, out=best)
 
 
 def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float) -> Tensor:

@@ -162,7 +162,7 @@ class HyperCLIP(Segmenter):
         """
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
-        logits = self.sem_seg_head.infer(encoded, text, self.class_chunk)
+        logits = self.sem_seg_head.infer(encoded, text, self.class_chunk).precise()
         check = FiniteCheck().add("the embeddings of the class names", text)
         check.add("the head's logits", logits.logits).require(self)
         class_of, scores = self.class_of(vocabulary), None

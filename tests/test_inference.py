@@ -126,3 +126,15 @@ def test_padding_reproduces_the_released_shift():
     image = torch.ones(3, 40, 64)
     assert torch.equal(make_views(image, (32, 32), None), torch.ones(1, 3, 32, 32))
     assert not make_views(image, (32, 32), None, divisor=32)[..., -1, :].any()
+
+
+@pytest.mark.parametrize("update", ["_update_in_turn", "_update_at_once"])
+def test_updates_keep_the_lower_class_of_equals(update):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, 4, (9, 5, 7), generator=generator).float()
+    prompts = torch.tensor([0, 2, 3, 7, 8, 11, 12, 13, 20])
+    best, labels = torch.full((5, 7), -1.0), torch.zeros(5, 7, dtype=torch.int64)
+    for part in (slice(0, 4), slice(4, 9)):
+        getattr(inference, update)(best, labels, prompts[part], maps[part])
+    assert torch.equal(best, maps.amax(0))
+    assert torch.equal(labels, prompts[torch.tensor(maps.numpy().argmax(0))])  # first of equals

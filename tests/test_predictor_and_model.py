@@ -53,6 +53,28 @@ def test_merged_equals_unmerged(mode):
     torch.testing.assert_close(scores_of(model, record, words), before, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("as_on_gpus", [False, True])
+@pytest.mark.parametrize("name", ["hyperclip", "dense_clip", "cliper", "cliper_fusion"])
+def test_autocast_changes_scores_by_its_rounding_alone(name, as_on_gpus, monkeypatch):
+    """On GPUs autocast resizes in float32, on CPUs in what it is given."""
+    torch.manual_seed(0)
+    windows = ["TEST.SLIDING_WINDOW", "True"] if name in ("hyperclip", "dense_clip") else []
+    cfg = load_config(f"configs/quickstart/{name}.yaml", ["MODEL.DEVICE", "cpu", *windows])
+    model, words = build_model(cfg).eval(), vocabulary_of("tinyscenes_val_seen")
+    image = torch.randint(0, 256, (3, 80, 101), dtype=torch.uint8)
+    want, exact = scores_of(model, image, words), torch.nn.functional.interpolate
+    if as_on_gpus:
+        monkeypatch.setattr(
+            torch.nn.functional, "interpolate", lambda x, *a, **k: exact(x.float(), *a, **k)
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        got = scores_of(model, image, words)
+        labels = ask(model, image, words)
+    assert got.dtype == labels["sem_seg_confidence"].dtype == torch.float32
+    assert (got - want).abs().mean() < 0.02 * want.abs().max()
+    assert (labels["sem_seg_labels"] == got.argmax(0)).float().mean() > 0.999
+
+
 def test_a_training_step_reaches_every_adapter_but_the_unused_ones():
     model = build().train()
     batch = [

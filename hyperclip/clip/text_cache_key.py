@@ -30,6 +30,8 @@ def text_state(clip: CLIP, tokens: Tensor) -> bytes:
         for _, value in own:
             whole = value is not clip.token_embedding.weight
             tensors.append(value.detach() if whole else value.detach()[tokens])
+    if device.type == "cuda":  # where hundreds of small sums take longer than a copy
+        tensors = _joined(tensors)
     sums = torch.cat([part for tensor in tensors for part in bit_sums(tensor)])
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=32)
     digest.update(sums.cpu().numpy().tobytes())
@@ -44,6 +46,15 @@ def _precision(device: torch.device) -> tuple:
     # PyTorch 2.9 and later
     products = [getattr(backend, "fp32_precision", None) for backend in backends]
     return str(device), autocast, torch.get_float32_matmul_precision(), products
+
+
+def _joined(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors of equal width and type one below the other."""
+    groups: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+        groups.setdefault((rows.shape[1], rows.dtype), []).append(rows)
+    return [torch.cat(group) for group in groups.values()]
 
 
 def bit_sums(tensor: Tensor) -> list[Tensor]:

@@ -3,8 +3,10 @@
 Shapes: V views, T classes, K of them kept, h w grid.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,6 +29,13 @@ class ViewLogits:
     logits: Tensor  # (V, K, h, w)
     classes: int  # T
     kept: Tensor | None = None  # (V, K), the class of each, ascending; None for all, K = T
+
+    def precise(self) -> ViewLogits:
+        """The same in float32, if they are in half precision, in which neighbours of 1 differ by
+        0.4 %; and on GPUs autocast resizes in float32 whatever it is given.
+        """
+        dtype = torch.promote_types(self.logits.dtype, torch.float32)
+        return replace(self, logits=self.logits.to(dtype))
 
     def whole(self) -> Tensor:
         """Logits (V, T, h, w) of every class, ``REJECTED`` where a view did not keep it."""

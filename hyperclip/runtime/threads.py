@@ -45,7 +45,8 @@ def in_pieces(function: Callable[..., Any], most: int, *tensors: Tensor) -> None
         with (
             torch.inference_mode(inference),
             torch.no_grad(),
-            torch.autocast(device.type, dtype, enabled=mixed),
+            # with the cache, one that compiles and one that ends may wait for each other's locks
+            torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False),
         ):
             function(*piece)
 

@@ -9,7 +9,7 @@ import contextlib
 import pytest
 import torch
 from hyperclip.adapters import AdapterOptions, merge, prepare_finetuning
-from hyperclip.clip import TextEmbedder, load_clip
+from hyperclip.clip import TextEmbedder, load_clip, text_cache_key
 from hyperclip.clip.text_cache_key import text_state
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 from torch import nn
@@ -283,3 +283,16 @@ def test_other_types_of_weights(clip, dtype):
     value = clip.model.transformer.resblocks[0].mlp.c_proj.weight.data
     value[3, 5] += 0.01 * value[3, 5].abs() + 0.01
     assert text_state(clip.model, tokens) != before
+
+
+def test_joined_tensors_hold_every_number():
+    """As the sums are taken of them on a GPU, in fewer steps."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (5, 4), (4,), (), (2, 3, 4), (7, 2)]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    joined = text_cache_key._joined([*tensors, tensors[0].double()])
+    assert sorted(len(rows) for rows in joined) == [1, 3, 7, 15]
+    numbers = torch.cat([rows.double().flatten() for rows in joined]).sort().values
+    assert torch.equal(
+        numbers, torch.cat([x.double().flatten() for x in [*tensors, tensors[0]]]).sort().values
+    )

@@ -103,3 +103,19 @@ def test_a_forked_child_has_threads_of_its_own(threads):
         in_pieces(lambda part: seen.add(threading.get_ident()), threads, torch.zeros(1, 9))
         os._exit(0 if seen else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_thread_locks_the_cache_of_autocast(threads):
+    """A thread that compiles holds Python's lock and waits for the cache's; another that leaves
+    autocast, the other way round.
+    """
+    seen = set()
+    with torch.autocast("cpu", torch.bfloat16):
+        in_pieces(
+            lambda _: seen.add(
+                (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled())
+            ),
+            threads,
+            torch.zeros(1, 9),
+        )
+    assert seen == {(True, False)}

@@ -31,6 +31,7 @@ import cliper  # noqa: F401  (registers CLIPer and its keys)
 import torch
 from hyperclip.runtime.files import write_atomically
 from hyperclip.runtime.memory import keep_freed_memory
+from hyperclip.runtime.precision import float32_products
 from tabulate import tabulate
 
 from speed.adapters import adapter_maps
@@ -75,10 +76,12 @@ def regressions(rows: list[Row], old: Path) -> list[str]:
     ]
 
 
-def write_csv(rows: list[Row], path: Path) -> None:
+def write_csv(rows: list[Row], path: Path, settings: Settings) -> None:
     """Write rows with what they were measured on."""
+    on_gpu = settings.device.type == "cuda"
     where = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "device": torch.cuda.get_device_name(settings.device) if on_gpu else "CPU",
+        "precision": str(settings.precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -114,6 +117,13 @@ def main() -> int:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of HyperCLIP under autocast; with one of 16 bits, CLIPer and what the refiner reads "
+        "are in float16, as MODEL.CLIPER.HALF has them (default: %(default)s)",
+    )
+    parser.add_argument(
         "--repeat",
         type=int,
         default=2,
@@ -130,10 +140,15 @@ def main() -> int:
     arguments = parser.parse_args()
     keep_freed_memory()  # as all programs do
     settings = Settings(
-        torch.device(arguments.device), arguments.repeat, arguments.smoke, arguments.only
+        torch.device(arguments.device),
+        arguments.repeat,
+        arguments.smoke,
+        arguments.only,
+        getattr(torch, arguments.precision),
     )
     chosen = [run for name in arguments.suites for run in SUITES[name]]
-    rows = [row for run in chosen for row in run(settings)]
+    with float32_products(tf32=False):
+        rows = [row for run in chosen for row in run(settings)]
     if not rows:
         raise ValueError(
             f"--only: got {arguments.only!r}, which no case of {', '.join(arguments.suites)} "
@@ -146,7 +161,7 @@ def main() -> int:
             arguments.json, lambda path: path.write_text(text_of_rows, encoding="utf-8")
         )
     if arguments.csv:
-        write_csv(rows, arguments.csv)
+        write_csv(rows, arguments.csv, settings)
     worse = regressions(rows, arguments.compare) if arguments.compare else []
     print("\n".join(worse))
     return int(bool(worse))

@@ -5,6 +5,7 @@ networks' passes alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -64,14 +65,15 @@ class ObviousRefiner(nn.Module):
             m.register_forward_hook(lambda _, __, output: outputs.append(output))
             for m in projections
         ]
-        own.unet(latents, own.time, encoder_hidden_states=own.prompt)
+        own.unet(latents, own.time, encoder_hidden_states=own.prompt.to(latents))
         for handle in handles:
             handle.remove()
         # the order of the pass
         order = [name for name, _ in own.unet.named_modules() if name in own.layers]
         heads = [own.layers[name].heads for name in order]
         split = [
-            x[0].unflatten(-1, (heads[i // 2], -1)).transpose(0, 1) for i, x in enumerate(outputs)
+            x[0].float().unflatten(-1, (heads[i // 2], -1)).transpose(0, 1)
+            for i, x in enumerate(outputs)
         ]
         pairs = dict(zip(order, zip(split[0::2], split[1::2], strict=True), strict=True))
         queries, keys = ([head for name in own.layers for head in pairs[name][i]] for i in (0, 1))
@@ -84,16 +86,46 @@ class ObviousRefiner(nn.Module):
 @torch.no_grad()
 def pipeline(settings: Settings) -> list[Row]:
     """Rows for 336 pixels and the 20 classes of VOC with refinement, and for the passes in it
-    against the libraries' own.
+    against the libraries' own; on a GPU with ViT-L/14, too.
 
     "floor_ratio" of the whole is over CLIP's blocks, and the VAE's encoder and the UNet inside of
     it.
     """
-    config = "quickstart/cliper_fusion" if settings.smoke else "cliper/universal_vitb16"
+    dtype = torch.float16 if settings.half else torch.float32
+    attention = build_diffusion(TINY if settings.smoke else TRUE).to(settings.device, dtype)
+    configs = ["cliper/universal_vitb16"]
+    if settings.device.type == "cuda":
+        configs.append("cliper/universal_vitl14")
+    if settings.smoke:
+        configs = ["quickstart/cliper_fusion"]
+    rows = [row for config in configs for row in refined(config, attention, settings)]
+    own: Any = attention
+    generator = torch.Generator().manual_seed(0)
+    square = torch.rand(1, 3, *attention.size, generator=generator).to(settings.device, dtype)
+    noisy = attention.add_noise(own.latents(2 * square[0] - 1))
+    whole_unet, up_to_maps = (
+        partial(own.unet, noisy, own.time, own.prompt.to(dtype)),
+        partial(own.queries_and_keys, noisy),
+    )
+    plain = replace(settings, precision=torch.float32)
+    return rows + compare(
+        "cliper",
+        "UNet up to the maps, against all of it",
+        whole_unet,
+        up_to_maps,
+        plain,
+        alike=False,
+    )
+
+
+def refined(config: str, attention: DiffusionAttention, settings: Settings) -> list[Row]:
+    """Rows of one backbone."""
     weights = [] if settings.smoke else ["MODEL.CLIP_WEIGHTS", "none"]
     keys = ["MODEL.DEVICE", str(settings.device), "MODEL.CLIPER.REFINER.NAME", "none", *weights]
+    keys += ["MODEL.CLIPER.HALF", str(settings.half)]
+    half = replace(settings, precision=torch.float16 if settings.half else torch.float32)
+    settings = replace(settings, precision=torch.float32)  # CLIPer chooses it itself
     model: Any = build_model(load_config(f"configs/{config}.yaml", keys)).eval()
-    attention = build_diffusion(TINY if settings.smoke else TRUE).to(settings.device)
     refiner = DiffusionRefiner(attention, FuseOptions(threshold=THRESHOLD))
     question = Question(builtin("cliper_voc"))
     side = (64, 80) if settings.smoke else (375, 500)
@@ -106,8 +138,6 @@ def pipeline(settings: Settings) -> list[Row]:
         return model([{"image": image, "question": question}])[0]["sem_seg_confidence"]
 
     size = target_size(*side, model.size, model.patch, model.max_size)
-    noisy = attention.add_noise(attention.latents(attention._squares([image])[0]))
-
     visual = model.clip.visual
     pixels = (
         resize_for_clip(image, size)[None].to(settings.device).float() - model.pixel_mean
@@ -128,29 +158,20 @@ def pipeline(settings: Settings) -> list[Row]:
         passes.around(own.queries_and_keys),
         passes.around(own.latents),
     )
-    case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined"
+    large = ", ViT-L/14" if model.backbone == "ViT-L/14" else ""
+    case = f"{len(builtin('cliper_voc'))} classes, {model.size} px, refined{large}"
     obvious, ours = (
         partial(with_refiner, chosen) for chosen in (ObviousRefiner(attention), refiner)
     )
-    rows = compare("cliper", case, obvious, ours, settings, partial(blocks, count), passes)
-    rows += compare(
-        "cliper",
-        f"CLIP's first {count - 1} blocks, maps kept",
-        partial(blocks, count - 1),
-        lambda: read_early_layers(visual, pixels, model.fusion)[0][-1],
-        settings,
-    )
-    whole_unet, up_to_maps = (
-        partial(own.unet, noisy, own.time, own.prompt),
-        partial(own.queries_and_keys, noisy),
-    )
+    floor = half.mixed(partial(blocks, count))
+    rows = compare("cliper", case, obvious, ours, settings, floor, passes)
+    del own.queries_and_keys, own.latents
     return rows + compare(
         "cliper",
-        "UNet up to the maps, against all of it",
-        whole_unet,
-        up_to_maps,
-        settings,
-        alike=False,
+        f"CLIP's first {count - 1} blocks, maps kept{large}",
+        partial(blocks, count - 1),
+        lambda: read_early_layers(visual, pixels, model.fusion)[0][-1],
+        half,
     )
 
 

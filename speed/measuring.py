@@ -29,13 +29,28 @@ class Settings:
     Attributes:
         device: where. repeat: runs of each way. smoke: on tiny models, to see that a suite runs;
             its figures mean nothing.
-        only: measure cases that contain this text.
+        only: measure cases that contain this text. precision: float32, or what autocast takes.
     """
 
     device: torch.device
     repeat: int
     smoke: bool = False
     only: str = ""
+    precision: torch.dtype = torch.float32
+
+    @property
+    def half(self) -> bool:
+        """Whether numbers of 16 bits are used."""
+        return self.precision != torch.float32
+
+    def mixed(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """A call in this precision."""
+
+        def in_precision() -> Any:
+            with torch.autocast(self.device.type, self.precision, enabled=self.half):
+                return run()
+
+        return in_precision
 
 
 class PeakMemory:
@@ -119,10 +134,9 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def product_rate(
-    device: torch.device, dtype: torch.dtype = torch.float32, side: int = 3072
-) -> float:
-    """Operations per second of a product of two square matrices, the best of five."""
+def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations per second of a product of two large square matrices, the best of six."""
+    side = 8192 if device.type == "cuda" else 3072
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = min(seconds_of(lambda: a @ b, device)[1] for _ in range(6))
     return 2 * side**3 / seconds
@@ -172,6 +186,8 @@ def compare(
     """
     if settings.only not in case:
         return []
+    obvious, ours = settings.mixed(obvious), settings.mixed(ours)
+    floor = settings.mixed(floor) if floor else None
     needed = operations(ours) if count else 0
     megabytes = {
         "fast": megabytes_of(ours, settings.device),
@@ -186,7 +202,7 @@ def compare(
         slow, seconds = seconds_of(obvious, settings.device)
         taken["slow"].append(seconds)
         least += seconds_of(floor, settings.device)[1] if floor else 0.0
-        least += needed / product_rate(settings.device) if count else 0.0
+        least += needed / product_rate(settings.device, settings.precision) if count else 0.0
         if least:
             taken["floor"].append(least)
     medians = {way: statistics.median(times) for way, times in taken.items() if times}

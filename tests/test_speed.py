@@ -41,6 +41,17 @@ def test_all_suites_run_and_agree_with_the_obvious_way(tmp_path):
     assert [row["case"] for row in table] == [row["case"] for row in rows] and table[0]["torch"]
 
 
+def test_half_precision_is_measured_too(tmp_path):
+    path = tmp_path / "a.csv"
+    options = ("--smoke", "--repeat", 1, "--precision", "bfloat16", "--csv", path)
+    done = measure("head", "refine", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert {(row["device"], row["precision"]) for row in rows} == {("CPU", "bfloat16")}
+    assert all(not (x := row["largest_difference"]) or float(x) < 0.05 for row in rows)
+    assert any(float(row["largest_difference"] or 0) > 1e-4 for row in rows)
+
+
 def test_single_cases_can_be_chosen(tmp_path):
     done = measure(
         "refine",
@@ -76,7 +87,7 @@ def test_regressions_are_listed(tmp_path):
 
 
 RESULTS = {
-    (row["suite"], row["case"]): row
+    (row["device"], row["suite"], row["case"]): row
     for path in sorted((ROOT / "speed/results").glob("*.csv"))
     for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
 }
@@ -91,19 +102,25 @@ UNITS = {"GB": 1000.0}
     ("page", "rows"), [("docs/performance.md", len(RESULTS)), ("README.md", 4)]
 )
 def test_pages_show_what_was_measured(page, rows):
-    """Every row that a page shows is a row of the results, rounded."""
-    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
-    by_case = {case: (suite, case) for suite, case in RESULTS}
-    told = [row for row in cells if set(row[:2]) & set(by_case)]
-    assert len(told) == rows
-    for row in told:
-        name, figures = (row[0], row[1:]) if row[0] in by_case else (row[1], row[2:])
+    """Every row that a page shows is a row of the results of the device that its heading names,
+    rounded.
+    """
+    devices, device, told = {device for device, _, _ in RESULTS}, "CPU", 0
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        if line[:1] == "#":
+            device = next((name for name in devices if name in line), "CPU")
+        by_case = {case: suite for where, suite, case in RESULTS if where == device}
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line[:1] != "|" or not set(cells[:2]) & set(by_case):
+            continue
+        told += 1
+        case, figures = (cells[0], cells[1:]) if cells[0] in by_case else (cells[1], cells[2:])
         for column, text in zip(COLUMNS, figures, strict=False):
-            measured = RESULTS[by_case[name]][column]
+            measured = RESULTS[device, by_case[case], case][column]
             number, _, unit = text.partition(" ")
-            assert bool(number) == bool(measured), (name, column)
+            assert bool(number) == bool(measured), (case, column)
             if number:
                 last = 10 ** -len(number.partition(".")[2]) * UNITS.get(unit, 1.0)
                 value = float(number) * UNITS.get(unit, 1.0)
-                assert abs(value - float(measured)) <= last * 0.51, (name, column)
+                assert abs(value - float(measured)) <= last * 0.51, (case, column)
+    assert told == rows

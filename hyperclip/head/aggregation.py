@@ -65,9 +65,7 @@ def mlp(layers: nn.Sequential, norm: nn.Module, x: Tensor) -> Tensor:
     hidden = chain(norm, x, layers[0])
     if not isinstance(layers[1], nn.GELU):
         return layers[2](layers[1](hidden))
-    if torch.is_grad_enabled():
-        return chain(layers[1], hidden, layers[2])
-    return layers[2](torch.ops.aten.gelu_(hidden, approximate=layers[1].approximate))
+    return chain(layers[1], hidden, layers[2])
 
 
 def positive(x: Tensor) -> Tensor:

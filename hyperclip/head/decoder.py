@@ -85,18 +85,4 @@ class Decoder(nn.Module):
         x = x.flatten(0, 1)
         for stage, own in zip(self.stages, prepared, strict=True):
             x = run(stage, x, own, recompute=recompute)
-        return self._classify(x).unflatten(0, (b, t))
-
-    def _classify(self, x: Tensor) -> Tensor:
-        """x (N, C, h, w) to logits (N, h, w).
-
-        A convolution is slow where it has a single output. So without gradients each pixel's
-        product with each of the 3 x 3 weights is taken first, then a logit's products are added.
-        """
-        if torch.is_grad_enabled():
-            return self.classifier(x)[:, 0]
-        # where a pixel's products go, not where a logit's come from
-        weight = self.classifier.weight[0].flip(1, 2).flatten(1)
-        products = torch.bmm(weight.T.expand(len(x), -1, -1), x.flatten(2))
-        sums = F.fold(products, x.shape[2:], kernel_size=3, padding=1)[:, 0]
-        return sums + cast(Tensor, self.classifier.bias)
+        return self.classifier(x)[:, 0].unflatten(0, (b, t))

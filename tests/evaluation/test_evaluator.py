@@ -7,8 +7,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from reference import evaluation as reference
+from tests.helpers.programs import run_program
 
 
 @pytest.fixture
@@ -218,12 +217,7 @@ def test_1_2_and_3_processes_agree_exactly_on_7_images(tmp_path):
         Image.fromarray(truth).save(tmp_path / f"{i}.png")
     (tmp_path / "run.py").write_text(PROCESSES)
     for count in (1, 2, 3):
-        done = subprocess.run(
-            [sys.executable, tmp_path / "run.py", tmp_path, str(count)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_program(tmp_path / "run.py", tmp_path, count)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two, three = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2, 3))
     assert one["images"] == 7 and one == two == three

@@ -1,11 +1,13 @@
 """Programs in processes that have the libraries imported already, which saves seconds for each.
 
 Python's fork server, one for each of pytest's workers, imports :mod:`tests.helpers.libraries` once;
-every program then runs in a fork of it, with its own arguments, environment and streams.
+every program then runs in a fork of it, with its own arguments, environment and streams, and so do
+the processes that it starts itself with ``launch``, which are spawned otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import runpy
@@ -14,6 +16,8 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+import torch.multiprocessing as tmp
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.helpers.libraries"])
@@ -54,6 +58,7 @@ def _run(command: list[str], environment: dict[str, str], folder: str, streams: 
     sys.stdin = open(os.devnull)
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    tmp.start_processes = functools.partial(tmp.start_processes, start_method="fork")
     sys.path[:0] = [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     if command[0] == "-m":
         sys.argv = command[1:]

@@ -3,7 +3,7 @@
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..vocabulary import Vocabulary, asked_names, load_vocabulary, synonym_rule
+from ..vocabulary import Vocabulary, asked_names, synonym_rule
 from .detectron2_catalog import registered_names, spec_of, vocabulary_of
 
 
@@ -55,9 +55,7 @@ def _override(cfg: CfgNode, key: str, own: Vocabulary, dataset: str) -> Vocabula
     Raises ValueError for another number of classes, or two that MODEL.SYNONYMS makes the same.
     """
     path = cfg.MODEL.SEM_SEG_HEAD[key]
-    vocabulary = load_vocabulary(path) if path else own
-    if path and spec_of(dataset).background == "fold":
-        vocabulary = vocabulary.with_background_prompts()
+    vocabulary = vocabulary_of(dataset, file=path) if path else own
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} "

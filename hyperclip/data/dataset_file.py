@@ -23,7 +23,6 @@ from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_entries
-from ..vocabulary.vocabulary import LISTS
 from .detectron2_catalog import register, unregister
 from .image_files import ORIENTATIONS
 from .label_maps import LABEL_MAPS, LARGEST, LabelMap
@@ -155,8 +154,7 @@ def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str)
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     classes, words = content["classes"], tuple(content.get("background_words", ()))
     if isinstance(classes, str):
-        built_in = (LISTS / f"{classes}.json").is_file()
-        loaded = load_vocabulary(classes if built_in else path.parent / user_path(classes))
+        loaded = load_vocabulary(classes, path.parent)
         return replace(loaded, background=words or loaded.background)
     synonyms = dict(enumerate(map(_listed, classes)))
     wrong = {k: classes[k] for k, s in synonyms.items() if not s or not all(map(_is_text, s))}

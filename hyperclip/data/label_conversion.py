@@ -261,8 +261,7 @@ def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
     except ValueError as error:
         if "EXIF orientation" not in str(error):
             raise
-        hint = "Pass --orientation stored or --orientation applied"
-        raise ValueError(f"{hint}: {error}") from error
+        raise ValueError(f"Pass --orientation stored or --orientation applied: {error}") from error
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 

@@ -69,8 +69,7 @@ class SemSegMapper:
             value = getattr(cfg.INPUT, key)
             if value not in re.findall(r"'(\w+)'", expected):
                 raise ValueError(f"INPUT.{key}: got {value!r}, expected {expected}")
-        sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        resize = ResizeShortestEdge(*sides, "choice")
+        resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
         return {
             "is_train": is_train,
             "augmentations": _train_augmentations(cfg) if is_train else [resize],

@@ -31,9 +31,6 @@ def normal(name: str) -> str:
 
 def find_path(root: Path, relative: str) -> Path:
     """A path below a root, whichever way letters with accents are written on the disk."""
-    path = root / relative
-    if path.exists() or not root.is_dir():
-        return path
     for part in Path(relative).parts:
         names = [] if (root / part).exists() or not root.is_dir() else sorted(os.listdir(root))
         alike = [name for name in names if normal(name) == normal(part)]

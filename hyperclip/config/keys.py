@@ -231,13 +231,11 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 
 def _import_plugins(layers: Sequence[Layer]) -> None:
     """Import what IMPORTS names, so that its keys are known before any key is looked at."""
-    given, where = [], ""
-    for layer in layers:
-        if "IMPORTS" in layer.values:
-            given, where = layer.values["IMPORTS"], layer.where
+    given = [(x.values["IMPORTS"], x.where) for x in layers if "IMPORTS" in x.values]
+    value, where = given[-1] if given else ([], "")
     names = []
     with contextlib.suppress(ValueError):  # no list of names: _merge says so, as of any key
-        names = convert(given, [], texts=True)
+        names = convert(value, [], texts=True)
     for name in names:
         try:
             importlib.import_module(name)
@@ -274,8 +272,7 @@ def _merge(
             if key in meaningless:
                 continue
             try:
-                texts = any(key in rules.names for rules in packages)
-                value = convert(given, defaults[key], texts)
+                value = convert(given, defaults[key], any(key in r.names for r in packages))
                 expected = next(filter(None, (r.expected(key, value) for r in packages)), "")
             except ValueError as error:
                 expected = str(error)

@@ -60,18 +60,15 @@ def convert(value: Any, default: Any, texts: bool = False) -> Any:
     value = _literal(value) if isinstance(value, str) else value
     if isinstance(default, list | tuple):
         return _sequence(value.value if isinstance(value, Plain) else value, default, texts)
-    value = unwrap(value)
-    if isinstance(default, bool):
+    value, kind = unwrap(value), type(default)
+    if kind is bool:
         value = {"true": True, "false": False}.get(str(value).lower(), value)
-        if isinstance(value, bool):
-            return value
-        raise ValueError("True or False")
-    if type(value) is int and isinstance(default, int | float):
-        return value if isinstance(default, int) else float(value)
-    if type(value) is float and isinstance(default, float):
+    if kind is float and type(value) is int:
+        return float(value)
+    expected = {bool: "True or False", int: "a whole number", float: "a number"}
+    if kind in expected and type(value) is kind:
         return value
-    kinds = {int: "a whole number", float: "a number"}
-    raise ValueError(kinds.get(type(default), "a section of keys"))
+    raise ValueError(expected.get(kind, "a section of keys"))
 
 
 def unwrap(value: Any) -> Any:

@@ -82,8 +82,7 @@ def find_images(inputs: list[str]) -> list[Path]:
         if path.is_dir():
             inside = {p for p in path.iterdir() if not pairing.is_hidden(p.name)}
             matches = sorted(p for p in inside if p.is_file() and p.suffix.lower() in suffixes)
-            others = [p.name + "/" * p.is_dir() for p in sorted(inside.difference(matches))]
-            if others:
+            if others := [p.name + "/" * p.is_dir() for p in sorted(inside.difference(matches))]:
                 kinds = " ".join(suffixes)
                 logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
         if not matches:

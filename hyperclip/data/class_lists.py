@@ -16,8 +16,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
-    with_background = [name for name in names if spec_of(name).background != "none"]
-    if with_background:
+    if with_background := [name for name in names if spec_of(name).background != "none"]:
         raise ValueError(
             f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
             "which is for evaluation. Train on labels that leave it out"

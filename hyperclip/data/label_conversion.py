@@ -46,8 +46,7 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     indices, uint8 (H, W): 0..170, and 255 for unlabelled pixels and for ids that no class has.
     """
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
-    values = np.unique(raw[labels == ILLEGAL])[:10].tolist()
-    if values:
+    if values := np.unique(raw[labels == ILLEGAL])[:10].tolist():
         raise ValueError(f"got values {values}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
 

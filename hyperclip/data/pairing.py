@@ -178,8 +178,7 @@ class ListReader:
 
     def _pair(self, line: str) -> tuple[str, str]:
         line = normal(line).replace("\\", "/")
-        whole = self._find(line, self.images) or self._find(line, self.labels)
-        if whole:
+        if whole := self._find(line, self.images) or self._find(line, self.labels):
             return whole, whole
         for gap in re.finditer(r"\s*[\s,;]\s*", line):  # names may have blanks in them
             image = self._find(line[: gap.start()], self.images)

@@ -112,8 +112,7 @@ def _pair(layout: Layout, root: Path) -> Pairing:
 def _layouts_found(spec: DatasetSpec) -> list[Layout]:
     """The accepted layouts that are there. Raises FileNotFoundError if none is."""
     absent = {layout: _what_is_absent(layout, spec.folder) for layout in spec.layouts}
-    found = [layout for layout in spec.layouts if not absent[layout]]
-    if found:
+    if found := [layout for layout in spec.layouts if not absent[layout]]:
         return found
     lines = [f"dataset {spec.name}: not found below {str(spec.folder)!r}. Accepted are"]
     for layout, parts in absent.items():

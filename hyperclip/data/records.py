@@ -115,13 +115,9 @@ def _layouts_found(spec: DatasetSpec) -> list[Layout]:
     if found := [layout for layout in spec.layouts if not absent[layout]]:
         return found
     lines = [f"dataset {spec.name}: not found below {str(spec.folder)!r}. Accepted are"]
-    for layout, parts in absent.items():
-        lines.append(f"  {layout.images} with {layout.labels}: no {', no '.join(parts)}")
-    lines.append(f"To get it: {spec.help}")
-    if not spec.root:
-        lines[-1] += (
-            " (datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
-        )
+    lines += [f"  {x.images} with {x.labels}: no {', no '.join(no)}" for x, no in absent.items()]
+    root = "(datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
+    lines.append(f"To get it: {spec.help}" if spec.root else f"To get it: {spec.help} {root}")
     raise FileNotFoundError("\n".join(lines))
 
 

@@ -13,9 +13,8 @@ images are named and left out. Images that cannot be read or segmented are repor
 done, and the exit status is 1.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import argparse
 import glob
 import json

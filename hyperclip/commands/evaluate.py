@@ -13,9 +13,8 @@ results.csv and results.md with the rows of the latest call, and rows/ with a fi
 its classes, from which a killed run goes on. The exit status is 1 if a row failed.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import argparse
 import sys
 from collections import Counter

@@ -5,9 +5,8 @@ new. The defaults are those of HyperCLIP with ViT-B/16. "Off" is 0 for a number,
 "none" for a choice and [] for a list; -1 is "as elsewhere" where 0 is a value like any other.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import contextlib
 import dataclasses
 import functools

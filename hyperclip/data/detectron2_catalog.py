@@ -1,8 +1,7 @@
 """The table of datasets in Detectron2's catalogues, and what a model is asked on each dataset."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog

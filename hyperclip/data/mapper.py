@@ -1,8 +1,7 @@
 """From a record to tensors: read, augment as released, pad. Labels are read in training only."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import logging
 import re
 import sys

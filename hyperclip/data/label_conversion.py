@@ -5,6 +5,7 @@ the loop over files that all scripts ``datasets/prepare_*.py`` share.
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,12 +239,10 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
 
 def is_readable(path: Path) -> bool:
     """Whether an image file is complete: checksums tell for PNG, decoding for other formats."""
-    try:
-        with Image.open(path) as image:
-            image.verify() if image.format == "PNG" else image.load()
+    with suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
+        image.verify() if image.format == "PNG" else image.load()
         return True
-    except (OSError, SyntaxError, ValueError):
-        return False
+    return False
 
 
 def _save(array: np.ndarray, suffix: str, path: Path) -> None:

@@ -86,8 +86,7 @@ class SemSegMapper:
         image, label = read_pair(record) if self.is_train else (read_record_image(record), None)
         if label is not None:  # Detectron2's nearest resize takes float or 8-bit only
             label = label.astype(np.float32)
-        record.setdefault("height", image.shape[0])
-        record.setdefault("width", image.shape[1])
+        record = {"height": image.shape[0], "width": image.shape[1], **record}
         inputs = T.AugInput(image, sem_seg=label)
         self.augmentations(inputs)
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))

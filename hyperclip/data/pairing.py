@@ -33,8 +33,7 @@ def find_path(root: Path, relative: str) -> Path:
     """A path below a root, whichever way letters with accents are written on the disk."""
     for part in Path(relative).parts:
         names = [] if (root / part).exists() or not root.is_dir() else sorted(os.listdir(root))
-        alike = [name for name in names if normal(name) == normal(part)]
-        root /= alike[0] if alike else part
+        root /= next((name for name in names if normal(name) == normal(part)), part)
     return root
 
 

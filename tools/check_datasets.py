@@ -33,7 +33,8 @@ def histogram(report: Report) -> str:
     rows = report.histogram()
     table = tabulate([r for r in rows if r[2]], ["class", "% of pixels", "images"], floatfmt=".2f")
     absent = [name for name, _, images in rows if not images]
-    ignored = f"{report.ignored_share:.1f} % of the pixels do not count"
+    share = 100 * report.pixels[-1] / max(report.pixels.sum(), 1)
+    ignored = f"{share:.1f} % of the pixels do not count"
     return f"{table}\nnot in the sample ({len(absent)}): {', '.join(absent)}\n{ignored}"
 
 

@@ -25,8 +25,7 @@ def main() -> None:
         runs[name] = [read_results(folder) for folder in folders.split(",")]
     print(comparison_table(runs, arguments.metric))
     if arguments.json:
-        seeds = [(name, rows) for name, seeds in runs.items() for rows in seeds]
-        named = [row | {"system": name} for name, rows in seeds for row in rows]
+        named = [row | {"system": n} for n, seeds in runs.items() for rows in seeds for row in rows]
         write_json(named, arguments.json)
 
 

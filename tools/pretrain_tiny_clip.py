@@ -113,16 +113,14 @@ def training_loss(model: open_clip.CLIP, tokens: list[Tensor], share: float, bat
 
 
 @torch.no_grad()
-def zero_shot_accuracy(
-    model: nn.Module, tokenizer, world: str, seed: int, images: int = 1800
-) -> float:
+def zero_shot_accuracy(model: nn.Module, tokenizer, world: str, seed: int) -> float:
     """Share of held-out images that show the phrase ranked first among all 90, in percent."""
     model.eval()
     text = model.encode_text(tokenizer([TEMPLATES[2].format(n) for n in class_names()]))
-    held_out, shows, _ = captioned(world, seed + 1_000_000, images, 0)
+    held_out, shows, _ = captioned(world, seed + 1_000_000, 1800, 0)
     best = (model.encode_image(to_input(held_out)) @ F.normalize(text, dim=-1).t()).argmax(-1)
     model.train()
-    return 100.0 * shows[torch.arange(images), best].double().mean().item()
+    return 100.0 * shows[torch.arange(len(best)), best].double().mean().item()
 
 
 def export(model: nn.Module, output: Path, world: str, record: dict) -> None:

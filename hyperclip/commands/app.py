@@ -10,9 +10,8 @@ Visitors choose among these systems and upload images; nothing that they send is
 an address. Uploads are kept for an hour at most, in a folder that is removed when the program ends.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import base64
 import contextlib
 import html

@@ -13,9 +13,8 @@ images are named and left out. Images that cannot be read or segmented are repor
 done, and the exit status is 1.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import argparse
 import glob
 import json
@@ -75,21 +74,18 @@ def find_images(inputs: list[str]) -> list[Path]:
     a folder are logged by name, unless hidden. FileNotFoundError if nothing matches one of them.
     """
     images: dict[Path, None] = {}
+    suffixes = image_files.IMAGE_SUFFIXES
     for entry in inputs:
         path = files.user_path(entry)
         matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
         if path.is_dir():
-            matches, others = [], []
-            for inside in sorted(p for p in path.iterdir() if not pairing.is_hidden(p.name)):
-                if inside.is_file() and inside.suffix.lower() in image_files.IMAGE_SUFFIXES:
-                    matches.append(inside)
-                else:
-                    others.append(inside.name + "/" * inside.is_dir())
-            if others:
-                kinds = " ".join(image_files.IMAGE_SUFFIXES)
+            inside = {p for p in path.iterdir() if not pairing.is_hidden(p.name)}
+            matches = sorted(p for p in inside if p.is_file() and p.suffix.lower() in suffixes)
+            if others := [p.name + "/" * p.is_dir() for p in sorted(inside.difference(matches))]:
+                kinds = " ".join(suffixes)
                 logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
         if not matches:
-            expected = f"Expected files, folders of {image_files.IMAGE_SUFFIXES}, or patterns"
+            expected = f"Expected files, folders of {suffixes}, or patterns"
             raise FileNotFoundError(f"--input: no image at {entry!r}. {expected}")
         images.update(dict.fromkeys(matches))
     return list(images)
@@ -185,8 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     vocabulary = choose_vocabulary(cfg, arguments)
     names = result_names(find_images(arguments.input), arguments.output)
     files.need_output_folder(arguments.output, "--output")
-    predictor = Predictor.from_config(cfg)
-    failed = segment_files(cfg, predictor, vocabulary, names, arguments)
+    failed = segment_files(cfg, Predictor.from_config(cfg), vocabulary, names, arguments)
     if failed:
         count = f"{failed} of {len(names)} images"
         logger.error("%s could not be read or their results not be written", count)
@@ -203,14 +198,13 @@ def segment_files(
     """Write the results of all images, which ``names`` names; how many of them failed."""
     classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
     bits, most = cfg.INPUT.IMAGE_BITS, cfg.INPUT.MAX_PIXELS
-    failed = 0
+    done = 0
     for path, name in names.items():
         start = time.perf_counter()
         try:
-            image = np.ascontiguousarray(read_image(path, image_bits=bits, max_pixels=most))
+            image = read_image(path, image_bits=bits, max_pixels=most)
         except (OSError, ValueError) as error:
             logger.error("%s: skipped: %s", path, error)
-            failed += 1
             continue
         try:
             prediction = predictor.segment(predictor.encode(image), vocabulary)
@@ -220,16 +214,15 @@ def segment_files(
         # of this image, as broken weights were refused above, or of the length of its name, say
         except (finite.NotFiniteError, OSError) as error:
             logger.error("%s: skipped: %s", path, error)
-            failed += 1
             continue
         classes.add(name, labels)
+        done += 1
         seconds = time.perf_counter() - start
         logger.info("%s: %s (%.1f s)", path, largest_classes(prediction), seconds)
-    return failed
+    return len(names) - done
 
 
-def largest_classes(prediction: Prediction, count: int = 3) -> str:
-    """Names of the classes with the most pixels, largest first."""
+def largest_classes(prediction: Prediction) -> str:
+    """Names of the three classes with the most pixels, largest first."""
     pixels = np.bincount(prediction.labels[prediction.labels >= 0], minlength=len(prediction.names))
-    largest = pixels.argsort()[::-1][:count]
-    return ", ".join(prediction.names[i] for i in largest if pixels[i])
+    return ", ".join(prediction.names[i] for i in pixels.argsort()[::-1][:3] if pixels[i])

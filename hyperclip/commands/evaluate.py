@@ -13,9 +13,8 @@ results.csv and results.md with the rows of the latest call, and rows/ with a fi
 its classes, from which a killed run goes on. The exit status is 1 if a row failed.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import argparse
 import sys
 from collections import Counter
@@ -45,8 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", action="append", nargs="+", metavar=("FILE", "KEY VALUE"), default=[])
     add("--benchmarks", default="all", help="separated by commas (default: %(default)s)")
-    output = Path("output/evaluation")
-    add("--output", type=files.user_path, default=output, help="default: %(default)s")
+    add("--output", type=files.user_path, default="output/evaluation", help="default: %(default)s")
     add("--limit", type=int, default=0, metavar="N", help="only the first N images of each set")
     partial = "evaluate incomplete sets, leave out missing ones"
     add("--allow-partial", action="store_true", help=partial)

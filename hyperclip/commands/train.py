@@ -4,9 +4,8 @@ hyperclip-train --config-file configs/vitb_384_hyperbolic.yaml --num-gpus 4 [KEY
 hyperclip-train --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,9 +5,8 @@ new. The defaults are those of HyperCLIP with ViT-B/16. "Off" is 0 for a number,
 "none" for a choice and [] for a list; -1 is "as elsewhere" where 0 is a value like any other.
 """
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import contextlib
 import dataclasses
 import functools
@@ -231,13 +230,11 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 
 def _import_plugins(layers: Sequence[Layer]) -> None:
     """Import what IMPORTS names, so that its keys are known before any key is looked at."""
-    given, where = [], ""
-    for layer in layers:
-        if "IMPORTS" in layer.values:
-            given, where = layer.values["IMPORTS"], layer.where
+    given = [(x.values["IMPORTS"], x.where) for x in layers if "IMPORTS" in x.values]
+    value, where = given[-1] if given else ([], "")
     names = []
     with contextlib.suppress(ValueError):  # no list of names: _merge says so, as of any key
-        names = convert(given, [], texts=True)
+        names = convert(value, [], texts=True)
     for name in names:
         try:
             importlib.import_module(name)
@@ -274,8 +271,7 @@ def _merge(
             if key in meaningless:
                 continue
             try:
-                texts = any(key in rules.names for rules in packages)
-                value = convert(given, defaults[key], texts)
+                value = convert(given, defaults[key], any(key in r.names for r in packages))
                 expected = next(filter(None, (r.expected(key, value) for r in packages)), "")
             except ValueError as error:
                 expected = str(error)

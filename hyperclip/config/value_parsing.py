@@ -1,5 +1,6 @@
 """Values of a config: what was written, made a number, text or list as the key's default is."""
 
+import contextlib
 import os
 from ast import literal_eval
 from collections.abc import Sequence
@@ -42,10 +43,8 @@ def from_command_line(value: Any) -> Any:
         return value
     read = _literal(value)
     if isinstance(read, str) and read.startswith("["):
-        try:
+        with contextlib.suppress(yaml.YAMLError, ValueError):
             return yaml.load(read, ConfigLoader)
-        except (yaml.YAMLError, ValueError):
-            return read
     return read if isinstance(read, str) else Plain(value, read)
 
 
@@ -60,18 +59,15 @@ def convert(value: Any, default: Any, texts: bool = False) -> Any:
     value = _literal(value) if isinstance(value, str) else value
     if isinstance(default, list | tuple):
         return _sequence(value.value if isinstance(value, Plain) else value, default, texts)
-    value = unwrap(value)
-    if isinstance(default, bool):
+    value, kind = unwrap(value), type(default)
+    if kind is bool:
         value = {"true": True, "false": False}.get(str(value).lower(), value)
-        if isinstance(value, bool):
-            return value
-        raise ValueError("True or False")
-    if type(value) is int and isinstance(default, int | float):
-        return value if isinstance(default, int) else float(value)
-    if type(value) is float and isinstance(default, float):
+    if kind is float and type(value) is int:
+        return float(value)
+    expected = {bool: "True or False", int: "a whole number", float: "a number"}
+    if kind in expected and type(value) is kind:
         return value
-    kinds = {int: "a whole number", float: "a number"}
-    raise ValueError(kinds.get(type(default), "a section of keys"))
+    raise ValueError(expected.get(kind, "a section of keys"))
 
 
 def unwrap(value: Any) -> Any:
@@ -109,18 +105,16 @@ def locate(value: Any, folder: Path | None) -> Any:
 
 
 def _holds_a_model(path: Path) -> bool:
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no name of a file
         return path.is_file() or any(path.glob("*.json"))
-    except (OSError, ValueError):  # no name of a file
-        return False
+    return False
 
 
 def _literal(text: str) -> Any:
     """A text as Python reads it, (384,) or 1e-4 say; the text itself if Python does not."""
-    try:
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
+    return text
 
 
 def _text(value: Any) -> str:

@@ -66,11 +66,10 @@ class TrainSamples(Dataset):
             for _ in range(ATTEMPTS):
                 try:
                     sample = self.mapper(self.records[index])
+                    return sample | {"position": position, "faults": faults}
                 except (OSError, ValueError) as error:
                     faults.append(str(error))
                     index = int(np.random.randint(len(self.records)))
-                    continue
-                return sample | {"position": position, "faults": faults}
         drawn = f"{ATTEMPTS} training images, drawn one after another, could not be read:"
         raise ValueError("\n  ".join([drawn, *faults]))
 
@@ -129,7 +128,7 @@ class TrainStream:
             batch_size=None,
             sampler=(position for positions, *_ in self._batches() for position in positions),
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=dict,  # of a single sample: leaves it as it is
             multiprocessing_context=start_method(self.workers),
             worker_init_fn=_outlive_signals,
             generator=torch.Generator(),  # else it would take a random number from torch's own
@@ -195,13 +194,8 @@ def start_method(workers: int) -> str | None:
     return "fork" if workers and sys.platform == "linux" else None
 
 
-def _as_it_is(sample: Any) -> Any:
-    return sample
-
-
 def _outlive_signals(_: int) -> None:
     """Leave signals to the main process, which needs its workers until its step ends."""
-    if hasattr(signal, "SIGUSR1"):  # Windows has neither
+    if hasattr(signal, "alarm"):  # Windows has neither this nor SIGUSR1
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

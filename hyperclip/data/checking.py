@@ -49,11 +49,6 @@ class Report:
         total, names = max(int(counted.sum()), 1), self.spec.label_names
         return [(names[k], 100 * int(counted[k]) / total, int(self.occurrences[k])) for k in order]
 
-    @property
-    def ignored_share(self) -> float:
-        """Share of the sampled pixels that do not count, in percent."""
-        return 100 * float(self.pixels[-1]) / max(int(self.pixels.sum()), 1)
-
 
 def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
     """Look for a dataset, match its files, count them, and open an even sample with labels, 0 for

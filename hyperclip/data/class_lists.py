@@ -3,7 +3,7 @@
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..vocabulary import Vocabulary, asked_names, load_vocabulary, synonym_rule
+from ..vocabulary import Vocabulary, asked_names, synonym_rule
 from .detectron2_catalog import registered_names, spec_of, vocabulary_of
 
 
@@ -16,8 +16,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
     head, names = cfg.MODEL.SEM_SEG_HEAD, registered_names(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name a registered dataset")
-    with_background = [name for name in names if spec_of(name).background != "none"]
-    if with_background:
+    if with_background := [name for name in names if spec_of(name).background != "none"]:
         raise ValueError(
             f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
             "which is for evaluation. Train on labels that leave it out"
@@ -55,9 +54,7 @@ def _override(cfg: CfgNode, key: str, own: Vocabulary, dataset: str) -> Vocabula
     Raises ValueError for another number of classes, or two that MODEL.SYNONYMS makes the same.
     """
     path = cfg.MODEL.SEM_SEG_HEAD[key]
-    vocabulary = load_vocabulary(path) if path else own
-    if path and spec_of(dataset).background == "fold":
-        vocabulary = vocabulary.with_background_prompts()
+    vocabulary = vocabulary_of(dataset, file=path) if path else own
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} "

@@ -23,7 +23,6 @@ from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_entries
-from ..vocabulary.vocabulary import LISTS
 from .detectron2_catalog import register, unregister
 from .image_files import ORIENTATIONS
 from .label_maps import LABEL_MAPS, LARGEST, LabelMap
@@ -142,8 +141,7 @@ def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str)
             raise ValueError(
                 f"{where}: unknown key {key!r}, expected one of {list(rules)}. {advice}"
             )
-    missing = [key for key in needed if content.get(key) in (None, "", [], {})]
-    if missing:
+    if missing := [key for key in needed if content.get(key) in (None, "", [], {})]:
         raise ValueError(f"{where}: keys {missing} are missing or empty")
     for key, value in content.items():
         passes, expected, example = rules[key]
@@ -155,8 +153,7 @@ def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str)
 def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     classes, words = content["classes"], tuple(content.get("background_words", ()))
     if isinstance(classes, str):
-        built_in = (LISTS / f"{classes}.json").is_file()
-        loaded = load_vocabulary(classes if built_in else path.parent / user_path(classes))
+        loaded = load_vocabulary(classes, path.parent)
         return replace(loaded, background=words or loaded.background)
     synonyms = dict(enumerate(map(_listed, classes)))
     wrong = {k: classes[k] for k, s in synonyms.items() if not s or not all(map(_is_text, s))}
@@ -168,8 +165,7 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
         )
     names = split_entries(classes, where)
     often = Counter(synonyms[0] for synonyms in names)
-    twice = sorted(name for name in often if often[name] > 1)
-    if twice:
+    if twice := sorted(name for name in often if often[name] > 1):
         how = "Remove one of each, or put another synonym first"
         raise ValueError(f"{where}: classes: {twice} are there twice. {how}")
     return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
@@ -222,8 +218,7 @@ def _by_name(
             f"{LARGEST} at most, without quotes), each with one of the names {known}. "
             "Correct these, or add the classes"
         )
-    unused = sorted(set(names) - set(given.values()))
-    if unused:
+    if unused := sorted(set(names) - set(given.values())):
         advice = "add them, or remove these classes"
         raise ValueError(f"{where}: label_map: no label value means {unused}; {advice}")
     index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}

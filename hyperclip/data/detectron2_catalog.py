@@ -1,25 +1,25 @@
 """The table of datasets in Detectron2's catalogues, and what a model is asked on each dataset."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..labels import IGNORE
-from ..vocabulary import Vocabulary
+from ..vocabulary import Vocabulary, load_vocabulary
 from .records import load_records
 from .registry import DATASETS, DatasetSpec, find_dataset
 
 
-def vocabulary_of(dataset: str, family: str = "catseg") -> Vocabulary:
-    """What a model is asked on a registered dataset: classes, then background words to fold.
+def vocabulary_of(dataset: str, family: str = "catseg", file: str = "") -> Vocabulary:
+    """What a model is asked on a registered dataset: classes, of a class file if one is named, then
+    background words to fold.
 
     Raises ValueError for a dataset that nobody registered, or a family that is none.
     """
     spec = spec_of(dataset)
-    vocabulary = spec.vocabulary(family)
+    vocabulary = load_vocabulary(file) if file else spec.vocabulary(family)
     return vocabulary.with_background_prompts() if spec.background == "fold" else vocabulary
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,10 @@ def turned_fault(path: str, orientation: int) -> str:
 
 def exif_orientation(path: str | Path) -> int:
     """:func:`orientation_of` a file; 1 where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return orientation_of(image)
-    except Exception:  # as in decode; whoever reads the pixels reports it
-        return 1
+    # of any kind, as in decode; whoever reads the pixels reports it
+    with suppress(Exception), Image.open(path) as image:
+        return orientation_of(image)
+    return 1
 
 
 def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0) -> np.ndarray:

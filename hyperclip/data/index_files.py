@@ -90,8 +90,7 @@ def read_ade_index(path: Path) -> list[PurePosixPath]:
     except Exception as error:  # a broken pickle can raise anything
         problem = f"is not the index of ADE20K_2021_17_01, or is damaged: {error!r}"
         raise ValueError(f"{str(path)!r} {problem}") from error
-    outside = [str(p) for p in images if p.is_absolute() or ".." in p.parts]
-    if outside:
+    if outside := [str(p) for p in images if p.is_absolute() or ".." in p.parts]:
         expected = "expected paths below the folder of the datasets"
         raise ValueError(f"{str(path)!r}: got {outside[:3]}, {expected}")
     return images

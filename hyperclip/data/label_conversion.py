@@ -5,6 +5,7 @@ the loop over files that all scripts ``datasets/prepare_*.py`` share.
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +47,7 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     indices, uint8 (H, W): 0..170, and 255 for unlabelled pixels and for ids that no class has.
     """
     labels = LABEL_MAPS["coco_stuff"].look_up(raw)
-    values = np.unique(raw[labels == ILLEGAL])[:10].tolist()
-    if values:
+    if values := np.unique(raw[labels == ILLEGAL])[:10].tolist():
         raise ValueError(f"got values {values}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
 
@@ -239,12 +239,10 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
 
 def is_readable(path: Path) -> bool:
     """Whether an image file is complete: checksums tell for PNG, decoding for other formats."""
-    try:
-        with Image.open(path) as image:
-            image.verify() if image.format == "PNG" else image.load()
+    with suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
+        image.verify() if image.format == "PNG" else image.load()
         return True
-    except (OSError, SyntaxError, ValueError):
-        return False
+    return False
 
 
 def _save(array: np.ndarray, suffix: str, path: Path) -> None:
@@ -261,8 +259,7 @@ def read_pixels(path: Path, orientation: str = "") -> np.ndarray:
     except ValueError as error:
         if "EXIF orientation" not in str(error):
             raise
-        hint = "Pass --orientation stored or --orientation applied"
-        raise ValueError(f"{hint}: {error}") from error
+        raise ValueError(f"Pass --orientation stored or --orientation applied: {error}") from error
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 

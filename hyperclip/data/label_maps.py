@@ -41,8 +41,7 @@ class LabelMap:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        outside = sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST)
-        if outside:
+        if outside := sorted(raw for raw in self.classes if not 0 <= raw <= LARGEST):
             expected = f"expected whole numbers from 0 to {LARGEST}"
             raise ValueError(f"label map: got the label values {outside[:5]}, {expected}")
         object.__setattr__(self, "classes", MappingProxyType(dict(self.classes)))

@@ -1,8 +1,7 @@
 """From a record to tensors: read, augment as released, pad. Labels are read in training only."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import logging
 import re
 import sys
@@ -69,8 +68,7 @@ class SemSegMapper:
             value = getattr(cfg.INPUT, key)
             if value not in re.findall(r"'(\w+)'", expected):
                 raise ValueError(f"INPUT.{key}: got {value!r}, expected {expected}")
-        sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        resize = ResizeShortestEdge(*sides, "choice")
+        resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
         return {
             "is_train": is_train,
             "augmentations": _train_augmentations(cfg) if is_train else [resize],
@@ -88,8 +86,7 @@ class SemSegMapper:
         image, label = read_pair(record) if self.is_train else (read_record_image(record), None)
         if label is not None:  # Detectron2's nearest resize takes float or 8-bit only
             label = label.astype(np.float32)
-        record.setdefault("height", image.shape[0])
-        record.setdefault("width", image.shape[1])
+        record = {"height": image.shape[0], "width": image.shape[1], **record}
         inputs = T.AugInput(image, sem_seg=label)
         self.augmentations(inputs)
         pixels = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))

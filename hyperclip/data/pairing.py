@@ -31,13 +31,9 @@ def normal(name: str) -> str:
 
 def find_path(root: Path, relative: str) -> Path:
     """A path below a root, whichever way letters with accents are written on the disk."""
-    path = root / relative
-    if path.exists() or not root.is_dir():
-        return path
     for part in Path(relative).parts:
         names = [] if (root / part).exists() or not root.is_dir() else sorted(os.listdir(root))
-        alike = [name for name in names if normal(name) == normal(part)]
-        root /= alike[0] if alike else part
+        root /= next((name for name in names if normal(name) == normal(part)), part)
     return root
 
 
@@ -181,8 +177,7 @@ class ListReader:
 
     def _pair(self, line: str) -> tuple[str, str]:
         line = normal(line).replace("\\", "/")
-        whole = self._find(line, self.images) or self._find(line, self.labels)
-        if whole:
+        if whole := self._find(line, self.images) or self._find(line, self.labels):
             return whole, whole
         for gap in re.finditer(r"\s*[\s,;]\s*", line):  # names may have blanks in them
             image = self._find(line[: gap.start()], self.images)

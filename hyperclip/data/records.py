@@ -112,17 +112,12 @@ def _pair(layout: Layout, root: Path) -> Pairing:
 def _layouts_found(spec: DatasetSpec) -> list[Layout]:
     """The accepted layouts that are there. Raises FileNotFoundError if none is."""
     absent = {layout: _what_is_absent(layout, spec.folder) for layout in spec.layouts}
-    found = [layout for layout in spec.layouts if not absent[layout]]
-    if found:
+    if found := [layout for layout in spec.layouts if not absent[layout]]:
         return found
     lines = [f"dataset {spec.name}: not found below {str(spec.folder)!r}. Accepted are"]
-    for layout, parts in absent.items():
-        lines.append(f"  {layout.images} with {layout.labels}: no {', no '.join(parts)}")
-    lines.append(f"To get it: {spec.help}")
-    if not spec.root:
-        lines[-1] += (
-            " (datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
-        )
+    lines += [f"  {x.images} with {x.labels}: no {', no '.join(no)}" for x, no in absent.items()]
+    root = "(datasets/README.md). The root is the environment variable DETECTRON2_DATASETS"
+    lines.append(f"To get it: {spec.help}" if spec.root else f"To get it: {spec.help} {root}")
     raise FileNotFoundError("\n".join(lines))
 
 

@@ -1,8 +1,5 @@
 """Resizing images to a shortest side."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
-
-# isort: split
 import numpy as np
 from detectron2.data import transforms as T
 

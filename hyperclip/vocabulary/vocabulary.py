@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import local_path
+from ..runtime.files import local_path, user_path
 from . import names as naming
 
 LISTS = Path(__file__).parent / "lists"
@@ -232,8 +232,10 @@ def builtin(name: str) -> Vocabulary:
     return Vocabulary.from_json(LISTS / f"{name}.json")
 
 
-def load_vocabulary(source: str | Path) -> Vocabulary:
-    """A built-in vocabulary by its name, or that of a file; see :meth:`Vocabulary.from_file`."""
+def load_vocabulary(source: str | Path, folder: str | Path = "") -> Vocabulary:
+    """A built-in vocabulary by its name, or that of a file, whose name may be relative to
+    ``folder``; see :meth:`Vocabulary.from_file`.
+    """
     if (LISTS / f"{source}.json").is_file():
         return builtin(str(source))
-    return Vocabulary.from_file(source)
+    return Vocabulary.from_file(Path(folder, user_path(source)))

@@ -57,13 +57,12 @@ def launch_processes(
         address = "auto"  # a free port of this machine, so that two runs cannot collide
     if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
-    machines = {"num_machines": arguments.num_machines, "machine_rank": arguments.machine_rank}
-    common = {"dist_url": address, "args": (main, arguments)}
+    places = arguments.num_gpus, arguments.num_machines, arguments.machine_rank
     with contextlib.ExitStack() as handlers:
         for number in stop_signals():
             handlers.callback(signal.signal, number, signal.signal(number, _forward))
         try:
-            launch(leaving_together, arguments.num_gpus, **machines, **common)
+            launch(leaving_together, *places, dist_url=address, args=(main, arguments))
         except ProcessExitedException as error:
             logger.error("%s", error)
             code = error.exit_code

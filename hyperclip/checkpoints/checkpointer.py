@@ -163,11 +163,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", target)
         write_atomically(target, lambda temporary: torch.save(data, temporary))
         if tag:
-            self.tag_last_checkpoint(target.name)
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note which file is to be resumed from."""
-        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+            write_text(target.with_name("last_checkpoint"), target.name)
 
     def keep_last(self, count: int) -> None:
         """Remove all numbered checkpoints but the ``count`` newest ones; 0 keeps them all."""

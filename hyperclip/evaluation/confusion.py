@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,11 +94,9 @@ def boundary_band(labels: np.ndarray, dilation: float = 0.02) -> np.ndarray:
     """
     height, width = labels.shape
     steps = max(1, round(dilation * float(np.hypot(height, width))))
-    padded = cv2.copyMakeBorder(
-        labels.astype(np.float32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=-(2.0**16)
-    )
-    kernel = np.ones((3, 3), np.uint8)
-    low, high = (f(padded, kernel, iterations=steps)[1:-1, 1:-1] for f in (cv2.erode, cv2.dilate))
+    image, kernel = labels.astype(np.float32), np.ones((3, 3), np.uint8)
+    around: dict[str, Any] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": -(2.0**16)}
+    low, high = (f(image, kernel, iterations=steps, **around) for f in (cv2.erode, cv2.dilate))
     return low != high
 
 

@@ -143,12 +143,11 @@ def failing_together() -> Iterator[None]:
         yield
     except Exception as raised:
         error = raised
-    if comm.get_world_size() > 1:
-        kind = ValueError if isinstance(error, OSError | ValueError) else RuntimeError
-        everywhere = comm.all_gather(error and (kind, f"{type(error).__name__}: {error}"))
-        for rank, other in enumerate(everywhere):
-            if other and error is None:
-                raise other[0](f"process {rank} of {len(everywhere)}: {other[1]}")
+    kind = ValueError if isinstance(error, OSError | ValueError) else RuntimeError
+    everywhere = comm.all_gather(error and (kind, f"{type(error).__name__}: {error}"))
+    for rank, other in enumerate(everywhere):
+        if other and error is None:
+            raise other[0](f"process {rank} of {len(everywhere)}: {other[1]}")
     if error is not None:
         raise error
 

@@ -24,9 +24,9 @@ def local_path(name: str | Path) -> Path:
     """
     path = user_path(name)
     may_be_shipped = SHIPPED != _PACKAGE or path.parts[:1] == ("configs",)
-    if path.is_absolute() or _exists(path) or not may_be_shipped:
+    if path.is_absolute() or os.path.exists(path) or not may_be_shipped:
         return path
-    return SHIPPED / path if _exists(SHIPPED / path) else path
+    return SHIPPED / path if os.path.exists(SHIPPED / path) else path
 
 
 def portable_name(path: Path) -> str:
@@ -47,13 +47,6 @@ def local_name(name: str) -> str:
     return str(path) if name.startswith("~") or path.is_absolute() else name
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or no name of a file
-        return False
-
-
 def need_output_folder(folder: Path, key: str) -> None:
     """Make a folder, ``key`` in messages, and make sure that it takes files, before anything is
     computed for them; OSError for a file of that name, no right to write, or a full disk.
@@ -68,25 +61,22 @@ def need_output_folder(folder: Path, key: str) -> None:
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(path)`` on a temporary file next to ``target``, then rename it. OSError if it
+    """Call ``write(path)`` on a temporary file near ``target``, then rename it. OSError if it
     cannot be written; what was there before stays.
     """
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # a part of the name: the temporary one, too, has to fit the file system's limit
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
-        temporary = Path(name)
-        os.close(handle)
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name[:40]}.", ignore_cleanup_errors=True
+        ) as folder:
+            temporary = Path(folder) / "part"
+            write(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
         # torch.save says that a disk is full with a RuntimeError of its C++ side
-        full = isinstance(error, RuntimeError) and "write" in str(error).lower()
-        if not full and not isinstance(error, OSError):
+        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
             raise
         raise _refused(error, f"{str(target)!r} cannot be written") from error
 

@@ -38,15 +38,8 @@ class FiniteCheck:
         """NotFiniteError, naming what was added that is not finite, and the likely cause, for which
         the weights of ``model`` are searched; ``half``: it used half precision in places.
         """
-        if not self._extremes:
-            return
-        device = next(iter(self._extremes.values()))[0].device
-        finite = [
-            torch.stack([x.to(device) for x in extremes]).isfinite().all()
-            for extremes in self._extremes.values()
-        ]
-        for what, good in zip(self._extremes, torch.stack(finite).tolist(), strict=True):
-            if not good:
+        for what, extremes in self._extremes.items():
+            if not torch.stack([x.to(extremes[0].device) for x in extremes]).isfinite().all():
                 name = "the model" if model is None else type(model).__name__
                 cause = _likely_cause(model, half or self._half)
                 raise NotFiniteError(f"{name}: NaN or infinity in {what}. Likely cause: {cause}")

@@ -10,9 +10,9 @@ import torch
 
 
 @contextlib.contextmanager
-def kept_random_state() -> Iterator[None]:
-    """What happens inside changes no random number of Python, NumPy and torch outside."""
-    state = random_state()
+def kept_random_state(gpu: bool = True) -> Iterator[None]:
+    """What happens inside changes no random number outside, with ``gpu`` none of the GPU's, too."""
+    state = random_state(gpu)
     try:
         yield
     finally:
@@ -23,14 +23,11 @@ def kept_random_state() -> Iterator[None]:
 def seeded(*seed: int) -> Iterator[None]:
     """Like :func:`kept_random_state`, on the CPU, with random numbers of the seed alone inside."""
     words = np.random.SeedSequence(seed).generate_state(3)
-    state = random_state(gpu=False)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed GPUs, too
-    try:
+    with kept_random_state(gpu=False):
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))
+        torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed GPUs, too
         yield
-    finally:
-        set_random_state(state)
 
 
 def random_state(gpu: bool = True) -> dict[str, Any]:

@@ -106,8 +106,7 @@ def harmless_globals() -> tuple[Any, ...]:
     allowed += [argparse.Namespace, types.SimpleNamespace, (_plain_dict, "collections.defaultdict")]
     allowed += [(collections.OrderedDict, name) for name in DICTS]
     for package in ("numpy._core", "numpy.core"):  # of NumPy 2 and 1
-        for made in (_reconstruct, scalar):
-            allowed.append((made, f"{package}.multiarray.{made.__name__}"))
+        allowed += [(f, f"{package}.multiarray.{f.__name__}") for f in (_reconstruct, scalar)]
         allowed.append((_frombuffer, f"{package}.numeric._frombuffer"))
     for module in ("pathlib", "pathlib._local"):  # a path of another system can only be described
         for system in (pathlib.PurePosixPath, pathlib.PureWindowsPath):

@@ -145,8 +145,8 @@ class Evaluations(hooks.EvalHook):
         self.checkpoints, self.metrics = checkpoints, metrics
 
     def before_train(self) -> None:
-        start = self.trainer.start_iter
-        due = start > 0 and self._is_due(start)
+        start, end = self.trainer.start_iter, self.trainer.max_iter
+        due = self._period > 0 and 0 < start < end and start % self._period == 0
         missing = due and not is_written(self.metrics, start - 1, self.trainer.test_names)
         if not comm.all_gather(missing)[0]:  # the main process's files count
             return
@@ -160,10 +160,8 @@ class Evaluations(hooks.EvalHook):
         self.trainer.storage.iter = start
 
     def after_step(self) -> None:
-        if not self._is_due(self.trainer.iter + 1):
-            return
         try:
-            self._do_eval()
+            super().after_step()
         except EvaluationStoppedError:
             self.checkpoints.save_and_leave()
 
@@ -178,10 +176,6 @@ class Evaluations(hooks.EvalHook):
             logger.info("Told to stop in the final evaluation. --resume makes up for it")
         finally:
             del self._func  # it refers to the trainer, which refers to this hook
-
-    def _is_due(self, done: int) -> bool:
-        """Whether an evaluation other than the final one follows this many iterations."""
-        return self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter
 
 
 class BestCheckpoint(HookBase):
@@ -234,9 +228,8 @@ def metric_of(results: Mapping[str, Mapping[str, float]], metric: str) -> float:
     class that no label shows. ``best_metric`` in checks.py has checked that there is such a score.
     """
     dataset, score = split_metric(metric)
-    nowhere = {score: math.nan} if score.startswith("IoU-") else {}
     chosen = [scores for name, scores in results.items() if dataset in ("", name)]
-    return statistics.fmean({**nowhere, **scores}[score] for scores in chosen)
+    return statistics.fmean(scores.get(score, math.nan) for scores in chosen)
 
 
 def split_metric(metric: str) -> tuple[str, str]:

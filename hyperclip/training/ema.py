@@ -37,11 +37,11 @@ class WeightAverage(HookBase):
     def applied(self) -> Iterator[None]:
         """Inside, the model has the averages as its weights."""
         before = self._copied()
-        self._set(self.averages)
+        self.model.load_state_dict(self.averages, strict=False)
         try:
             yield
         finally:
-            self._set(before)
+            self.model.load_state_dict(before, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
         averages = {name: value.cpu() for name, value in self.averages.items()}
@@ -56,8 +56,3 @@ class WeightAverage(HookBase):
 
     def _copied(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self._trained()}
-
-    @torch.no_grad()
-    def _set(self, weights: dict[str, Tensor]) -> None:
-        for name, p in self._trained():
-            p.copy_(weights[name])

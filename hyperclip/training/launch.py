@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -27,11 +26,7 @@ Main = Callable[[argparse.Namespace], int | None]
 
 
 def launch_processes(
-    main: Main,
-    arguments: argparse.Namespace,
-    *,
-    device: str = "cuda",
-    timeout: timedelta = DEFAULT_TIMEOUT,
+    main: Main, arguments: argparse.Namespace, *, device: str = "cuda"
 ) -> int | None:
     """Call ``main(arguments)`` in every process of the run; what it returned, or None if it ran in
     processes that were started here.
@@ -42,14 +37,13 @@ def launch_processes(
 
     Args:
         arguments: of Detectron2's ``default_argument_parser``. device: MODEL.DEVICE.
-        timeout: the longest that a process waits for the others in one operation.
     Raises:
         ValueError: an environment, a number of processes or an address that cannot be.
         SystemExit: with the code of a process that was started here; 128 + N after signal N.
     """
     on_cuda = torch.device(device).type == "cuda"
     if started_by_environment():
-        return _join_environment(main, arguments, on_cuda and torch.cuda.is_available(), timeout)
+        return _join_environment(main, arguments, on_cuda and torch.cuda.is_available())
     check_process_count(arguments.num_gpus, on_cuda)
     if arguments.num_gpus * arguments.num_machines <= 1:
         return main(arguments)
@@ -63,13 +57,12 @@ def launch_processes(
         address = "auto"  # a free port of this machine, so that two runs cannot collide
     if not on_cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever it sees a GPU
-    machines = {"num_machines": arguments.num_machines, "machine_rank": arguments.machine_rank}
-    common = {"dist_url": address, "args": (main, arguments), "timeout": timeout}
+    places = arguments.num_gpus, arguments.num_machines, arguments.machine_rank
     with contextlib.ExitStack() as handlers:
         for number in stop_signals():
             handlers.callback(signal.signal, number, signal.signal(number, _forward))
         try:
-            launch(leaving_together, arguments.num_gpus, **machines, **common)
+            launch(leaving_together, *places, dist_url=address, args=(main, arguments))
         except ProcessExitedException as error:
             logger.error("%s", error)
             code = error.exit_code
@@ -109,9 +102,7 @@ def started_by_environment() -> bool:
     return dist.is_torchelastic_launched() or all(name in os.environ for name in needed)
 
 
-def _join_environment(
-    main: Main, arguments: argparse.Namespace, on_cuda: bool, timeout: timedelta
-) -> int | None:
+def _join_environment(main: Main, arguments: argparse.Namespace, on_cuda: bool) -> int | None:
     if arguments.num_gpus > 1 or arguments.num_machines > 1:
         raise ValueError(
             f"--num-gpus and --num-machines: got {arguments.num_gpus} and {arguments.num_machines} "
@@ -133,7 +124,7 @@ def _join_environment(
                 "GPUs of its machine (Slurm: no --gpus-per-task)"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
     return leaving_together(main, arguments)

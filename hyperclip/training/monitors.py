@@ -102,9 +102,8 @@ def adapter_distances(model: nn.Module) -> dict[str, float]:
         module, weight = model.get_submodule(owner), weight.split(".")[0]
         original = getattr(module.parametrizations, weight).original
         change = (getattr(module, weight) - original).norm() / original.norm().clamp_min(1e-12)
-        distances.setdefault("vision" if ".visual." in f".{name}" else "text", []).append(
-            change.item()
-        )
+        encoder = "vision" if ".visual." in f".{name}" else "text"
+        distances.setdefault(encoder, []).append(change.item())
     return {encoder: statistics.fmean(values) for encoder, values in distances.items()}
 
 
@@ -187,9 +186,8 @@ class Throughput(HookBase):
             return
         speed = self.batch * self.steps / self.seconds
         memory = peak_memory(next(self.trainer.model.parameters()).device)
-        self.trainer.storage.put_scalars(
-            images_per_second=speed, memory_mb=memory, smoothing_hint=False
-        )
+        named = {"images_per_second": speed, "memory_mb": memory}
+        self.trainer.storage.put_scalars(smoothing_hint=False, **named)
         self.steps, self.seconds = 0, 0.0
 
 

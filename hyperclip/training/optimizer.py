@@ -18,21 +18,19 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     CLIP's learning rate is BASE_LR times CLIP_MULTIPLIER; norms and embeddings have weight decays
     of their own. (Detectron2's ``get_default_optimizer_params`` merges the groups.)
     """
-    solver, groups, seen = cfg.SOLVER, [], set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
-            full = f"{module_name}.{name}"
-            if full.startswith("clip."):
-                rate *= solver.CLIP_MULTIPLIER
-            if isinstance(module, NORMS):
-                decay = solver.WEIGHT_DECAY_NORM
-            if isinstance(module, nn.Embedding):
-                decay = solver.WEIGHT_DECAY_EMBED
-            groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+    solver, groups = cfg.SOLVER, []
+    for name, parameter in model.named_parameters():  # a shared one comes once
+        if not parameter.requires_grad:
+            continue
+        rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+        module = model.get_submodule(name.rpartition(".")[0])
+        if name.startswith("clip."):
+            rate *= solver.CLIP_MULTIPLIER
+        if isinstance(module, NORMS):
+            decay = solver.WEIGHT_DECAY_NORM
+        if isinstance(module, nn.Embedding):
+            decay = solver.WEIGHT_DECAY_EMBED
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     if not groups:
         system = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with these keys"
         advice = "Evaluate it with --eval-only, or choose another head or CLIP_FINETUNE"
@@ -90,7 +88,5 @@ def decay_to_identity(optimizer: torch.optim.Optimizer, model: nn.Module) -> Non
                 else:
                     p.diagonal(dim1=-2, dim2=-1).add_(group["lr"] * group["weight_decay"])
 
-    if inside:
-        optimizer.register_step_pre_hook(pull)
-    else:
-        optimizer.register_step_post_hook(pull)
+    register = optimizer.register_step_pre_hook if inside else optimizer.register_step_post_hook
+    register(pull)

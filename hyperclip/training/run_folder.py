@@ -1,9 +1,9 @@
 """Before a run starts: check the output folder and set up logging."""
 
 import argparse
+import contextlib
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -125,16 +125,13 @@ def recorded_config(folder: Path) -> dict[str, object]:
     be read, else of config.yaml; {} if there is none.
     """
     for path in resumable_files(folder):
-        try:
-            content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with contextlib.suppress(Exception):  # loading it later says what is wrong with it
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return dict(flat_config(yaml.safe_load(content["config"])))
-        except Exception:  # loading the checkpoint later says what is wrong with it
-            continue
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # no file, or one that is cut short
-        return {}
-    return dict(flat_config(content)) if isinstance(content, dict) else {}
+    # no file, one that is cut short, or one that holds no keys
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, AttributeError):
+        return dict(flat_config(yaml.safe_load((folder / "config.yaml").read_text("utf-8"))))
+    return {}
 
 
 def _of_another_config(cfg: CfgNode, free: tuple[str, ...]) -> str:

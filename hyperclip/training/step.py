@@ -127,14 +127,12 @@ class TrainLoop(SimpleTrainer):
         batch = decide_for_all(batch, self.model)
         size = -(-len(batch) // self.micro_batches)
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
-        mixed = torch.autocast(
-            self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"
-        )
+        dtype, mixed = getattr(torch, self.precision), self.precision != "float32"
         for i, part in enumerate(parts):
             share = len(part) / len(batch)
             waits = i < len(parts) - 1 and hasattr(self.model, "no_sync")
             with self.model.no_sync() if waits else contextlib.nullcontext():
-                with mixed:
+                with torch.autocast(self.device.type, dtype, enabled=mixed):
                     losses = self.model(part)
                 self.scaler.scale(share * sum(losses.values())).backward()
             for name, loss in losses.items():

@@ -165,13 +165,9 @@ class Trainer(DefaultTrainer):
             )
         return self._last_eval_results
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        return build_lr_scheduler(cfg, optimizer)
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_evaluator = staticmethod(build_evaluator)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> batches.TrainStream:
@@ -192,10 +188,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         return build_test_loader(cfg, DatasetCatalog.get(dataset_name))
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SemSegEvaluator:
-        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(

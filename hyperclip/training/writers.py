@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm, events
@@ -46,18 +46,17 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[events.EventWriter]:
 
 
 class MetricsFile(events.JSONWriter):
-    """Detectron2's JSON lines; opened at the first write, so that a resumed run can replace it."""
+    """Detectron2's JSON lines; opened at each write, so that a resumed run can replace it."""
 
     def __init__(self, path: Path) -> None:  # JSONWriter's own opens the file
         self._path, self._window_size, self._last_write = path, WINDOW, -1
-        self._file_handle: TextIO | None = None
 
     def write(self) -> None:
         """Write what is new; what belongs to the iteration of the file's last line joins it."""
-        if self._file_handle is None:
+        if self._last_write < 0:
             self._join_last_line()
-            self._file_handle = self._path.open("a", encoding="utf-8")
-        super().write()
+        with self._path.open("a", encoding="utf-8") as self._file_handle:
+            super().write()
 
     def _join_last_line(self) -> None:
         lines = _lines(self._path)
@@ -70,8 +69,7 @@ class MetricsFile(events.JSONWriter):
             self._last_write = iteration
 
     def close(self) -> None:
-        if self._file_handle is not None:
-            self._file_handle.close()
+        """Nothing is open between two writes."""
 
 
 class WandbWriter(events.EventWriter):
@@ -109,9 +107,7 @@ class WandbWriter(events.EventWriter):
         latest = events.get_event_storage().latest_with_smoothing_hint(WINDOW)
         iterations = {iteration for _, iteration in latest.values()}
         for new in sorted(i for i in iterations if i > self._last_write):
-            values = {
-                name: value for name, (value, iteration) in latest.items() if iteration == new
-            }
+            values = {name: value for name, (value, at) in latest.items() if at == new}
             self._run.log({**values, "iteration": new})
             self._last_write = new
 

@@ -6,7 +6,7 @@ queries and keys a tile of rows at a time. The result is the same. Shapes: M map
 dimension, T classes. Source: CLIPer (ICCV 2025) and its released code.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,24 +62,16 @@ class StreamedMaps:
         if tile is None:  # a tile that stays in a processor's cache, or one that fills a GPU
             tile = 2**26 if queries[0].device.type == "cuda" else 2**20
         self.step = max(1, tile // self.tokens)
-
-    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
-        """A function that gives rows (t, N) of a map."""
-        q = self.queries[index].float() * self.scales[index]
-        k = self.keys[index].float().T.contiguous()
-
-        def read(rows: slice) -> Tensor:
-            out = q.new_empty(rows.stop - rows.start, self.tokens)  # float32 under autocast, too
-            return torch.mm(q[rows], k, out=out).softmax(dim=1)
-
-        return read
+        starts = range(0, self.tokens, self.step)
+        self.slices = [slice(i, min(i + self.step, self.tokens)) for i in starts]
 
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
         """Which rows, and these rows (t, N) of a map, tile by tile."""
-        read = self.rows_of(index)
-        for start in range(0, self.tokens, self.step):
-            rows = slice(start, min(start + self.step, self.tokens))
-            yield rows, read(rows)
+        q = self.queries[index].float() * self.scales[index]
+        k = self.keys[index].float().T.contiguous()
+        for rows in self.slices:
+            out = q.new_empty(rows.stop - rows.start, self.tokens)  # float32 under autocast, too
+            yield rows, torch.mm(q[rows], k, out=out).softmax(dim=1)
 
     def apply(self, scores: Tensor, options: FuseOptions) -> Tensor:
         """The fused operator times the scores (N, T); ValueError without the selected map."""

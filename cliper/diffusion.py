@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class DiffusionAttention(nn.Module):
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor]) -> list[StreamedMaps]:
         """Maps of images (3, H, W), 0..255, of any sizes; heads of the first layer come first."""
-        latents = torch.cat([self.latents(square) for square in self._squares(images)])
+        latents = torch.cat([self.latents(self._square(image)) for image in images])
         pairs = self.queries_and_keys(self.add_noise(latents))
         grid = _grid(pairs, latents)
         scales = [layer.scale for layer in self.layers.values() for _ in range(layer.heads)]
@@ -183,15 +184,12 @@ class DiffusionAttention(nn.Module):
             ) from error
         _grid(pairs, latents)
 
-    def _squares(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def _square(self, image: Tensor) -> Tensor:
         reference = next(self.unet.parameters())
-        mode, squares = self.options.resize, []
         antialias = self.options.resize == "bilinear"
-        for image in images:
-            x = image.to(reference.device).float()[None] / 255
-            x = F.interpolate(x, size=self.size, mode=mode, antialias=antialias)
-            squares.append((2 * x[0] - 1).to(reference.dtype))
-        return squares
+        x = image.to(reference.device).float()[None] / 255
+        x = F.interpolate(x, size=self.size, mode=self.options.resize, antialias=antialias)
+        return (2 * x[0] - 1).to(reference.dtype)
 
 
 class _Finished(Exception):
@@ -206,23 +204,17 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
     outputs: dict[int, Tensor] = {}
     caller = threading.get_ident()
 
-    def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if threading.get_ident() != caller:
-                return
-            outputs[index] = output
-            if len(outputs) == len(modules):
-                raise _Finished
+    def keep(index: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if threading.get_ident() != caller:
+            return
+        outputs[index] = output
+        if len(outputs) == len(modules):
+            raise _Finished
 
-        return hook
-
-    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules)]
-    try:
-        with contextlib.suppress(_Finished):
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, contextlib.suppress(_Finished):
+        for i, module in enumerate(modules):
+            hooks.enter_context(module.register_forward_hook(partial(keep, i)))
+        run()
     return [outputs[i] for i in range(len(modules))]
 
 
@@ -258,10 +250,9 @@ def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tupl
     expected, given = vae.config.latent_channels, config.in_channels
     if given != expected:
         kinds = {9: ", as for inpainting", 5: ", as for depth maps", 8: ", as for editing images"}
-        kind = kinds.get(given, "")
         raise ValueError(
-            f"{what}: its UNet takes {given} channels{kind}, expected the {expected} of its "
-            "autoencoder's latents"
+            f"{what}: its UNet takes {given} channels{kinds.get(given, '')}, expected the "
+            f"{expected} of its autoencoder's latents"
         )
     extras = "addition_embed_type class_embed_type num_class_embeds encoder_hid_dim_type".split()
     needs = [f"{key} {config[key]!r}" for key in extras if config.get(key)]

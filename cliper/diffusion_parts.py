@@ -47,9 +47,7 @@ def variant_of(folder: Path) -> str | None:
             f"diffusion model: {str(folder)!r} has no weights, expected {WEIGHTS[0]}.safetensors "
             "(or .bin, or a variant such as fp16). Was the copy or download cut short?"
         )
-    if None in found:
-        return None
-    return next((variant for variant in VARIANTS if variant in found), found[0])
+    return next((variant for variant in (None, *VARIANTS) if variant in found), found[0])
 
 
 def load_module(folder: Path, classes: Collection[str], dtype: torch.dtype) -> nn.Module:
@@ -68,12 +66,9 @@ def load_fully(loader: Any, folder: Path, **options: Any) -> nn.Module:
     """Call ``from_pretrained`` on a folder; ValueError unless its files hold all weights."""
     options |= {"variant": variant_of(folder), "output_loading_info": True}
     model, info = read_folder(loader, folder, **options)
-    wrong = []
-    for kind in ("missing", "mismatched", "unexpected"):
-        keys = sorted(map(str, info.get(f"{kind}_keys") or ()))
-        if keys:
-            wrong.append(f"{len(keys)} {kind} {keys[:3]}")
-    if wrong:
+    kinds = ("missing", "mismatched", "unexpected")
+    faults = {kind: sorted(map(str, info.get(f"{kind}_keys") or ())) for kind in kinds}
+    if wrong := [f"{len(keys)} {kind} {keys[:3]}" for kind, keys in faults.items() if keys]:
         raise ValueError(
             f"diffusion model: the weights in {str(folder)!r} do not fit its config.json: "
             f"{', '.join(wrong)}. Was a file replaced, or the copy cut short?"

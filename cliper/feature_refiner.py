@@ -36,9 +36,7 @@ class FeatureMaps:
         result = torch.empty_like(scores)
         for start in range(0, len(scores), self.step):
             tile = self.unit[start : start + self.step] @ self.unit.T - shift
-            rows = torch.arange(len(tile), device=tile.device)
-            # a patch is always like itself
-            tile[rows, start + rows] = tile[rows, start + rows].clamp_min(0)
+            tile.diagonal(start).clamp_(min=0)  # a patch is always like itself
             weights = (GAMMA * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
             torch.mm(weights, scores, out=result[start : start + len(tile)])
         return result

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions, values
+from hyperclip.clip import image_tower as tower
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import require_choice
 
@@ -92,7 +92,7 @@ def encode_layers(
     embeddings, total = read_early_layers(visual, images, options)
     last, weights = visual.transformer.resblocks[-1], None
     if options.attention == "clip":
-        features = residual_block(last, embeddings[-1])[None]
+        features = tower.residual_block(last, embeddings[-1])[None]
     else:
         maps: Iterator[Tensor | None] = itertools.repeat(None)
         if proxy is not None:
@@ -121,19 +121,19 @@ def read_early_layers(
     """
     ph, pw = visual.conv1.kernel_size
     grid = (images.shape[-2] // ph, images.shape[-1] // pw)
-    positions = resize_positions(visual.positional_embedding, grid, mode="bilinear")
+    positions = tower.resize_positions(visual.positional_embedding, grid, mode="bilinear")
     if options.half_positions:
         positions = positions.half().float()
-    x = embed_patches(visual, images, positions)
+    x = tower.embed_patches(visual, images, positions)
     embeddings, total = [], None
     for block in visual.transformer.resblocks[:-1]:
         u = block.ln_1(x)
         embeddings.append(u)
-        q, k, v = project(block.attn, u)
+        q, k, v = tower.project(block.attn, u)
         weights = softmax_map(q, k)
         if options.attention == "fused":
             total = weights if total is None else total.add_(weights)
-        x = x + block.ls_1(merge_heads(block.attn, weights.to(v.dtype) @ v))
+        x = x + block.ls_1(tower.merge_heads(block.attn, weights.to(v.dtype) @ v))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
     return torch.stack([*(e.to(x.dtype) for e in embeddings), x]), total
 
@@ -148,18 +148,18 @@ def last_block(
     (M, B, S, D) and the last layer's map (B, A, S, S), if there is one. Where a map is given only
     values are projected.
     """
-    outputs, weights = [], None
+    attn, outputs, weights = block.attn, [], None
     for e in embeddings:
         u = block.ln_1(e)
         given = next(maps)
         if given is None and options.attention != "identity":
-            q, k, v = project(block.attn, u)
+            q, k, v = tower.project(attn, u)
             pairs = {"vanilla": (q, k), "q-q": (q, q), "k-k": (k, k), "v-v": (v, v)}
             weights = softmax_map(*pairs[options.attention])
         else:
-            v = values(block.attn, u).unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
+            v = tower.values(attn, u).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
             weights = given
-        mixed = merge_heads(block.attn, v if weights is None else weights.to(v.dtype) @ v)
+        mixed = tower.merge_heads(attn, v if weights is None else weights.to(v.dtype) @ v)
         outputs.append(mixed + (options.residual * e if options.residual else 0.0))
     return torch.stack(outputs), weights
 
@@ -206,17 +206,6 @@ def with_class_token(affinity: Tensor) -> Tensor:
     return F.pad(affinity, (1, 0, 1, 0))
 
 
-def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values (B, A, S, d) of tokens (B, S, D)."""
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d))`` (B, A, S, S), in float32."""
     return (q.float() * q.shape[-1] ** -0.5 @ k.float().mT).softmax(dim=-1)
-
-
-def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Heads (B, A, S, d) through the output projection: (B, S, D)."""
-    return attn.out_proj(x.transpose(1, 2).flatten(2))

@@ -35,7 +35,12 @@ class LatentsCache:
         latents = self._read(file, shape, like)
         if latents is None:
             latents = compute()
-            self._write(file, latents)
+            kept = latents.detach().cpu().clone()
+            content = {"latents": kept, "digest": digest({"latents": kept})}
+            try:
+                write_atomically(file, lambda path: torch.save(content, path))
+            except (OSError, RuntimeError) as error:  # torch: a full disk is a RuntimeError
+                logger.warning("latents not kept in %s (%s): going on without", self.folder, error)
         return latents
 
     def _read(self, file: Path, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
@@ -52,14 +57,6 @@ class LatentsCache:
             reason = type(error).__name__
         logger.warning("cached latents %s are damaged (%s): computing them anew", file, reason)
         return None
-
-    def _write(self, file: Path, latents: Tensor) -> None:
-        kept = latents.detach().cpu().clone()
-        content = {"latents": kept, "digest": digest({"latents": kept})}
-        try:
-            write_atomically(file, lambda path: torch.save(content, path))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            logger.warning("latents not kept in %s (%s): going on without", self.folder, error)
 
 
 def digest(tensors: Mapping[str, Tensor], *others: object) -> str:

@@ -232,10 +232,7 @@ class CLIPer(Segmenter):
         refines = isinstance(self.refiner, DiffusionRefiner | None)
         argmax = self.labels.protocol == "argmax"
         variants = {"windows": self.window, "no refiner": self.refiner is None}
-        notes = {
-            ALL_CLASSIFIED: argmax,
-            ONE_SETTING: not set(dataset) & set(self.tuned_for),
-        }
+        notes = {ALL_CLASSIFIED: argmax, ONE_SETTING: not set(dataset) & set(self.tuned_for)}
         settings = {
             "fusion": asdict(self.fusion),
             "scores": asdict(self.scores),
@@ -274,13 +271,11 @@ class CLIPer(Segmenter):
         return with_negatives(classes, negatives, self.mean_negative, self.class_of(vocabulary))
 
     def _embed_all(self, images: Sequence[Tensor]) -> list[Embedded]:
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, image in enumerate(images):
-            height, width = image.shape[1:]
-            size = target_size(height, width, self.size, self.patch, self.max_size)
-            groups.setdefault(size, []).append(i)
+        limits = (self.size, self.patch, self.max_size)
+        sizes = [target_size(image.shape[1], image.shape[2], *limits) for image in images]
         embedded: dict[int, Embedded] = {}
-        for size, members in groups.items():
+        for size in dict.fromkeys(sizes):
+            members = [i for i, own in enumerate(sizes) if own == size]
             some = self._embed([images[i] for i in members], size)
             embedded.update(zip(members, some, strict=True))
         return [embedded[i] for i in range(len(images))]

@@ -93,9 +93,8 @@ def load_single_file(path: Path, dtype: torch.dtype) -> tuple[nn.Module, nn.Modu
             "short?"
         ) from error
     for module, weights in ((unet, unet_state), (vae, vae_state)):
-        _require_fit(module, weights, path)
         weights = {name: value.to(dtype) for name, value in weights.items()}
-        module.load_state_dict(weights, assign=True)
+        _fill(module, weights, path, assign=True)
     known = (folder / "scheduler" / "scheduler_config.json").is_file()
     scheduler = load_scheduler(folder / "scheduler") if known else PNDMScheduler(**_SCHEDULER)
     return vae, unet, scheduler, _empty_prompt(path, state, version)
@@ -120,11 +119,13 @@ def _beside(folder: Path, part: str) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
 
 
-def _require_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def _fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, **how: bool) -> None:
+    """Load the weights of a part; ValueError unless they are those that it has."""
     what = f"{KEY} {str(path)!r} does not fill the {type(module).__name__} of Stable Diffusion"
     beside = "unet/config.json and vae/config.json beside the file"
     fix = f"A model of another architecture needs its {beside}"
     require_fit(module.state_dict(), state, what, fix)
+    module.load_state_dict(state, **how)
 
 
 def _empty_prompt(path: Path, state: Mapping[str, Tensor], version: Version) -> Tensor:
@@ -144,8 +145,7 @@ def _empty_prompt(path: Path, state: Mapping[str, Tensor], version: Version) -> 
     plain = {name.removeprefix("text_model."): value.float() for name, value in converted.items()}
     # the file has a last block and a projection that are not used
     fitting = {own[name]: value for name, value in plain.items() if name in own}
-    _require_fit(encoder, fitting, path)
-    encoder.load_state_dict(fitting)
+    _fill(encoder, fitting, path)
     length = encoder.config.max_position_embeddings
     tokens = torch.tensor([[_START, _END] + [version.padding] * (length - 2)])
     with torch.no_grad():

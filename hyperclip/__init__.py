@@ -19,14 +19,7 @@ _EXPORTS = {
 }
 """The module of each exported name."""
 
-__all__ = [
-    "Predictor",
-    "Question",
-    "Vocabulary",
-    "__version__",
-    "add_hyperclip_config",
-    "load_config",
-]
+__all__ = sorted([*_EXPORTS, "__version__"])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

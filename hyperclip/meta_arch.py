@@ -198,10 +198,8 @@ class HyperCLIP(Segmenter):
             return image_tower.encode_dense(visual, views, self.layers)
         tokens = views[0, 0].numel() // visual.conv1.weight[0, 0].numel()
         step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
-        parts = views.split(step)
-        return DenseFeatures.join(
-            [image_tower.encode_dense(visual, part, self.layers) for part in parts]
-        )
+        parts = [image_tower.encode_dense(visual, part, self.layers) for part in views.split(step)]
+        return DenseFeatures.join(parts)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """``{"loss_sem_seg": scalar}``; see :class:`Segmenter`. Inputs that are a part of a batch

@@ -68,9 +68,8 @@ class Description:
     variant: str = ""
     class_lists: str = "catseg"  # family of class lists that the method was published with
     abstains: bool = False  # whether pixels may stay without a class where no background exists
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # plain values that decide its numbers
+    # plain values that decide its numbers
+    settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # why its number is not comparable with a published one as it is
     # what the variant changes of the released config, by config key
     variant_settings: Mapping[str, Any] = field(default_factory=dict)

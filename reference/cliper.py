@@ -6,7 +6,7 @@ Shapes: M maps, N tokens, T classes, d numbers of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from cliper.affinity import StreamedMaps
@@ -19,8 +19,8 @@ class GivenMaps(StreamedMaps):
     def __init__(self, maps: Tensor, grid: tuple[int, int], tile: int | None = None) -> None:
         super().__init__(list(maps), [], [], grid, tile)
 
-    def rows_of(self, index: int) -> Callable[[slice], Tensor]:
-        return lambda rows: self.queries[index][rows]
+    def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
+        return ((rows, self.queries[index][rows]) for rows in self.slices)
 
 
 def attention_maps(queries: list[Tensor], keys: list[Tensor], scales: list[float]) -> Tensor:

@@ -58,7 +58,7 @@ class ObviousRefiner(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> list[GridRefinement]:
         own: Any = self.attention
-        latents = own.add_noise(own.latents(own._squares(images)[0]))
+        latents = own.add_noise(own.latents(own._square(images[0])))
         outputs: list[Tensor] = []
         projections = [m for layer in own.layers.values() for m in (layer.to_q, layer.to_k)]
         handles = [

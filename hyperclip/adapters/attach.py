@@ -124,10 +124,8 @@ def _gradients(value: Tensor, sources: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, base.Adapter]]:
-    """Yield (name, module) of every adapter inside ``model``."""
-    for name, module in model.named_modules():
-        if isinstance(module, base.Adapter):
-            yield name, module
+    """(name, module) of every adapter inside ``model``."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, base.Adapter))
 
 
 def merge(model: nn.Module) -> int:

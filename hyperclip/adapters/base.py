@@ -29,9 +29,6 @@ site.
 class Adapter(nn.Module):
     """Its ``forward`` maps a frozen weight to the one that is used; it starts as the identity."""
 
-    def forward(self, weight: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def starts_at_identity(self) -> list[nn.Parameter]:
         """Parameters (…, b, b) that start as identities, to which weight decay can pull them."""
         return []

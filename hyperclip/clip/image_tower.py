@@ -47,12 +47,21 @@ def embed_patches(
     return visual.ln_pre(x + positions.to(x.dtype))
 
 
+def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values (B, A, N, d) of ``attn`` for tokens x (B, N, D)."""
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Heads (B, A, N, d) through the output projection of ``attn``: (B, N, D)."""
+    return attn.out_proj(x.transpose(1, 2).flatten(2))
+
+
 def attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Multi-head self-attention of ``attn`` over tokens x (B, N, D), without building the map."""
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    x = F.scaled_dot_product_attention(q, k, v)
-    return attn.out_proj(x.transpose(1, 2).flatten(2))
+    q, k, v = project(attn, x)
+    return merge_heads(attn, F.scaled_dot_product_attention(q, k, v))
 
 
 def values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:

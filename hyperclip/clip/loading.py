@@ -67,9 +67,10 @@ def load_clip(
         )
     name, weights = local_name(name), local_name(weights)
     architecture, tag = split_name(name)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
     load = load and weights != "none"
     file = None
-    if _is_tag(architecture, weights):
+    if weights in tags:
         tag = weights
     elif weights not in ("", "none"):
         file, tag = Path(weights), ""
@@ -86,7 +87,6 @@ def load_clip(
         kind = _expected_activation(name, architecture, tag, file) if expected else activation
         return _finish(_build(architecture, kind), architecture, "random weights", kind)
     if not tag:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ValueError(
             f"CLIP weights: {name!r} names an architecture only. Add a tag ({name}:TAG, one of "
             f"{tags}), or set MODEL.CLIP_WEIGHTS to a file or 'none'"
@@ -111,8 +111,8 @@ def split_name(name: str) -> tuple[str, str]:
             "architecture (open_clip.list_models()), 'hf-hub:owner/name', or a local folder with "
             "open_clip_config.json"
         )
-    if tag and not _is_tag(architecture, tag):
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
         raise ValueError(f"CLIP weights: got tag {tag!r}, expected one of {tags}")
     return architecture, tag
 
@@ -147,11 +147,6 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("constants.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def _is_tag(architecture: str, weights: str) -> bool:
-    known = architecture in open_clip.list_models()
-    return known and weights in open_clip.list_pretrained_tags_by_model(architecture)
 
 
 def _expected_activation(name: str, architecture: str, tag: str, file: Path | None) -> str:
@@ -199,12 +194,9 @@ def _load_file(name: str, architecture: str, path: Path, activation: str) -> Loa
     state = {k: v for k, v in content.items() if k not in OPENAI_EXTRAS}
     kind = activation_of_file(name, path, content) or activation
     model = _build(architecture, kind)
-    require_fit(
-        model.state_dict(),
-        state,
-        f"weights file {str(path)!r} does not fit the CLIP architecture {name!r}",
-        "Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED to the architecture of the file",
-    )
+    what = f"weights file {str(path)!r} does not fit the CLIP architecture {name!r}"
+    fix = "Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED to the architecture of the file"
+    require_fit(model.state_dict(), state, what, fix)
     if kind == "auto":
         _require_activation(name, path, content)
     model.load_state_dict(state)

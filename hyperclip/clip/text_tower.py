@@ -7,7 +7,6 @@ tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens t
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +47,14 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     same = (tokens == tokens[0]).all(dim=0).long().cumprod(0).sum()
     shared = int(torch.minimum(same, end.min()))
     inside = torch.arange(shared, tokens.shape[1], device=end.device) <= end[:, None]
-    packing = Packing(len(tokens), shared, inside.shape[1], inside.flatten().nonzero()[:, 0])
+    kept = inside.flatten().nonzero()[:, 0]
     x = clip.token_embedding(tokens)
     x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
-    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1).index_select(0, packing.kept)])
-    attend, recompute = partial(attention, packing=packing), recomputes(clip.transformer)
+    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1).index_select(0, kept)])
+    attend = partial(
+        attention, prompts=len(tokens), shared=shared, length=inside.shape[1], kept=kept
+    )
+    recompute = recomputes(clip.transformer)
     for block in clip.transformer.resblocks:
         x = run(residual_block, block, x, attend, recompute=recompute)
     x = clip.ln_final(x[shared - 1 + inside.sum(dim=1).cumsum(0)])
@@ -62,23 +64,13 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
     return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-class Packing(NamedTuple):
-    """Which tokens are computed: those that all prompts begin with, then each prompt's own.
-
-    Attributes:
-        prompts: P. shared: how many tokens are shared. length: S, the most that a prompt has of its
-            own. kept: (N - shared,), ascending positions of these in P S tokens.
+def attention(
+    attn: nn.MultiheadAttention, x: Tensor, prompts: int, shared: int, length: int, kept: Tensor
+) -> Tensor:
+    """Causal self-attention of ``attn`` over packed tokens x (N, D): ``shared`` ones, with which
+    all P ``prompts`` begin, then each prompt's own, at most S, the ``length``; ``kept``
+    (N - shared,) are the ascending positions of these in P S tokens.
     """
-
-    prompts: int
-    shared: int
-    length: int
-    kept: Tensor
-
-
-def attention(attn: nn.MultiheadAttention, x: Tensor, packing: Packing) -> Tensor:
-    """Causal self-attention of ``attn`` over packed tokens x (N, D)."""
-    prompts, shared, length, kept = packing
     qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
     own = qkv.new_zeros(prompts * length, *qkv.shape[1:]).index_copy(0, kept, qkv[shared:])
     q0, k0, v0 = qkv[None, :shared].permute(2, 0, 3, 1, 4)

@@ -29,10 +29,8 @@ def check_labels(target: Tensor, classes: int, ignore: int) -> None:
     """ValueError if a label is neither 0 to ``classes - 1`` nor ``ignore``."""
     bad = target[(target != ignore) & ((target < 0) | (target >= classes))]
     if len(bad):
-        values = sorted(set(bad.tolist()))[:5]
-        raise ValueError(
-            f"labels: got {values}, expected 0 to {classes - 1} or the ignore value {ignore}"
-        )
+        got = f"labels: got {bad.unique()[:5].tolist()}"
+        raise ValueError(f"{got}, expected 0 to {classes - 1} or the ignore value {ignore}")
 
 
 def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:

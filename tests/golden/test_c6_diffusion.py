@@ -46,7 +46,7 @@ def test_maps(golden, parts, noise, picture, step):
     assert model.time == STEPS[step] and model.size == (512, 512)
     np.testing.assert_allclose(parts[3][:, ::4], recorded["prompt_embeds"], atol=2e-5)
     with torch.no_grad():
-        (square,) = model._squares([picture])
+        square = model._square(picture)
         np.testing.assert_allclose(
             square[None, :, ::16, ::16], recorded["vae_in_every16"], atol=1e-6
         )
@@ -78,7 +78,7 @@ def test_the_streamed_maps_are_those(parts, picture):
     (maps,) = model([picture])
     assert (maps.count, maps.grid) == (4, (64, 64))
     with torch.no_grad():
-        pairs = model.queries_and_keys(model.add_noise(model.latents(model._squares([picture])[0])))
+        pairs = model.queries_and_keys(model.add_noise(model.latents(model._square(picture))))
     names = list(model.layers)
     assert names[0].startswith("up_blocks.3.attentions.1") and names[1].startswith(
         "up_blocks.3.attentions.0"

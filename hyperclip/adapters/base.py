@@ -93,12 +93,13 @@ class AdapterOptions:
 
 
 def checked_choices(key: str, values: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``values`` as a tuple, each once; ValueError if there is none or one not allowed."""
-    values = tuple(dict.fromkeys(values))
-    wrong = [v for v in values if v not in allowed]
-    if wrong or not values:
+    """Return ``values`` as a tuple, each once, in the order of those that are allowed; ValueError
+    if there is none or one not allowed.
+    """
+    values = dict.fromkeys(values)
+    if not values or not values.keys() <= set(allowed):
         raise ValueError(f"{key}: got {list(values)}, expected one or more of {list(allowed)}")
-    return values
+    return tuple(value for value in allowed if value in values)
 
 
 def checked_curvature(c: float) -> float:

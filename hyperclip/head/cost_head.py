@@ -108,11 +108,12 @@ class CostVolumeHead(nn.Module):
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}"
             )
-        for size in (pooling_train, pooling_test):
+        for key in ("POOLING_SIZES", "POOLING_SIZES_TEST"):
+            size = pairs_of_numbers[key]
             if grid[0] % size[0] or grid[1] % size[1]:
                 raise ValueError(
-                    f"POOLING_SIZES: got {tuple(size)}, expected divisors of the feature grid "
-                    f"{grid}"
+                    f"MODEL.SEM_SEG_HEAD.{key}: got {list(size)}, expected divisors of the feature "
+                    f"grid {grid}"
                 )
         self.grid, self.max_classes, self.recompute = grid, max_classes, recompute
         self.pooling_train, self.pooling_test = pooling_train, pooling_test

@@ -122,7 +122,7 @@ class Vocabulary:
     @classmethod
     def from_file(cls, path: str | Path) -> Vocabulary:
         """Read a class file: UTF-8 in ``.txt`` by :meth:`from_text`, else :meth:`from_json`."""
-        path = Path(path)
+        path = local_path(path)
         if path.suffix.lower() != ".txt" or not path.is_file():
             return cls.from_json(path)
         try:

@@ -119,6 +119,23 @@ def test_only_the_chosen_projections_change(kind, chosen):
     ] == sorted(chosen, key="qkv".index)
 
 
+@pytest.mark.parametrize("order", ["vkq", "kqv", "qvk", "vk"])
+@pytest.mark.parametrize("literal", [False, True])
+def test_the_order_in_which_projections_are_named_does_not_matter(order, literal):
+    weight = rows_of([1.0])
+    named, usual = (
+        RadiusAdjustment(8, 4, 1e-6, projections=names, literal=literal).double()
+        for names in (order, sorted(order, key="qkv".index))
+    )
+    for k, name in enumerate(order):
+        for adapter in (named, usual):
+            getattr(adapter, name).data.mul_(k + 2)
+    assert torch.equal(named(weight), usual(weight))
+    for name, part, before in zip("qkv", named(weight).chunk(3), weight.chunk(3), strict=True):
+        factor = order.index(name) + 2 if name in order else 1
+        torch.testing.assert_close(part, factor * before, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("mode", ["hyperbolic", "relations"])
 def test_each_tower_has_its_curvature(mode):
     """The norm to which far rows are cut is that of the tower's own ball."""

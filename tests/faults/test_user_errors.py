@@ -57,7 +57,11 @@ def test_missing_config_file():
         (["MODEL.SEM_SEG_HEAD.ATTENTION_TYPE", "flash"], "expected 'linear' or 'full'"),
         (["MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM", "512"], "expected 64, CLIP's embedding width"),
         (["MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "5"], "expected a divisor of the feature grid"),
-        (["MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[5, 5]"], "expected divisors of the feature grid"),
+        (["MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[5, 5]"], r"POOLING_SIZES: got \[5, 5\], expected"),
+        (
+            ["MODEL.SEM_SEG_HEAD.POOLING_SIZES_TEST", "[1, 5]"],
+            r"POOLING_SIZES_TEST: got \[1, 5\], expected divisors of the feature grid",
+        ),
         (["MODEL.ADAPTER.BLOCK_SIZE", "48"], "expected a divisor of the attention width 128"),
         (["MODEL.ADAPTER.PROJECTIONS", "['q', 'o']"], "expected one or more of"),
         (["MODEL.ADAPTER.CURVATURE_TEXT", "0.0"], "expected a positive number"),

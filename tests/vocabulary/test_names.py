@@ -298,3 +298,12 @@ def test_left_out_synonyms_are_said(clip, caplog):
     assert (
         "'custom': first names only (MODEL.SYNONYMS first), 2 synonyms are not asked" in caplog.text
     )
+
+
+@pytest.mark.parametrize("name", ["words.txt", "words.json"])
+def test_a_class_file_in_the_home_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = "dog, puppy; road" if name.endswith(".txt") else '[["dog", "puppy"], "road"]'
+    (tmp_path / name).write_text(content)
+    for read in (load_vocabulary, Vocabulary.from_file):
+        assert read(f"~/{name}").classes == (("dog", "puppy"), ("road",))

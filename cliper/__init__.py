@@ -1,8 +1,7 @@
 """CLIPer (ICCV 2025), training-free segmentation. Importing it registers its keys and its model."""
 
-from hyperclip.runtime import detectron2  # noqa: F401  (first, see there)
+from hyperclip.runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from hyperclip.config.keys import extend_config
 
 from .config import CLIPER_RULES, add_cliper_config

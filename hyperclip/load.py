@@ -1,8 +1,7 @@
 """From a config to a model with weights."""
 
-from .runtime import detectron2  # noqa: F401  (first, see there)
+from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import difflib
 
 import torch

@@ -1,8 +1,7 @@
 """The meta-architecture HyperCLIP: CLIP, its adapters and the cost-volume head."""
 
-from .runtime import detectron2  # noqa: F401  (first, see there)
+from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

@@ -10,9 +10,8 @@ Example::
 
 from __future__ import annotations
 
-from .runtime import detectron2  # noqa: F401  (first, see there)
+from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """The cost-volume head: cost volume, aggregation, decoder, loss."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from .cost_head import CosineHead, CostVolumeHead
 from .logits import REJECTED, ViewLogits
 from .loss import choose_classes, in_terms_of, pixel_class_bce, present_classes

@@ -1,8 +1,7 @@
 """Training: the trainer, its step, optimiser, hooks, writers, launcher and run folder."""
 
-from ..runtime import detectron2  # noqa: F401  (first, see there)
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-# isort: split
 from .run_folder import setup_run
 from .trainer import Trainer
 

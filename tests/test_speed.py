@@ -107,8 +107,8 @@ UNITS = {"GB": 1000.0}
     ("page", "rows"), [("docs/performance.md", len(RESULTS)), ("README.md", 4)]
 )
 def test_pages_show_what_was_measured(page, rows):
-    """Every row that a page shows is a row of the results of the device, and of a GPU's precision, that
-    its heading names, rounded.
+    """Every row that a page shows is a row of the results of the device, and of a GPU's precision,
+    that its heading names, rounded.
     """
     devices, device, told = {device for device, _, _ in RESULTS}, "CPU", 0
     for line in (ROOT / page).read_text(encoding="utf-8").splitlines():

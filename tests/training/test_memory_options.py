@@ -238,6 +238,7 @@ def test_a_compiled_head_takes_every_number_of_classes_and_keeps_its_keys():
 def test_inference_is_compiled_too():
     model, compiled = build().eval(), build("MODEL.COMPILE_HEAD", "eager").eval()
     batch = pictures(model)
+    torch._dynamo.reset()  # graphs of other tests would do
     torch._dynamo.utils.counters.clear()
     for classes in (CLASSES, 3):
         words = Vocabulary(model.train_vocabulary.classes[:classes], str(classes))

@@ -39,7 +39,7 @@ class LatentsCache:
             content = {"latents": kept, "digest": digest({"latents": kept})}
             try:
                 write_atomically(file, lambda path: torch.save(content, path))
-            except (OSError, RuntimeError) as error:  # torch: a full disk is a RuntimeError
+            except OSError as error:
                 logger.warning("latents not kept in %s (%s): going on without", self.folder, error)
         return latents
 

@@ -76,7 +76,8 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, target)
     except (OSError, RuntimeError) as error:
         # torch.save says that a disk is full with a RuntimeError of its C++ side
-        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
+        full = any(words in str(error) for words in ("inline_container", "write failed"))
+        if isinstance(error, RuntimeError) and not full:
             raise
         raise _refused(error, f"{str(target)!r} cannot be written") from error
 

@@ -122,7 +122,7 @@ class Checkpoints(HookBase):
         config = self.trainer.cfg.dump()
         try:
             self.checkpointer.save(name, processes=states, config=config, versions=versions)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except OSError as error:
             raise OSError(
                 f"checkpoint {name} could not be written to {self.checkpointer.save_dir!r} "
                 f"({error}). Is the disk full? Free some space, or lower SOLVER.CHECKPOINT_KEEP"

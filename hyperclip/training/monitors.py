@@ -166,7 +166,8 @@ class EmbeddingRadius(HookBase):
 
 
 class Throughput(HookBase):
-    """Writes images_per_second, waiting for data included, and memory_mb, the peak so far.
+    """Writes images_per_second, waiting for data included, and memory_mb, the peak since
+    the last evaluation.
 
     Only steps count, so put this before hooks that evaluate or save. ``batch`` is the images of an
     iteration, of all processes; ``period`` the iterations between two values, which are averaged.

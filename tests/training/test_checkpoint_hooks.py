@@ -147,7 +147,12 @@ def checkpoints_of(folder, **trainer):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("file write failed"),
+        RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0"),
+    ],
 )
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, caplog, error):
     run_with(tmp_path, [2])
@@ -163,6 +168,15 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch, caplog, 
     assert resume(tmp_path) == (2, 2)
     with pytest.raises(OSError, match="checkpoint model_final could not be written"):
         checkpoints_of(tmp_path, iter=9).after_step()
+
+
+def test_another_fault_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    def fail(data, path):
+        raise RuntimeError("CUDA error: an illegal memory access, write of size 4")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="^CUDA error"):
+        checkpoints_of(tmp_path).after_step()
 
 
 def test_what_a_checkpoint_holds(tmp_path):

@@ -47,7 +47,7 @@ class LatentsCache:
         if not file.is_file():
             return None
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = dict(torch.load(file, map_location="cpu", weights_only=True))
             latents = content["latents"]
             whole = content["digest"] == digest({"latents": latents})
             if whole and latents.shape == shape and latents.dtype == like.dtype:

@@ -134,11 +134,14 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+def product_rate(settings: Settings) -> float:
     """Operations per second of a product of two large square matrices, the best of six."""
-    side = 8192 if device.type == "cuda" else 3072
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = min(seconds_of(lambda: a @ b, device)[1] for _ in range(6))
+    side = 8192 if settings.device.type == "cuda" else 3072
+    if settings.smoke:  # half precision is slow on a CPU that does not have it
+        side = 64
+    a, b = (torch.randn(side, side, device=settings.device) for _ in range(2))
+    a, b = a.to(settings.precision), b.to(settings.precision)
+    seconds = min(seconds_of(lambda: a @ b, settings.device)[1] for _ in range(6))
     return 2 * side**3 / seconds
 
 
@@ -202,7 +205,7 @@ def compare(
         slow, seconds = seconds_of(obvious, settings.device)
         taken["slow"].append(seconds)
         least += seconds_of(floor, settings.device)[1] if floor else 0.0
-        least += needed / product_rate(settings.device, settings.precision) if count else 0.0
+        least += needed / product_rate(settings) if count else 0.0
         if least:
             taken["floor"].append(least)
     medians = {way: statistics.median(times) for way, times in taken.items() if times}

@@ -212,8 +212,7 @@ class Run(TrainerBase):
         self.storage.put_scalar("total_loss", self.losses[self.iter])
 
 
-def test_parameters_without_a_gradient_are_named_once(start, cfg, batch, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
+def test_parameters_without_a_gradient_are_named_once(start, cfg, batch, caplog):
     model, _ = step(start, cfg, batch)
     last = len(model.clip.visual.transformer.resblocks) - 1
     expected = [
@@ -241,9 +240,8 @@ def test_parameters_without_a_gradient_are_named_once(start, cfg, batch, caplog,
         ([1.0] * 4, 0, []),
     ],
 )
-def test_a_loss_that_does_not_fall(start, caplog, monkeypatch, losses, period, warned):
+def test_a_loss_that_does_not_fall(start, caplog, losses, period, warned):
     """After every period, the first one, too."""
-    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         Run(start, [LossWatch(period)], losses)
     found = re.findall(r"The loss has not fallen after (\d+) iterations", caplog.text)

@@ -122,7 +122,6 @@ def test_unused_writers_leave_no_files(tmp_path, wandb):
 
 
 def test_without_tensorboard_there_is_a_warning(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level(logging.WARNING):
         writers = build_writers(make_cfg(tmp_path), 5)

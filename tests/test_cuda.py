@@ -94,7 +94,7 @@ def test_a_training_step(mixed):
 
 
 def test_labels_are_the_best_scores():
-    """Ties go to the lower class, as on the CPU, in one chunk of classes and in several."""
+    """Ties go to the lower class."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(-3, 3, (1, 23, 24, 24), generator=generator).float()
     views = ViewLogits(logits.to(DEVICE), 23)

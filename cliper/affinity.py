@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import require_choice, require_share
+from .config import CLIPER_RULES
 
-FUSIONS = ("SFSA", "mean", "selection")
 EPS = 1e-5
 KEPT = 2**25
 """A map of at most so many entries (128 MiB) is kept while it is applied, others are made twice."""
@@ -23,15 +22,19 @@ KEPT = 2**25
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """How several maps become one operator; MODEL.CLIPER.REFINER's keys explain it."""
+    """How several maps become one operator; MODEL.CLIPER.REFINER's keys of the same names explain
+    it. ValueError for a value that its key may not have, or a threshold that is no share.
+    """
 
-    fusion: str = "SFSA"
-    index: int = 1
-    threshold: float = 0.2
+    fusion: str
+    index: int
+    threshold: float
 
     def __post_init__(self) -> None:
-        require_choice("REFINER.FUSION", self.fusion, FUSIONS)
-        require_share("REFINER.THRESHOLD", self.threshold)
+        if not 0 <= self.threshold <= 1:  # the key may also be -1
+            got = f"got {self.threshold}, expected 0 to 1"
+            raise ValueError(f"MODEL.CLIPER.REFINER.THRESHOLD: {got}")
+        CLIPER_RULES.require("MODEL.CLIPER.REFINER.", self)
 
     def check_index(self, count: int) -> None:
         """ValueError for the "selection" of a map that ``count`` maps do not have."""

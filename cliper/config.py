@@ -1,36 +1,34 @@
 """The configuration keys of CLIPer, with the released code's defaults, and what they may be."""
 
-from collections.abc import Sequence
-
 from detectron2.config import CfgNode
 from hyperclip.config.key_rules import ANY, POSITIVE, SHARE, KeyRules
 
 _BOUNDS = {
     "SIZE MAX_SIZE WINDOW_STRIDE DIFFUSION.STEPS FEATURES.MAX_SIZE": POSITIVE,
-    "SCORE_THRESHOLD CENTER_SCALE RESIDUAL SELECT_LAYER AVERAGE_WEIGHT": ANY,
+    "SCORE_THRESHOLD RESIDUAL SELECT_LAYER AVERAGE_WEIGHT": ANY,
     "ATTENTION_THRESHOLD": SHARE,
     "REFINER.THRESHOLD": (-1, 1),
     "SINKHORN": (-1, float("inf")),
+    "DIFFUSION.SEED": (0, 2**63 - 1),
+}
+_CHOICES = {
+    "ATTENTION": "fused vanilla q-q k-k v-v identity proxy clip",
+    "CENTER": "mean max",
+    "AVERAGE": "all early none",
+    "PROPAGATION": "columns rows none",
+    "PROTOCOL": "abstain argmax",
+    "REFINER.FUSION": "SFSA mean selection",
+    "DIFFUSION.NOISE": "seeded none",
+    "DIFFUSION.RESIZE": "nearest bilinear",
 }
 CLIPER_RULES = KeyRules(
     inputs=("MODEL.CLIPER.DIFFUSION.MODEL", "MODEL.CLIPER.FEATURES.WEIGHTS"),
     outputs=("MODEL.CLIPER.DIFFUSION.CACHE",),
     bounds={f"MODEL.CLIPER.{key}": pair for keys, pair in _BOUNDS.items() for key in keys.split()},
+    choices={f"MODEL.CLIPER.{key}": tuple(words.split()) for key, words in _CHOICES.items()},
     not_negative=True,
 )
 """What the values of CLIPer's keys may be."""
-
-
-def require_choice(key: str, value: str, allowed: Sequence[str]) -> None:
-    """ValueError unless the value of a key below MODEL.CLIPER is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"MODEL.CLIPER.{key}: got {value!r}, expected one of {list(allowed)}")
-
-
-def require_share(key: str, value: float) -> None:
-    """ValueError unless the value of a key below MODEL.CLIPER is in 0..1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"MODEL.CLIPER.{key}: got {value}, expected 0 to 1")
 
 
 def add_cliper_config(cfg: CfgNode) -> None:

@@ -20,44 +20,34 @@ from hyperclip.runtime.finite import FiniteCheck
 from torch import Tensor, nn
 
 from .affinity import StreamedMaps
-from .config import require_choice
+from .config import CLIPER_RULES
 from .latents import LatentsCache, digest
-
-NOISES = ("seeded", "none")
-RESIZES = ("nearest", "bilinear")
+from .pretrained import LoadedDiffusion
 
 
 @dataclass(frozen=True)
 class DiffusionOptions:
     """Where and how the maps are read; MODEL.CLIPER.DIFFUSION's keys of the same names explain it.
-    ValueError for an unknown name, or a number that is out of range.
+    ValueError for a value that its key may not have.
     """
 
-    layers: tuple[str, ...] = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
-    time_step: int = 45
-    steps: int = 50
-    noise: str = "seeded"
-    seed: int = 0
-    resize: str = "nearest"
+    layers: Sequence[str]
+    time_step: int
+    steps: int
+    noise: str
+    seed: int
+    resize: str
 
     def __post_init__(self) -> None:
-        require_choice("DIFFUSION.NOISE", self.noise, NOISES)
-        require_choice("DIFFUSION.RESIZE", self.resize, RESIZES)
-        for key, least in {"STEPS": 1, "TIME_STEP": 0, "SEED": 0}.items():
-            number = getattr(self, key.lower())
-            if not least <= number < 2**63:
-                raise ValueError(
-                    f"MODEL.CLIPER.DIFFUSION.{key}: got {number}, expected {least} or more"
-                )
+        CLIPER_RULES.require("MODEL.CLIPER.DIFFUSION.", self)
 
 
 class DiffusionAttention(nn.Module):
     """Maps of an image from a diffusion model's self-attention.
 
     Args:
-        vae: only its encoder is used. scheduler: one of diffusers.
-        prompt: text condition (1, N, C), None for an unconditional ``UNet2DModel``.
-        cache: folder in which latents are kept, None for none. source: names the model in messages.
+        parts: of the model; of the autoencoder only the encoder is used.
+        cache: folder in which latents are kept.
     Attributes:
         count: number M of maps, the heads of all layers. size: (H, W) of the images it sees.
     Raises:
@@ -69,25 +59,17 @@ class DiffusionAttention(nn.Module):
     prompt: Tensor | None
 
     def __init__(
-        self,
-        vae: Any,
-        unet: Any,
-        scheduler: Any,
-        prompt: Tensor | None,
-        options: DiffusionOptions,
-        cache: Path | None = None,
-        source: str = "",
+        self, parts: LoadedDiffusion, options: DiffusionOptions, cache: Path | None = None
     ) -> None:
         super().__init__()
-        self.vae, self.unet, self.scheduler, self.options = vae, unet, scheduler, options
+        self.vae, self.unet, self.scheduler, prompt, self.source = parts
         self.cache = LatentsCache(cache) if cache is not None else None
-        self.source = source
-        self.layers = find_layers(unet, options.layers)
+        self.options, self.layers = options, find_layers(self.unet, options.layers)
         self.register_buffer("prompt", prompt, persistent=False)
-        sides = check_parts(vae, unet, prompt, source)
-        self.time = chosen_time(scheduler, options)
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.channels = vae.config.latent_channels
+        sides = check_parts(parts)
+        self.time = chosen_time(self.scheduler, options)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.channels = self.vae.config.latent_channels
         self.size = tuple(self.factor * side for side in sides)
         self.count = sum(attention.heads for attention in self.layers.values())
         self._rehearse()
@@ -244,8 +226,9 @@ def chosen_time(scheduler: Any, options: DiffusionOptions) -> Tensor:
     return scheduler.timesteps[options.time_step]
 
 
-def check_parts(vae: Any, unet: Any, prompt: Tensor | None, source: str) -> tuple[int, int]:
+def check_parts(parts: LoadedDiffusion) -> tuple[int, int]:
     """The sides of the latents; ValueError if more than text is needed, or parts do not fit."""
+    vae, unet, _, prompt, source = parts
     what, config = f"MODEL.CLIPER.DIFFUSION.MODEL {source}", unet.config
     expected, given = vae.config.latent_channels, config.in_channels
     if given != expected:

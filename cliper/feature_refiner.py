@@ -57,7 +57,7 @@ class FeatureExtractor(nn.Module):
 
     model: Any
 
-    def __init__(self, name: str, weights: str = "", longest: int = 1024) -> None:
+    def __init__(self, name: str, weights: str, longest: int) -> None:
         super().__init__()
         import timm
 

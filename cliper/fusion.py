@@ -7,7 +7,6 @@ CLIPer (ICCV 2025) and its released code.
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,16 +16,13 @@ from hyperclip.clip import image_tower as tower
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
-from .config import require_choice
-
-ATTENTIONS = ("fused", "vanilla", "q-q", "k-k", "v-v", "identity", "proxy", "clip")
-CENTERS = ("mean", "max")
+from .config import CLIPER_RULES
 
 
 @dataclass(frozen=True)
 class FusionOptions:
     """How the last block sees the early layers; MODEL.CLIPER's keys of the same names explain it.
-    ValueError for an unknown name, fewer than -1 rounds, or a factor that empties the map.
+    ValueError for a value that its key may not have, or a factor that empties the map.
 
     The attention is "fused" (sum of the early layers' maps), an ablation with the last block's own
     projections ("vanilla" q-k, "q-q", "k-k", "v-v"), "identity", "proxy" (a given map), or "clip"
@@ -34,25 +30,15 @@ class FusionOptions:
     for ViT-H the center "max" times 0.2, and a residual of -1.
     """
 
-    attention: str = "fused"
-    sinkhorn: int = -1
-    center: str = "mean"
-    center_scale: float = 1.0
-    residual: float = 0.0
-    half_positions: bool = False
+    attention: str
+    sinkhorn: int
+    center: str
+    center_scale: float
+    residual: float
+    half_positions: bool
 
     def __post_init__(self) -> None:
-        require_choice("ATTENTION", self.attention, ATTENTIONS)
-        require_choice("CENTER", self.center, CENTERS)
-        if self.sinkhorn < -1:
-            raise ValueError(
-                f"MODEL.CLIPER.SINKHORN: got {self.sinkhorn}, expected -1 (k + 1 rounds for layer "
-                "k) or a count"
-            )
-        if not math.isfinite(self.center_scale) or self.center_scale < 0:
-            raise ValueError(
-                f"MODEL.CLIPER.CENTER_SCALE: got {self.center_scale}, expected 0 or more"
-            )
+        CLIPER_RULES.require("MODEL.CLIPER.", self)
         if self.attention == "fused" and self.center == "max" and self.center_scale >= 1:
             raise ValueError(
                 f"MODEL.CLIPER.CENTER 'max', CENTER_SCALE: got {self.center_scale}, which cuts "

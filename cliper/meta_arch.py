@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder, load_clip
+from hyperclip.clip import TextEmbedder, load_clip
+from hyperclip.config.options import options_of
 from hyperclip.runtime.finite import FiniteCheck
-from hyperclip.segmenter import Description, Question, Segmentation, Segmenter, options_of
+from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
 from open_clip import CLIP
@@ -46,7 +47,7 @@ class CLIPer(Segmenter):
     """Training-free open-vocabulary segmentation.
 
     Args:
-        fusion, scores, labels: see the options of the same name; None for their defaults.
+        fusion, scores, labels: see the options of the same name.
         refiner: see :mod:`cliper.refiner`; None for none.
         proxy: gives the map of ``fusion.attention`` "proxy".
         backbone, tuned_for: for :meth:`describe`: CLIP's name, and the datasets that the thresholds
@@ -71,31 +72,29 @@ class CLIPer(Segmenter):
         *,
         clip: CLIP,
         text: TextEmbedder,
-        fusion: FusionOptions | None = None,
-        scores: ScoreOptions | None = None,
-        labels: LabelOptions | None = None,
-        refiner: Refiner | None = None,
-        negatives: Sequence[str] = (),
-        mean_negative: bool = True,
-        size: int = 336,
-        max_size: int = 2560,
-        window: int = 0,
-        window_stride: int = 112,
-        proxy: FeatureExtractor | None = None,
-        backbone: str = "",
-        tuned_for: Sequence[str] = (),
-        half: bool = True,
-        pixel_mean: Sequence[float] = CLIP_MEAN,
-        pixel_std: Sequence[float] = CLIP_STD,
+        fusion: FusionOptions,
+        scores: ScoreOptions,
+        labels: LabelOptions,
+        refiner: Refiner | None,
+        negatives: Sequence[str],
+        mean_negative: bool,
+        size: int,
+        max_size: int,
+        window: int,
+        window_stride: int,
+        proxy: FeatureExtractor | None,
+        backbone: str,
+        tuned_for: Sequence[str],
+        half: bool,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.clip = clip.eval().requires_grad_(False)
         self.text, self.refiner, self.proxy = text, refiner, proxy
-        self.fusion = fusion or FusionOptions()
-        self.labels = labels or LabelOptions()
-        self.scores = scores or ScoreOptions()
-        if not self.scores.logit_scale:
-            self.scores = replace(self.scores, logit_scale=clip.logit_scale.exp().item())
+        if not scores.logit_scale:
+            scores = replace(scores, logit_scale=clip.logit_scale.exp().item())
+        self.fusion, self.scores, self.labels = fusion, scores, labels
         self.negatives, self.mean_negative = tuple(negatives), mean_negative
         self.size, self.max_size = size, max_size
         self.window, self.window_stride = window, window_stride
@@ -152,7 +151,7 @@ class CLIPer(Segmenter):
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "proxy": build_extractor(cfg) if node.ATTENTION == "proxy" else None,
             "fusion": options_of(FusionOptions, node),
-            "scores": options_of(ScoreOptions, node, threshold=node.ATTENTION_THRESHOLD),
+            "scores": options_of(ScoreOptions, node),
             "labels": options_of(LabelOptions, node),
             "refiner": build_refiner(cfg),
             "backbone": backbone,

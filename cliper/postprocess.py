@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from hyperclip.labels import NO_CLASS
 from torch import Tensor
 
-from .config import require_choice
+from .config import CLIPER_RULES
 
-PROTOCOLS = ("abstain", "argmax")
 EPS = 1e-5
 CHUNK_PIXELS = 2**26
 
@@ -22,18 +21,16 @@ CHUNK_PIXELS = 2**26
 @dataclass(frozen=True)
 class LabelOptions:
     """How scores, 0 to about 2, become labels; MODEL.CLIPER's keys of the same names explain it.
-
-    Raises:
-        ValueError: an unknown protocol.
+    ValueError for a value that its key may not have.
     """
 
-    protocol: str = "abstain"
-    score_threshold: float = 0.0
-    background_threshold: float = 0.0
-    normalize: bool = False
+    protocol: str
+    score_threshold: float
+    background_threshold: float
+    normalize: bool
 
     def __post_init__(self) -> None:
-        require_choice("PROTOCOL", self.protocol, PROTOCOLS)
+        CLIPER_RULES.require("MODEL.CLIPER.", self)
 
 
 def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hyperclip.runtime.files import local_name
-from torch import Tensor, nn
+from torch import Tensor
 
 from .diffusion_parts import load_fully, load_module, load_scheduler, read_folder, read_json
 from .single_file_checkpoint import load_single_file
@@ -31,10 +31,10 @@ TEXT_PARTS = ("text_encoder", "tokenizer")
 class LoadedDiffusion(NamedTuple):
     """The parts of a diffusion model, in evaluation mode, and where they came from."""
 
-    vae: nn.Module
-    unet: nn.Module
-    scheduler: Any
-    prompt: Tensor | None
+    vae: Any  # AutoencoderKL
+    unet: Any  # UNet2DConditionModel or UNet2DModel
+    scheduler: Any  # one of diffusers'
+    prompt: Tensor | None  # text condition (1, N, C), None for an unconditional ``UNet2DModel``
     source: str
 
 

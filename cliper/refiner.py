@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
-from hyperclip.segmenter import options_of
+from hyperclip.config.options import options_of
 from torch import Tensor, nn
 
 from .affinity import FuseOptions
@@ -94,9 +94,8 @@ def diffusion(cfg: CfgNode) -> DiffusionRefiner:
     node = cfg.MODEL.CLIPER.DIFFUSION
     half = cfg.MODEL.CLIPER.HALF and torch.device(cfg.MODEL.DEVICE).type == "cuda"
     loaded = load_diffusion(node.MODEL, node.REVISION, torch.float16 if half else torch.float32)
-    options = options_of(DiffusionOptions, node, layers=tuple(node.LAYERS))
     cache = Path(node.CACHE) if node.CACHE else None
-    attention = DiffusionAttention(*loaded[:4], options, cache, loaded.source)
+    attention = DiffusionAttention(loaded, options_of(DiffusionOptions, node), cache)
     return DiffusionRefiner(attention, fuse_options(cfg))
 
 

@@ -10,33 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import require_choice, require_share
+from .config import CLIPER_RULES
 from .windows import Windows, merge_windows
-
-PROPAGATIONS = ("columns", "rows", "none")
-AVERAGES = ("all", "early", "none")
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How layers become one score map; MODEL.CLIPER's keys of the same names explain it, that of
-    the threshold is ATTENTION_THRESHOLD. ValueError for an unknown name, or one outside 0..1.
+    """How layers become one score map; MODEL.CLIPER's keys of the same names explain it. ValueError
+    for a value that its key may not have.
 
     The first version averaged "early" layers, for ViT-H with weight 0.2, and propagated along
     "rows", as the paper says.
     """
 
-    logit_scale: float = 100.0
-    select_layer: int = -1
-    average: str = "all"
-    average_weight: float = 1.0
-    threshold: float = 0.2
-    propagation: str = "columns"
+    logit_scale: float
+    select_layer: int
+    average: str
+    average_weight: float
+    attention_threshold: float
+    propagation: str
 
     def __post_init__(self) -> None:
-        require_choice("PROPAGATION", self.propagation, PROPAGATIONS)
-        require_choice("AVERAGE", self.average, AVERAGES)
-        require_share("ATTENTION_THRESHOLD", self.threshold)
+        CLIPER_RULES.require("MODEL.CLIPER.", self)
 
     def layers(self, count: int) -> list[int]:
         """Layers to embed, of ``count``; ValueError if the selected one is not there."""
@@ -85,7 +80,8 @@ def coarse_scores(
         probabilities = (probabilities + class_probabilities(logits, classes, class_of)) / 2
     select = options.select_layer if options.average != "none" else 0
     chosen = probabilities[select]
-    scores = chosen = torch.where(chosen < options.threshold * chosen.amax(dim=0), 0.0, chosen)
+    level = options.attention_threshold * chosen.amax(dim=0)
+    scores = chosen = torch.where(chosen < level, 0.0, chosen)
     if options.propagation != "none":
         rows = options.propagation == "rows"
         scores = (image.affinity if rows else image.affinity.mT) @ chosen

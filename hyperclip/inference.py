@@ -21,10 +21,10 @@ from .runtime.memory import items_at_a_time
 class SlidingWindow:
     """Windows over a squashed image, which they cover or ValueError, and one view of it all."""
 
-    size: int = 640  # side of the square that the image is squashed to
-    kernel: int = 384  # side of a window in it
-    overlap: float = 0.333  # share of a window that the next one covers again, 0 <= overlap < 1
-    global_view: bool = True  # average with a view of the whole image, half and half
+    size: int  # side of the square that the image is squashed to
+    kernel: int  # side of a window in it
+    overlap: float  # share of a window that the next one covers again, 0 <= overlap < 1
+    global_view: bool  # average with a view of the whole image, half and half
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1 or not 0 < self.kernel <= self.size:

@@ -13,13 +13,14 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import CLIP_MEAN, CLIP_STD, TextEmbedder, activation_of, image_tower, load_clip
+from .clip import TextEmbedder, activation_of, image_tower, load_clip
+from .config.options import options_of
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, loss
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
-from .segmenter import Description, Question, Segmentation, Segmenter, options_of
+from .segmenter import Description, Question, Segmentation, Segmenter
 from .vocabulary import Vocabulary
 
 CHECKPOINTED = ("text", "image", "head")  # what MODEL.CHECKPOINT_ACTIVATIONS may hold
@@ -59,21 +60,21 @@ class HyperCLIP(Segmenter):
         resolution: tuple[int, int],
         layers: Sequence[int],
         train_vocabulary: Vocabulary | None = None,
-        sliding: SlidingWindow | None = None,
-        backbone: str = "",
-        finetune: str = "",
-        background_threshold: float = 0.5,
-        divisor: int = 0,
-        ignore: int = 255,
-        sampled_classes: int = 0,
-        class_chunk: int = 0,
-        pixel_mean: Sequence[float] = CLIP_MEAN,
-        pixel_std: Sequence[float] = CLIP_STD,
-        settings: Mapping[str, Any] | None = None,
+        sliding: SlidingWindow | None,
+        backbone: str,
+        finetune: str,
+        background_threshold: float,
+        divisor: int,
+        ignore: int,
+        sampled_classes: int,
+        class_chunk: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        settings: Mapping[str, Any],
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.clip, self.text, self.sem_seg_head = clip, text, head
-        self.resolution, self.layers, self.settings = resolution, list(layers), dict(settings or {})
+        self.resolution, self.layers, self.settings = resolution, list(layers), dict(settings)
         self.train_vocabulary, self.sliding, self.divisor = train_vocabulary, sliding, divisor
         self.background_threshold = background_threshold
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
@@ -85,10 +86,9 @@ class HyperCLIP(Segmenter):
         head, load = cfg.MODEL.SEM_SEG_HEAD, not cfg.MODEL.WEIGHTS
         weights, activation = cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.CLIP_ACTIVATION
         loaded = load_clip(head.CLIP_PRETRAINED, weights, load, activation)
-        clip, adapter = loaded.model, cfg.MODEL.ADAPTER
+        clip = loaded.model
         image_tower.check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
-        options = options_of(AdapterOptions, adapter)
-        prepare_finetuning(clip, head.CLIP_FINETUNE, encoders=adapter.ENCODERS, options=options)
+        prepare_finetuning(clip, head.CLIP_FINETUNE, options_of(AdapterOptions, cfg.MODEL.ADAPTER))
         recomputed = cfg.MODEL.CHECKPOINT_ACTIVATIONS
         if not set(recomputed) <= set(CHECKPOINTED):
             raise ValueError(

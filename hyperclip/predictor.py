@@ -74,9 +74,7 @@ class Predictor:
         precision: "float32", or "tf32" on a GPU; the attribute is what is really used.
     """
 
-    def __init__(
-        self, model: Segmenter, shortest: int = 640, longest: int = 2560, precision: str = "float32"
-    ) -> None:
+    def __init__(self, model: Segmenter, *, shortest: int, longest: int, precision: str) -> None:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
@@ -94,8 +92,8 @@ class Predictor:
             given = f"overrides {list(overrides)} with a config object"
             raise ValueError(f"{given}: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
-        sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        return cls(load_model(cfg), *sizes, cfg.TEST.PRECISION)
+        sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
+        return cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION)
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""

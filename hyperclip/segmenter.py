@@ -11,18 +11,16 @@ on it. Shapes: T classes, S names, H W image.
 import abc
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .clip.embedder import TextEmbedder
-from .clip.normalization import CLIP_MEAN, CLIP_STD
+from .normalization import CLIP_MEAN, CLIP_STD
 from .vocabulary import Vocabulary
-
-Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -179,12 +177,6 @@ class Segmenter(nn.Module, abc.ABC):
     def normalise(self, image: Tensor) -> Tensor:
         """Image (..., 3, H, W), RGB 0..255, to what its towers expect, on the system's device."""
         return (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
-
-
-def options_of(kind: type[Options], node: CfgNode, **given: Any) -> Options:
-    """Options whose fields are a node's keys in lower case, but for those that are given."""
-    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
-    return kind(**{name: getattr(node, name.upper()) for name in names}, **given)
 
 
 def bare(model: nn.Module) -> Segmenter:

@@ -14,11 +14,13 @@ from cliper.affinity import FuseOptions
 from cliper.diffusion import DiffusionAttention, DiffusionOptions
 from cliper.fusion import read_early_layers
 from cliper.preprocess import resize_for_clip, target_size
+from cliper.pretrained import LoadedDiffusion
 from cliper.refiner import DiffusionRefiner, GridRefinement
 from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from hyperclip.clip.image_tower import embed_patches, resize_positions
 from hyperclip.config.keys import load_config
+from hyperclip.config.options import options_of
 from hyperclip.segmenter import Question
 from hyperclip.vocabulary import builtin
 from torch import Tensor, nn
@@ -126,7 +128,7 @@ def refined(config: str, attention: DiffusionAttention, settings: Settings) -> l
     half = replace(settings, precision=torch.float16 if settings.half else torch.float32)
     settings = replace(settings, precision=torch.float32)  # CLIPer chooses it itself
     model: Any = build_model(load_config(f"configs/{config}.yaml", keys)).eval()
-    refiner = DiffusionRefiner(attention, FuseOptions(threshold=THRESHOLD))
+    refiner = DiffusionRefiner(attention, FuseOptions("SFSA", 1, THRESHOLD))
     question = Question(builtin("cliper_voc"))
     side = (64, 80) if settings.smoke else (375, 500)
     image = torch.randint(
@@ -198,6 +200,7 @@ def build_diffusion(shape: dict[str, Any]) -> DiffusionAttention:
         up_block_types=("UpDecoderBlock2D",) * 4,
     )
     prompt = torch.randn(1, 77, shape["text"])
-    return DiffusionAttention(
-        vae.eval(), unet.eval(), PNDMScheduler(skip_prk_steps=True), prompt, DiffusionOptions()
-    )
+    scheduler = PNDMScheduler(skip_prk_steps=True)
+    parts = LoadedDiffusion(vae.eval(), unet.eval(), scheduler, prompt, "random weights")
+    node = load_config("configs/cliper/Base-CLIPer.yaml").MODEL.CLIPER.DIFFUSION
+    return DiffusionAttention(parts, options_of(DiffusionOptions, node))

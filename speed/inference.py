@@ -61,11 +61,13 @@ def new_vocabulary(settings: Settings) -> list[Row]:
     (features,) = model.encode([image])
 
     def asked_again() -> Tensor:
-        model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
+        text = model.text  # the new one knows no name yet
+        model.text = TextEmbedder(text.tokenizer, text.templates, text.synonyms)
         return model.segment(features, question, (side, side)).confidence
 
     def whole() -> Tensor:
-        model.text = TextEmbedder(model.text.tokenizer, model.text.templates)  # knows no name yet
+        text = model.text  # the new one knows no name yet
+        model.text = TextEmbedder(text.tokenizer, text.templates, text.synonyms)
         return model.segment(model.encode([image])[0], question, (side, side)).confidence
 
     return compare("infer", "20 new names on an encoded image", whole, asked_again, settings)

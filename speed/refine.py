@@ -33,7 +33,7 @@ def refine(settings: Settings) -> list[Row]:
     scales, grid, options = (
         [HEAD_DIM**-0.5] * MAPS,
         (math.isqrt(tokens),) * 2,
-        FuseOptions(threshold=THRESHOLD),
+        FuseOptions("SFSA", 1, THRESHOLD),
     )
     streamed = StreamedMaps(queries, keys, scales, grid)
     wide = [[x.float() for x in given] for given in (queries, keys)]

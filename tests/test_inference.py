@@ -16,10 +16,11 @@ from hyperclip.inference import (
 )
 
 from reference.inference import merge_views
+from tests.helpers.defaults import default
 
 
 def test_released_window_geometry():
-    window = SlidingWindow()
+    window = default(SlidingWindow)
     assert window.stride == 256 and window.origins == [(0, 0), (0, 256), (256, 0), (256, 256)]
     image = torch.randn(3, 480, 640, generator=torch.Generator().manual_seed(0))
     square = resize(image[None], (640, 640))
@@ -31,7 +32,7 @@ def test_released_window_geometry():
     # ViT-L: every view is cut at 384 and then resized
     smaller = make_views(image, (336, 336), window)
     assert torch.equal(smaller, resize(views, (336, 336)))
-    assert len(make_views(image, (336, 336), SlidingWindow(global_view=False))) == 4
+    assert len(make_views(image, (336, 336), default(SlidingWindow, global_view=False))) == 4
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,11 @@ def test_released_window_geometry():
 )
 def test_windows_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        SlidingWindow(*arguments)
+        default(SlidingWindow, *arguments)
 
 
 def test_windows_are_averaged_where_they_overlap():
-    window = SlidingWindow(size=6, kernel=4, overlap=0.5, global_view=False)
+    window = default(SlidingWindow, size=6, kernel=4, overlap=0.5, global_view=False)
     logits = torch.randn(4, 2, 4, 4)
     merged = merge_views(logits, window)
     for y in range(6):
@@ -62,7 +63,7 @@ def test_windows_are_averaged_where_they_overlap():
             torch.testing.assert_close(merged[:, y, x], torch.stack(covering).mean(0))
 
 
-SLIDING = [None, SlidingWindow(12, 8, 0.5), SlidingWindow(12, 8, 0.5, False)]
+SLIDING = [None, default(SlidingWindow, 12, 8, 0.5), default(SlidingWindow, 12, 8, 0.5, False)]
 
 
 def views_of(sliding, classes):

@@ -13,12 +13,12 @@ from detectron2.modeling import build_model
 from hyperclip.adapters import adapters, merge, parameter_table
 from hyperclip.config.keys import load_config
 from hyperclip.data import vocabulary_of
-from hyperclip.predictor import Predictor
 from hyperclip.visualization import NO_CLASS, comparison, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.helpers.asking import ask, ask_all, scores_of
+from tests.helpers.defaults import make_predictor
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 
@@ -26,7 +26,7 @@ QUICK = "configs/quickstart/hyperclip.yaml"
 def build(*overrides):
     torch.manual_seed(0)
     model = build_model(load_config(QUICK, ["MODEL.DEVICE", "cpu", *overrides]))
-    model.train_vocabulary = vocabulary_of("tinyscenes_train")
+    model.train_vocabulary = vocabulary_of("tinyscenes_train", "catseg")
     return model
 
 
@@ -46,7 +46,7 @@ def test_merged_equals_unmerged(mode):
         "height": 48,
         "width": 65,
     }
-    words = vocabulary_of("tinyscenes_val_seen")
+    words = vocabulary_of("tinyscenes_val_seen", "catseg")
     before = scores_of(model, record, words)
     assert before.shape == (60, 48, 65)
     assert merge(model) == 10 and not list(adapters(model)) and merge(model) == 0
@@ -60,7 +60,7 @@ def test_autocast_changes_scores_by_its_rounding_alone(name, as_on_gpus, monkeyp
     torch.manual_seed(0)
     windows = ["TEST.SLIDING_WINDOW", "True"] if name in ("hyperclip", "dense_clip") else []
     cfg = load_config(f"configs/quickstart/{name}.yaml", ["MODEL.DEVICE", "cpu", *windows])
-    model, words = build_model(cfg).eval(), vocabulary_of("tinyscenes_val_seen")
+    model, words = build_model(cfg).eval(), vocabulary_of("tinyscenes_val_seen", "catseg")
     image = torch.randint(0, 256, (3, 80, 101), dtype=torch.uint8)
     want, exact = scores_of(model, image, words), torch.nn.functional.interpolate
     if as_on_gpus:
@@ -158,7 +158,7 @@ def test_a_batch_of_images_equals_each_image(scores, sliding):
         {"image": torch.randint(0, 256, (3, h, w), dtype=torch.uint8)}
         for h, w in ((40, 60), (90, 31))
     ]
-    words = vocabulary_of("tinyscenes_val_seen")
+    words = vocabulary_of("tinyscenes_val_seen", "catseg")
     for image, result in zip(batch, ask_all(model, batch, words, scores=scores), strict=True):
         assert ("sem_seg" in result) == scores
         alone = ask(model, image, words, scores=scores)
@@ -182,7 +182,7 @@ def test_predictor_encodes_once_and_agrees_with_the_model():
         )
     ).eval()
     image = np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8)
-    predictor = Predictor(model, shortest=96)
+    predictor = make_predictor(model, shortest=96)
     predictor.set_image(image)
     for text in ("red plain star; blue dotted cross", "green striped circle; red plain star; a, b"):
         prediction = predictor.predict(text)
@@ -194,7 +194,7 @@ def test_predictor_encodes_once_and_agrees_with_the_model():
 
 
 def test_predictions_say_what_was_asked():
-    predictor = Predictor(perturb(build()).eval(), shortest=96)
+    predictor = make_predictor(perturb(build()).eval(), shortest=96)
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8))
     typed = predictor.predict("red star, star\ncross; circle, disc, Disc")
     assert typed.synonyms == "mean" and typed.asked == [

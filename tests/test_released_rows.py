@@ -10,6 +10,8 @@ from hyperclip.adapters import AdapterOptions, RadiusAdjustment, adapters, prepa
 from hyperclip.clip import load_clip
 from hyperclip.config import load_config
 
+from tests.helpers.defaults import default
+
 CAR, OPENAI = "scene", "imagenet"
 B, L, H = "ViT-B/16", "ViT-L/14", "ViT-H-14:laion2b_s32b_b79k"
 SETS = {
@@ -299,16 +301,16 @@ def test_what_the_adapters_of_the_released_rows_train(name):
     """
     node = load_config(f"configs/{name}.yaml").MODEL
     given = node.ADAPTER
-    options = AdapterOptions(
+    options = default(
+        AdapterOptions,
+        encoders=given.ENCODERS,
         projections=given.PROJECTIONS,
         block_size=32,  # the tiny towers are 64 wide
         curvature_vision=given.CURVATURE_VISION,
         curvature_text=given.CURVATURE_TEXT,
     )
     clip = load_clip("configs/quickstart/tiny_clip").model
-    prepare_finetuning(
-        clip, node.SEM_SEG_HEAD.CLIP_FINETUNE, encoders=given.ENCODERS, options=options
-    )
+    prepare_finetuning(clip, node.SEM_SEG_HEAD.CLIP_FINETUNE, options)
     found = {
         ("vision" if "visual" in name else "text", type(a), a.projections, a.curvature)
         for name, a in adapters(clip)

@@ -17,7 +17,7 @@ from tests.helpers.fake_trees import BARE
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("hyperclip.labels",),
+    ("hyperclip.labels", "hyperclip.normalization"),
     ("hyperclip.runtime", "hyperclip.hyperbolic", "hyperclip.visualization"),
     ("hyperclip.config", "hyperclip.vocabulary"),
     ("hyperclip.dense_features",),

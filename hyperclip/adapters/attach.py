@@ -1,7 +1,7 @@
 """Attaching adapters to CLIP by their names, finding, counting and merging them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,19 +25,12 @@ def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
     return clip.visual.transformer.resblocks if encoder == "vision" else clip.transformer.resblocks
 
 
-def prepare_finetuning(
-    clip: CLIP,
-    mode: str,
-    *,
-    encoders: Iterable[str] = ENCODERS,
-    options: AdapterOptions | None = None,
-) -> None:
+def prepare_finetuning(clip: CLIP, mode: str, options: AdapterOptions) -> None:
     """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
 
     Args:
         mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation"
             HyRo's), "full" (every weight that has an influence) or "none".
-        encoders: which towers are adapted, of "vision" and "text".
     Raises:
         ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or
             an adapter that replaces what an earlier one adapts.
@@ -54,9 +47,9 @@ def prepare_finetuning(
     clip.logit_scale.requires_grad_(False)  # no score depends on it
     if mode in ("full", "none"):
         return
-    towers = base.checked_choices("MODEL.ADAPTER.ENCODERS", encoders, ENCODERS)
+    towers = base.checked_choices("MODEL.ADAPTER.ENCODERS", options.encoders, ENCODERS)
     for name in names:
-        _attach(clip, name, towers, options or AdapterOptions())
+        _attach(clip, name, towers, options)
     if len(names) > 1:
         _require_influence(clip, mode, names, towers)
 

@@ -14,7 +14,7 @@ from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, RowsAd
 class TrainedProjections(RowsAdapter):
     """CAT-Seg's fine-tuning: q and v rows, or others, of the ``in_proj_weight`` (3D, D) train."""
 
-    def __init__(self, weight: Tensor, projections: Iterable[str] = ("q", "v")) -> None:
+    def __init__(self, weight: Tensor, projections: Iterable[str]) -> None:
         super().__init__(projections)
         for name, part in zip(PROJECTIONS, weight.detach().chunk(3), strict=True):
             if name in self.projections:
@@ -33,8 +33,8 @@ class LowRank(RowsAdapter):
     def __init__(
         self,
         width: int,
-        rank: int = 8,
-        alpha: float = 8.0,
+        rank: int,
+        alpha: float,
         projections: Iterable[str] = PROJECTIONS,
     ) -> None:
         super().__init__(projections)
@@ -62,7 +62,7 @@ class Rotation(RowsAdapter):
     """
 
     def __init__(
-        self, width: int, block_size: int = 128, projections: Iterable[str] = PROJECTIONS
+        self, width: int, block_size: int, projections: Iterable[str] = PROJECTIONS
     ) -> None:
         super().__init__(projections)
         base.check_blocks(width, block_size)

@@ -72,14 +72,15 @@ class Site:
 class AdapterOptions:
     """The keys MODEL.ADAPTER.*, see :mod:`hyperclip.config.keys`."""
 
-    projections: Iterable[str] = ()  # empty for the adapter's; its function gets them
-    block_size: int = 128
-    block_size_text: int = 0
-    curvature_vision: float = 0.01
-    curvature_text: float = AS_RELEASED
-    literal: bool = False
-    rank: int = 8
-    alpha: float = 8.0
+    encoders: Iterable[str]
+    projections: Iterable[str]  # empty for the adapter's; its function gets them
+    block_size: int
+    block_size_text: int
+    curvature_vision: float
+    curvature_text: float
+    rank: int
+    alpha: float
+    literal: bool
 
     def side(self, encoder: str) -> int:
         """Side of the blocks in an encoder."""

@@ -30,8 +30,8 @@ class RadiusAdjustment(base.RowsAdapter):
     def __init__(
         self,
         width: int,
-        block_size: int = 128,
-        curvature: float = 0.01,
+        block_size: int,
+        curvature: float,
         projections: Iterable[str] = base.PROJECTIONS,
         literal: bool = False,
     ) -> None:

@@ -3,5 +3,3 @@
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 from .checkpointer import StrictCheckpointer, load_strictly, read_checkpoint, require_weights
-
-__all__ = ["StrictCheckpointer", "load_strictly", "read_checkpoint", "require_weights"]

@@ -1,8 +1,8 @@
 """CLIP: loading, the dense image tower, the text tower."""
 
+from ..normalization import CLIP_MEAN, CLIP_STD
 from .activation import activation_of
 from .embedder import TextEmbedder
 from .image_tower import check_layers, encode_dense
 from .loading import LoadedClip, load_clip
-from .normalization import CLIP_MEAN, CLIP_STD
 from .text_tower import encode_text, tokenize

@@ -47,7 +47,7 @@ class TextEmbedder:
         self,
         tokenizer: Tokenizer,
         templates: tuple[str, ...],
-        synonyms: str = "first",
+        synonyms: str,
         capacity: int = 8,
         typed: str | None = None,
     ) -> None:

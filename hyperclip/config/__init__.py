@@ -3,6 +3,3 @@
 from .config_files import flat_config
 from .key_rules import KeyRules
 from .keys import add_hyperclip_config, extend_config, load_config, output_keys, plain_settings
-
-__all__ = ["KeyRules", "add_hyperclip_config", "extend_config", "flat_config", "load_config"]
-__all__ += ["output_keys", "plain_settings"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 LEGACY = {
@@ -83,6 +83,17 @@ class KeyRules:
             return ""
         return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
+    def require(self, section: str, options: Any) -> None:
+        """ValueError for a field of a dataclass that the key of its name, in capitals, in a section
+        of the package's own keys ("MODEL.CLIPER.") may not have.
+        """
+        usual = NOT_NEGATIVE if self.not_negative else ANY
+        for name, value in vars(options).items():
+            key = section + name.upper()
+            rules = replace(self, bounds={key: usual, **self.bounds})
+            if expected := rules.expected(key, value):
+                raise ValueError(f"{key}: got {value!r}, expected {expected}")
+
 
 _HEAD = "MODEL.SEM_SEG_HEAD."
 
@@ -131,6 +142,7 @@ FRAMEWORK = KeyRules(
         **dict.fromkeys(("MODEL.ADAPTER.CURVATURE_TEXT", "INPUT.SIZE_DIVISIBILITY"), (-1, math.inf)),
     },
     choices={
+        _HEAD + "ATTENTION_TYPE": ("linear", "full"),
         "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),

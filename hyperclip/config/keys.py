@@ -21,6 +21,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ..labels import IGNORE
+from ..normalization import CLIP_MEAN, CLIP_STD
 from ..runtime.files import user_path
 from .config_files import Layer, command_line_layer, flat_config, key_faults, read_layers
 from .key_rules import ANY, FRAMEWORK, LEGACY_VALUES, NOT_NEGATIVE, KeyRules, unread_advice
@@ -63,8 +65,8 @@ def _add_model_keys(model: CfgNode) -> None:
     # Of a class: "first" uses its first name (as released), "mean" the mean embedding of all, "max"
     # the best score of all (evaluation only). For typed vocabularies, "first" is "mean".
     model.SYNONYMS = "first"
-    model.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]  # of CLIP's input, RGB, 0..255
-    model.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
+    model.CLIP_PIXEL_MEAN = list(CLIP_MEAN)  # of CLIP's input, RGB, 0..255
+    model.CLIP_PIXEL_STD = list(CLIP_STD)
     # of "text", "image" (CLIP's towers), "head": compute their activations again in the backward
     # pass, which takes less memory, more time and gives the same gradient
     model.CHECKPOINT_ACTIVATIONS = []
@@ -77,7 +79,7 @@ def _add_model_keys(model: CfgNode) -> None:
 def _add_head_keys(head: CfgNode) -> None:
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
     head.NUM_CLASSES = 171  # of the training set, checked against it; the head takes any number
-    head.IGNORE_VALUE = 255  # label of pixels without a class
+    head.IGNORE_VALUE = IGNORE  # label of pixels without a class
     head.TRAIN_CLASS_JSON = ""  # class names in training: a file, a built-in list; "" = the set's
     head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
     head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI or open_clip name[:tag], hf-hub:id, or local folder

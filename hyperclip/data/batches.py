@@ -115,7 +115,7 @@ class TrainStream:
     processes: int = 1
     workers: int = 0
     grouped: bool = False
-    max_faulty: float = 0.01
+    max_faulty: float
 
     def __post_init__(self) -> None:
         self.position, self.seen, self.faulty = 0, 0, 0

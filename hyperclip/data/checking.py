@@ -50,7 +50,7 @@ class Report:
         return [(names[k], 100 * int(counted[k]) / total, int(self.occurrences[k])) for k in order]
 
 
-def check_dataset(spec: DatasetSpec, samples: int = 50) -> Report:
+def check_dataset(spec: DatasetSpec, samples: int) -> Report:
     """Look for a dataset, match its files, count them, and open an even sample with labels, 0 for
     all. Nothing is raised. Where a YAML file does not say what EXIF tags mean, all are read.
     """

@@ -21,7 +21,7 @@ def train_vocabulary(cfg: CfgNode) -> Vocabulary:
             f"DATASETS.TRAIN: {with_background} count their background as a class without a name, "
             "which is for evaluation. Train on labels that leave it out"
         )
-    own = [vocabulary_of(name) for name in names]
+    own = [vocabulary_of(name, "catseg") for name in names]
     if any(v.classes != own[0].classes for v in own):
         problem = "their class lists differ, so one label would mean two things"
         raise ValueError(f"DATASETS.TRAIN {names}: {problem}")
@@ -54,7 +54,7 @@ def _override(cfg: CfgNode, key: str, own: Vocabulary, dataset: str) -> Vocabula
     Raises ValueError for another number of classes, or two that MODEL.SYNONYMS makes the same.
     """
     path = cfg.MODEL.SEM_SEG_HEAD[key]
-    vocabulary = vocabulary_of(dataset, file=path) if path else own
+    vocabulary = vocabulary_of(dataset, "catseg", path) if path else own
     if len(vocabulary) != len(own):
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.{key} {path!r} has {len(vocabulary)} classes, dataset {dataset} "

@@ -12,7 +12,7 @@ from .records import load_records
 from .registry import DATASETS, DatasetSpec, find_dataset
 
 
-def vocabulary_of(dataset: str, family: str = "catseg", file: str = "") -> Vocabulary:
+def vocabulary_of(dataset: str, family: str, file: str = "") -> Vocabulary:
     """What a model is asked on a registered dataset: classes, of a class file if one is named, then
     background words to fold.
 

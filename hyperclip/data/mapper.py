@@ -53,10 +53,10 @@ class SemSegMapper:
         is_train: bool,
         *,
         augmentations: list,
-        ignore: int = 255,
-        size: int = -1,
-        image_bits: int = 0,
-        max_pixels: int = 0,
+        ignore: int,
+        size: int,
+        image_bits: int,
+        max_pixels: int,
     ) -> None:
         self.is_train, self.augmentations = is_train, T.AugmentationList(augmentations)
         self.ignore, self.size = ignore, size

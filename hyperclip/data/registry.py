@@ -65,12 +65,12 @@ class DatasetSpec:
     @property
     def label_names(self) -> list[str]:
         """Names of the labels' classes, all of them different, "background" last where it counts."""
-        vocabulary = self.vocabulary()
+        vocabulary = self.vocabulary("catseg")
         often = Counter(vocabulary.names)
         names = [s[0] if often[s[0]] == 1 else ", ".join(s) for s in vocabulary.classes]
         return names if self.background == "none" else [*names, "background"]
 
-    def vocabulary(self, family: str = "catseg") -> Vocabulary:
+    def vocabulary(self, family: str) -> Vocabulary:
         """The classes of a family, or else CAT-Seg's; ValueError for an unknown family."""
         if family not in VOCABULARIES:
             expected = f"expected one of {list(VOCABULARIES)}"

@@ -4,5 +4,3 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 from .confusion import ConfusionMatrix, SegmentationScores
 from .evaluator import SemSegEvaluator
-
-__all__ = ["ConfusionMatrix", "SegmentationScores", "SemSegEvaluator"]

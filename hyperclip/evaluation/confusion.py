@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..labels import NO_CLASS
+from ..labels import IGNORE, NO_CLASS
 
 
 class ConfusionMatrix:
@@ -22,9 +22,9 @@ class ConfusionMatrix:
     truth is ``ignore`` do not count.
     """
 
-    def __init__(self, classes: int, ignore: int = 255, device: str | torch.device = "cpu") -> None:
+    def __init__(self, classes: int, ignore: int = IGNORE) -> None:
         self.classes, self.ignore = classes, ignore
-        self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(classes, classes + 1, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """Add one image: class indices (H, W) of the truth and of the prediction, which may be
@@ -50,10 +50,6 @@ class ConfusionMatrix:
         added = torch.bincount(entry, minlength=self.counts.numel()).view_as(self.counts)
         self.counts += added
         return added
-
-    def scores(self) -> SegmentationScores:
-        """Scores of everything added so far."""
-        return SegmentationScores.from_counts(self.counts)
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ class BoundaryCounts:
     ``ignore``. ``counts`` is int64 (3, T): in both bands, in the truth's, in the prediction's.
     """
 
-    def __init__(self, classes: int, ignore: int = 255) -> None:
+    def __init__(self, classes: int, ignore: int = IGNORE) -> None:
         self.classes, self.ignore = classes, ignore
         self.counts = np.zeros((3, classes), np.int64)
 

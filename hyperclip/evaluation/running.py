@@ -17,7 +17,8 @@ from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import DATASETS, SemSegMapper, batches, class_lists
+from ..data import SemSegMapper, batches, class_lists
+from ..data.detectron2_catalog import spec_of
 from ..runtime import compat, finite
 from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, bare
@@ -43,7 +44,7 @@ class Evaluation:
     labels: str | None  # name of the label map that the truth was read with
     seconds: float  # wall time per image of all processes together, reading included
     peak_memory: float  # MB, of the GPU, or of the main process
-    precision: str = "float32"  # or "tf32", "float16", "bfloat16"
+    precision: str  # or "tf32", "float16", "bfloat16"
 
 
 def evaluate_dataset(
@@ -82,7 +83,7 @@ def evaluate_dataset(
             _run(build_test_loader(cfg, records), model, question, evaluator, stop)
     with failing_together():
         result = evaluator.evaluate()
-    description = system.describe(names_of(name))
+    description = system.describe((name, spec_of(name).alias))
     rule, unruled = background_rule(name), "abstain" if description.abstains else "argmax"
     label_map = records[0].get("label_map")
     return Evaluation(
@@ -101,11 +102,6 @@ def dataset_question(cfg: CfgNode, dataset: str) -> Question:
     """What is asked of the images of a dataset; ValueError as by :func:`test_vocabulary`."""
     background = background_rule(dataset) == "threshold"
     return Question(class_lists.test_vocabulary(cfg, dataset), background=background)
-
-
-def names_of(dataset: str) -> tuple[str, ...]:
-    """The names of a registered dataset, its alias among them."""
-    return (dataset, DATASETS[dataset].alias) if dataset in DATASETS else (dataset,)
 
 
 def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:

@@ -10,7 +10,7 @@ Rows = Sequence[Mapping[str, Any]]
 """Result rows, see :mod:`hyperclip.evaluation.results_files`."""
 
 
-def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str = "mIoU") -> str:
+def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str) -> str:
     """Markdown table of a score in percent: a row for each name, a column for each dataset; "n/a"
     where nothing counted, or a row failed. Runs of several seeds by one name give mean +- sample
     standard deviation; ValueError unless they are on the same datasets.

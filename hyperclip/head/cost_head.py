@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from ..config.key_rules import FRAMEWORK
+from ..config.options import options_of
 from ..dense_features import DenseFeatures
 from ..runtime.memory import items_at_a_time
 from ..runtime.threads import in_pieces
-from .aggregation import AggregationLayer, ClassAggregation, SpatialAggregation
+from .aggregation import AggregationLayer, ClassAggregation, Grid, SpatialAggregation
 from .decoder import Decoder, Prepared
 from .logits import ViewLogits
 
@@ -56,15 +58,50 @@ class PreparedImages:
         return PreparedImages(self.embeddings[images], spatial, decoder)
 
 
+@dataclass(frozen=True)
+class HeadOptions:
+    """Sizes of the head; MODEL.SEM_SEG_HEAD's keys of the same names explain it. ValueError for a
+    value that its key may not have, or values that do not fit each other.
+    """
+
+    feature_resolution: Grid
+    hidden_dims: int
+    num_layers: int
+    num_heads: int
+    window_sizes: int
+    appearance_guidance_proj_dim: int
+    text_guidance_proj_dim: int
+    decoder_dims: tuple[int, int]
+    decoder_guidance_dims: tuple[int, int]
+    decoder_guidance_proj_dims: tuple[int, int]
+    pad_len: int
+    max_classes: int
+    attention_type: str
+    pooling_sizes: Grid
+    pooling_sizes_test: Grid
+
+    def __post_init__(self) -> None:
+        FRAMEWORK.require("MODEL.SEM_SEG_HEAD.", self)
+        if self.hidden_dims % self.num_heads:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {self.num_heads}, expected a divisor of "
+                f"{self.hidden_dims}"
+            )
+        for key in ("POOLING_SIZES", "POOLING_SIZES_TEST"):
+            size, grid = getattr(self, key.lower()), self.feature_resolution
+            if grid[0] % size[0] or grid[1] % size[1]:
+                raise ValueError(
+                    f"MODEL.SEM_SEG_HEAD.{key}: got {list(size)}, expected divisors of the feature "
+                    f"grid {grid}"
+                )
+
+
 class CostVolumeHead(nn.Module):
     """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024).
 
     Args:
         embed_dim: channels of image and text embeddings. width: of the two intermediate maps.
-        grid: (h, w) of the patch grid.
-        appearance_dim, text_dim: channels that guidance is projected to.
         recompute: in training, compute activations again in the backward pass, to save memory.
-        others: see MODEL.SEM_SEG_HEAD's keys of the same meaning; ValueError if they do not fit.
     """
 
     @configurable
@@ -73,65 +110,30 @@ class CostVolumeHead(nn.Module):
         *,
         embed_dim: int,
         width: int,
-        grid: tuple[int, int] = (24, 24),
-        hidden_dim: int = 128,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        window: int = 12,
-        appearance_dim: int = 128,
-        text_dim: int = 128,
-        decoder_dims: tuple[int, int] = (64, 32),
-        decoder_guidance_dims: tuple[int, int] = (256, 128),
-        decoder_guidance_proj_dims: tuple[int, int] = (32, 16),
-        pad_length: int = 256,
-        max_classes: int = 256,
-        attention: str = "linear",
-        pooling_train: tuple[int, int] = (2, 2),
-        pooling_test: tuple[int, int] = (1, 1),
-        recompute: bool = False,
+        options: HeadOptions,
+        recompute: bool,
     ) -> None:
         super().__init__()
-        pairs_of_numbers = {
-            "FEATURE_RESOLUTION": grid,
-            "DECODER_DIMS": decoder_dims,
-            "DECODER_GUIDANCE_DIMS": decoder_guidance_dims,
-            "DECODER_GUIDANCE_PROJ_DIMS": decoder_guidance_proj_dims,
-            "POOLING_SIZES": pooling_train,
-            "POOLING_SIZES_TEST": pooling_test,
-        }
-        for key, pair in pairs_of_numbers.items():
-            if len(pair) != 2 or min(pair) < 1:
-                raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.{key}: got {list(pair)}, expected two numbers of 1 or more"
-                )
-        if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {num_heads}, expected a divisor of {hidden_dim}"
-            )
-        for key in ("POOLING_SIZES", "POOLING_SIZES_TEST"):
-            size = pairs_of_numbers[key]
-            if grid[0] % size[0] or grid[1] % size[1]:
-                raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.{key}: got {list(size)}, expected divisors of the feature "
-                    f"grid {grid}"
-                )
-        self.grid, self.max_classes, self.recompute = grid, max_classes, recompute
-        self.pooling_train, self.pooling_test = pooling_train, pooling_test
-        sizes = zip(decoder_guidance_dims, (2, 4), strict=True)
+        self.recompute, self.max_classes = recompute, options.max_classes
+        self.pooling_train, self.pooling_test = options.pooling_sizes, options.pooling_sizes_test
+        self.grid, dim, heads = options.feature_resolution, options.hidden_dims, options.num_heads
+        image_dim, text_dim = options.appearance_guidance_proj_dim, options.text_guidance_proj_dim
+        inside, projected = options.decoder_guidance_dims, options.decoder_guidance_proj_dims
+        sizes = zip(inside, (2, 4), strict=True)
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(width, d, s, s) for d, s in sizes)
-        self.cost_embedding = nn.Conv2d(1, hidden_dim, 7, padding=3)
-        self.appearance_projection = nn.Conv2d(embed_dim, appearance_dim, 3, padding=1)
+        self.cost_embedding = nn.Conv2d(1, dim, 7, padding=3)
+        self.appearance_projection = nn.Conv2d(embed_dim, image_dim, 3, padding=1)
         self.text_projection = nn.Linear(embed_dim, text_dim)
-        pairs = zip(decoder_guidance_dims, decoder_guidance_proj_dims, strict=True)
+        pairs = zip(inside, projected, strict=True)
         self.decoder_projections = nn.ModuleList([nn.Conv2d(i, o, 3, padding=1) for i, o in pairs])
         self.layers = nn.ModuleList(
             AggregationLayer(
-                SpatialAggregation(hidden_dim, appearance_dim, num_heads, window, grid),
-                ClassAggregation(hidden_dim, text_dim, num_heads, pad_length, attention),
+                SpatialAggregation(dim, image_dim, heads, options.window_sizes, self.grid),
+                ClassAggregation(dim, text_dim, heads, options.pad_len, options.attention_type),
             )
-            for _ in range(num_layers)
+            for _ in range(options.num_layers)
         )
-        self.decoder = Decoder(hidden_dim, decoder_dims, decoder_guidance_proj_dims)
+        self.decoder = Decoder(dim, options.decoder_dims, projected)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
@@ -149,25 +151,8 @@ class CostVolumeHead(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(head.CLIP_LAYERS)}, expected two "
                 "blocks, one for each stage of the decoder, such as [3, 7]"
             )
-        return {
-            **input_shape,
-            "grid": tuple(head.FEATURE_RESOLUTION),
-            "hidden_dim": head.HIDDEN_DIMS,
-            "num_layers": head.NUM_LAYERS,
-            "num_heads": head.NUM_HEADS,
-            "window": head.WINDOW_SIZES,
-            "appearance_dim": head.APPEARANCE_GUIDANCE_PROJ_DIM,
-            "text_dim": head.TEXT_GUIDANCE_PROJ_DIM,
-            "decoder_dims": tuple(head.DECODER_DIMS),
-            "decoder_guidance_dims": tuple(head.DECODER_GUIDANCE_DIMS),
-            "decoder_guidance_proj_dims": tuple(head.DECODER_GUIDANCE_PROJ_DIMS),
-            "pad_length": head.PAD_LEN,
-            "max_classes": head.MAX_CLASSES,
-            "attention": head.ATTENTION_TYPE,
-            "pooling_train": tuple(head.POOLING_SIZES),
-            "pooling_test": tuple(head.POOLING_SIZES_TEST),
-            "recompute": "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS,
-        }
+        recompute = "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS
+        return {**input_shape, "options": options_of(HeadOptions, head), "recompute": recompute}
 
     def describe(self) -> dict[str, Any]:
         """What decides its numbers in inference, in plain values."""

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..labels import IGNORE
 
-def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
+
+def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
     """Mean over pixels and classes of the binary cross-entropy; ignored pixels are negatives of
     every class. ValueError for a label that is neither below T nor ``ignore``.
 
@@ -33,7 +35,7 @@ def check_labels(target: Tensor, classes: int, ignore: int) -> None:
         raise ValueError(f"{got}, expected 0 to {classes - 1} or the ignore value {ignore}")
 
 
-def present_classes(target: Tensor, classes: int, ignore: int = 255) -> Tensor:
+def present_classes(target: Tensor, classes: int, ignore: int = IGNORE) -> Tensor:
     """Which classes labels of any shape hold, bool (T,); ValueError as :func:`check_labels`."""
     check_labels(target, classes, ignore)
     present = torch.zeros(classes, dtype=torch.bool, device=target.device)
@@ -49,6 +51,6 @@ def choose_classes(present: Tensor, count: int) -> Tensor:
     return torch.cat([present.nonzero()[:, 0], fill]).sort().values
 
 
-def in_terms_of(target: Tensor, chosen: Tensor, ignore: int = 255) -> Tensor:
+def in_terms_of(target: Tensor, chosen: Tensor, ignore: int = IGNORE) -> Tensor:
     """Labels as places in ``chosen`` (t,), ascending, which has all of them; ``ignore`` stays."""
     return torch.where(target == ignore, target, torch.searchsorted(chosen, target))

@@ -4,5 +4,3 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 from .run_folder import setup_run
 from .trainer import Trainer
-
-__all__ = ["Trainer", "setup_run"]

@@ -25,9 +25,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_A
 Main = Callable[[argparse.Namespace], int | None]
 
 
-def launch_processes(
-    main: Main, arguments: argparse.Namespace, *, device: str = "cuda"
-) -> int | None:
+def launch_processes(main: Main, arguments: argparse.Namespace, *, device: str) -> int | None:
     """Call ``main(arguments)`` in every process of the run; what it returned, or None if it ran in
     processes that were started here.
 

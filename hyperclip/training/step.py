@@ -93,9 +93,9 @@ class TrainLoop(SimpleTrainer):
         loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         *,
-        micro_batches: int = 1,
-        precision: str = "float32",
-        faults: Path = Path("output"),
+        micro_batches: int,
+        precision: str,
+        faults: Path,
     ) -> None:
         super().__init__(model, loader, optimizer)
         self.micro_batches, self.precision, self.faults = micro_batches, precision, faults

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..data import SemSegMapper, batches, class_lists, detectron2_catalog, regis
 from ..evaluation import SemSegEvaluator
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
-from ..evaluation.running import build_evaluator, build_test_loader, evaluate_dataset
+from ..evaluation.running import build_evaluator, evaluate_dataset
 from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
@@ -184,10 +184,6 @@ class Trainer(DefaultTrainer):
             grouped=cfg.DATALOADER.ASPECT_RATIO_GROUPING and cfg.INPUT.SIZE_DIVISIBILITY <= 0,
             max_faulty=cfg.DATALOADER.MAX_FAULTY_SHARE,
         )
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        return build_test_loader(cfg, DatasetCatalog.get(dataset_name))
 
     @classmethod
     def test(

@@ -2,6 +2,3 @@
 
 from .templates import TEMPLATES, prompt_templates
 from .vocabulary import Vocabulary, asked_names, builtin, load_vocabulary, synonym_rule
-
-__all__ = ["TEMPLATES", "Vocabulary", "asked_names", "builtin", "load_vocabulary"]
-__all__ += ["prompt_templates", "synonym_rule"]

@@ -34,6 +34,8 @@ from hyperclip.clip import encode_dense, load_clip
 from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.config.keys import load_config
 
+from tests.helpers.defaults import default
+
 TINY = "configs/quickstart/tiny_clip"
 MODES = [
     "hyperbolic",
@@ -44,7 +46,7 @@ MODES = [
     "hyperbolic+rotation",
     "lora+relations",
 ]
-SMALL = AdapterOptions(block_size=32, curvature_text=0.01, rank=4)
+SMALL = default(AdapterOptions, block_size=32, curvature_text=0.01, rank=4)
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +118,16 @@ def test_everything_that_trains_gets_a_gradient(plain, mode):
 @pytest.mark.parametrize(
     ("mode", "options", "expected"),
     [
-        ("hyperbolic", AdapterOptions(), 5_898_240),
-        ("rotation", AdapterOptions(), 5_898_240),
-        ("relations", AdapterOptions(), 7_892_352),
-        ("attention", AdapterOptions(), 20_447_232),
-        ("lora", AdapterOptions(rank=8), 12 * 3 * 2 * 8 * (512 + 768)),
-        ("hyperbolic+lora", AdapterOptions(rank=8), 5_898_240 + 12 * 3 * 2 * 8 * (512 + 768)),
+        ("hyperbolic", default(AdapterOptions), 5_898_240),
+        ("rotation", default(AdapterOptions), 5_898_240),
+        ("relations", default(AdapterOptions), 7_892_352),
+        ("attention", default(AdapterOptions), 20_447_232),
+        ("lora", default(AdapterOptions, rank=8), 12 * 3 * 2 * 8 * (512 + 768)),
+        (
+            "hyperbolic+lora",
+            default(AdapterOptions, rank=8),
+            5_898_240 + 12 * 3 * 2 * 8 * (512 + 768),
+        ),
     ],
 )
 def test_counts_at_vit_b(vit_b, mode, options, expected):
@@ -224,13 +230,16 @@ def test_released_curvatures():
     counts.
     """
     for options, want in (
-        (AdapterOptions(block_size=32), {"hyperbolic": (0.01, 1.0), "relations": (0.01, 0.01)}),
         (
-            AdapterOptions(block_size=32, curvature_vision=0.3, curvature_text=1.0),
+            default(AdapterOptions, block_size=32),
+            {"hyperbolic": (0.01, 1.0), "relations": (0.01, 0.01)},
+        ),
+        (
+            default(AdapterOptions, block_size=32, curvature_vision=0.3, curvature_text=1.0),
             dict.fromkeys(MODES[:3:2], (0.3, 1.0)),
         ),
         (
-            AdapterOptions(block_size=32, curvature_text=0.7),
+            default(AdapterOptions, block_size=32, curvature_text=0.7),
             dict.fromkeys(MODES[:3:2], (0.01, 0.7)),
         ),
     ):
@@ -364,8 +373,10 @@ def test_an_own_adapter_that_ignores_what_it_gets_is_noticed(monkeypatch):
 
 
 def test_what_decay_pulls_back_to_the_identity():
-    assert [p.shape for p in RadiusAdjustment(64, 16).starts_at_identity()] == [(4, 16, 16)] * 3
-    assert Rotation(64, 16).starts_at_identity() == [] and LowRank(32).starts_at_identity() == []
+    radius = RadiusAdjustment(64, 16, 0.01)
+    assert [p.shape for p in radius.starts_at_identity()] == [(4, 16, 16)] * 3
+    for other in (Rotation(64, 16), LowRank(32, 8, 8.0)):
+        assert other.starts_at_identity() == []
 
 
 @pytest.mark.parametrize(
@@ -379,22 +390,30 @@ def test_what_decay_pulls_back_to_the_identity():
         ("hyperbolic+full", SMALL, "adapters can be joined by"),
         (
             "relations",
-            AdapterOptions(block_size=32, curvature_vision=0.0),
+            default(AdapterOptions, block_size=32, curvature_vision=0.0),
             "CURVATURE_.*: got 0.0, expected a positive number",
         ),
         (
             "hyperbolic",
-            AdapterOptions(block_size=32, curvature_text=-0.5),
+            default(AdapterOptions, block_size=32, curvature_text=-0.5),
             "CURVATURE_.*: got -0.5, expected a positive",
         ),
         (
             "attention",
-            AdapterOptions(projections=("q", "out")),
+            default(AdapterOptions, projections=("q", "out")),
             r"PROJECTIONS: got \['q', 'out'\], expected one or more of",
         ),
-        ("lora", AdapterOptions(rank=0), "RANK: got 0, expected 1 to the attention width"),
-        ("rotation", AdapterOptions(block_size=48), "BLOCK_SIZE: got 48, expected a divisor"),
-        ("relations", AdapterOptions(block_size=32, block_size_text=16), "BLOCK_SIZE_TEXT: got 16"),
+        ("lora", default(AdapterOptions, rank=0), "RANK: got 0, expected 1 to the attention width"),
+        (
+            "rotation",
+            default(AdapterOptions, block_size=48),
+            "BLOCK_SIZE: got 48, expected a divisor",
+        ),
+        (
+            "relations",
+            default(AdapterOptions, block_size=32, block_size_text=16),
+            "BLOCK_SIZE_TEXT: got 16",
+        ),
     ],
 )
 def test_mistakes(mode, options, message):

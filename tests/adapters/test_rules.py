@@ -5,6 +5,7 @@ relations.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from hyperclip.adapters import (
     tower,
 )
 from hyperclip.clip import load_clip
+
+from tests.helpers.defaults import default
 
 TINY = "configs/quickstart/tiny_clip"
 INPUT_CAP, OUTPUT_CAP = math.atanh(1 - 1e-5), math.atanh(1 - 1e-3)
@@ -105,7 +108,7 @@ def test_only_the_chosen_projections_change(kind, chosen):
     start = {
         RadiusAdjustment: (8, 4, 1e-6),
         Rotation: (8, 4),
-        LowRank: (8, 2),
+        LowRank: (8, 2, 8.0),
         TrainedProjections: (weight,),
     }[kind]
     adapter = kind(*start, projections=chosen).double()
@@ -140,7 +143,7 @@ def test_the_order_in_which_projections_are_named_does_not_matter(order, literal
 def test_each_tower_has_its_curvature(mode):
     """The norm to which far rows are cut is that of the tower's own ball."""
     clip = load_clip(TINY).model
-    options = AdapterOptions(block_size=32, curvature_vision=0.04, curvature_text=0.25)
+    options = default(AdapterOptions, block_size=32, curvature_vision=0.04, curvature_text=0.25)
     with torch.no_grad():
         for encoder in ("vision", "text"):
             for block in tower(clip, encoder):
@@ -158,7 +161,7 @@ def test_each_tower_has_its_curvature(mode):
 def test_each_tower_has_its_block_size(text, expected):
     clip = load_clip(TINY).model
     prepare_finetuning(
-        clip, "hyperbolic", options=AdapterOptions(block_size=32, block_size_text=text)
+        clip, "hyperbolic", options=default(AdapterOptions, block_size=32, block_size_text=text)
     )
     sides = [
         {
@@ -176,7 +179,9 @@ def test_each_tower_has_its_block_size(text, expected):
 @pytest.mark.parametrize("mode", ["hyperbolic", "rotation", "lora", "relations"])
 def test_only_the_chosen_towers_are_adapted(mode, encoders):
     clip = load_clip(TINY).model
-    prepare_finetuning(clip, mode, encoders=encoders, options=AdapterOptions(block_size=32, rank=2))
+    prepare_finetuning(
+        clip, mode, default(AdapterOptions, encoders=encoders, block_size=32, rank=2)
+    )
     each = 2 if mode == "relations" else 1
     for encoder in ("vision", "text"):
         found = [
@@ -222,19 +227,19 @@ def test_the_scale_of_low_rank_updates(rank, alpha):
 @pytest.mark.parametrize("rank", [0, 9])
 def test_ranks_out_of_range(rank):
     with pytest.raises(ValueError, match=f"RANK: got {rank}, expected 1 to the attention width 8"):
-        LowRank(8, rank)
-    assert LowRank(8, 8).q_down.shape == (8, 8)
+        LowRank(8, rank, 8.0)
+    assert LowRank(8, 8, 8.0).q_down.shape == (8, 8)
 
 
 def test_low_rank_factors_start_at_random_downwards_alone():
-    adapter = LowRank(64, 16)
+    adapter = LowRank(64, 16, 8.0)
     bound = 1 / 64**0.5  # what kaiming_uniform gives with a = sqrt(5), as in the released LoRA
     assert not adapter.q_up.any() and 0.5 * bound < adapter.q_down.abs().max() <= bound
 
 
 @pytest.mark.parametrize("value", [[], ["x"], ["q", "o"]])
 def test_projections_that_do_not_exist(value):
-    for make in (RadiusAdjustment, Rotation):
+    for make in (partial(RadiusAdjustment, curvature=0.01), Rotation):
         with pytest.raises(
             ValueError, match=r"PROJECTIONS: got .*, expected one or more of \['q', 'k', 'v'\]"
         ):
@@ -247,16 +252,13 @@ def test_blocks_that_do_not_fill_the_width(block_size):
         ValueError,
         match=f"BLOCK_SIZE: got {block_size}, expected a divisor of the attention width 8",
     ):
-        RadiusAdjustment(8, block_size)
-    assert RadiusAdjustment(8, 1).q.shape == (8, 1, 1) and RadiusAdjustment(8, 8).q.shape == (
-        1,
-        8,
-        8,
-    )
+        RadiusAdjustment(8, block_size, 0.01)
+    assert RadiusAdjustment(8, 1, 0.01).q.shape == (8, 1, 1)
+    assert RadiusAdjustment(8, 8, 0.01).q.shape == (1, 8, 8)
 
 
-def test_options_without_a_config_are_those_of_the_released_code():
-    options = AdapterOptions()
+def test_the_default_options_are_those_of_the_released_code():
+    options = default(AdapterOptions)
     assert (options.block_size, options.block_size_text, options.rank, options.alpha) == (
         128,
         0,
@@ -267,13 +269,9 @@ def test_options_without_a_config_are_those_of_the_released_code():
     assert options.curvature("vision") == 0.01 and options.curvature("text") == 1.0
     clip = load_clip(TINY).model
     for mode, wanted in (("hyperbolic", ("q", "k", "v")), ("attention", ("q", "v"))):
-        prepare_finetuning(clip, mode, options=AdapterOptions(block_size=32))
+        prepare_finetuning(clip, mode, options=default(AdapterOptions, block_size=32))
         assert {a.projections for _, a in adapters(clip)} == {wanted}
         clip = load_clip(TINY).model
-    assert (LowRank(64).q_down.shape[0], LowRank(64).scale) == (8, 1.0)
-    assert RadiusAdjustment(256).q.shape == Rotation(256).q.shape == (2, 128, 128)
-    assert RadiusAdjustment(256).curvature == 0.01 and not RadiusAdjustment(256).literal
-    assert TrainedProjections(torch.zeros(6, 2)).projections == ("q", "v")
 
 
 @pytest.mark.parametrize("c", [0.0, -1.0, float("nan")])
@@ -284,18 +282,18 @@ def test_curvatures_that_are_none(c):
 
 def test_what_trains_and_what_stays_frozen():
     clip = load_clip(TINY).model
-    prepare_finetuning(clip, "hyperbolic", options=AdapterOptions(block_size=32))
+    prepare_finetuning(clip, "hyperbolic", options=default(AdapterOptions, block_size=32))
     inside = {id(p) for _, a in adapters(clip) for p in a.parameters()}
     assert {id(p) for p in clip.parameters() if p.requires_grad} == inside
-    prepare_finetuning(full := load_clip(TINY).model, "full")
+    prepare_finetuning(full := load_clip(TINY).model, "full", default(AdapterOptions))
     assert [n for n, p in full.named_parameters() if not p.requires_grad] == ["logit_scale"]
-    prepare_finetuning(none := load_clip(TINY).model, "none")
+    prepare_finetuning(none := load_clip(TINY).model, "none", default(AdapterOptions))
     assert not any(p.requires_grad for p in none.parameters())
 
 
 def test_the_table_counts_both_towers_and_the_sum():
     clip = load_clip(TINY).model
-    prepare_finetuning(clip, "hyperbolic", options=AdapterOptions(block_size=32))
+    prepare_finetuning(clip, "hyperbolic", options=default(AdapterOptions, block_size=32))
     model = torch.nn.ModuleDict({"clip": clip, "sem_seg_head": torch.nn.Linear(3, 2)})
     rows = {part: (trainable, total) for part, trainable, total in parameter_table(model)}
     width, text = clip.visual.conv1.out_channels, clip.token_embedding.embedding_dim

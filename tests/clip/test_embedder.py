@@ -14,6 +14,8 @@ from hyperclip.clip.text_cache_key import text_state
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 from torch import nn
 
+from tests.helpers.defaults import default
+
 TINY = "configs/quickstart/tiny_clip"
 WORDS = Vocabulary.from_names(["star, sun", "cross"])
 
@@ -25,17 +27,17 @@ def clip():
 
 @pytest.fixture
 def adapted(clip):
-    prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
+    prepare_finetuning(clip.model, "hyperbolic", options=default(AdapterOptions, block_size=32))
     return clip
 
 
 @pytest.fixture
 def embed(clip):
-    return TextEmbedder(clip.tokenizer, prompt_templates("single"))
+    return TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")
 
 
 def fresh(clip, words=WORDS):
-    return TextEmbedder(clip.tokenizer, prompt_templates("single"))(clip.model, words)
+    return TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")(clip.model, words)
 
 
 def in_place(p):
@@ -239,7 +241,7 @@ def test_nothing_made_in_inference_mode_reaches_training(adapted, embed):
 def test_a_model_that_was_made_in_inference_mode():
     with torch.inference_mode():
         clip = load_clip(TINY)
-    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"))
+    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")
     first = embed(clip.model, WORDS)
     with torch.inference_mode():
         clip.model.text_projection.mul_(-1)
@@ -248,7 +250,7 @@ def test_a_model_that_was_made_in_inference_mode():
 
 @torch.no_grad()
 def test_the_oldest_vocabulary_is_dropped(clip):
-    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), capacity=2)
+    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), "first", capacity=2)
     words = [Vocabulary.from_names([name]) for name in ("star", "cross", "circle")]
     kept = [embed(clip.model, vocabulary) for vocabulary in words]
     assert [

@@ -12,6 +12,7 @@ from hyperclip.clip import encode_dense, encode_text, load_clip, loading, tokeni
 from hyperclip.clip.image_tower import residual_block, value_only_block
 
 from reference import clip as obvious
+from tests.helpers.defaults import default
 
 TINY = "configs/quickstart/tiny_clip"
 
@@ -76,7 +77,9 @@ def test_dense_tower_shapes_and_intermediates(tiny):
 @pytest.mark.parametrize("mode", ["hyperbolic", "attention", "full", "none"])
 def test_every_mode_starts_at_the_identity(tiny, mode):
     model = load_clip(TINY).model
-    prepare_finetuning(model, mode, options=AdapterOptions(block_size=32, curvature_text=0.01))
+    prepare_finetuning(
+        model, mode, options=default(AdapterOptions, block_size=32, curvature_text=0.01)
+    )
     images, tokens = (
         torch.randn(1, 3, 48, 48),
         tokenize(tiny.tokenizer, ["a blue dotted cross"], 32),

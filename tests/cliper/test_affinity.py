@@ -12,6 +12,7 @@ from cliper.feature_refiner import FeatureMaps
 from reference import cliper as oracle
 from reference import rounding
 from reference.cliper import GivenMaps
+from tests.helpers.defaults import default
 
 
 def draw(seed, maps=4, side=12, width=8):
@@ -45,7 +46,7 @@ def test_streamed_and_given_equal_the_chain(fusion, threshold, tile, kept, monke
     maps = oracle.attention_maps(queries, keys, scales)
     before = maps.clone()
     expected = oracle.refine(maps, scores, threshold, fusion, index=2)
-    options = FuseOptions(fusion, 2, threshold)
+    options = default(FuseOptions, fusion, 2, threshold)
     check_that_no_entry_lies_at_the_cut(maps, queries, keys, threshold)
     for operator in (
         StreamedMaps(queries, keys, scales, (12, 12), tile),
@@ -59,15 +60,15 @@ def test_maps_stay_in_float32_under_autocast():
     queries, keys, scales, scores = draw(3)
     maps = StreamedMaps(queries, keys, scales, (12, 12))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = maps.apply(scores, FuseOptions())
-    assert torch.equal(mixed, maps.apply(scores, FuseOptions()))
+        mixed = maps.apply(scores, default(FuseOptions))
+    assert torch.equal(mixed, maps.apply(scores, default(FuseOptions)))
 
 
 def test_the_order_matters():
     queries, keys, scales, scores = draw(1)
-    forward = StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, FuseOptions())
+    forward = StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, default(FuseOptions))
     backward = StreamedMaps(queries[::-1], keys[::-1], scales, (12, 12)).apply(
-        scores, FuseOptions()
+        scores, default(FuseOptions)
     )
     assert (forward - backward).abs().max() > 1e-3
 
@@ -79,7 +80,7 @@ def test_an_entry_at_the_threshold_stays():
     level = 0.5 - 1e-5  # what 0.5 becomes when it is divided by 1 + 1e-5 is still above this
     maps = torch.tensor([[[1.0, 0.5], [0.4, 1.0]]])
     scores = torch.eye(2)
-    kept = GivenMaps(maps, (1, 2)).apply(scores, FuseOptions(threshold=level))
+    kept = GivenMaps(maps, (1, 2)).apply(scores, default(FuseOptions, threshold=level))
     torch.testing.assert_close(kept, oracle.refine(maps, scores, level))
     assert kept[0, 1] > 0 and kept[1, 0] == 0
 
@@ -90,13 +91,15 @@ def test_an_entry_at_the_threshold_stays():
 )
 def test_wrong_options(arguments, message):
     with pytest.raises(ValueError, match=message):
-        FuseOptions(*arguments)
+        default(FuseOptions, *arguments)
 
 
 def test_a_map_that_does_not_exist():
     queries, keys, scales, scores = draw(2)
     with pytest.raises(ValueError, match="INDEX: got 4, expected 0 to 3"):
-        StreamedMaps(queries, keys, scales, (12, 12)).apply(scores, FuseOptions("selection", 4))
+        StreamedMaps(queries, keys, scales, (12, 12)).apply(
+            scores, default(FuseOptions, "selection", 4)
+        )
 
 
 @pytest.mark.parametrize("tile", [1, 300, 2**22])

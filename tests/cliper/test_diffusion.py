@@ -12,7 +12,6 @@ import pytest
 import torch
 from cliper.affinity import FuseOptions
 from cliper.diffusion import DiffusionAttention, DiffusionOptions, find_layers, run_until
-from cliper.meta_arch import CLIPer
 from cliper.pretrained import KNOWN, load_diffusion, locate
 from cliper.refiner import DiffusionRefiner
 from diffusers import UNet2DModel
@@ -22,6 +21,7 @@ from hyperclip.vocabulary import Vocabulary, prompt_templates
 
 from tests.conftest import SHARED
 from tests.helpers.asking import ask
+from tests.helpers.defaults import default, make_cliper
 from tests.helpers.diffusion_folders import write_stable_diffusion
 
 TINY = "configs/quickstart/tiny_diffusion"
@@ -39,11 +39,8 @@ def folder(request, fake_state, tmp_path_factory):
 def load(path, options=None, **arguments):
     parts = load_diffusion(str(path))
     return DiffusionAttention(
-        parts.vae,
-        parts.unet,
-        parts.scheduler,
-        parts.prompt,
-        options or DiffusionOptions(),
+        parts,
+        options or default(DiffusionOptions),
         **arguments,
     )
 
@@ -61,10 +58,10 @@ def test_end_to_end_on_a_real_photo(folder, clip_from_file):
     )
     assert model.vae.decoder is None and model.time == 101
     loaded = clip_from_file("ViT-B/16")
-    whole = CLIPer(
-        clip=loaded.model,
-        text=TextEmbedder(loaded.tokenizer, prompt_templates("single")),
-        refiner=DiffusionRefiner(model, FuseOptions()),
+    whole = make_cliper(
+        loaded.model,
+        TextEmbedder(loaded.tokenizer, prompt_templates("single"), "first"),
+        refiner=DiffusionRefiner(model, default(FuseOptions)),
         negatives=["background"],
     ).eval()
     result = ask(whole, image, Vocabulary.from_text("dog; truck; road; sky"))
@@ -129,20 +126,20 @@ def test_a_layer_that_does_not_exist():
     ):
         load(TINY)
     with pytest.raises(ValueError, match="fits 2 self-attention layers"):
-        load(TINY, DiffusionOptions(("up_blocks.1",)))
+        load(TINY, default(DiffusionOptions, ("up_blocks.1",)))
     with pytest.raises(ValueError, match="expected one or more different layers"):
-        load(TINY, DiffusionOptions(TINY_LAYERS[:1] * 2))
+        load(TINY, default(DiffusionOptions, TINY_LAYERS[:1] * 2))
     with pytest.raises(ValueError, match="expected layers of the same resolution"):
-        load(TINY, DiffusionOptions((TINY_LAYERS[0], "mid_block")))([torch.zeros(3, 8, 8)])
+        load(TINY, default(DiffusionOptions, (TINY_LAYERS[0], "mid_block")))([torch.zeros(3, 8, 8)])
 
 
 def test_a_time_step_that_does_not_exist():
     with pytest.raises(ValueError, match="TIME_STEP: got 50, expected an index below 50"):
-        load(TINY, DiffusionOptions(TINY_LAYERS, time_step=50))
+        load(TINY, default(DiffusionOptions, TINY_LAYERS, time_step=50))
 
 
 def test_the_unet_stops_after_the_last_layer():
-    model = load(TINY, DiffusionOptions(("down_blocks.1.attentions.0",)))
+    model = load(TINY, default(DiffusionOptions, ("down_blocks.1.attentions.0",)))
     ran = []
     handle = model.unet.mid_block.register_forward_hook(lambda *_: ran.append(True))
     model([torch.zeros(3, 96, 96)])
@@ -164,7 +161,7 @@ def test_noise_is_the_same_for_every_image_and_run():
         for h, w in ((96, 96), (50, 120), (96, 96))
     ]
     images.append(images[0])
-    model = load(TINY, DiffusionOptions(TINY_LAYERS))
+    model = load(TINY, default(DiffusionOptions, TINY_LAYERS))
     torch.manual_seed(1)
     first = model(images)
     torch.manual_seed(2)
@@ -175,14 +172,14 @@ def test_noise_is_the_same_for_every_image_and_run():
         )
     same = zip(first[0].queries, first[3].queries, strict=True)
     assert all(torch.allclose(x, y, atol=1e-4) for x, y in same)
-    quiet = load(TINY, DiffusionOptions(TINY_LAYERS, noise="none"))([images[0]])[0]
+    quiet = load(TINY, default(DiffusionOptions, TINY_LAYERS, noise="none"))([images[0]])[0]
     assert not torch.allclose(quiet.queries[0], first[0].queries[0], atol=1e-3)
 
 
 def test_cached_latents_give_the_same_maps(tmp_path):
     images = [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)]
-    plain = load(TINY, DiffusionOptions(TINY_LAYERS))(images)
-    cached = load(TINY, DiffusionOptions(TINY_LAYERS), cache=tmp_path, source="tiny")
+    plain = load(TINY, default(DiffusionOptions, TINY_LAYERS))(images)
+    cached = load(TINY, default(DiffusionOptions, TINY_LAYERS), cache=tmp_path)
     first = cached(images)
     assert len(list(tmp_path.glob("*.pt"))) == 2
     cached._encode = None  # the second time the autoencoder is not asked
@@ -209,9 +206,8 @@ def test_an_unconditional_unet():
     names = ("up_blocks.0.attentions.1", "up_blocks.0.attentions.0")
     assert list(find_layers(unet, names)) == list(names)
     parts = load_diffusion(TINY)
-    model = DiffusionAttention(
-        parts.vae, unet.eval(), parts.scheduler, None, DiffusionOptions(names)
-    )
+    parts = parts._replace(unet=unet.eval(), prompt=None)
+    model = DiffusionAttention(parts, default(DiffusionOptions, names))
     (maps,) = model([torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)])
     assert (maps.count, maps.grid) == (8, (24, 24))
     rows = torch.cat([tile.sum(1) for _, tile in maps.tiles(0)])
@@ -221,4 +217,4 @@ def test_an_unconditional_unet():
 @pytest.mark.parametrize("arguments", [{"noise": "random"}, {"resize": "area"}])
 def test_wrong_options(arguments):
     with pytest.raises(ValueError, match="expected one of"):
-        DiffusionOptions(**arguments)
+        default(DiffusionOptions, **arguments)

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.helpers.defaults import default
 from tests.helpers.diffusion_folders import write_tokenizer
 
 TINY = "configs/quickstart/tiny_diffusion"
@@ -26,10 +27,8 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def build(path, **options):
     parts = load_diffusion(str(path))
-    options = DiffusionOptions(**{"layers": LAYERS, **options})
-    return DiffusionAttention(
-        parts.vae, parts.unet, parts.scheduler, parts.prompt, options, source=str(path)
-    )
+    options = default(DiffusionOptions, **{"layers": LAYERS, **options})
+    return DiffusionAttention(parts, options)
 
 
 def refused(path, message, error=ValueError, **options):
@@ -179,12 +178,10 @@ def test_options_are_checked_when_the_model_is_built(options, message):
 
 def test_a_map_that_does_not_exist_is_refused_when_the_refiner_is_built():
     attention = build(TINY)
-    DiffusionRefiner(attention, FuseOptions("selection", attention.count - 1))
-    for index in (attention.count, -1):
-        with pytest.raises(
-            ValueError, match=rf"REFINER.INDEX: got {index}, expected 0 to {attention.count - 1}"
-        ):
-            DiffusionRefiner(attention, FuseOptions("selection", index))
+    DiffusionRefiner(attention, default(FuseOptions, "selection", attention.count - 1))
+    for index, expected in ((attention.count, f"0 to {attention.count - 1}"), (-1, "0 or more")):
+        with pytest.raises(ValueError, match=f"REFINER.INDEX: got {index}, expected {expected}"):
+            DiffusionRefiner(attention, default(FuseOptions, "selection", index))
 
 
 def test_an_autoencoder_of_another_number_of_channels(tiny):
@@ -278,8 +275,6 @@ def test_a_scheduler_that_scales_the_input_is_obeyed(tiny):
 
 def test_building_leaves_the_parts_as_they_were():
     parts = load_diffusion(TINY)
-    model = DiffusionAttention(
-        parts.vae, parts.unet, parts.scheduler, parts.prompt, DiffusionOptions(LAYERS)
-    )
+    model = DiffusionAttention(parts, default(DiffusionOptions, LAYERS))
     assert all(p.device.type == "cpu" for p in model.parameters())
     assert not any(m._forward_hooks for m in model.modules())

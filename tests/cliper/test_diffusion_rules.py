@@ -14,6 +14,8 @@ from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from hyperclip.config.keys import load_config
 
+from tests.helpers.defaults import default
+
 TINY = "configs/quickstart/tiny_diffusion"
 LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")
 
@@ -24,11 +26,10 @@ def parts():
 
 
 def build(parts, unet=None, prompt=True, **options):
-    options = DiffusionOptions(**{"layers": LAYERS, **options})
+    options = default(DiffusionOptions, **{"layers": LAYERS, **options})
     unet = unet or parts.unet
-    return DiffusionAttention(
-        parts.vae, unet, parts.scheduler, parts.prompt if prompt else None, options
-    )
+    parts = parts._replace(unet=unet, prompt=parts.prompt if prompt else None)
+    return DiffusionAttention(parts, options)
 
 
 @pytest.fixture

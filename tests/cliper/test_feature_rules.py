@@ -12,9 +12,9 @@ from cliper.feature_refiner import FeatureExtractor, FeatureMaps
 from cliper.refiner import FeatureRefiner
 
 
-def features_of(name, image, **options):
+def features_of(name, image, longest=1024):
     torch.manual_seed(0)
-    extractor = FeatureExtractor(name, "none", **options)
+    extractor = FeatureExtractor(name, "none", longest)
     return extractor, extractor(image)
 
 

@@ -13,6 +13,8 @@ from cliper.scores import Embedded, ScoreOptions, class_probabilities, coarse_sc
 from cliper.windows import Windows, merge_affinities, window_boxes
 from hyperclip.clip import load_clip
 
+from tests.helpers.defaults import default
+
 
 @pytest.fixture(scope="module")
 def visual():
@@ -40,7 +42,7 @@ def test_fused_maps():
     total = (
         torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
     )
-    options = FusionOptions()
+    options = default(FusionOptions)
     for rounds, made in zip(
         [0, 1, 2, 5], fused_maps(total.clone(), [0, 1, 2, 5], options), strict=True
     ):
@@ -52,29 +54,31 @@ def test_fused_maps():
 def test_a_row_that_is_cut_entirely_stays_zero():
     total = torch.ones(1, 1, 3, 3, dtype=torch.float64)
     total[..., 0, :] = total[..., :, 0] = 0.1  # below the mean of every column
-    (fused,) = fused_maps(total, [0], FusionOptions())
+    (fused,) = fused_maps(total, [0], default(FusionOptions))
     assert not fused[0, 0, 0].any() and torch.isfinite(fused).all()
     torch.testing.assert_close(fused[0, 0, 1:].sum(-1), torch.ones(2, dtype=torch.float64))
 
 
 def test_a_fixed_number_of_rounds_uses_one_map_for_all_layers(visual, images):
-    one, affinity = encode_layers(visual, images, FusionOptions(sinkhorn=6), [0, 5])
-    per_layer, last = encode_layers(visual, images, FusionOptions(), [0, 5])
+    one, affinity = encode_layers(visual, images, default(FusionOptions, sinkhorn=6), [0, 5])
+    per_layer, last = encode_layers(visual, images, default(FusionOptions), [0, 5])
     torch.testing.assert_close(affinity, last)
     torch.testing.assert_close(one[1], per_layer[1])
     assert (one[0] - per_layer[0]).abs().max() > 1e-6
 
 
 def test_a_batch_equals_single_images(visual, images):
-    together, affinities = encode_layers(visual, images, FusionOptions(), list(range(6)))
+    together, affinities = encode_layers(visual, images, default(FusionOptions), list(range(6)))
     for b in range(2):
-        alone, affinity = encode_layers(visual, images[b : b + 1], FusionOptions(), list(range(6)))
+        alone, affinity = encode_layers(
+            visual, images[b : b + 1], default(FusionOptions), list(range(6))
+        )
         torch.testing.assert_close(together[:, b], alone[:, 0])
         torch.testing.assert_close(affinities[b], affinity[0])
 
 
 def test_the_last_block_of_clip_itself(visual, images):
-    own, _ = encode_layers(visual, images[:, :, :48, :48], FusionOptions("clip"), [5])
+    own, _ = encode_layers(visual, images[:, :, :48, :48], default(FusionOptions, "clip"), [5])
     x = visual._embeds(images[:, :, :48, :48])
     x = visual.ln_post(visual.transformer(x)) @ visual.proj
     torch.testing.assert_close(own[0], F.normalize(x[:, 1:].float(), dim=-1), atol=1e-5, rtol=1e-5)
@@ -82,20 +86,20 @@ def test_the_last_block_of_clip_itself(visual, images):
 
 @pytest.mark.parametrize("attention", ["vanilla", "q-q", "k-k", "v-v", "identity"])
 def test_ablations_give_affinities_with_rows_that_sum_to_one(visual, images, attention):
-    features, affinity = encode_layers(visual, images, FusionOptions(attention), [5])
+    features, affinity = encode_layers(visual, images, default(FusionOptions, attention), [5])
     assert features.shape == (1, 2, 48, 64) and torch.isfinite(features).all()
     with_class = 1.0 if attention == "identity" else affinity.sum(-1).max()
     assert 0 < affinity.sum(-1).min() <= with_class <= 1 + 1e-5
 
 
 def test_first_version_options_change_the_result(visual, images):
-    base, _ = encode_layers(visual, images, FusionOptions(), [3, 5])
+    base, _ = encode_layers(visual, images, default(FusionOptions), [3, 5])
     for change in (
         {"center": "max", "center_scale": 0.2},
         {"residual": -1.0},
         {"half_positions": True},
     ):
-        other, _ = encode_layers(visual, images, replace(FusionOptions(), **change), [3, 5])
+        other, _ = encode_layers(visual, images, replace(default(FusionOptions), **change), [3, 5])
         assert torch.isfinite(other).all() and (other - base).abs().max() > 1e-7
 
 
@@ -103,11 +107,13 @@ def test_proxy(visual, images):
     features = torch.randn(2, 16, 9, 11)
     proxy = proxy_affinity(features, (6, 8))
     torch.testing.assert_close(proxy.sum(-1), torch.ones(2, 48))
-    mixed, affinity = encode_layers(visual, images, FusionOptions("proxy"), [5], proxy.double())
+    mixed, affinity = encode_layers(
+        visual, images, default(FusionOptions, "proxy"), [5], proxy.double()
+    )
     torch.testing.assert_close(affinity, proxy.double())
     assert torch.isfinite(mixed).all()
     with pytest.raises(ValueError, match="needs proxy"):
-        encode_layers(visual, images, FusionOptions("proxy"), [5])
+        encode_layers(visual, images, default(FusionOptions, "proxy"), [5])
 
 
 def literal_scores(q, affinity, select, threshold, average, rows):
@@ -128,7 +134,7 @@ def test_scores(average, propagation, select):
     features = F.normalize(torch.randn(4, 30, 8, generator=generator), dim=-1)
     text = F.normalize(torch.randn(9, 8, generator=generator), dim=-1)
     affinity = torch.rand(30, 30, generator=generator).softmax(-1)
-    options = ScoreOptions(10.0, select, average, 1.0, 0.3, propagation)
+    options = default(ScoreOptions, 10.0, select, average, 1.0, 0.3, propagation)
     scores = coarse_scores(Embedded(features, affinity, (5, 6)), text, 7, options)
     q = (10 * features @ text.T).softmax(-1)[..., :7]
     expected = literal_scores(q, affinity, select, 0.3, average, propagation == "rows")
@@ -223,27 +229,33 @@ def test_sizes(height, width, expected):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FusionOptions("fuse"), "got 'fuse', expected one of"),
-        (lambda: FusionOptions(center="min"), "got 'min'"),
-        (lambda: FusionOptions(sinkhorn=-2), "got -2"),
-        (lambda: ScoreOptions(propagation="both"), "PROPAGATION: got 'both'"),
-        (lambda: ScoreOptions(average="late"), "AVERAGE: got 'late'"),
-        (lambda: ScoreOptions(threshold=2.0), "got 2.0, expected 0 to 1"),
-        (lambda: ScoreOptions(select_layer=-7).layers(6), "got -7, expected -6 to 5"),
+        (lambda: default(FusionOptions, "fuse"), "got 'fuse', expected one of"),
+        (lambda: default(FusionOptions, center="min"), "got 'min'"),
+        (lambda: default(FusionOptions, sinkhorn=-2), "got -2"),
+        (lambda: default(ScoreOptions, propagation="both"), "PROPAGATION: got 'both'"),
+        (lambda: default(ScoreOptions, average="late"), "AVERAGE: got 'late'"),
+        (lambda: default(ScoreOptions, attention_threshold=2.0), "got 2.0, expected 0 to 1"),
+        (lambda: default(ScoreOptions, select_layer=-7).layers(6), "got -7, expected -6 to 5"),
         (
-            lambda: ScoreOptions(average="early").layers(1),
+            lambda: default(ScoreOptions, average="early").layers(1),
             "AVERAGE 'early': got a tower of 1 layer",
         ),
         (
-            lambda: FusionOptions(center="max"),
+            lambda: default(FusionOptions, center="max"),
             "CENTER 'max', CENTER_SCALE: got 1.0, which cuts every entry",
         ),
-        (lambda: FusionOptions(center="max", center_scale=1.5), "got 1.5, which cuts every entry"),
         (
-            lambda: FusionOptions(center_scale=float("nan")),
-            "CENTER_SCALE: got nan, expected 0 or more",
+            lambda: default(FusionOptions, center="max", center_scale=1.5),
+            "got 1.5, which cuts every entry",
         ),
-        (lambda: FusionOptions(center_scale=-1.0), "CENTER_SCALE: got -1.0, expected 0 or more"),
+        (
+            lambda: default(FusionOptions, center_scale=float("nan")),
+            "CENTER_SCALE: got nan, expected a finite number",
+        ),
+        (
+            lambda: default(FusionOptions, center_scale=-1.0),
+            "CENTER_SCALE: got -1.0, expected 0 or more",
+        ),
         (
             lambda: window_boxes(12, 12, 6, 14),
             "window stride: got 14, expected 1 to the window's side 6",
@@ -258,9 +270,9 @@ def test_wrong_options(make, message):
 
 def test_wrong_layers(visual, images):
     with pytest.raises(ValueError, match=r"layers: got \[6\], expected indices 0 to 5"):
-        encode_layers(visual, images, FusionOptions(), [6])
+        encode_layers(visual, images, default(FusionOptions), [6])
     with pytest.raises(ValueError, match="embeds the last layer alone"):
-        encode_layers(visual, images, FusionOptions("clip"), [4, 5])
+        encode_layers(visual, images, default(FusionOptions, "clip"), [4, 5])
 
 
 def test_the_best_synonym_of_a_class_counts():
@@ -296,7 +308,9 @@ def test_a_second_identical_embedding_changes_nothing():
     )
     image, twice = Embedded(features, affinity, (6, 5), windows), torch.tensor([0, 0, 1, 2])
     plain = coarse_scores(
-        image, with_negatives(classes, negatives, mean=True), 3, ScoreOptions(10.0)
+        image, with_negatives(classes, negatives, mean=True), 3, default(ScoreOptions, 10.0)
     )
     text = with_negatives(torch.cat([classes[:1], classes]), negatives, mean=True, class_of=twice)
-    torch.testing.assert_close(coarse_scores(image, text, 3, ScoreOptions(10.0), twice), plain)
+    torch.testing.assert_close(
+        coarse_scores(image, text, 3, default(ScoreOptions, 10.0), twice), plain
+    )

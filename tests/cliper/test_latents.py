@@ -14,6 +14,8 @@ from cliper.latents import LatentsCache, digest
 from cliper.pretrained import load_diffusion
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.defaults import default
+
 TINY = "configs/quickstart/tiny_diffusion"
 LAYERS = ("up_blocks.1.attentions.1", "up_blocks.1.attentions.0")
 KEY = "ab12"
@@ -22,10 +24,8 @@ SHAPE = (1, 4, 6, 6)
 
 def load(path, cache):
     parts = load_diffusion(str(path))
-    options = DiffusionOptions(LAYERS)
-    return DiffusionAttention(
-        parts.vae, parts.unet, parts.scheduler, parts.prompt, options, cache=cache, source="same"
-    )
+    options = default(DiffusionOptions, LAYERS)
+    return DiffusionAttention(parts._replace(source="same"), options, cache)
 
 
 def refuse():

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from cliper import REFINER_REGISTRY, CLIPer
+from cliper import REFINER_REGISTRY
 from detectron2.modeling import build_model
 from hyperclip.checkpoints import require_weights
 from hyperclip.config.keys import load_config
-from hyperclip.predictor import Predictor
 from hyperclip.training.trainer import Trainer
 from hyperclip.vocabulary import Vocabulary
 from safetensors.torch import save_file
 
 from tests.helpers.asking import ask, ask_all, scores_of
+from tests.helpers.defaults import make_cliper, make_predictor
 
 QUICK = "configs/quickstart/cliper.yaml"
 WORDS = Vocabulary.from_text(
@@ -84,7 +84,7 @@ def test_size_of_the_output(model):
 
 def test_the_predictor_encodes_once_and_asks_often(model):
     image = pictures((80, 100))[0]["image"]
-    predictor = Predictor(model, shortest=0)
+    predictor = make_predictor(model, shortest=0)
     predictor.set_image(image.permute(1, 2, 0).numpy())
     first = predictor.predict(WORDS)
     direct = ask(model, image, WORDS)
@@ -287,7 +287,7 @@ def test_it_has_no_checkpoint_and_nothing_to_train(model):
         model(pictures((96, 96)))
     model.eval()
     with pytest.raises(ValueError, match=r"inference needs class names: .*Question\(vocabulary\)"):
-        CLIPer(clip=model.clip, text=model.text).eval()(pictures((96, 96)))
+        make_cliper(model.clip, model.text).eval()(pictures((96, 96)))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hyperclip.config.keys import load_config
 from PIL import Image
 
 from reference.cliper import GivenMaps
+from tests.helpers.defaults import default
 
 CONFIG = "configs/quickstart/cliper.yaml"
 
@@ -30,17 +31,17 @@ def test_an_entry_that_equals_the_threshold_stays_and_the_next_smaller_one_goes(
     below = np.nextafter(np.float32(0.5), np.float32(0)).item()
     for entry, stays in ((0.5, True), (below, False)):
         maps = torch.tensor([[[1.0, entry], [0.0, 1.0]]])
-        result = GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=level))
+        result = GivenMaps(maps, (1, 2)).apply(torch.eye(2), default(FuseOptions, threshold=level))
         assert (result[0, 1] > 0) == stays
 
 
 def test_a_threshold_of_zero_cuts_nothing_and_of_one_almost_everything():
     maps = torch.tensor([[[0.9, 0.1], [0.3, 0.7]]])
-    kept = GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=0.0))
+    kept = GivenMaps(maps, (1, 2)).apply(torch.eye(2), default(FuseOptions, threshold=0.0))
     scaled = maps[0] / (maps[0].amax(0) + 1e-5)
     torch.testing.assert_close(kept, scaled / (scaled.sum(1, keepdim=True) + 1e-5))
     assert (
-        not GivenMaps(maps, (1, 2)).apply(torch.eye(2), FuseOptions(threshold=1.0)).any()
+        not GivenMaps(maps, (1, 2)).apply(torch.eye(2), default(FuseOptions, threshold=1.0)).any()
     )  # 1 / (1 + 1e-5) is below 1
 
 
@@ -59,13 +60,17 @@ def test_every_map_has_its_scale():
 def test_which_map_is_selected_and_what_mean_is():
     maps, scores = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.rand(4, 2)
     given = GivenMaps(maps, (2, 2))
-    each = [given.apply(scores, FuseOptions("selection", index)) for index in range(3)]
-    alone = [GivenMaps(maps[k : k + 1], (2, 2)).apply(scores, FuseOptions()) for k in range(3)]
+    each = [given.apply(scores, default(FuseOptions, "selection", index)) for index in range(3)]
+    alone = [
+        GivenMaps(maps[k : k + 1], (2, 2)).apply(scores, default(FuseOptions)) for k in range(3)
+    ]
     torch.testing.assert_close(each, alone)
-    torch.testing.assert_close(given.apply(scores, FuseOptions("mean")), torch.stack(each).mean(0))
-    for index in (-1, 3):
-        with pytest.raises(ValueError, match=f"INDEX: got {index}, expected 0 to 2"):
-            given.apply(scores, FuseOptions("selection", index))
+    torch.testing.assert_close(
+        given.apply(scores, default(FuseOptions, "mean")), torch.stack(each).mean(0)
+    )
+    for index, expected in ((-1, "0 or more"), (3, "0 to 2")):
+        with pytest.raises(ValueError, match=f"INDEX: got {index}, expected {expected}"):
+            given.apply(scores, default(FuseOptions, "selection", index))
 
 
 @pytest.mark.parametrize(
@@ -73,10 +78,10 @@ def test_which_map_is_selected_and_what_mean_is():
 )
 def test_thresholds_are_shares(threshold, legal):
     if legal:
-        assert FuseOptions(threshold=threshold).threshold == threshold
+        assert default(FuseOptions, threshold=threshold).threshold == threshold
     else:
         with pytest.raises(ValueError, match="THRESHOLD: got .*, expected 0 to 1"):
-            FuseOptions(threshold=threshold)
+            default(FuseOptions, threshold=threshold)
 
 
 # --- refiners
@@ -97,7 +102,7 @@ def test_a_negative_threshold_stands_for_that_of_the_classes(own, expected):
             "3",
         ],
     )
-    assert fuse_options(cfg) == FuseOptions("mean", 3, expected)
+    assert fuse_options(cfg) == default(FuseOptions, "mean", 3, expected)
 
 
 def test_no_refiner_and_a_grid():
@@ -126,7 +131,9 @@ def test_what_is_subtracted_from_each_column(center, scale):
     total = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     """Of a row without a positive entry, as with 100 times the mean, nothing is left: it stays 0.
     """
-    (fused,) = fused_maps(total.clone(), [0], FusionOptions(center=center, center_scale=scale))
+    (fused,) = fused_maps(
+        total.clone(), [0], default(FusionOptions, center=center, center_scale=scale)
+    )
     symmetric = (total + total.mT) / 2
     level = (
         symmetric.mean(-2, keepdim=True) if center == "mean" else symmetric.amax(-2, keepdim=True)
@@ -152,7 +159,7 @@ def test_the_residual_is_the_layers_embedding_itself(visual, images, residual):
     """What is added is the embedding before the last block's norm. Identity attention: W_o W_v
     ln(e) + b + residual e.
     """
-    options = FusionOptions("identity", residual=residual)
+    options = default(FusionOptions, "identity", residual=residual)
     got, _ = encode_layers(visual, images, options, [1, 5])
     last, grid = visual.transformer.resblocks[-1], (5, 6)
     x = visual.conv1(images).flatten(2).mT
@@ -181,12 +188,12 @@ def test_the_residual_is_the_layers_embedding_itself(visual, images, residual):
 @pytest.mark.parametrize("kind", ["vanilla", "q-q", "k-k", "v-v"])
 def test_the_last_blocks_own_attentions(visual, images, kind):
     """The map of the last layer, averaged over heads, the class token's row and column cut off."""
-    _, affinity = encode_layers(visual, images, FusionOptions(kind), [5])
+    _, affinity = encode_layers(visual, images, default(FusionOptions, kind), [5])
     kept = {}
     handle = visual.transformer.resblocks[-1].ln_1.register_forward_hook(
         lambda m, i, o: kept.setdefault("u", o)
     )
-    encode_layers(visual, images, FusionOptions(kind), [5])
+    encode_layers(visual, images, default(FusionOptions, kind), [5])
     handle.remove()
     attn, u = visual.transformer.resblocks[-1].attn, kept["u"]
     q, k, v = (
@@ -260,24 +267,24 @@ def test_resizing_is_pillows_bicubic_filter():
 
 def test_a_class_at_the_score_threshold_is_left_out_and_a_pixel_at_the_background_threshold_stays():
     maps, scores = torch.tensor([[[0.5, 0.25]], [[0.5, 0.25]]]), torch.tensor([0.5, 0.75])
-    kept = filter_maps(maps, scores, LabelOptions("abstain", 0.5, 0.25))
+    kept = filter_maps(maps, scores, default(LabelOptions, "abstain", 0.5, 0.25))
     assert kept.tolist() == [[[0.0, 0.0]], [[0.5, 0.25]]]
-    assert filter_maps(maps, scores, LabelOptions("abstain", 0.5, 0.2500001))[1].tolist() == [
-        [0.5, 0.0]
-    ]
-    assert torch.equal(filter_maps(maps, scores, LabelOptions("argmax", 9.0, 9.0)), maps)
+    assert filter_maps(maps, scores, default(LabelOptions, "abstain", 0.5, 0.2500001))[
+        1
+    ].tolist() == [[0.5, 0.0]]
+    assert torch.equal(filter_maps(maps, scores, default(LabelOptions, "argmax", 9.0, 9.0)), maps)
 
 
 def test_maps_are_normalised_each_by_its_own_range():
     maps = torch.tensor([[[1.0, 3.0, 2.0]], [[0.0, 0.1, 0.2]]])
-    scaled = filter_maps(maps, torch.ones(2), LabelOptions(normalize=True))
+    scaled = filter_maps(maps, torch.ones(2), default(LabelOptions, normalize=True))
     torch.testing.assert_close(
         scaled, torch.tensor([[[0.0, 1.0, 0.5]], [[0.0, 0.5, 1.0]]]), atol=1e-5, rtol=0
     )
 
 
 def labels_of(maps, scores, **options):
-    labels, best = label_map(maps, scores, maps.shape[1:], LabelOptions(**options))
+    labels, best = label_map(maps, scores, maps.shape[1:], default(LabelOptions, **options))
     return labels.tolist(), best
 
 
@@ -307,12 +314,12 @@ def test_each_map_is_scaled_to_its_classs_score(monkeypatch):
     expected = up / (up.amax((1, 2), keepdim=True) + 1e-5) * scores[:, None, None]
     for pixels, sizes in ((2**26, [3]), (2 * 56, [2, 1]), (1, [1, 1, 1])):
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", pixels)
-        parts = list(full_size_maps(refined, scores, (8, 7), LabelOptions("argmax")))
+        parts = list(full_size_maps(refined, scores, (8, 7), default(LabelOptions, "argmax")))
         assert [len(part) for _, part in parts] == sizes and [start for start, _ in parts] == [
             sum(sizes[:k]) for k in range(len(sizes))
         ]
         torch.testing.assert_close(torch.cat([part for _, part in parts]), expected)
-    labels, best = label_map(refined, scores, (8, 7), LabelOptions("argmax"))
+    labels, best = label_map(refined, scores, (8, 7), default(LabelOptions, "argmax"))
     assert torch.equal(labels, expected.argmax(0)) and torch.equal(best, expected.amax(0))
 
 

@@ -31,7 +31,9 @@ class Mapper:
 
 def stream(batch=4, broken=(), seed=0, **options):
     records = [{"k": k, "width": 5 + k % 2, "height": 5 + k % 3} for k in range(SIZE)]
-    return TrainStream(TrainSamples(records, Mapper(broken), seed), batch, **options)
+    return TrainStream(
+        TrainSamples(records, Mapper(broken), seed), batch, **{"max_faulty": 0.01, **options}
+    )
 
 
 def take(loader, count):

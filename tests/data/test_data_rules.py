@@ -22,6 +22,8 @@ from hyperclip.data.mapper import read_image, read_record_image
 from hyperclip.vocabulary import builtin
 from PIL import Image
 
+from tests.helpers.defaults import make_mapper
+
 # --- label maps
 
 CITYSCAPES = {  # of cityscapesScripts' labels.py: the ids of the classes that are evaluated
@@ -182,7 +184,7 @@ def record(tmp_path):
 
 @pytest.mark.parametrize("ignore", [255, 459, 65535])
 def test_what_is_padded_counts_for_nothing(record, ignore):
-    mapped = SemSegMapper(True, augmentations=[], ignore=ignore, size=16)(record)
+    mapped = make_mapper(True, ignore=ignore, size=16)(record)
     label, image = mapped["sem_seg"], mapped["image"]
     assert (
         label.shape == (16, 16)
@@ -196,13 +198,13 @@ def test_what_is_padded_counts_for_nothing(record, ignore):
     )
     assert (image[:, 6:] == 128).all() and (image[:, :, 10:] == 128).all()
     assert image[:, 0, 7].tolist() == [10, 20, 30] and image[:, 0, 2].tolist() == [0, 0, 0]
-    cut = SemSegMapper(True, augmentations=[], ignore=ignore, size=4)(record)
+    cut = make_mapper(True, ignore=ignore, size=4)(record)
     assert cut["sem_seg"].tolist() == [[0, 1, 2, 3]] * 4 and cut["image"].shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("size", [-1, 0])
 def test_nothing_is_padded_without_a_size(record, size):
-    mapped = SemSegMapper(True, augmentations=[], size=size)(record)
+    mapped = make_mapper(True, size=size)(record)
     assert mapped["image"].shape == (3, 6, 10) and mapped["sem_seg"].shape == (6, 10)
 
 

@@ -51,7 +51,11 @@ def test_the_shortest_description(describe):
     (spec,) = register_files([path])
     assert register_files([path]) == [spec]  # again, as in a second process
     assert labels_of(spec) == [[[0, 1, 2, 255]]] * 2
-    assert vocabulary_of(spec.name).classes == (("road",), ("car", "automobile"), ("sky",))
+    assert vocabulary_of(spec.name, "catseg").classes == (
+        ("road",),
+        ("car", "automobile"),
+        ("sky",),
+    )
     assert MetadataCatalog.get(spec.name).stuff_classes == ["road", "car", "sky"]
     assert spec.name.endswith("_val") and DATASETS[spec.name].background == "none"
 
@@ -80,7 +84,10 @@ def test_backgrounds(describe):
     ]
     fold = describe(background="fold", background_words=["tree", "wall"], classes=["road", "car"])
     (spec,) = register_files([fold])
-    assert spec.label_names == ["road", "car", "background"] and len(vocabulary_of(spec.name)) == 4
+    assert (
+        spec.label_names == ["road", "car", "background"]
+        and len(vocabulary_of(spec.name, "catseg")) == 4
+    )
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["DATASETS.TRAIN", f"['{spec.name}']"])
     with pytest.raises(ValueError, match="count their background as a class"):
         train_vocabulary(cfg)
@@ -140,7 +147,7 @@ def test_many_classes_are_ignored_elsewhere(describe):
 def test_a_built_in_label_map_and_class_list(describe, tmp_path):
     (tmp_path / "classes.json").write_text('["a", "b, c"]')
     (spec,) = read_dataset_file(describe(classes="classes.json"))
-    assert spec.vocabulary().classes == (("a",), ("b", "c"))
+    assert spec.vocabulary("catseg").classes == (("a",), ("b", "c"))
     (spec,) = read_dataset_file(
         describe(classes=[f"c{k}" for k in range(20)], label_map="from_one_20")
     )
@@ -365,7 +372,7 @@ def test_an_edited_file_is_read_anew(describe, tmp_path):
         "edited_more",
     ]
     assert (
-        vocabulary_of("edited_val").names
+        vocabulary_of("edited_val", "catseg").names
         == ["sky", "road"]
         == list(MetadataCatalog.get("edited_val").stuff_classes)
     )
@@ -410,6 +417,6 @@ def test_spawned_workers_need_no_dataset_file(describe):
 
 def test_a_built_in_class_list_by_name(describe):
     (spec,) = read_dataset_file(describe(classes="voc20", label_map="from_one_20"))
-    assert len(spec.vocabulary()) == 20 and spec.vocabulary().name == "voc20"
+    assert len(spec.vocabulary("catseg")) == 20 and spec.vocabulary("catseg").name == "voc20"
     with pytest.raises(FileNotFoundError, match="voc99.*the built-in ones are .*'voc20'"):
         read_dataset_file(describe(classes="voc99"))

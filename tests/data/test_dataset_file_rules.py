@@ -35,7 +35,7 @@ def test_lists_and_roots_are_relative_to_the_file(tmp_path, monkeypatch):
     assert spec.root == described.resolve() and not spec.layouts[0].lists
     (described / "names.json").write_text('["a", "b"]')
     (spec,) = read_dataset_file(describe(described, classes="names.json"))
-    assert spec.vocabulary().names == ["a", "b"]
+    assert spec.vocabulary("catseg").names == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,11 @@ def test_each_split_has_its_folders_and_affixes(tmp_path):
         f"{tmp_path.name}-rules_train",
         f"{tmp_path.name}-rules_val",
     ]
-    assert train.vocabulary().version == "3" and not train.benchmark and train.background == "none"
+    assert (
+        train.vocabulary("catseg").version == "3"
+        and not train.benchmark
+        and train.background == "none"
+    )
     assert train.name not in DATASETS  # reading registers nothing
 
 

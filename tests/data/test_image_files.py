@@ -27,6 +27,7 @@ from hyperclip.evaluation import SemSegEvaluator
 from PIL import Image
 
 from tests.conftest import SHARED
+from tests.helpers.defaults import make_mapper
 from tests.helpers.fake_trees import cityscapes
 from tests.helpers.raw_images import write_png, write_tiff
 
@@ -203,12 +204,12 @@ def test_a_tagged_image_needs_an_orientation(streets, tag):
     message = (
         f"photos/b.png': its EXIF orientation is {tag}.*orientation: stored.*orientation: applied"
     )
-    report = check_dataset(spec)
+    report = check_dataset(spec, 0)
     assert report.status == "faulty" and len(report.faults) == 1
     records = DatasetCatalog.get(spec.name)
     for read in (
-        SemSegMapper(True, augmentations=[]),
-        SemSegMapper(False, augmentations=[]),
+        make_mapper(True),
+        make_mapper(False),
         read_pair,
         read_record_image,
     ):
@@ -216,10 +217,10 @@ def test_a_tagged_image_needs_an_orientation(streets, tag):
         with pytest.raises(ValueError, match=message):
             read(records[1])
     spec = streets(tag, orientation="stored")
-    assert check_dataset(spec).status == "ready"
+    assert check_dataset(spec, 0).status == "ready"
     image, label = read_pair(DatasetCatalog.get(spec.name)[1])
     assert image.shape == (4, 8, 3) and ((image[..., 0] > 0) == label).all()
-    mapped = SemSegMapper(True, augmentations=[])(DatasetCatalog.get(spec.name)[1])
+    mapped = make_mapper(True)(DatasetCatalog.get(spec.name)[1])
     assert ((mapped["image"][0] > 0) == mapped["sem_seg"]).all()
 
 
@@ -233,13 +234,13 @@ def test_labels_drawn_on_what_viewers_show(streets, tag):
 
 def test_sizes_that_differ_name_exif(streets):
     spec = streets(6, orientation="applied")
-    (fault,) = check_dataset(spec).faults
+    (fault,) = check_dataset(spec, 0).faults
     expected = (
         "has 4 x 8 pixels, its label .* 8 x 4; .*EXIF orientation of the image is 6.*orientation: "
         "applied. Is it stored?"
     )
     record = DatasetCatalog.get(spec.name)[1]
-    for read in (read_pair, SemSegMapper(True, augmentations=[])):
+    for read in (read_pair, make_mapper(True)):
         with pytest.raises(ValueError, match=expected):
             read(record)
     assert "EXIF" in fault
@@ -359,7 +360,7 @@ def test_bits_of_a_data_set_and_of_a_config(streets, tmp_path, caplog):
         values = dark16(tmp_path / f"photos/{name}.png")
         Image.fromarray(np.zeros((12, 20), np.uint8)).save(tmp_path / f"masks/{name}.png")
     with caplog.at_level(logging.WARNING):
-        assert check_dataset(spec).status == "ready"
+        assert check_dataset(spec, 0).status == "ready"
     assert caplog.text.count("image_bits: 12") == 1  # once for the folder
     cfg = load_config(
         "configs/quickstart/hyperclip.yaml", ["INPUT.IMAGE_BITS", "12", "INPUT.MIN_SIZE_TEST", "0"]
@@ -385,11 +386,11 @@ def test_more_pixels_than_pillow_allows(tmp_path, streets, monkeypatch):
             ValueError, match="exceeds limit of 20 pixels.* max_pixels .* INPUT.MAX_PIXELS"
         ):
             read(record)
-    assert check_dataset(spec).status == "faulty"
+    assert check_dataset(spec, 0).status == "faulty"
     cfg = load_config("configs/quickstart/hyperclip.yaml", ["INPUT.MAX_PIXELS", "32"])
     mapped = SemSegMapper(cfg, is_train=False)(record)
     assert mapped["height"] == 4 and read_record_label(mapped).shape == (4, 8)
-    assert check_dataset(streets(1, max_pixels=32)).status == "ready"
+    assert check_dataset(streets(1, max_pixels=32), 0).status == "ready"
     assert Image.MAX_IMAGE_PIXELS == 10
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="32 pixels are more than 31"):
@@ -415,7 +416,7 @@ def test_recorded_cases(caplog):
     (bits,) = register_files([CASES / "labels_of_2_bits/d.yaml"])
     assert set(np.unique(read_record_label(DatasetCatalog.get(bits.name)[0]))) == {0, 3}
     (turned,) = register_files([CASES / "exif_orientation_3/d.yaml"])
-    report = check_dataset(turned)
+    report = check_dataset(turned, 0)
     assert (
         report.status == "faulty"
         and len(report.faults) == 3

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from hyperclip.data import DATASETS, SemSegMapper, find_dataset, load_records
+from hyperclip.data import DATASETS, find_dataset, load_records
 from hyperclip.data.checking import check_dataset
 from hyperclip.data.label_maps import read_record_label
 from hyperclip.data.layouts import Layout
@@ -20,6 +20,7 @@ from hyperclip.data.records import first_faults
 from PIL import Image
 
 from tests.helpers import fake_trees
+from tests.helpers.defaults import make_mapper
 
 BENCHMARKS = [spec for spec in DATASETS.values() if spec.benchmark]
 
@@ -53,13 +54,13 @@ def test_every_benchmark_is_found_and_read(spec):
         label = read_record_label(record)
         counted = label[label != spec.ignore]
         assert counted.size and counted.min() >= 0 and counted.max() < len(spec.label_names)
-        mapped = SemSegMapper(False, augmentations=[])(record)
+        mapped = make_mapper(False)(record)
         assert mapped["image"].shape[1:] == label.shape == (mapped["height"], mapped["width"])
 
 
 @pytest.mark.parametrize("spec", BENCHMARKS, ids=lambda s: s.alias)
 def test_checks_count_against_the_official_number(spec):
-    report = check_dataset(spec)
+    report = check_dataset(spec, 0)
     assert report.status == "incomplete" and not report.faults and report.sampled == report.images
     assert str(spec.images[0]) in report.expected
     assert sum(share for _, share, _ in report.histogram()) == pytest.approx(100)
@@ -89,7 +90,7 @@ def test_halves_are_the_right_one_first():
     records = load_records(spec)
     right, left = map(read_record_label, records[:2])
     np.testing.assert_array_equal(np.concatenate([left, right], axis=1), whole)
-    images = [SemSegMapper(False, augmentations=[])(r)["image"] for r in records[:2]]
+    images = [make_mapper(False)(r)["image"] for r in records[:2]]
     image = np.asarray(Image.open(records[0]["file_name"])).transpose(2, 0, 1)
     np.testing.assert_array_equal(np.concatenate([images[1], images[0]], axis=2), image)
 
@@ -192,7 +193,7 @@ def test_a_missing_tree_says_what_was_looked_for(tmp_path, monkeypatch):
         text = str(error.value)
         assert str(tmp_path) in text and "datasets/" in text and "DETECTRON2_DATASETS" in text
         assert all(layout.images in text and layout.labels in text for layout in spec.layouts)
-        assert check_dataset(spec).status == "missing"
+        assert check_dataset(spec, 0).status == "missing"
 
 
 def test_a_list_that_is_missing(copy):
@@ -239,7 +240,7 @@ def test_only_the_first_20_faults_are_listed(copy):
     with pytest.raises(ValueError, match="30 faults") as error:
         load_records(find_dataset("a150"))
     assert str(error.value).count("no label for") == 20
-    report = check_dataset(find_dataset("a150"))
+    report = check_dataset(find_dataset("a150"), 0)
     assert report.status == "faulty" and first_faults(report.faults).endswith("… and 10 more")
 
 
@@ -256,10 +257,10 @@ def test_faults_inside_the_files(copy):
     for path, pixels, message in cases:
         before = path.read_bytes()
         Image.fromarray(pixels).save(path)
-        report = check_dataset(find_dataset("a150"))
+        report = check_dataset(find_dataset("a150"), 0)
         assert report.status == "faulty" and len(report.faults) == 1
         assert re.search(message, report.faults[0]) and str(path) in report.faults[0]
         path.write_bytes(before)
     image.write_bytes(image.read_bytes()[:200])
-    (fault,) = check_dataset(find_dataset("a150")).faults
+    (fault,) = check_dataset(find_dataset("a150"), 0).faults
     assert str(image) in fault and "cut short" in fault

@@ -76,7 +76,7 @@ def test_hidden_names_are_no_data(split, tmp_path, name):
     save(tmp_path / f"photos/{name}.jpg")
     save(tmp_path / f"masks/{name}x.png", 2)
     spec = split()
-    assert pairs(spec) == {"a.jpg": ("a.png", 1)} and check_dataset(spec).status == "ready"
+    assert pairs(spec) == {"a.jpg": ("a.png", 1)} and check_dataset(spec, 0).status == "ready"
 
 
 def test_a_hidden_folder_may_hold_the_data(split, tmp_path):
@@ -94,7 +94,7 @@ def test_whatever_the_reader_opens_is_an_image(split, tmp_path, suffix):
     save(tmp_path / "masks/a.png", 1)
     spec = split()
     assert pairs(spec) == {f"a{suffix}": ("a.png", 1)}
-    assert check_dataset(spec).status == "ready"
+    assert check_dataset(spec, 0).status == "ready"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp"])
@@ -116,7 +116,7 @@ def test_what_was_left_out_is_listed(split, tmp_path):
     assert "no image for" in text and "1 *.heic (b.heic …); images are .jpg" in text
     assert "1 *.jpg (c.jpg …); labels are .png" in text and "keep every value" in text
     (tmp_path / "masks/b.png").unlink()
-    report = check_dataset(split())
+    report = check_dataset(split(), 0)
     assert report.status == "ready" and any(".heic" in line for line in report.left_out)
     for path in (tmp_path / "masks").glob("*.png"):
         path.unlink()
@@ -154,7 +154,7 @@ def test_images_and_labels_in_one_folder(split, tmp_path, images, labels, keys):
     expected = {
         Path(images.format(n)).name: (Path(labels.format(n)).name, k) for k, n in enumerate("xyz")
     }
-    assert pairs(spec) == expected and check_dataset(spec).status == "ready"
+    assert pairs(spec) == expected and check_dataset(spec, 0).status == "ready"
 
 
 def test_a_file_that_could_be_both_is_an_error(split, tmp_path):
@@ -277,7 +277,7 @@ def test_converted_maps_beside_or_instead_of_raw_ones(tmp_path, monkeypatch, bes
         for path in folder.glob("*[0-9].png"):
             path.unlink()
     records = DatasetCatalog.get(find_dataset("stuff").name)
-    assert len(records) == 2 and check_dataset(find_dataset("stuff")).status == "incomplete"
+    assert len(records) == 2 and check_dataset(find_dataset("stuff"), 0).status == "incomplete"
     assert all(("labelTrainIds" in r["sem_seg_file_name"]) != beside for r in records)
     for record, label in zip(records, wanted, strict=True):
         np.testing.assert_array_equal(read_record_label(record), label)
@@ -345,8 +345,8 @@ def test_a_tagged_image_outside_the_sample_is_found(split, tmp_path):
 def test_recorded_cases(monkeypatch):
     for case, file in (("hidden_copies", "d"), ("image_and_mask_in_one_folder", "d")):
         (spec,) = register_files([CASES / case / f"{file}.yaml"])
-        report = check_dataset(spec)
+        report = check_dataset(spec, 0)
         assert report.status == "ready" and report.images == 3, report.faults
     monkeypatch.setenv("DETECTRON2_DATASETS", str(CASES / "converted_coco_stuff"))
-    report = check_dataset(find_dataset("stuff"))
+    report = check_dataset(find_dataset("stuff"), 0)
     assert report.images == 8 and not report.faults

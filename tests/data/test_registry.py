@@ -13,6 +13,8 @@ from hyperclip.data import DATASETS, SemSegMapper, read_image, vocabulary_of
 from hyperclip.data.label_maps import LABEL_MAPS, read_label
 from PIL import Image
 
+from tests.helpers.defaults import make_mapper
+
 COCO = "coco_2017_train_stuff_all_sem_seg"
 
 
@@ -36,14 +38,17 @@ def coco(tmp_path, monkeypatch):
 def test_every_dataset_is_registered_with_its_names():
     for name in DATASETS:
         assert name in DatasetCatalog.list()
-        names, asked = list(MetadataCatalog.get(name).stuff_classes), vocabulary_of(name).names
+        names, asked = (
+            list(MetadataCatalog.get(name).stuff_classes),
+            vocabulary_of(name, "catseg").names,
+        )
         assert len(set(names)) == len(names)
         if DATASETS[name].background == "none":
             assert [n.split(", ")[0] for n in names] == asked
         else:
             assert names[-1] == "background" and names[:-1] == asked[: len(names) - 1]
     with pytest.raises(ValueError, match="got 'nothing', expected one of"):
-        vocabulary_of("nothing")
+        vocabulary_of("nothing", "catseg")
 
 
 def test_raw_and_converted_trees_are_read_alike(coco):
@@ -77,9 +82,7 @@ def test_padding_of_small_images(tmp_path):
     image, label = tmp_path / "a.png", tmp_path / "a_label.png"
     Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(image)
     Image.fromarray(np.ones((10, 20), np.uint8)).save(label)
-    mapped = SemSegMapper(True, augmentations=[], size=32)(
-        {"file_name": str(image), "sem_seg_file_name": str(label)}
-    )
+    mapped = make_mapper(True, size=32)({"file_name": str(image), "sem_seg_file_name": str(label)})
     assert (mapped["image"][:, 10:] == 128).all() and (mapped["sem_seg"][:, 20:] == 255).all()
     assert (mapped["sem_seg"][:10, :20] == 1).all()
 
@@ -136,6 +139,4 @@ def test_broken_files(tmp_path):
     small = tmp_path / "small.png"
     Image.fromarray(np.zeros((5, 4), np.uint8)).save(small)
     with pytest.raises(ValueError, match="expected the same size"):
-        SemSegMapper(True, augmentations=[])(
-            {"file_name": str(colour), "sem_seg_file_name": str(small)}
-        )
+        make_mapper(True)({"file_name": str(colour), "sem_seg_file_name": str(small)})

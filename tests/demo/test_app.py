@@ -39,6 +39,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from tests.conftest import ROOT
+from tests.helpers.defaults import default
 
 CONFIG = "configs/quickstart/cliper.yaml"
 CLASSES, NO_CLASS = "red plain circle; blue striped star; green dotted cross, cross", "grey ground"
@@ -426,10 +427,10 @@ def test_thresholds_of_the_config_hold_until_they_are_changed():
     own, cases = (
         predictor.model.labels,
         {
-            (None, None): LabelOptions("abstain", 0.3, 0.45, True),
-            (0.9, None): LabelOptions("abstain", 0.9, 0.45, True),
-            (None, 0.8): LabelOptions("abstain", 0.3, 0.8, True),
-            (0.0, 0.0): LabelOptions("abstain", 0.0, 1e-6, True),
+            (None, None): default(LabelOptions, "abstain", 0.3, 0.45, True),
+            (0.9, None): default(LabelOptions, "abstain", 0.9, 0.45, True),
+            (None, 0.8): default(LabelOptions, "abstain", 0.3, 0.8, True),
+            (0.0, 0.0): default(LabelOptions, "abstain", 0.0, 1e-6, True),
         },
     )
     answers = {}

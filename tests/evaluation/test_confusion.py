@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from hyperclip.evaluation import ConfusionMatrix, SemSegEvaluator
+from hyperclip.evaluation import ConfusionMatrix, SegmentationScores, SemSegEvaluator
 from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
 from PIL import Image
@@ -31,7 +31,7 @@ def test_recorded_confusion_matrix_and_scores(golden, fake_state):
     np.testing.assert_array_equal(
         matrix.counts[:, :21].T, arrays["eval_conf_SemSegEvaluator"][:21, :21]
     )
-    scores = matrix.scores()
+    scores = SegmentationScores.from_counts(matrix.counts)
     assert scores.miou == pytest.approx(want["mIoU"], rel=1e-9)
     assert scores.pixel_accuracy == pytest.approx(want["pACC"], rel=1e-9)
     assert scores.mean_accuracy == pytest.approx(want["mACC"], rel=1e-9)
@@ -75,11 +75,11 @@ def test_comparison_table(tmp_path):
         write_json([row], tmp_path / str(seed) / "results.json")
         assert read_results(tmp_path / str(seed)) == [row]
     first, second = (read_results(tmp_path / name) for name in "12")
-    table = comparison_table({"one": [first], "both": [first, second]})
+    table = comparison_table({"one": [first], "both": [first, second]}, "mIoU")
     assert "| one     | 40.0" in table and "42.0 +- 2.8" in table
     with pytest.raises(
         ValueError, match="both: dataset val is not in the results of each of its 2 runs"
     ):
-        comparison_table({"both": [first, [{**second[0], "dataset": "test"}]]})
+        comparison_table({"both": [first, [{**second[0], "dataset": "test"}]]}, "mIoU")
     with pytest.raises(FileNotFoundError, match="expected the output folder of an evaluated run"):
         read_results(tmp_path / "3")

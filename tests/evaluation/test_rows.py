@@ -25,7 +25,7 @@ from hyperclip.evaluation import paper_figures, suite
 from hyperclip.evaluation.kept_rows import read_row
 from hyperclip.evaluation.result_rows import Benchmark, notes
 from hyperclip.evaluation.results_files import read_results
-from hyperclip.evaluation.running import Evaluation, names_of
+from hyperclip.evaluation.running import Evaluation
 from hyperclip.evaluation.suite import _row, run_suite
 from hyperclip.head import CostVolumeHead
 from hyperclip.meta_arch import HyperCLIP
@@ -42,6 +42,7 @@ from tests.evaluation.test_suite import (  # noqa: F401
     tree,
     weights,
 )
+from tests.helpers.defaults import default
 
 
 def test_damaged_and_deleted_files_of_rows(tmp_path):
@@ -214,9 +215,9 @@ def described(cfg, dataset):
     node = cfg.MODEL.CLIPER
     refiner = None if node.REFINER.NAME == "none" else DiffusionRefiner.__new__(DiffusionRefiner)
     options = {
-        "fusion": FusionOptions(node.ATTENTION),
-        "scores": ScoreOptions(),
-        "labels": LabelOptions(node.PROTOCOL),
+        "fusion": default(FusionOptions, node.ATTENTION),
+        "scores": default(ScoreOptions),
+        "labels": default(LabelOptions, node.PROTOCOL),
     }
     parts = {
         "window": node.WINDOW,
@@ -239,10 +240,11 @@ def noted(config, alias, *overrides):
         {},
         evaluated_vocabulary(cfg, name),
         "abstain",
-        described(cfg, names_of(name)),
+        described(cfg, (name, benchmark.spec.alias)),
         None,
         0.0,
         0.0,
+        "float32",
     )
     said = list(notes(cfg, benchmark, found))
     return [note for note in said if note.startswith("other settings")], said

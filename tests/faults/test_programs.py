@@ -243,7 +243,8 @@ def test_a_score_that_no_image_gave_is_not_available(tmp_path):
     rows = read_results(tmp_path)
     assert [row["mIoU"] for row in rows] == [None, 50.0]
     assert (
-        comparison_table({"A": [rows]}).splitlines()[-1] == "| A       | n/a        | 50.0       |"
+        comparison_table({"A": [rows]}, "mIoU").splitlines()[-1]
+        == "| A       | n/a        | 50.0       |"
     )
 
 

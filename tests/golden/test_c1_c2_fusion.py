@@ -17,6 +17,7 @@ from hyperclip.clip import CLIP_MEAN, CLIP_STD, TextEmbedder
 from hyperclip.vocabulary import Vocabulary, prompt_templates
 
 from reference.rounding import coarse_bounds
+from tests.helpers.defaults import default
 
 LONGEST = 2560
 MODELS = {"b16": ("ViT-B/16", 16), "l14": ("ViT-L/14", 14)}
@@ -86,7 +87,7 @@ def case(request, golden, fake_state, clip_from_file):
 
 
 def test_text(case):
-    text = TextEmbedder(case.loaded.tokenizer, prompt_templates("scene"))
+    text = TextEmbedder(case.loaded.tokenizer, prompt_templates("scene"), "first")
     for key in ("fg", "bg"):
         vocabulary = Vocabulary(tuple((name,) for name in case.info[key]))
         with torch.no_grad():
@@ -95,7 +96,7 @@ def test_text(case):
 
 
 def test_features_logits_and_fused_map(case):
-    image = case.embed(FusionOptions(), case.layers)
+    image = case.embed(default(FusionOptions), case.layers)
     logits = 100 * image.features @ case.text.T
     np.testing.assert_allclose(
         logits[:, 0::4], case.recorded["class_logits_scale100_every4"], atol=1e-3
@@ -114,7 +115,9 @@ def test_raw_features(case, half, key, step, monkeypatch):
     kept = {}
     monkeypatch.setattr("cliper.fusion.F.normalize", lambda x, dim: kept.setdefault("patches", x))
     with torch.no_grad():
-        encode_layers(case.visual, case.x[None], FusionOptions(half_positions=half), case.layers)
+        encode_layers(
+            case.visual, case.x[None], default(FusionOptions, half_positions=half), case.layers
+        )
     expected = case.recorded[key][:, 1:]  # the class token is row 0
     ours = kept["patches"][:, 0, step[0] - 1 :: step[0], :: step[1]]
     np.testing.assert_allclose(ours, expected, atol=1e-4)
@@ -133,7 +136,7 @@ def test_map_of_each_layer(case, monkeypatch):
 
     monkeypatch.setattr(fusion, "fused_maps", spy)
     with torch.no_grad():
-        encode_layers(case.visual, case.x[None], FusionOptions(), case.layers)
+        encode_layers(case.visual, case.x[None], default(FusionOptions), case.layers)
     np.testing.assert_allclose(
         torch.stack(kept)[:, 1::31, 1::31], case.recorded["attn_mean_by_layer"], atol=1e-6
     )
@@ -159,15 +162,21 @@ def test_scores(case):
     ]
     assert len(settings) >= 20
     for key, (select, scale, threshold, fuse, crop) in settings:
-        options = ScoreOptions(
-            float(scale), int(select), "all" if fuse == "1" else "none", threshold=float(threshold)
+        options = default(
+            ScoreOptions,
+            float(scale),
+            int(select),
+            "all" if fuse == "1" else "none",
+            threshold=float(threshold),
         )
-        image = case.embed(FusionOptions(), options.layers(len(case.layers)), int(crop))
+        image = case.embed(default(FusionOptions), options.layers(len(case.layers)), int(crop))
         assert_scores(image, case.text, options, case.recorded[key], key)
 
 
 def test_other_attentions(case):
     for key in case.recorded:
         if key.startswith("seg_attn_"):
-            image = case.embed(FusionOptions(attention=key.removeprefix("seg_attn_")), case.layers)
-            assert_scores(image, case.text, ScoreOptions(), case.recorded[key], key)
+            image = case.embed(
+                default(FusionOptions, attention=key.removeprefix("seg_attn_")), case.layers
+            )
+            assert_scores(image, case.text, default(ScoreOptions), case.recorded[key], key)

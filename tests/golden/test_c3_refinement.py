@@ -16,6 +16,7 @@ from cliper.affinity import FuseOptions, StreamedMaps
 from reference import cliper as oracle
 from reference import rounding
 from reference.cliper import GivenMaps
+from tests.helpers.defaults import default
 
 SETTINGS = [(fusion, t) for fusion in ("SFSA", "mean", "selection") for t in (0.1, 0.2, 0.35)]
 
@@ -116,7 +117,7 @@ def test_refinement(golden, fake_state, maps, logits, path, fusion, threshold):
         operator = (
             GivenMaps(maps, (32, 32), tile=100_000) if path == "given" else streamed(logits, 32)
         )
-        result = operator.apply(scores, FuseOptions(fusion, threshold=threshold))
+        result = operator.apply(scores, default(FuseOptions, fusion, threshold=threshold))
     assert_refined(result, expected, doubt_of(maps, scores, threshold, fusion))
 
 
@@ -125,7 +126,7 @@ def test_one_layer_and_an_empty_row(golden, fake_state, maps, logits, path):
     recorded, scores, options = (
         golden("c3_refinement.npz"),
         flat(make_scores(fake_state, 21), 32),
-        FuseOptions(),
+        default(FuseOptions),
     )
 
     def refine(maps, logits):
@@ -145,7 +146,7 @@ def test_one_layer_and_an_empty_row(golden, fake_state, maps, logits, path):
 
 def test_the_real_size(golden, fake_state):
     """4096 tokens, 21 and 150 classes, given and streamed."""
-    recorded, options = golden("c3_refinement_4096.npz"), FuseOptions()
+    recorded, options = golden("c3_refinement_4096.npz"), default(FuseOptions)
     logits = [
         torch.from_numpy(make_logits(fake_state, layer, head, 64))
         for layer in (-4, -6)

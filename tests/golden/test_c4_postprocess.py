@@ -14,6 +14,7 @@ from cliper.refiner import GridRefinement
 
 from reference.cliper import GivenMaps
 from tests.golden.test_c3_refinement import make_logits
+from tests.helpers.defaults import default
 
 RULES = [
     (b, c, n) for b in ("0", "0.001", "0.3", "0.6") for c in ("0.0", "0.3", "0.7") for n in (0, 1)
@@ -34,7 +35,7 @@ def recorded(golden):
 
 @pytest.mark.parametrize(("background", "score", "normalize"), RULES)
 def test_rules(recorded, background, score, normalize):
-    options = LabelOptions("abstain", float(score), float(background), bool(normalize))
+    options = default(LabelOptions, "abstain", float(score), float(background), bool(normalize))
     maps = filter_maps(recorded["cam"][0], recorded["cls"][0], options)
     best = maps.amax(dim=0)
     valid = maps if float(background) > 0 else torch.cat([(1 - best[None]).square(), maps])
@@ -57,7 +58,7 @@ def test_score_fusion(recorded, fake_state):
     maps = GivenMaps(torch.stack([x.softmax(dim=1).float() for x in logits]), (32, 32))
     coarse = recorded["fusion_seg"]
     refined = GridRefinement(
-        maps.grid, lambda scores: maps.apply(scores, FuseOptions(threshold=0.2))
+        maps.grid, lambda scores: maps.apply(scores, default(FuseOptions, threshold=0.2))
     )(coarse)
     torch.testing.assert_close(refined, recorded["fusion_pred_mask"], atol=2e-6, rtol=0)
     torch.testing.assert_close(
@@ -71,7 +72,7 @@ def test_labels_of_the_whole_evaluation(recorded, name):
     background, score, normalize = re.fullmatch(
         r"bkg([\d.]+)_cls([\d.]+)_norm(\d)_ign.*", name
     ).groups()
-    options = LabelOptions("abstain", float(score), float(background), normalize == "1")
+    options = default(LabelOptions, "abstain", float(score), float(background), normalize == "1")
     labels, confidence = label_map(
         recorded["fusion_pred_mask"], recorded["fusion_final_score"], (50, 70), options
     )
@@ -83,9 +84,9 @@ def test_labels_of_the_whole_evaluation(recorded, name):
 def test_chunks_give_the_same_labels(recorded, monkeypatch):
     refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
     for options in (
-        LabelOptions("abstain", 0.1, 0.2),
-        LabelOptions("argmax"),
-        LabelOptions("abstain", 0.1, 0.0, True),
+        default(LabelOptions, "abstain", 0.1, 0.2),
+        default(LabelOptions, "argmax"),
+        default(LabelOptions, "abstain", 0.1, 0.0, True),
     ):
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", 2**26)
         whole = label_map(refined, scores, (50, 70), options)
@@ -96,7 +97,7 @@ def test_chunks_give_the_same_labels(recorded, monkeypatch):
 
 def test_argmax_never_abstains(recorded):
     refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
-    labels, _ = label_map(refined, scores, (50, 70), LabelOptions("argmax", 9.0, 9.0))
+    labels, _ = label_map(refined, scores, (50, 70), default(LabelOptions, "argmax", 9.0, 9.0))
     up = F.interpolate(refined[None], (50, 70), mode="bilinear")[0]
     expected = (up / (up.amax((1, 2), keepdim=True) + 1e-5) * scores[:, None, None]).argmax(0)
     assert torch.equal(labels, expected) and len(np.unique(labels)) > 1

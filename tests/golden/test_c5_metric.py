@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hyperclip.evaluation import ConfusionMatrix
+from hyperclip.evaluation import ConfusionMatrix, SegmentationScores
 
 
 def count(golden, classes, ignore_background, pairs):
@@ -35,7 +35,7 @@ def test_metric(golden, key, ignore_background):
             matrix.counts[:, :8] == torch.from_numpy(expected).long()
         ).all() and not matrix.counts[:, 8].any()
     scores, accuracy, miou = (
-        matrix.scores(),
+        SegmentationScores.from_counts(matrix.counts),
         recorded[f"result_{key}"][0],
         recorded[f"result_{key}"][2],
     )
@@ -56,4 +56,6 @@ def test_mean_iou_of_the_whole_evaluation(golden):
         labels = recorded[name.replace("miou", "label")]
         ignore_background = re.search(r"ign0-255$", name) is not None
         matrix = count(golden, 6, ignore_background, [(recorded["main_mask"], labels)])
-        assert matrix.scores().miou / 100 == pytest.approx(recorded[name].item(), abs=2e-5)
+        assert SegmentationScores.from_counts(matrix.counts).miou / 100 == pytest.approx(
+            recorded[name].item(), abs=2e-5
+        )

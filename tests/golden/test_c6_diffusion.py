@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from cliper.diffusion import DiffusionAttention, DiffusionOptions
+from cliper.pretrained import LoadedDiffusion
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.helpers.defaults import default
 from tests.helpers.diffusion_folders import fill_module
 
 STEPS = {45: 101, 10: 801}
@@ -26,7 +28,7 @@ def parts(golden, fake_state):
     settings = {k: v for k, v in configs["scheduler"].items() if k != "class"}
     tokens = torch.tensor([[49406, 49407] + [0] * 75])
     with torch.no_grad():
-        return vae, unet, PNDMScheduler(**settings), text(tokens)[0]
+        return LoadedDiffusion(vae, unet, PNDMScheduler(**settings), text(tokens)[0], "golden")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def picture(fake_state):
 @pytest.mark.parametrize("step", STEPS)
 def test_maps(golden, parts, noise, picture, step):
     recorded = golden("c6_attention.npz")
-    model = DiffusionAttention(*parts, DiffusionOptions(time_step=step))
+    model = DiffusionAttention(parts, default(DiffusionOptions, time_step=step))
     assert model.time == STEPS[step] and model.size == (512, 512)
     np.testing.assert_allclose(parts[3][:, ::4], recorded["prompt_embeds"], atol=2e-5)
     with torch.no_grad():
@@ -74,7 +76,7 @@ def test_maps(golden, parts, noise, picture, step):
 
 
 def test_the_streamed_maps_are_those(parts, picture):
-    model = DiffusionAttention(*parts, DiffusionOptions())
+    model = DiffusionAttention(parts, default(DiffusionOptions))
     (maps,) = model([picture])
     assert (maps.count, maps.grid) == (4, (64, 64))
     with torch.no_grad():

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions
 from cliper.diffusion import DiffusionAttention, DiffusionOptions
-from cliper.meta_arch import CLIPer
 from cliper.postprocess import LabelOptions, fuse_scores
 from cliper.refiner import DiffusionRefiner
 from cliper.scores import ScoreOptions, coarse_scores
@@ -25,6 +24,7 @@ from reference import rounding
 from reference.cliper import attention_maps
 from tests.golden.test_c6_diffusion import noise, parts  # noqa: F401  (fixtures)
 from tests.helpers.asking import ask
+from tests.helpers.defaults import default, make_cliper
 
 IN_DOUBT = 0.1
 """At most this share of the results may be within reach of an entry at a cut: more, and the
@@ -47,7 +47,7 @@ def doubt_of(encoded, coarse, text, attention, image, options):
         attention_maps([q], [k], [s])[0]
         for q, k, s in zip(maps.queries, maps.keys, maps.scales, strict=True)
     ]
-    return rounding.refinement_doubt(whole, scores, doubt, options.threshold).T.unflatten(
+    return rounding.refinement_doubt(whole, scores, doubt, options.attention_threshold).T.unflatten(
         1, maps.grid
     )
 
@@ -56,16 +56,20 @@ def doubt_of(encoded, coarse, text, attention, image, options):
 def test_pipeline(golden, fake_state, clip_from_file, parts, noise, name):  # noqa: F811
     recorded, info = golden("c7_pipeline.npz"), golden("c7_info.json")
     settings, loaded = info["settings"][name], clip_from_file("ViT-B/16")
-    attention = DiffusionAttention(*parts, DiffusionOptions())
+    attention = DiffusionAttention(parts, default(DiffusionOptions))
     attention.add_noise = lambda latents: DiffusionAttention.add_noise(attention, latents, noise)
-    model = CLIPer(
-        clip=loaded.model,
-        text=TextEmbedder(loaded.tokenizer, prompt_templates("scene")),
-        scores=ScoreOptions(threshold=settings["thr"]),
-        labels=LabelOptions(
-            "abstain", settings["score_threshold"], settings["bkg_thre"], settings["is_normalize"]
+    model = make_cliper(
+        loaded.model,
+        TextEmbedder(loaded.tokenizer, prompt_templates("scene"), "first"),
+        scores=default(ScoreOptions, attention_threshold=settings["thr"]),
+        labels=default(
+            LabelOptions,
+            "abstain",
+            settings["score_threshold"],
+            settings["bkg_thre"],
+            settings["is_normalize"],
         ),
-        refiner=DiffusionRefiner(attention, FuseOptions(threshold=settings["thr"])),
+        refiner=DiffusionRefiner(attention, default(FuseOptions, threshold=settings["thr"])),
         window=settings["slide"],
     ).eval()
     vocabulary = Vocabulary(tuple((n,) for n in info["fg"]), negatives=tuple(info["bg"]))

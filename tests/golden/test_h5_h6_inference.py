@@ -17,6 +17,7 @@ from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.helpers.asking import ask, ask_all, scores_of
+from tests.helpers.defaults import default
 
 PICTURES = {"a": (480, 640, 0), "b": (500, 333, 3)}
 
@@ -34,7 +35,7 @@ def vocabulary(golden):
 @pytest.fixture
 def model(hyperclip_b):
     yield hyperclip_b
-    hyperclip_b.sliding, hyperclip_b.divisor, hyperclip_b.class_chunk = SlidingWindow(), 0, 0
+    hyperclip_b.sliding, hyperclip_b.divisor, hyperclip_b.class_chunk = default(SlidingWindow), 0, 0
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_mapper(arrays, fake_state, records, name):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_sliding_and_streamed_labels(arrays, records, model, vocabulary, name):
-    model.sliding = SlidingWindow()
+    model.sliding = default(SlidingWindow)
     scores = scores_of(model, records[name], vocabulary)
     check(arrays, f"{name}_sliding", scores)
     model.class_chunk = 7
@@ -88,7 +89,7 @@ def test_whole_with_the_released_padding(arrays, records, model, vocabulary, nam
 
 
 def test_sliding_of_an_unresized_tensor(arrays, fake_state, model, vocabulary):
-    model.sliding = SlidingWindow()
+    model.sliding = default(SlidingWindow)
     image = torch.from_numpy(fake_state.image(480, 640, 0)).permute(2, 0, 1)
     check(arrays, "a_sliding_unresized", scores_of(model, image, vocabulary))
 

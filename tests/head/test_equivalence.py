@@ -9,10 +9,11 @@ import torch
 from hyperclip.dense_features import DenseFeatures
 from hyperclip.head import CostVolumeHead, pixel_class_bce
 from hyperclip.head.aggregation import ClassAggregation, SpatialAggregation
-from hyperclip.head.cost_head import cost_volume, top_classes
+from hyperclip.head.cost_head import HeadOptions, cost_volume, top_classes
 from hyperclip.head.decoder import Decoder
 
 from reference import head as obvious
+from tests.helpers.defaults import default
 
 PRECISION = {torch.float64: 1e-10, torch.float32: 1e-5}
 both = pytest.mark.parametrize("dtype", PRECISION)
@@ -95,22 +96,22 @@ def test_loss_names_a_label_outside_the_vocabulary():
 
 def make_head(dtype, **changes):
     arguments = {
-        "embed_dim": 24,
-        "width": 20,
-        "grid": (4, 4),
-        "hidden_dim": 16,
-        "window": 2,
-        "appearance_dim": 12,
-        "text_dim": 12,
+        "feature_resolution": (4, 4),
+        "hidden_dims": 16,
+        "window_sizes": 2,
+        "appearance_guidance_proj_dim": 12,
+        "text_guidance_proj_dim": 12,
         "decoder_dims": (16, 16),
         "decoder_guidance_dims": (8, 8),
         "decoder_guidance_proj_dims": (4, 4),
-        "pad_length": 9,
+        "pad_len": 9,
         "max_classes": 0,
-        "pooling_test": (2, 2),
+        "pooling_sizes_test": (2, 2),
         **changes,
     }
-    return randomise(CostVolumeHead(**arguments), dtype).eval()
+    options = default(HeadOptions, **arguments)
+    head = CostVolumeHead(embed_dim=24, width=20, options=options, recompute=False)
+    return randomise(head, dtype).eval()
 
 
 def make_features(dtype, images=2):
@@ -126,7 +127,7 @@ def make_features(dtype, images=2):
 @torch.no_grad()
 def test_inference_in_chunks(dtype, chunk, pooling):
     """Of one class map, of three, of two images' and of all."""
-    head, features = make_head(dtype, pooling_test=pooling), make_features(dtype, images=3)
+    head, features = make_head(dtype, pooling_sizes_test=pooling), make_features(dtype, images=3)
     text = torch.nn.functional.normalize(random(7, 24, dtype=dtype), dim=-1)
     logits = head.infer(head.prepare(features), text, chunk)
     assert logits.kept is None

@@ -28,6 +28,7 @@ from PIL import Image
 
 from tests.helpers import fake_trees
 from tests.helpers.asking import ask
+from tests.helpers.defaults import make_predictor
 from tests.helpers.programs import run_program
 
 HYPERCLIP, DENSE, CLIPER = (
@@ -246,7 +247,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
 
 
 def test_a_predictor_that_breaks_later():
-    predictor = Predictor(build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none"), shortest=0)
+    predictor = make_predictor(build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none"), shortest=0)
     predictor.set_image(picture().permute(1, 2, 0).numpy())
     before = predictor.predict(WORDS)
     assert np.isfinite(before.confidence).all()

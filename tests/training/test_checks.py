@@ -153,7 +153,7 @@ class Simple(Segmenter):
         super().__init__()
         self.clip = nn.Module()
         self.clip.context_length = 30
-        self.text = TextEmbedder(self.tokenize, ("a photo of a {}",))
+        self.text = TextEmbedder(self.tokenize, ("a photo of a {}",), "first")
 
     def encode(self, images):
         raise NotImplementedError

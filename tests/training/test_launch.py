@@ -276,21 +276,23 @@ def test_torchrun_with_num_gpus_is_an_error(counts, started):
         ValueError,
         match=f"got {counts[0]} and {counts[1]} in a process that torchrun .* expected 1 and 1",
     ):
-        launch_processes(lambda _: None, Namespace(num_gpus=counts[0], num_machines=counts[1]))
+        launch_processes(
+            lambda _: None, Namespace(num_gpus=counts[0], num_machines=counts[1]), device="cuda"
+        )
 
 
 def test_incomplete_environment_is_an_error(started):
     started.delenv("LOCAL_WORLD_SIZE")
     started.delenv("MASTER_PORT")
     with pytest.raises(ValueError, match="got no LOCAL_WORLD_SIZE, MASTER_PORT, expected RANK"):
-        launch_processes(lambda _: None, Namespace(num_gpus=1, num_machines=1))
+        launch_processes(lambda _: None, Namespace(num_gpus=1, num_machines=1), device="cuda")
 
 
 def test_a_process_without_its_gpu_is_an_error(started):
     started.setattr(torch.cuda, "is_available", lambda: True)
     started.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="LOCAL_RANK: got 1 where 1 GPUs are visible"):
-        launch_processes(lambda _: None, Namespace(num_gpus=1, num_machines=1))
+        launch_processes(lambda _: None, Namespace(num_gpus=1, num_machines=1), device="cuda")
 
 
 def test_more_processes_than_gpus_are_an_error(monkeypatch):
@@ -302,7 +304,9 @@ def test_more_processes_than_gpus_are_an_error(monkeypatch):
         (-1, "got -1, expected 1 or more"),
     ):
         with pytest.raises(ValueError, match=f"--num-gpus: {expected}"):
-            launch_processes(lambda _: None, Namespace(num_gpus=count, num_machines=1))
+            launch_processes(
+                lambda _: None, Namespace(num_gpus=count, num_machines=1), device="cuda"
+            )
     for count, on_cuda in ((2, True), (1, True), (0, True), (3, False)):
         check_process_count(count, on_cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -316,7 +320,9 @@ def test_one_process_is_this_one(monkeypatch):
     assert not started_by_environment()
     assert (
         launch_processes(
-            lambda arguments: arguments.num_gpus, Namespace(num_gpus=1, num_machines=1)
+            lambda arguments: arguments.num_gpus,
+            Namespace(num_gpus=1, num_machines=1),
+            device="cuda",
         )
         == 1
     )

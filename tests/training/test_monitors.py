@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import sys
 from types import SimpleNamespace
 
@@ -24,10 +23,10 @@ from hyperclip.training.monitors import (
     peak_memory,
 )
 from hyperclip.training.optimizer import build_optimizer
-from hyperclip.training.step import TrainLoop
 from torch import nn
 
 from reference.training import random_image
+from tests.helpers.defaults import make_loop
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 
@@ -48,7 +47,7 @@ def run(cfg, start, hooks, iterations=2, **options):
     batch = [
         {"image": i, "sem_seg": t} for i, t in (random_image(model, 96, seed) for seed in range(2))
     ]
-    loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
+    loop = make_loop(model, batch, build_optimizer(cfg, model), **options)
     loop.register_hooks(hooks)
     loop.train(0, iterations)
     return model, loop.storage

@@ -5,7 +5,6 @@ watch.
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import logging
 import re
@@ -25,10 +24,11 @@ from hyperclip.training.monitors import (
     parameters_without_gradient,
 )
 from hyperclip.training.optimizer import build_optimizer
-from hyperclip.training.step import TrainLoop, choose_precision, decide_for_all, gradient_norm
+from hyperclip.training.step import choose_precision, decide_for_all, gradient_norm
 from hyperclip.training.trainer import check_batch_size
 
 from reference.training import random_image
+from tests.helpers.defaults import make_loop
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 CPU = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0"]
@@ -59,7 +59,7 @@ def batch(start):
 def step(start, cfg, batch, **options):
     """The model after one step, and the metrics."""
     model = copy.deepcopy(start)
-    loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), **options)
+    loop = make_loop(model, batch, build_optimizer(cfg, model), **options)
     with EventStorage() as storage:
         loop.iter = 0
         loop.run_step()
@@ -175,7 +175,7 @@ def test_no_step_with_a_gradient_that_is_not_finite(start, cfg, batch, tmp_path)
     with torch.no_grad():
         model.sem_seg_head.cost_embedding.weight[0] = float("inf")
     before = copy.deepcopy(model.state_dict())
-    loop = TrainLoop(model, itertools.repeat(batch), build_optimizer(cfg, model), faults=tmp_path)
+    loop = make_loop(model, batch, build_optimizer(cfg, model), faults=tmp_path)
     with (
         EventStorage(),
         pytest.raises(

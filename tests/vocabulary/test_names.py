@@ -120,7 +120,7 @@ def test_lists_may_share_synonyms_but_not_what_is_asked(clip, tmp_path):
 def test_released_lists_keep_their_twins(clip, tmp_path):
     """Ten classes of ADE-847 share their first name, also in CAT-Seg's own file; others may not."""
     released = builtin("ade847")
-    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"))
+    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")
     assert len(embed.prompts(released)[0]) == 847
     path = tmp_path / "ade847.json"
     path.write_text(json.dumps([", ".join(synonyms) for synonyms in released.classes]))
@@ -294,7 +294,7 @@ def test_a_synonym_twice_counts_once(clip, rule):
 def test_left_out_synonyms_are_said(clip, caplog):
     with torch.no_grad(), caplog.at_level(logging.INFO, logger="hyperclip"):
         vocabulary = Vocabulary.from_names(["star, sun, red star", "x"])
-        TextEmbedder(clip.tokenizer, prompt_templates("single"))(clip.model, vocabulary)
+        TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")(clip.model, vocabulary)
     assert (
         "'custom': first names only (MODEL.SYNONYMS first), 2 synonyms are not asked" in caplog.text
     )

@@ -12,6 +12,8 @@ from hyperclip.clip import TextEmbedder, encode_text, load_clip, tokenize
 from hyperclip.vocabulary import Vocabulary, builtin, prompt_templates
 from hyperclip.vocabulary.vocabulary import LISTS
 
+from tests.helpers.defaults import default
+
 TINY = "configs/quickstart/tiny_clip"
 
 
@@ -84,8 +86,8 @@ def test_ensembles_are_means_of_unit_embeddings(clip, kind, synonyms):
 
 
 def test_cache_is_never_stale(clip):
-    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"))
-    prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
+    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")
+    prepare_finetuning(clip.model, "hyperbolic", options=default(AdapterOptions, block_size=32))
     vocabulary = Vocabulary.from_text("star; cross")
     with torch.no_grad():
         first = embed(clip.model, vocabulary)
@@ -99,7 +101,7 @@ def test_cache_is_never_stale(clip):
 
 def test_a_subset_of_the_classes(clip):
     embed = TextEmbedder(clip.tokenizer, prompt_templates("imagenet_select"), "mean")
-    prepare_finetuning(clip.model, "hyperbolic", options=AdapterOptions(block_size=32))
+    prepare_finetuning(clip.model, "hyperbolic", options=default(AdapterOptions, block_size=32))
     vocabulary, only = (
         Vocabulary.from_text("star, sun; cross; circle; square, box"),
         torch.tensor([0, 3]),
@@ -111,6 +113,6 @@ def test_a_subset_of_the_classes(clip):
 
 
 def test_a_name_longer_than_the_context_is_an_error(clip):
-    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"))
+    embed = TextEmbedder(clip.tokenizer, prompt_templates("single"), "first")
     with pytest.raises(ValueError, match="longer than the text context of 32 tokens"):
         embed(clip.model, Vocabulary.from_text("word " * 40))

@@ -34,7 +34,7 @@ class FuseOptions:
         if not 0 <= self.threshold <= 1:  # the key may also be -1
             got = f"got {self.threshold}, expected 0 to 1"
             raise ValueError(f"MODEL.CLIPER.REFINER.THRESHOLD: {got}")
-        CLIPER_RULES.require("MODEL.CLIPER.REFINER.", self)
+        CLIPER_RULES.require("MODEL.CLIPER.REFINER.", vars(self))
 
     def check_index(self, count: int) -> None:
         """ValueError for the "selection" of a map that ``count`` maps do not have."""

@@ -39,7 +39,7 @@ class DiffusionOptions:
     resize: str
 
     def __post_init__(self) -> None:
-        CLIPER_RULES.require("MODEL.CLIPER.DIFFUSION.", self)
+        CLIPER_RULES.require("MODEL.CLIPER.DIFFUSION.", vars(self))
 
 
 class DiffusionAttention(nn.Module):

@@ -1,12 +1,12 @@
 """Loading a part of a diffusion model, in full or not at all, from diffusers' kind of folder."""
 
-import json
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from hyperclip.runtime import files
 from torch import nn
 
 WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -23,12 +23,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"diffusion model {str(file.parent)!r} lacks {file.name}. Expected a folder as "
             "diffusers' save_pretrained writes it"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"diffusion model: {str(file)!r}: {file.name} is not JSON ({error})"
-        ) from error
+    content = files.read_json(file, "diffusion model:")
     if not isinstance(content, dict):
         raise ValueError(
             f"diffusion model: {str(file)!r} holds a {type(content).__name__}, expected a JSON "

@@ -20,26 +20,19 @@ BETA, GAMMA = 1.2, 3.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB, 0..1
 
 
-class FeatureMaps:
-    """The operator ``softmax(gamma (S - beta mean S))`` over cosine similarities S of features
-    (N, C), negative entries excluded; ``tile`` entries at a time.
+def mix_alike(scores: Tensor, unit: Tensor, most: int = 2**22) -> Tensor:
+    """``softmax(gamma (S - beta mean S))`` times the scores (N, T), where S are the cosines of unit
+    features (N, C); negative entries are excluded. ``most`` entries are in work at a time.
     """
-
-    def __init__(self, features: Tensor, tile: int = 2**22) -> None:
-        self.unit = F.normalize(features.float(), dim=-1)
-        self.step = max(1, tile // len(features))
-
-    def apply(self, scores: Tensor) -> Tensor:
-        """The operator times the scores (N, T)."""
-        # the mean of S is the squared length of the mean feature
-        shift = BETA * self.unit.mean(dim=0).square().sum()
-        result = torch.empty_like(scores)
-        for start in range(0, len(scores), self.step):
-            tile = self.unit[start : start + self.step] @ self.unit.T - shift
-            tile.diagonal(start).clamp_(min=0)  # a patch is always like itself
-            weights = (GAMMA * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
-            torch.mm(weights, scores, out=result[start : start + len(tile)])
-        return result
+    # the mean of S is the squared length of the mean feature
+    shift = BETA * unit.mean(dim=0).square().sum()
+    result, step = torch.empty_like(scores), max(1, most // len(unit))
+    for start in range(0, len(scores), step):
+        tile = unit[start : start + step] @ unit.T - shift
+        tile.diagonal(start).clamp_(min=0)  # a patch is always like itself
+        weights = (GAMMA * tile).masked_fill_(tile < 0, float("-inf")).softmax(dim=1)
+        torch.mm(weights, scores, out=result[start : start + len(tile)])
+    return result
 
 
 class FeatureExtractor(nn.Module):

@@ -38,7 +38,7 @@ class FusionOptions:
     half_positions: bool
 
     def __post_init__(self) -> None:
-        CLIPER_RULES.require("MODEL.CLIPER.", self)
+        CLIPER_RULES.require("MODEL.CLIPER.", vars(self))
         if self.attention == "fused" and self.center == "max" and self.center_scale >= 1:
             raise ValueError(
                 f"MODEL.CLIPER.CENTER 'max', CENTER_SCALE: got {self.center_scale}, which cuts "
@@ -82,7 +82,8 @@ def encode_layers(
     else:
         maps: Iterator[Tensor | None] = itertools.repeat(None)
         if proxy is not None:
-            maps = itertools.repeat(with_class_token(proxy)[:, None])
+            # zeros in the class token's row and column
+            maps = itertools.repeat(F.pad(proxy, (1, 0, 1, 0))[:, None])
         elif total is not None:
             rounds = [options.sinkhorn if options.sinkhorn >= 0 else k + 1 for k in layers]
             maps = fused_maps(total, rounds, options)
@@ -185,11 +186,6 @@ def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
     similarity = similarity - similarity.mean(dim=(1, 2), keepdim=True)
     similarity.diagonal(dim1=1, dim2=2).clamp_(min=0)
     return similarity.masked_fill(similarity < 0, float("-inf")).softmax(dim=-1)
-
-
-def with_class_token(affinity: Tensor) -> Tensor:
-    """Affinities (B, N, N) with a zero row and column for the class token: (B, S, S)."""
-    return F.pad(affinity, (1, 0, 1, 0))
 
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import TextEmbedder, load_clip
-from hyperclip.config.options import options_of
+from hyperclip.config.key_rules import options_of
 from hyperclip.runtime.finite import FiniteCheck
 from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
@@ -145,7 +145,15 @@ class CLIPer(Segmenter):
         node = cfg.MODEL.CLIPER
         backbone = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
         loaded = load_clip(backbone, cfg.MODEL.CLIP_WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION)
-        plain = ("negatives", "mean_negative", "size", "max_size", "window", "window_stride")
+        plain = (
+            "negatives",
+            "mean_negative",
+            "size",
+            "max_size",
+            "window",
+            "window_stride",
+            "half",
+        )
         return {
             "clip": loaded.model,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
@@ -158,7 +166,6 @@ class CLIPer(Segmenter):
             "tuned_for": cfg.DATASETS.TEST,
             "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
             "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
-            "half": node.HALF,
             **{name: getattr(node, name.upper()) for name in plain},
         }
 

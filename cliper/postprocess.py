@@ -30,7 +30,7 @@ class LabelOptions:
     normalize: bool
 
     def __post_init__(self) -> None:
-        CLIPER_RULES.require("MODEL.CLIPER.", self)
+        CLIPER_RULES.require("MODEL.CLIPER.", vars(self))
 
 
 def fuse_scores(refined: Tensor, coarse: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
-from hyperclip.config.options import options_of
+from hyperclip.config.key_rules import options_of
 from torch import Tensor, nn
 
 from .affinity import FuseOptions
 from .diffusion import DiffusionAttention, DiffusionOptions
-from .feature_refiner import FeatureExtractor, FeatureMaps
+from .feature_refiner import FeatureExtractor, mix_alike
 from .pretrained import load_diffusion
 
 Refinement = Callable[[Tensor], Tensor]
@@ -78,8 +78,9 @@ class FeatureRefiner(nn.Module):
         refinements: list[Refinement] = []
         for image in images:
             features = self.extractor(image)
-            maps, grid = FeatureMaps(features.flatten(1).T), (features.shape[1], features.shape[2])
-            refinements.append(GridRefinement(grid, maps.apply, (maps.unit,)))
+            unit = F.normalize(features.flatten(1).T.float(), dim=-1)
+            grid = features.shape[1], features.shape[2]
+            refinements.append(GridRefinement(grid, partial(mix_alike, unit=unit), (unit,)))
         return refinements
 
 

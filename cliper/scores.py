@@ -31,7 +31,7 @@ class ScoreOptions:
     propagation: str
 
     def __post_init__(self) -> None:
-        CLIPER_RULES.require("MODEL.CLIPER.", self)
+        CLIPER_RULES.require("MODEL.CLIPER.", vars(self))
 
     def layers(self, count: int) -> list[int]:
         """Layers to embed, of ``count``; ValueError if the selected one is not there."""

@@ -16,6 +16,8 @@ from .head.logits import PartOfView, ViewLogits
 from .labels import NO_CLASS
 from .runtime.memory import items_at_a_time
 
+Size = tuple[int, int]  # height and width in pixels
+
 
 @dataclass(frozen=True)
 class SlidingWindow:
@@ -54,7 +56,7 @@ class SlidingWindow:
         return [(y, x) for y in starts for x in starts]
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: Size) -> Tensor:
     """Bilinear resize of (N, C, h, w) without anti-aliasing, as in the released code."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
@@ -62,7 +64,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def make_views(
-    image: Tensor, resolution: tuple[int, int], sliding: SlidingWindow | None, divisor: int = 0
+    image: Tensor, resolution: Size, sliding: SlidingWindow | None, divisor: int = 0
 ) -> Tensor:
     """Cut a normalised image (3, H, W) into views (V, 3, r, r), that of the whole image last.
 
@@ -117,7 +119,7 @@ def _add(total: Tensor, view: PartOfView, kernel: int) -> None:
 
 
 def full_size_scores(
-    views: ViewLogits, sliding: SlidingWindow | None, size: tuple[int, int]
+    views: ViewLogits, sliding: SlidingWindow | None, size: Size
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (prompts (t,), their scores (t, H, W)), ascending, without what no view kept."""
     side = sliding.size if sliding else 0
@@ -127,10 +129,7 @@ def full_size_scores(
 
 
 def score_maps(
-    views: ViewLogits,
-    sliding: SlidingWindow | None,
-    size: tuple[int, int],
-    class_of: Tensor | None = None,
+    views: ViewLogits, sliding: SlidingWindow | None, size: Size, class_of: Tensor | None = None
 ) -> Tensor:
     """Scores of one image (T, H, W) of this size from views cut so; a class that no view kept
     scores 0. ``class_of`` (P,) is the class of each prompt, ascending, which scores what its best
@@ -148,10 +147,7 @@ def score_maps(
 
 
 def best_classes(
-    views: ViewLogits,
-    sliding: SlidingWindow | None,
-    size: tuple[int, int],
-    class_of: Tensor | None = None,
+    views: ViewLogits, sliding: SlidingWindow | None, size: Size, class_of: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Best class of each pixel of one image, int64 (H, W), the lower one of equals, and its score
     (H, W): the maximum of :func:`score_maps`, which has the same arguments, without all maps.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
 from .clip import TextEmbedder, activation_of, image_tower, load_clip
-from .config.options import options_of
+from .config.key_rules import FRAMEWORK, options_of
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, loss
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
@@ -23,7 +23,6 @@ from .runtime.memory import items_at_a_time
 from .segmenter import Description, Question, Segmentation, Segmenter
 from .vocabulary import Vocabulary
 
-CHECKPOINTED = ("text", "image", "head")  # what MODEL.CHECKPOINT_ACTIVATIONS may hold
 HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE")
 
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
@@ -90,11 +89,7 @@ class HyperCLIP(Segmenter):
         image_tower.check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
         prepare_finetuning(clip, head.CLIP_FINETUNE, options_of(AdapterOptions, cfg.MODEL.ADAPTER))
         recomputed = cfg.MODEL.CHECKPOINT_ACTIVATIONS
-        if not set(recomputed) <= set(CHECKPOINTED):
-            raise ValueError(
-                f"MODEL.CHECKPOINT_ACTIVATIONS: got {recomputed!r}, expected a list of some of "
-                f"{list(CHECKPOINTED)}"
-            )
+        FRAMEWORK.require("MODEL.", {"CHECKPOINT_ACTIVATIONS": recomputed})
         clip.transformer.grad_checkpointing = "text" in recomputed
         clip.visual.transformer.grad_checkpointing = "image" in recomputed
         patch = clip.visual.conv1.kernel_size

@@ -19,8 +19,8 @@ from cliper.refiner import DiffusionRefiner, GridRefinement
 from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from hyperclip.clip.image_tower import embed_patches, resize_positions
+from hyperclip.config.key_rules import options_of
 from hyperclip.config.keys import load_config
-from hyperclip.config.options import options_of
 from hyperclip.segmenter import Question
 from hyperclip.vocabulary import builtin
 from torch import Tensor, nn

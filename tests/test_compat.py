@@ -29,13 +29,10 @@ import torch
 import hyperclip.runtime.memory as memory
 from hyperclip.runtime.compat import peak_resident_bytes, stop_signals
 from hyperclip.data.batches import _outlive_signals
-from hyperclip.evaluation.running import _peak_memory, _reset_peak_memory
-from hyperclip.training.monitors import peak_memory
 
 assert stop_signals() == (signal.SIGTERM,) and peak_resident_bytes() == 0
-assert peak_memory(torch.device("cpu")) == 0
-_reset_peak_memory(torch.device("cpu"))
-assert _peak_memory(torch.device("cpu")) >= 0
+memory.forget_peak(torch.device("cpu"))
+assert memory.peak_bytes(torch.device("cpu")) >= 0
 _outlive_signals(0)
 
 def no_handle(name):

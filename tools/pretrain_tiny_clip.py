@@ -26,7 +26,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
-from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
+from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions, values
 from hyperclip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.runtime.files import write_atomically, write_text
 from hyperclip.runtime.program import run_program
@@ -91,10 +91,8 @@ def encode_twice(visual: VisionTransformer, images: Tensor) -> tuple[Tensor, Ten
     *early, last = visual.transformer.resblocks
     for block in early:
         x = residual_block(block, x)
-    d = x.shape[-1]
-    patches = last.ln_1(x[:, 1:]).mean(dim=1)
-    values = F.linear(patches, last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
-    output, pooled = residual_block(last, x)[:, 0], last.attn.out_proj(values)
+    mean_value = values(last.attn, last.ln_1(x[:, 1:]).mean(dim=1))
+    output, pooled = residual_block(last, x)[:, 0], last.attn.out_proj(mean_value)
     return visual.ln_post(output) @ visual.proj, visual.ln_post(pooled) @ visual.proj
 
 

@@ -17,7 +17,7 @@ from hyperclip.data import find_dataset, load_records
 from hyperclip.data.class_lists import test_vocabulary
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.mapper import read_pair
-from hyperclip.evaluation.evaluator import background_rule, to_dataset_labels
+from hyperclip.evaluation.evaluator import to_dataset_labels
 from hyperclip.load import check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically
@@ -45,13 +45,12 @@ def main() -> None:
     spec = find_dataset(arguments.dataset)
     vocabulary, records = test_vocabulary(cfg, spec.name), load_records(spec)
     predictor = Predictor.from_config(cfg)
-    background = background_rule(spec.name)
     for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
-        answer = predictor.predict(vocabulary, background=background == "threshold").labels
+        answer = predictor.predict(vocabulary, background=spec.background == "threshold").labels
         names = spec.label_names
-        labels = to_dataset_labels(torch.from_numpy(answer), len(names), background).numpy()
+        labels = to_dataset_labels(torch.from_numpy(answer), len(names), spec.background).numpy()
         truth = np.where(truth == spec.ignore, NO_CLASS, truth)
         drawn = Image.fromarray(comparison(image, truth, labels, names))
         target = arguments.output / f"{record['image_id'].replace('/', '-')}.png"

@@ -31,11 +31,7 @@ class LowRank(RowsAdapter):
     """
 
     def __init__(
-        self,
-        width: int,
-        rank: int,
-        alpha: float,
-        projections: Iterable[str] = PROJECTIONS,
+        self, width: int, rank: int, alpha: float, projections: Iterable[str] = PROJECTIONS
     ) -> None:
         super().__init__(projections)
         if not 1 <= rank <= width:

@@ -1,9 +1,16 @@
-"""What the keys of a config may hold, and which of Detectron2's are read."""
+"""What the keys of a config may hold, and which of Detectron2's are read.
+
+Classes take many keys as options: dataclasses whose fields are a section's keys, in lower case. They
+have no defaults, which stand with the keys, and allow what the keys' rules do; so such a class is
+usable without a config.
+"""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from fvcore.common.config import CfgNode
 
 LEGACY = {
     "MODEL.SWIN": "the vision backbone is CLIP itself; remove the section",
@@ -49,6 +56,7 @@ UNREAD = {
 }
 """What to use instead of Detectron2's keys that nothing reads; the longest beginning counts."""
 
+Options = TypeVar("Options")
 Bounds = tuple[float, float]
 POSITIVE, NOT_NEGATIVE, SHARE, ANY = (1, math.inf), (0, math.inf), (0, 1), (-math.inf, math.inf)
 ENDLESS = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
@@ -75,20 +83,21 @@ class KeyRules:
         low, high = self.bounds.get(key, ANY)
         if len(values) != self.lengths.get(key, len(values)):
             return f"{self.lengths[key]} entries"
-        if key in self.choices and value not in self.choices[key]:
-            return f"one of {list(self.choices[key])}"
+        if key in self.choices and not set(values) <= set(self.choices[key]):
+            some = "one" if values == [value] else "a list of some"
+            return f"{some} of {list(self.choices[key])}"
         if key in self.bounds and key not in ENDLESS and not all(map(math.isfinite, numbers)):
             return "a finite number"
         if all(low <= number <= high for number in numbers):
             return ""
         return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
-    def require(self, section: str, options: Any) -> None:
-        """ValueError for a field of a dataclass that the key of its name, in capitals, in a section
-        of the package's own keys ("MODEL.CLIPER.") may not have.
+    def require(self, section: str, values: Mapping[str, Any]) -> None:
+        """ValueError for a value that the package's own key of its name in a section, such as
+        "MODEL.CLIPER.", may not have. The names may be in small letters, as fields of options are.
         """
         usual = NOT_NEGATIVE if self.not_negative else ANY
-        for name, value in vars(options).items():
+        for name, value in values.items():
             key = section + name.upper()
             rules = replace(self, bounds={key: usual, **self.bounds})
             if expected := rules.expected(key, value):
@@ -143,6 +152,9 @@ FRAMEWORK = KeyRules(
     },
     choices={
         _HEAD + "ATTENTION_TYPE": ("linear", "full"),
+        "MODEL.CHECKPOINT_ACTIVATIONS": ("text", "image", "head"),
+        "INPUT.FORMAT": ("RGB",),  # which CLIP was trained on
+        "INPUT.DATASET_MAPPER_NAME": ("mask_former_semantic",),
         "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
@@ -153,7 +165,8 @@ FRAMEWORK = KeyRules(
     },
     lengths={
         "MODEL.CLIP_PIXEL_MEAN": 3, "MODEL.CLIP_PIXEL_STD": 3, "INPUT.CROP.SIZE": 2, _HEAD + "FEATURE_RESOLUTION": 2,
-        _HEAD + "POOLING_SIZES": 2, _HEAD + "POOLING_SIZES_TEST": 2,
+        _HEAD + "POOLING_SIZES": 2, _HEAD + "POOLING_SIZES_TEST": 2, _HEAD + "DECODER_DIMS": 2,
+        _HEAD + "DECODER_GUIDANCE_DIMS": 2, _HEAD + "DECODER_GUIDANCE_PROJ_DIMS": 2,
     },
     not_negative=True,
 )  # fmt: skip
@@ -165,3 +178,10 @@ def unread_advice(key: str) -> str:
     fitting = [prefix for prefix in UNREAD if f"{key}.".startswith(f"{prefix}.")]
     usual = "it belongs to Detectron2's detectors; remove it"
     return UNREAD[max(fitting, key=len)] if fitting else usual
+
+
+def options_of(kind: type[Options], node: CfgNode, **given: Any) -> Options:
+    """Options whose fields are a node's keys in lower case, but for those that are given."""
+    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    values = {name: getattr(node, name.upper()) for name in names}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}, **given)

@@ -164,8 +164,6 @@ def _add_solver_keys(solver: CfgNode) -> None:
     solver.PRECISION = "auto"
     solver.TF32 = True  # training multiplies float32 in TF32 on GPUs; evaluation: TEST.PRECISION
     solver.MICRO_BATCHES = 1  # parts in which a batch is run: less memory, the same gradient
-    solver.WEIGHT_DECAY = 1e-4
-    solver.WEIGHT_DECAY_NORM = 0.0
     solver.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings
     solver.DECAY_TO_IDENTITY = False  # adapters decay to the identity that they start at, not to 0
     solver.EMA_DECAY = 0.0  # of the averaged weights that are evaluated, 0.999 say; 0 = no average
@@ -179,7 +177,6 @@ def _add_solver_keys(solver: CfgNode) -> None:
     solver.CLIP_GRADIENTS.ENABLED = True
     solver.CLIP_GRADIENTS.CLIP_TYPE = "full_model"  # one norm over all parameters, as released
     solver.CLIP_GRADIENTS.CLIP_VALUE = 0.01
-    solver.CLIP_GRADIENTS.NORM_TYPE = 2.0
 
 
 _PACKAGES: dict[Callable[[CfgNode], None], KeyRules] = {add_hyperclip_config: FRAMEWORK}

@@ -1,11 +1,12 @@
 """Index files of published datasets, JSON or pickle: read as data alone, and checked."""
 
-import json
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from ..runtime.files import read_json
 
 
 def need(path: Path, how: str) -> Path:
@@ -20,10 +21,7 @@ def read_index(path: Path, **entries: Mapping[str, type]) -> dict[str, Any]:
 
     Raises ValueError if it holds something else; the first entry that lacks a key is named.
     """
-    try:
-        index = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({error}); is it cut short?") from error
+    index = read_json(path, "index file")
     if not isinstance(index, dict) or not entries.keys() <= index.keys():
         expected = f"expected an object with {list(entries)}, which this is not"
         raise ValueError(f"{str(path)!r}: {expected}. Is it another file?")

@@ -3,7 +3,6 @@
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config.key_rules import FRAMEWORK
 from .image_files import decode, exif_orientation
 from .label_maps import read_record_label, take_half
 from .resizing import ResizeShortestEdge
@@ -27,13 +27,6 @@ from .resizing import ResizeShortestEdge
 logger = logging.getLogger("hyperclip.data")
 
 PAD_VALUE = 128
-
-ACCEPTED = {
-    "DATASET_MAPPER_NAME": "'mask_former_semantic'",
-    "FORMAT": "'RGB', which CLIP was trained on",
-    "RANDOM_FLIP": "'none', 'horizontal' or 'vertical'",
-}
-"""Values of keys of INPUT, in quotes."""
 
 BRIGHT = 2**14
 """16-bit images whose values all stay below this may hold fewer bits: 10, 12 or 14."""
@@ -64,10 +57,8 @@ class SemSegMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        for key, expected in ACCEPTED.items():
-            value = getattr(cfg.INPUT, key)
-            if value not in re.findall(r"'(\w+)'", expected):
-                raise ValueError(f"INPUT.{key}: got {value!r}, expected {expected}")
+        checked = ("DATASET_MAPPER_NAME", "FORMAT", "RANDOM_FLIP")
+        FRAMEWORK.require("INPUT.", {key: getattr(cfg.INPUT, key) for key in checked})
         resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
         return {
             "is_train": is_train,

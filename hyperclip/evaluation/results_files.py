@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import user_path, write_atomically, write_text
+from ..runtime.files import read_json, user_path, write_atomically, write_text
 from .tables import benchmark_table
 
 SCHEMA = 2
@@ -45,11 +45,7 @@ def read_results(folder: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         expected = "expected the output folder of an evaluated run"
         raise FileNotFoundError(f"{str(path)!r} does not exist: {expected}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        what = f"{str(path)!r} is not a results file"
-        raise ValueError(f"{what}: no JSON in UTF-8 ({error})") from error
+    content = read_json(path, "results file")
     if isinstance(content, list) or (isinstance(content, dict) and "results" in content):
         raise ValueError(
             f"{str(path)!r} is of an earlier schema, expected schema {SCHEMA}. Make it anew: "

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..data import SemSegMapper, batches, class_lists
 from ..data.detectron2_catalog import spec_of
-from ..runtime import compat, finite
+from ..runtime import finite, memory
 from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, bare
 from ..vocabulary import Vocabulary
@@ -77,7 +76,7 @@ def evaluate_dataset(
         records = DatasetCatalog.get(name) if records is None else records
         evaluator = evaluator or build_evaluator(cfg, name)
         start = time.perf_counter()
-        _reset_peak_memory(system.device)
+        memory.forget_peak(system.device)
         precision = inference_precision(cfg.TEST.PRECISION, system)
         with float32_products(precision == "tf32"):
             _run(build_test_loader(cfg, records), model, question, evaluator, stop)
@@ -93,7 +92,7 @@ def evaluate_dataset(
         description,
         label_map.name if label_map else None,
         (time.perf_counter() - start) / len(records),
-        _peak_memory(system.device),
+        memory.peak_bytes(system.device) / 1e6,
         precision,
     )
 
@@ -172,19 +171,3 @@ def _run(
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.evaluation")
     finally:
         model.train(training)
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # Linux lets a process clear its own high-water mark
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    status = Path("/proc/self/status")
-    peak = re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.M) if status.is_file() else None
-    return (int(peak[1]) * 1024 if peak else compat.peak_resident_bytes()) / 1e6

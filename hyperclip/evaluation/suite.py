@@ -76,10 +76,8 @@ def make_plan(
     """
     wanted = []
     for system in systems:
-        its_names: list[str] = []
-        for name in names:
-            its_names += system.cfg.DATASETS.TEST if name.strip() == "own" else [name]
-        wanted.append(choose_datasets(its_names))
+        own = {"own": system.cfg.DATASETS.TEST}
+        wanted.append(choose_datasets([n for name in names for n in own.get(name.strip(), [name])]))
         check_system(system.cfg)
         for spec in wanted[-1]:
             class_lists.test_vocabulary(system.cfg, spec.name)

@@ -5,18 +5,17 @@ Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..config.key_rules import FRAMEWORK
-from ..config.options import options_of
+from ..config.key_rules import FRAMEWORK, options_of
 from ..dense_features import DenseFeatures
 from ..runtime.memory import items_at_a_time
 from ..runtime.threads import in_pieces
@@ -81,7 +80,7 @@ class HeadOptions:
     pooling_sizes_test: Grid
 
     def __post_init__(self) -> None:
-        FRAMEWORK.require("MODEL.SEM_SEG_HEAD.", self)
+        FRAMEWORK.require("MODEL.SEM_SEG_HEAD.", vars(self))
         if self.hidden_dims % self.num_heads:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.NUM_HEADS: got {self.num_heads}, expected a divisor of "
@@ -104,14 +103,11 @@ class CostVolumeHead(nn.Module):
         recompute: in training, compute activations again in the backward pass, to save memory.
     """
 
+    layers: Any  # :class:`AggregationLayer`
+
     @configurable
     def __init__(
-        self,
-        *,
-        embed_dim: int,
-        width: int,
-        options: HeadOptions,
-        recompute: bool,
+        self, *, embed_dim: int, width: int, options: HeadOptions, recompute: bool
     ) -> None:
         super().__init__()
         self.recompute, self.max_classes = recompute, options.max_classes
@@ -161,10 +157,9 @@ class CostVolumeHead(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``, of ``forward`` and of the parts that ``infer`` calls."""
         super().compile(*args, **kwargs)
-        self.decoder.compile(*args, **kwargs)
-        for layer in self._layers:
-            layer.spatial.compile(*args, **kwargs)
-            layer.classes.compile(*args, **kwargs)
+        parts = [part for layer in self.layers for part in (layer.spatial, layer.classes)]
+        for part in (self.decoder, *parts):
+            part.compile(*args, **kwargs)
 
     def embed_costs(self, costs: Tensor) -> Tensor:
         """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), class map by class map."""
@@ -182,12 +177,8 @@ class CostVolumeHead(nn.Module):
         appearance = F.relu(self.appearance_projection(features.embeddings)).permute(0, 2, 3, 1)
         stages = zip(self.upsample, self.decoder_projections, features.intermediates, strict=True)
         guidance = [F.relu(project(up(x))) for up, project, x in stages]
-        spatial = [layer.spatial.guide(appearance) for layer in self._layers]
+        spatial = [layer.spatial.guide(appearance) for layer in self.layers]
         return PreparedImages(features.embeddings, spatial, self.decoder.prepare(guidance))
-
-    @property
-    def _layers(self) -> Iterable[AggregationLayer]:
-        return cast(Iterable[AggregationLayer], self.layers)
 
     def select(self, embeddings: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Cost volume (B, K, h, w) and text guidance (B, K, C) of the classes kept (B, K); where
@@ -210,7 +201,7 @@ class CostVolumeHead(nn.Module):
         recompute = self.recompute and self.training
         pooling = self.pooling_train if self.training else self.pooling_test
         x = self.embed_costs(costs)
-        for layer, guided in zip(self._layers, images.spatial, strict=True):
+        for layer, guided in zip(self.layers, images.spatial, strict=True):
             x = layer(x, guided, text_guidance, pooling, recompute)
         logits = self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute)
         return ViewLogits(logits, len(text), kept).whole()
@@ -234,7 +225,7 @@ class CostVolumeHead(nn.Module):
             some, own_text = images[own], text_guidance if kept is None else text_guidance[own]
             x = memory[: len(some.embeddings)]
             in_pieces(lambda maps, part: maps.copy_(self.embed_costs(part)), chunk, x, costs[own])
-            for layer, guided in zip(self._layers, some.spatial, strict=True):
+            for layer, guided in zip(self.layers, some.spatial, strict=True):
                 layer.update(x, guided, own_text, self.pooling_test, chunk)
             decode = partial(self.decoder, prepared=some.decoder)
             maps = x.permute(0, 1, 4, 2, 3)

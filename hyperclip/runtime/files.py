@@ -1,9 +1,11 @@
 """Finding files, and writing them in full or not at all."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
@@ -45,6 +47,17 @@ def local_name(name: str) -> str:
         return name
     path = local_path(name)
     return str(path) if name.startswith("~") or path.is_absolute() else name
+
+
+def read_json(path: Path, what: str, **options: Any) -> Any:
+    """What a file, ``what`` in messages, holds as JSON; ``options`` are those of ``json.loads``.
+    FileNotFoundError without it, ValueError if it is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), **options)
+    except (ValueError, RecursionError) as error:
+        problem = f"{path.name} is not JSON in UTF-8 ({error}); is it cut short?"
+        raise ValueError(f"{what} {str(path)!r}: {problem}") from error
 
 
 def need_output_folder(folder: Path, key: str) -> None:

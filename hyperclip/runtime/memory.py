@@ -1,8 +1,13 @@
 """How much is handled at a time, and what becomes of the memory afterwards."""
 
+import contextlib
 import ctypes
+import re
+from pathlib import Path
 
 import torch
+
+from .compat import peak_resident_bytes
 
 CACHED = 5 * 2**18
 """Entries of a tensor for which a core does not wait long."""
@@ -39,3 +44,21 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(
         mallopt(M_MMAP_THRESHOLD, 2**25) and mallopt(M_TRIM_THRESHOLD, 2**30)
     )
+
+
+def forget_peak(device: torch.device) -> None:
+    """Have :func:`peak_bytes` count from now on, where the system can do so."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux lets a process clear its own high-water mark
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory in use so far: torch's on a CUDA device, else the RAM of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    peak = re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.M) if status.is_file() else None
+    return int(peak[1]) * 1024 if peak else peak_resident_bytes()

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import hyperbolic
 from ..adapters import adapters
-from ..runtime.compat import peak_resident_bytes
+from ..runtime.memory import peak_bytes
 from ..segmenter import bare
 from .step import training_precision
 
@@ -186,17 +186,10 @@ class Throughput(HookBase):
         if (self.trainer.iter + 1) % self.period:
             return
         speed = self.batch * self.steps / self.seconds
-        memory = peak_memory(next(self.trainer.model.parameters()).device)
+        memory = peak_bytes(next(self.trainer.model.parameters()).device) / 2**20
         named = {"images_per_second": speed, "memory_mb": memory}
         self.trainer.storage.put_scalars(smoothing_hint=False, **named)
         self.steps, self.seconds = 0, 0.0
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak memory so far, in MiB: torch's on a CUDA device, else the RAM of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_resident_bytes() / 2**20
 
 
 def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) -> str:

@@ -20,13 +20,15 @@ from ..segmenter import bare
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
-def choose_precision(wanted: str, device: str | torch.device) -> str:
-    """The precision to train in; "auto" is bfloat16 on GPUs that compute in it, else float32.
-    ValueError for an unknown precision, or float16 without CUDA.
+def training_precision(cfg: CfgNode) -> str:
+    """The precision that a config asks for: float16 with AMP.ENABLED, else SOLVER.PRECISION, of
+    which "auto" is bfloat16 on GPUs that compute in it, else float32. ValueError for an unknown
+    precision, or float16 without CUDA.
     """
+    wanted = "float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION
     if wanted not in PRECISIONS:
         raise ValueError(f"SOLVER.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
-    on_cuda = torch.device(device).type == "cuda"
+    on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
     if wanted == "float16" and not on_cuda:
         advice = "Use bfloat16 or float32, or set MODEL.DEVICE to cuda"
         raise ValueError(f"SOLVER.PRECISION: float16 needs CUDA. {advice}")
@@ -35,12 +37,6 @@ def choose_precision(wanted: str, device: str | torch.device) -> str:
     # Before NVIDIA's Ampere torch emulates bfloat16, which is slower than float32
     native = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if native else "float32"
-
-
-def training_precision(cfg: CfgNode) -> str:
-    """The precision that a config asks for (AMP.ENABLED: float16); see :func:`choose_precision`."""
-    wanted = "float16" if cfg.SOLVER.AMP.ENABLED else cfg.SOLVER.PRECISION
-    return choose_precision(wanted, cfg.MODEL.DEVICE)
 
 
 def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:

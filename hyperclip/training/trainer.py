@@ -4,7 +4,7 @@ import contextlib
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch import nn
 from ..adapters import parameter_table
 from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data import SemSegMapper, batches, class_lists, detectron2_catalog, registered_names
-from ..evaluation import SemSegEvaluator
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
 from ..evaluation.running import build_evaluator, evaluate_dataset
@@ -187,16 +186,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: Sequence[SemSegEvaluator] | None = None,
-        stop: Callable[[], bool] | None = None,
+        cls, cfg: CfgNode, model: nn.Module, stop: Callable[[], bool] | None = None
     ) -> OrderedDict:
         """Evaluate on each dataset of DATASETS.TEST with its vocabulary, and write the results.
 
         Args:
-            evaluators: one for each dataset, instead of those that the config asks for.
             stop: says whether to end early, see :func:`evaluate_dataset`.
         Returns:
             scores by dataset, in percent (on the main process); raises as ``check_test_sets``.
@@ -204,8 +198,8 @@ class Trainer(DefaultTrainer):
         check_test_sets(cfg)
         rows: list[dict[str, Any]] = []
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
-        for i, name in enumerate(registered_names(cfg.DATASETS.TEST)):
-            evaluator = evaluators[i] if evaluators else cls.build_evaluator(cfg, name)
+        for name in registered_names(cfg.DATASETS.TEST):
+            evaluator = cls.build_evaluator(cfg, name)
             records = DatasetCatalog.get(name)
             result = evaluate_dataset(
                 cfg, model, name, records=records, evaluator=evaluator, stop=stop

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import local_path, user_path
+from ..runtime.files import local_path, read_json, user_path
 from . import names as naming
 
 LISTS = Path(__file__).parent / "lists"
@@ -166,10 +166,7 @@ def _read_class_file(path: Path) -> Any:
     Raises ValueError for what is no JSON in UTF-8, or a key that is unknown or there twice.
     """
     where = f"class file {str(path)!r}"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a key twice
-        raise ValueError(f"{where}: not JSON in UTF-8 ({error})") from error
+    content = read_json(path, "class file", object_pairs_hook=_unique)
     if not isinstance(content, dict):
         return content
     unknown = sorted(content.keys() - set(KEYS))

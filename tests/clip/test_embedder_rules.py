@@ -34,8 +34,8 @@ def runs(monkeypatch):
     return counted
 
 
-def embedder(loaded, capacity=8, **options):
-    return TextEmbedder(loaded.tokenizer, ("a {}",), capacity=capacity, **options)
+def embedder(loaded, capacity=8, synonyms="first"):
+    return TextEmbedder(loaded.tokenizer, ("a {}",), synonyms, capacity=capacity)
 
 
 @torch.no_grad()

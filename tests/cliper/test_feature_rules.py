@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from cliper.feature_refiner import FeatureExtractor, FeatureMaps
+from cliper.feature_refiner import FeatureExtractor, mix_alike
 from cliper.refiner import FeatureRefiner
 
 
@@ -72,4 +72,4 @@ def test_feature_maps_have_the_published_constants(monkeypatch):
         if beta != 1.2:
             monkeypatch.setattr("cliper.feature_refiner.BETA", beta)
             monkeypatch.setattr("cliper.feature_refiner.GAMMA", gamma)
-        torch.testing.assert_close(FeatureMaps(features).apply(scores), expected)
+        torch.testing.assert_close(mix_alike(scores, unit), expected)

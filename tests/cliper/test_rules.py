@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions, StreamedMaps
-from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity, with_class_token
+from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity
 from cliper.postprocess import LabelOptions, filter_maps, full_size_maps, fuse_scores, label_map
 from cliper.preprocess import resize_for_clip, target_size
 from cliper.refiner import GridRefinement, build_refiner, fuse_options
@@ -217,11 +217,6 @@ def test_proxy_affinities_are_centred_by_the_mean_of_all_pairs():
         )
     resized = F.interpolate(features, size=(2, 2), mode="bilinear", align_corners=False)
     torch.testing.assert_close(proxy_affinity(features, (2, 2)), proxy_affinity(resized, (2, 2)))
-
-
-def test_the_class_token_of_a_proxy_is_alone():
-    padded = with_class_token(torch.ones(1, 2, 2))
-    assert padded.tolist() == [[[0, 0, 0], [0, 1, 1], [0, 1, 1]]]
 
 
 # --- sizes

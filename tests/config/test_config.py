@@ -162,9 +162,9 @@ def test_values_that_do_not_fit_each_other(overrides, key):
         (["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[1, 7]"], "expected indices 0 to 4"),
         (
             ["MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32]"],
-            "DECODER_GUIDANCE_DIMS: got .32., expected two numbers",
+            "DECODER_GUIDANCE_DIMS .command line.: got .32., expected 2 entries",
         ),
-        (["MODEL.SEM_SEG_HEAD.DECODER_DIMS", "[32, 16, 16]"], "expected two numbers"),
+        (["MODEL.SEM_SEG_HEAD.DECODER_DIMS", "[32, 16, 16]"], "expected 2 entries"),
     ],
 )
 def test_lists_of_the_head_are_checked_when_it_is_built(overrides, message):

@@ -272,13 +272,13 @@ def test_flips(record, flip, expected):
         (
             "INPUT.DATASET_MAPPER_NAME",
             "other",
-            "DATASET_MAPPER_NAME: got 'other', expected 'mask_former_semantic'",
+            "DATASET_MAPPER_NAME: got 'other', expected one of .'mask_former_semantic'",
         ),
-        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT: got 'BGR', expected 'RGB'"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT: got 'BGR', expected one of .'RGB'"),
         (
             "INPUT.RANDOM_FLIP",
             "both",
-            "INPUT.RANDOM_FLIP: got 'both', expected 'none', 'horizontal' or 'vertical'",
+            "INPUT.RANDOM_FLIP: got 'both', expected one of .'none', 'horizontal', 'vertical'",
         ),
     ],
 )

@@ -16,8 +16,8 @@ from cliper.refiner import fuse_options
 from cliper.scores import ScoreOptions
 from detectron2.config import get_cfg
 from hyperclip.adapters import AdapterOptions
+from hyperclip.config.key_rules import options_of
 from hyperclip.config.keys import add_hyperclip_config
-from hyperclip.config.options import options_of
 from hyperclip.data import SemSegMapper
 from hyperclip.head.cost_head import HeadOptions
 from hyperclip.inference import SlidingWindow
@@ -80,3 +80,10 @@ def make_loop(model, batch, optimizer, **others):
     """A training over one batch in float32."""
     arguments = {"micro_batches": 1, "precision": "float32", "faults": Path("output"), **others}
     return TrainLoop(model, itertools.repeat(batch), optimizer, **arguments)
+
+
+def precision_keys(precision, device="cpu"):
+    """The config of a training in a precision on a device."""
+    cfg = CONFIG.clone()
+    cfg.SOLVER.PRECISION, cfg.MODEL.DEVICE = precision, device
+    return cfg

@@ -20,7 +20,6 @@ from hyperclip.evaluation import SemSegEvaluator
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.head import CosineHead, ViewLogits
-from hyperclip.predictor import Predictor
 from hyperclip.runtime.finite import FiniteCheck, NotFiniteError, require_finite_weights
 from hyperclip.segmenter import Question
 from hyperclip.vocabulary import Vocabulary
@@ -236,7 +235,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
     with torch.no_grad():
         model.sem_seg_head.appearance_projection.bias[0] = -math.inf
     ask(model, picture(), WORDS)
-    for use in (Predictor, require_finite_weights):
+    for use in (make_predictor, require_finite_weights):
         with pytest.raises(
             NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"
         ):

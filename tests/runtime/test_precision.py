@@ -17,11 +17,11 @@ from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
 from hyperclip.runtime import precision
 from hyperclip.runtime.precision import float32_products, inference_precision
-from hyperclip.training.step import choose_precision
+from hyperclip.training.step import training_precision
 from hyperclip.training.trainer import Trainer
 
 from tests.helpers import fake_trees
-from tests.helpers.defaults import make_predictor
+from tests.helpers.defaults import make_predictor, precision_keys
 
 DENSE, HYPERCLIP, CLIPER = (
     f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")
@@ -189,7 +189,5 @@ def test_auto_never_takes_emulated_bfloat16(monkeypatch):
             "is_bf16_supported",
             lambda including_emulation=True, e=emulated, r=real: r or (e and including_emulation),
         )
-        assert (
-            choose_precision("auto", "cuda") == want
-            and choose_precision("bfloat16", "cuda") == "bfloat16"
-        )
+        assert training_precision(precision_keys("auto", "cuda")) == want
+        assert training_precision(precision_keys("bfloat16", "cuda")) == "bfloat16"

@@ -15,12 +15,12 @@ from hyperclip.clip import encode_text, tokenize
 from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
 from hyperclip.inference import resize
+from hyperclip.runtime.memory import peak_bytes
 from hyperclip.training import monitors as watch
 from hyperclip.training.monitors import (
     EmbeddingRadius,
     Throughput,
     describe_training,
-    peak_memory,
 )
 from hyperclip.training.optimizer import build_optimizer
 from torch import nn
@@ -164,7 +164,8 @@ def test_a_real_run_has_a_throughput():
 def test_peak_memory_of_a_process(monkeypatch, platform, unit):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=300 * unit))
-    assert peak_memory(torch.device("cpu")) == 300
+    monkeypatch.setattr("pathlib.Path.is_file", lambda _: False)  # of /proc
+    assert peak_bytes(torch.device("cpu")) == 300 * 2**20
 
 
 def test_the_table_at_the_start():

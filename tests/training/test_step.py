@@ -24,11 +24,11 @@ from hyperclip.training.monitors import (
     parameters_without_gradient,
 )
 from hyperclip.training.optimizer import build_optimizer
-from hyperclip.training.step import choose_precision, decide_for_all, gradient_norm
+from hyperclip.training.step import decide_for_all, gradient_norm, training_precision
 from hyperclip.training.trainer import check_batch_size
 
 from reference.training import random_image
-from tests.helpers.defaults import make_loop
+from tests.helpers.defaults import make_loop, precision_keys
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 CPU = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.SAMPLED_CLASSES", "0"]
@@ -146,14 +146,12 @@ def test_bfloat16_keeps_weights_and_loss_in_float32(start, cfg, batch):
 
 
 def test_precisions():
-    assert (
-        choose_precision("auto", "cpu") == "float32"
-        and choose_precision("bfloat16", "cpu") == "bfloat16"
-    )
+    assert training_precision(precision_keys("auto")) == "float32"
+    assert training_precision(precision_keys("bfloat16")) == "bfloat16"
     with pytest.raises(ValueError, match="float16 needs CUDA"):
-        choose_precision("float16", "cpu")
+        training_precision(precision_keys("float16"))
     with pytest.raises(ValueError, match="SOLVER.PRECISION: got 'half', expected one of"):
-        choose_precision("half", "cpu")
+        training_precision(precision_keys("half"))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def describe_evaluation(
         "seed": cfg.SEED,
         "weights": cfg.MODEL.WEIGHTS,
         "backbone": found.description.backbone,
+        "trained_on": ", ".join(found.trained_on),
         "protocol": found.protocol,
         "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
         "precision": found.precision,

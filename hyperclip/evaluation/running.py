@@ -44,6 +44,7 @@ class Evaluation:
     seconds: float  # wall time per image of all processes together, reading included
     peak_memory: float  # MB, of the GPU, or of the main process
     precision: str = "float32"  # or "tf32", "float16", "bfloat16"
+    trained_on: tuple[str, ...] = ()  # the datasets of its training, as far as they are known
 
 
 def evaluate_dataset(
@@ -94,6 +95,7 @@ def evaluate_dataset(
         (time.perf_counter() - start) / len(records),
         _peak_memory(system.device),
         precision,
+        system.trained_on,
     )
 
 

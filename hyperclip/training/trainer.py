@@ -242,10 +242,8 @@ def build_train_parts(cfg: CfgNode) -> list[TrainPart]:
     task_of = {name: task for task in class_lists.train_tasks(cfg) for name in task.datasets}
     parts = []
     for name in registered_names(cfg.DATASETS.TRAIN):
-        task, own = task_of[name], cfg.clone()
-        own.defrost()
-        own.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = task.ignore
-        mapper = SemSegMapper(own, is_train=True)
+        task = task_of[name]
+        mapper = SemSegMapper(cfg, is_train=True, ignore=task.ignore)
         parts.append(TrainPart(DatasetCatalog.get(name), mapper, task.asks))
     return parts
 

@@ -17,7 +17,8 @@ from hyperclip.data import find_dataset, load_records
 from hyperclip.data.class_lists import test_vocabulary
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.mapper import read_pair
-from hyperclip.evaluation.evaluator import background_rule, to_dataset_labels
+from hyperclip.evaluation.asking import background_rule
+from hyperclip.evaluation.evaluator import to_dataset_labels
 from hyperclip.load import check_system
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.files import need_output_folder, user_path, write_atomically

@@ -23,6 +23,7 @@ from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data import SemSegMapper, batches, class_lists, detectron2_catalog, registered_names
 from ..data.mixing import TrainPart
 from ..evaluation import SemSegEvaluator
+from ..evaluation.asking import PRESENT
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
 from ..evaluation.running import build_evaluator, build_test_loader, evaluate_dataset
@@ -232,7 +233,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             lines = [[name, *map(scores.get, SCORES)] for name, scores in results.items()]
             table = tabulate(lines, ["dataset", *SCORES], floatfmt=".2f")
-            logger.info("Results (percent):\n%s", table)
+            present = ", of names present in each image" if cfg.TEST.ASK == PRESENT else ""
+            logger.info("Results (percent%s):\n%s", present, table)
             write_results(rows, Path(cfg.OUTPUT_DIR))
         return results
 

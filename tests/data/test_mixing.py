@@ -105,6 +105,18 @@ def test_weights_say_how_often_a_dataset_comes(weights):
     assert drawn[:length] != drawn[length : 2 * length]
 
 
+def test_a_dataset_has_an_order_of_its_own_each_time_it_begins_anew():
+    """Else the same half of its images would always come in one epoch."""
+    samples = TrainSamples(parts(("a", "b")), 0, (5, 12))
+    assert samples.shares == (5, 12)
+    firsts = []
+    for epoch in range(8):
+        drawn = [samples.index(epoch * 17 + k) for k in range(17)]
+        firsts.append(frozenset(k for k in drawn if k < SIZES["a"]))
+    assert all(len(a | b) == 10 for a, b in zip(firsts[::2], firsts[1::2], strict=True))
+    assert len(set(firsts[::2])) > 2
+
+
 def test_a_weight_however_small_brings_images():
     assert images_of_epoch((100, 5)) == (100, 5)
     assert images_of_epoch((100, 5), (1e6, 1.0)) == (105, 1)

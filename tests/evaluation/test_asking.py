@@ -18,7 +18,7 @@ from hyperclip.data import DATASETS, find_dataset
 from hyperclip.data.class_lists import test_vocabulary as evaluated_vocabulary
 from hyperclip.data.label_maps import read_record_label
 from hyperclip.data.mapper import SemSegMapper
-from hyperclip.evaluation.asking import PresentNames
+from hyperclip.evaluation.asking import PresentNames, dataset_question
 from hyperclip.evaluation.result_rows import Benchmark, describe_evaluation
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
@@ -180,10 +180,23 @@ def test_random_cases_against_an_oracle(dataset, background, abstains):
         assert found[key] == pytest.approx(expected[key]), key
 
 
-def test_a_label_that_is_no_class(dataset):
-    records = dataset([[[0, 7]]], ["cat", "dog"])
+def test_who_has_a_background():
+    cfg = load_config(DENSE, CPU)
+    asked = {a: dataset_question(cfg, find_dataset(a).name) for a in ("pas20", "pas20b", "voc21")}
+    assert {alias: question.background for alias, question in asked.items()} == {
+        "pas20": False,
+        "pas20b": False,
+        "voc21": True,
+    }
+
+
+@pytest.mark.parametrize("label", [2, 7])
+def test_a_label_that_is_no_class(dataset, label):
+    records = dataset([[[0, label]]], ["cat", "dog"])
     cfg = load_config(DENSE, PRESENT)
-    with pytest.raises(ValueError, match=r"asked, .*0.png: label: got values \[7\], expected 0 to"):
+    with pytest.raises(
+        ValueError, match=rf"asked, .*0.png: label: got values \[{label}\], expected"
+    ):
         evaluate_dataset(cfg, Given({}), "asked", records=records)
 
 

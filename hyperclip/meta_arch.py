@@ -38,7 +38,8 @@ class HyperCLIP(Segmenter):
         head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and
             ``describe``.
         resolution: (height, width) that CLIP sees. layers: blocks whose outputs the head gets.
-        train_vocabulary: classes of the training labels; the trainer sets it from the dataset.
+        train_vocabulary, ignore: classes of the training labels, and the label of none, for images
+            that do not say; the trainer sets the first from the dataset.
         sliding: windows of inference, None for the whole image.
         backbone, finetune: what :meth:`describe` says of CLIP and of what trains in it.
         settings: of the head, by config key, for :meth:`checkpoint_settings`.
@@ -200,28 +201,25 @@ class HyperCLIP(Segmenter):
         have what was decided for all of it: "padded_size" (height, width), "sampled_classes" (t,).
         """
         images = [self.normalise(x["image"]) for x in batched_inputs]
-        if self.train_vocabulary is None:
-            raise ValueError(
-                "training needs class names: set model.train_vocabulary (the trainer does, from "
-                "DATASETS.TRAIN)"
-            )
+        question = self.training_question(batched_inputs)
+        vocabulary, ignore = question.vocabulary, question.ignore
         largest = tuple(max(image.shape[i] for image in images) for i in (1, 2))
         height, width = batched_inputs[0].get("padded_size", largest)
         pads = [(0, width - x.shape[2], 0, height - x.shape[1]) for x in images]
         batch = torch.stack([F.pad(x, p) for x, p in zip(images, pads, strict=True)])
         targets = [x["sem_seg"].to(self.device) for x in batched_inputs]
         target = torch.stack(
-            [F.pad(t, p, value=self.ignore) for t, p in zip(targets, pads, strict=True)]
+            [F.pad(t, p, value=ignore) for t, p in zip(targets, pads, strict=True)]
         )
-        only, classes = batched_inputs[0].get("sampled_classes"), len(self.train_vocabulary)
+        only, classes = batched_inputs[0].get("sampled_classes"), len(vocabulary)
         if only is None and 0 < self.sampled_classes < classes:
-            present = loss.present_classes(target, classes, self.ignore)
+            present = loss.present_classes(target, classes, ignore)
             only = loss.choose_classes(present, self.sampled_classes)
         if only is not None:
-            target = loss.in_terms_of(target, only, self.ignore)
-        text = self.text(self.clip, self.train_vocabulary, only)
+            target = loss.in_terms_of(target, only, ignore)
+        text = self.text(self.clip, vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
-        return {"loss_sem_seg": loss.pixel_class_bce(logits, target, self.ignore)}
+        return {"loss_sem_seg": loss.pixel_class_bce(logits, target, ignore)}
 
 
 def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:

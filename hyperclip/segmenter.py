@@ -43,6 +43,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class TrainingQuestion:
+    """What the labels of a training batch mean: classes 0..T-1 of a vocabulary, or ``ignore``."""
+
+    vocabulary: Vocabulary
+    ignore: int
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """The answer to a question. The scale of the scores is the system's own."""
 
@@ -81,6 +89,12 @@ class Segmenter(nn.Module, abc.ABC):
     """What embeds the class names, if the text tower of ``clip`` does."""
     half_precision = False  # whether it takes float16 on GPUs by itself
     sampled_classes = 0  # that a training step asks; 0 for all of them
+    train_vocabulary: Vocabulary | None = None
+    """What a training step asks where its images do not say."""
+    ignore = 255
+    """Label of pixels without a class where the images do not say."""
+    trained_on: tuple[str, ...] = ()
+    """The datasets that its weights were trained on, as far as their checkpoint says."""
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -163,6 +177,19 @@ class Segmenter(nn.Module, abc.ABC):
             size = (x.get("height", height), x.get("width", width))
             answers.append(self.segment(image, x["question"], size).as_dict())
         return answers
+
+    def training_question(self, batched_inputs: Sequence[Mapping[str, Any]]) -> TrainingQuestion:
+        """What a batch is asked in training: what its first image says ("vocabulary" and
+        "ignore_label", the same in all), else ``train_vocabulary``; ValueError if there is none.
+        """
+        first = batched_inputs[0]
+        vocabulary = first.get("vocabulary", self.train_vocabulary)
+        if vocabulary is None:
+            raise ValueError(
+                "training needs class names: set model.train_vocabulary, or give each image a "
+                '"vocabulary" (the trainer does, from DATASETS.TRAIN)'
+            )
+        return TrainingQuestion(vocabulary, first.get("ignore_label", self.ignore))
 
     @property
     def needs_checkpoint(self) -> bool:

@@ -17,7 +17,8 @@ from hyperclip.adapters import merge
 from hyperclip.data import SemSegMapper
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.label_maps import read_record_label
-from hyperclip.evaluation.running import dataset_question, evaluate_dataset
+from hyperclip.evaluation.asking import dataset_question
+from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.vocabulary import builtin
 from PIL import Image
 from torch import Tensor

@@ -118,7 +118,10 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict) -> None:
         state, source = checkpoint.pop("model"), self.path or "file"
         check_settings(self.model, state, checkpoint.pop("settings", None), source)
+        trained_on = checkpoint.pop("trained_on", None)
         load_strictly(self.model, state, source)
+        if trained_on is not None and isinstance(self.model, Segmenter):
+            self.model.trained_on = tuple(trained_on)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; "" loads nothing."""
@@ -157,6 +160,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), "settings": settings_of(self.model)}
+        if isinstance(self.model, Segmenter):
+            data["trained_on"] = list(self.model.trained_on)
         parts = self.checkpointables if tag else {}
         data |= {key: obj.state_dict() for key, obj in parts.items()} | kwargs
         target = Path(self.save_dir) / f"{name}.pth"

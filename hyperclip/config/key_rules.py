@@ -161,6 +161,7 @@ FRAMEWORK = KeyRules(
         "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
         "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
         "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+        "TEST.ASK": ("all", "present"),
         "WANDB.MODE": ("online", "offline"),
     },
     lengths={

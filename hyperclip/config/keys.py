@@ -78,8 +78,11 @@ def _add_model_keys(model: CfgNode) -> None:
 
 def _add_head_keys(head: CfgNode) -> None:
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
-    head.NUM_CLASSES = 171  # of the training set, checked against it; the head takes any number
-    head.IGNORE_VALUE = IGNORE  # label of pixels without a class
+    # of the training set, of several the largest number, checked against it; the head takes any
+    head.NUM_CLASSES = 171
+    # label of pixels without a class, checked against the training set; of several class lists one
+    # has to have it, and each keeps its own
+    head.IGNORE_VALUE = IGNORE
     head.TRAIN_CLASS_JSON = ""  # class names in training: a file, a built-in list; "" = the set's
     head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
     head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI or open_clip name[:tag], hf-hub:id, or local folder
@@ -133,11 +136,17 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0  # retry crops with more of one class; 1 = never
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False  # every training image is used
     cfg.DATALOADER.MAX_FAULTY_SHARE = 0.01  # skip unreadable training images up to this share
+    # how often an image comes from each set of DATASETS.TRAIN, [2.0, 1.0] say; [] = all images
+    # equally often
+    cfg.DATASETS.TRAIN_WEIGHTS = []
     cfg.DATASETS.FILES = []  # YAML files that describe datasets of your own, see datasets/README.md
 
 
 def _add_test_keys(test: CfgNode) -> None:
     test.VOCABULARY = "catseg"  # class lists of test sets: catseg (also HyperCLIP's), cliper, clean
+    # of each image: "all" names of its dataset, or those "present" in its labels alone, which is a
+    # protocol of its own: easier, and comparable with nothing else
+    test.ASK = "all"
     test.BACKGROUND_THRESHOLD = 0.5  # of HyperCLIP: scores below it are background
     test.BEST_METRIC = "mIoU"  # of model_best.pth: its mean over the test sets, or DATASET/SCORE
     test.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)

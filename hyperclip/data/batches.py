@@ -3,11 +3,11 @@
 So a run resumes exactly, whatever the number of workers, and many processes see the batches of one.
 """
 
-import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.randomness import seeded
 from .image_files import orientation_of
+from .mixing import TrainPart, images_of_epoch, order_of_epoch
 
 logger = logging.getLogger("hyperclip.data")
 
@@ -35,19 +36,42 @@ FEW = 100
 class TrainSamples(Dataset):
     """Samples by their position in an endless stream. Each epoch has its own order.
 
-    An unreadable image is replaced by a random other one, which "faults" of the sample says. The
-    mapper makes a sample of one of Detectron2's records; order and augmentation have the seed.
+    An unreadable image is replaced by a random other one, which "faults" of the sample says; order
+    and augmentation have the seed.
+
+    Args:
+        parts: one for each dataset. weights: how often an image comes from each, relative to the
+            others; () for all images equally often.
     """
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
-        self.records = DatasetFromList(records, copy=False)
-        self.mapper, self.seed = mapper, seed
+    def __init__(
+        self, parts: Sequence[TrainPart], seed: int, weights: Sequence[float] = ()
+    ) -> None:
+        self.records = DatasetFromList([x for part in parts for x in part.records], copy=False)
+        self.sizes = tuple(len(part.records) for part in parts)
+        self.shares = images_of_epoch(self.sizes, weights)
+        self.mappers, self.seed = [part.mapper for part in parts], seed
+        self.asks: list[Mapping[str, Any]] = []
+        for part in parts:
+            if part.asks not in self.asks:
+                self.asks.append(part.asks)
+        self._part_of = np.repeat(np.arange(len(parts)), self.sizes)
+        self._question_of = np.array([self.asks.index(part.asks) for part in parts])
         self._wide: dict[int, bool] = {}
 
     def index(self, position: int) -> int:
         """Which record comes at a position."""
-        epoch, offset = divmod(position, len(self.records))
-        return int(order_of_epoch(self.seed, epoch, len(self.records))[offset])
+        epoch, offset = divmod(position, sum(self.shares))
+        return int(order_of_epoch(self.seed, epoch, self.sizes, self.shares)[offset])
+
+    def question(self, position: int) -> int:
+        """Which entry of ``asks`` the sample at a position gets: a batch has one for all."""
+        return int(self._question_of[self._part_of[self.index(position)]])
+
+    def question_shares(self) -> list[float]:
+        """Which part of an epoch's images gets each entry of ``asks``; together 1."""
+        images = np.bincount(self._question_of, weights=self.shares)
+        return (images / images.sum()).tolist()
 
     def is_wide(self, position: int) -> bool:
         """Whether the image at a position is wider than high; its file's head is read once."""
@@ -65,19 +89,18 @@ class TrainSamples(Dataset):
             index = self.index(position)
             for _ in range(ATTEMPTS):
                 try:
-                    sample = self.mapper(self.records[index])
+                    sample = self.mappers[self._part_of[index]](self.records[index])
                     return sample | {"position": position, "faults": faults}
                 except (OSError, ValueError) as error:
                     faults.append(str(error))
-                    index = int(np.random.randint(len(self.records)))
+                    index = self._another(position)
         drawn = f"{ATTEMPTS} training images, drawn one after another, could not be read:"
         raise ValueError("\n  ".join([drawn, *faults]))
 
-
-@functools.lru_cache(maxsize=2)
-def order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
-    """A permutation of 0..size-1."""
-    return np.random.default_rng([seed, epoch]).permutation(size)
+    def _another(self, position: int) -> int:
+        """A random record whose sample gets the same question."""
+        same = np.flatnonzero(self._question_of[self._part_of] == self.question(position))
+        return int(same[np.random.randint(len(same))])
 
 
 def is_wide(record: Mapping[str, Any]) -> bool:
@@ -99,8 +122,9 @@ class TrainStream:
     """Endless batches of one of several processes.
 
     Batch k of all processes together has the positions k B to (k + 1) B - 1, of which each process
-    takes a slice. Grouped, the images of a batch are all wide or all high, which need less padding,
-    and it is ready when its group is full. Every process computes all batches.
+    takes a slice. Where samples get several questions, those of a batch have the same, and grouped,
+    its images are all wide or all high, which need less padding: then a batch is ready when its
+    group is full. Every process computes all batches.
 
     Args:
         samples: by position. batch: B, of all processes, a multiple of their number.
@@ -120,6 +144,7 @@ class TrainStream:
     def __post_init__(self) -> None:
         self.position, self.seen, self.faulty = 0, 0, 0
         self.waiting: list[int] = []
+        self.batches = [0] * len(self.samples.asks)
 
     def __iter__(self) -> Iterator[list[dict]]:
         """Go on at the present position; ValueError if too many images are unreadable."""
@@ -139,12 +164,14 @@ class TrainStream:
             for sample in ready:
                 self._count(sample.pop("faults"))
             self.position, self.waiting = position, waiting
-            yield ready
+            question = self.samples.question(positions[0])
+            self.batches[question] += 1
+            yield [{**sample, **self.samples.asks[question]} for sample in ready]
 
     def _batches(self) -> Iterator[tuple[list[int], int, list[int]]]:
         """This process's positions of each batch, the next position, and those that wait."""
         size, position = self.batch // self.processes, self.position
-        groups: dict[bool, list[int]] = {False: [], True: []}
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for known in list(self.waiting):
             groups[self._group(known)].append(known)
         while True:
@@ -154,10 +181,11 @@ class TrainStream:
             if len(group) == self.batch:
                 share = group[self.rank * size : (self.rank + 1) * size]
                 group.clear()
-                yield share, position, sorted(groups[False] + groups[True])
+                yield share, position, sorted(p for waiting in groups.values() for p in waiting)
 
-    def _group(self, position: int) -> bool:
-        return self.grouped and self.samples.is_wide(position)
+    def _group(self, position: int) -> tuple[int, bool]:
+        wide = self.grouped and self.samples.is_wide(position)
+        return self.samples.question(position), wide
 
     def _count(self, faults: list[str]) -> None:
         self.seen += 1
@@ -176,7 +204,7 @@ class TrainStream:
         """Where this process is."""
         counts = {"position": self.position, "seen": self.seen, "faulty": self.faulty}
         fixed = {"seed": self.samples.seed, "batch": self.batch}
-        return {**fixed, **counts, "waiting": list(self.waiting)}
+        return {**fixed, **counts, "waiting": list(self.waiting), "batches": list(self.batches)}
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
         """Go on where a run was, whatever its number of processes; ValueError if B differs."""
@@ -187,6 +215,8 @@ class TrainStream:
         self.samples.seed = state["seed"]
         self.position, self.waiting = state["position"], list(state["waiting"])
         self.seen, self.faulty = state["seen"], state["faulty"]
+        # Checkpoints before datasets could be mixed have no such counts, and one question
+        self.batches = list(state.get("batches", [self.position // self.batch]))
 
 
 def start_method(workers: int) -> str | None:

@@ -56,14 +56,17 @@ class SemSegMapper:
         self.image_bits, self.max_pixels = image_bits, max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True, ignore: int | None = None) -> dict:
+        """Translate a config; ``ignore`` in place of MODEL.SEM_SEG_HEAD.IGNORE_VALUE."""
         checked = ("DATASET_MAPPER_NAME", "FORMAT", "RANDOM_FLIP")
         FRAMEWORK.require("INPUT.", {key: getattr(cfg.INPUT, key) for key in checked})
+        if ignore is None:
+            ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
         return {
             "is_train": is_train,
-            "augmentations": _train_augmentations(cfg) if is_train else [resize],
-            "ignore": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "augmentations": _train_augmentations(cfg, ignore) if is_train else [resize],
+            "ignore": ignore,
             "size": cfg.INPUT.SIZE_DIVISIBILITY if is_train else -1,
             "image_bits": cfg.INPUT.IMAGE_BITS,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
@@ -94,13 +97,13 @@ class SemSegMapper:
         return F.pad(x, (0, self.size - w, 0, self.size - h), value=value)
 
 
-def _train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
+def _train_augmentations(cfg: CfgNode, ignore: int) -> list[T.Augmentation | T.Transform]:
     inputs, crop, flip = cfg.INPUT, cfg.INPUT.CROP, cfg.INPUT.RANDOM_FLIP
     sampling = inputs.MIN_SIZE_TRAIN_SAMPLING
     resize = ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, sampling)
     steps: list[T.Augmentation | T.Transform] = [resize]
     if crop.ENABLED:
-        largest, ignore = crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        largest = crop.SINGLE_CATEGORY_MAX_AREA
         steps.append(T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, largest, ignore))
     if inputs.COLOR_AUG_SSD:
         steps.append(ColorAugSSDTransform(img_format="RGB"))

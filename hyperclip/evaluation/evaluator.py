@@ -15,15 +15,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from ..data import label_maps, mapper, registry
+from ..data import label_maps, mapper
 from ..labels import NO_CLASS
 from ..runtime import files, finite
+from .asking import Asked, background_rule
 from .confusion import BoundaryCounts, ConfusionMatrix, SegmentationScores
-
-
-def background_rule(dataset: str) -> str:
-    """The background rule of a registered dataset; "none" for one that Detectron2 alone knows."""
-    return registry.DATASETS[dataset].background if dataset in registry.DATASETS else "none"
 
 
 def to_dataset_labels(answer: Tensor, classes: int, background: str) -> Tensor:
@@ -72,7 +68,8 @@ class SemSegEvaluator(DatasetEvaluator):
         self.lines: list[str] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add a batch: records with "sem_seg_file_name", and the model's outputs for them.
+        """Add a batch: records with "sem_seg_file_name", and the model's outputs for them, which
+        answer what is "asked" of a record, if it says so, else the dataset's whole vocabulary.
         ValueError or FileNotFoundError for a label without a file, of another size or of unknown
         values, NotFiniteError for NaN or infinity in scores or the confidence of labels.
         """
@@ -82,8 +79,14 @@ class SemSegEvaluator(DatasetEvaluator):
             finite.FiniteCheck().add(f"the answer for {name}", *answers).require()
             labels = output.get("sem_seg_labels")
             answer = output["sem_seg"].argmax(0) if labels is None else labels
-            prediction = to_dataset_labels(answer, len(self.names), self.background)
-            truth = torch.from_numpy(label_maps.read_record_label(record))
+            asked: Asked | None = record.get("asked")
+            if asked is None:
+                prediction = to_dataset_labels(answer, len(self.names), self.background)
+                truth = torch.from_numpy(label_maps.read_record_label(record))
+            else:
+                answer = asked.in_whole_vocabulary(answer)
+                prediction = to_dataset_labels(answer, len(self.names), asked.background)
+                truth = asked.truth
             self.matrix.counts = self.matrix.counts.to(prediction.device)
             try:
                 added = self.matrix.update(truth, prediction)

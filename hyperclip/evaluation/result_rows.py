@@ -14,9 +14,13 @@ from ..config.keys import input_keys, plain_settings
 from ..data import DatasetSpec, class_lists
 from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
+from .asking import PRESENT
 from .kept_rows import content_hash, framework_versions
-from .paper_figures import NO_INFLUENCE, changed_settings, published_for
+from .paper_figures import NO_INFLUENCE, Published, changed_settings, published_for
 from .running import Evaluation
+
+PRESENT_NAMES = ", present names"
+"""What a protocol's name ends with where only the names in an image's labels are asked."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def describe_evaluation(
 ) -> dict[str, Any]:
     """Everything that says what a number is; ``system``: a name in place of the system's own."""
     spec, vocabulary = benchmark.spec, found.vocabulary
-    papers = published_for(found.description, spec.alias)
+    papers = _comparable(found, spec)
     scores = {key: None if math.isnan(value) else value for key, value in found.scores.items()}
     overall = {k: v for k, v in scores.items() if not k.startswith("IoU-") and k != "images"}
     return {
@@ -50,7 +54,9 @@ def describe_evaluation(
         "seed": cfg.SEED,
         "weights": cfg.MODEL.WEIGHTS,
         "backbone": found.description.backbone,
-        "protocol": found.protocol,
+        "trained_on": ", ".join(found.trained_on),
+        "protocol": found.protocol + (PRESENT_NAMES if found.ask == PRESENT else ""),
+        "ask": found.ask,
         "vocabulary": f"{vocabulary.name} {vocabulary.version}".strip(),
         "precision": found.precision,
         "prompts": cfg.MODEL.PROMPT_ENSEMBLE_TYPE,
@@ -74,7 +80,14 @@ def describe_evaluation(
 def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str]:
     """Why a number is not to be compared with a published one as it stands."""
     spec, system = benchmark.spec, found.description
-    papers = published_for(system, spec.alias)
+    papers = _comparable(found, spec)
+    if found.ask == PRESENT:
+        yield (
+            "only the names in each image's labels are asked, which makes it easier: not to be "
+            "compared with results for which all are asked, the papers' among them"
+        )
+        if skipped := len(benchmark.records) - int(found.scores.get("images", 0)):
+            yield f"{skipped} images without any label skipped"
     if not benchmark.complete:
         yield "not the whole set"
     if benchmark.faults:
@@ -102,6 +115,11 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
     if system.class_lists == "catseg" and found.protocol == "threshold":
         rule = f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}"
         yield f"{rule}, which no paper reports for this model"
+
+
+def _comparable(found: Evaluation, spec: DatasetSpec) -> list[Published]:
+    """The papers' figures beside a result: none where it is of another protocol than theirs."""
+    return [] if found.ask == PRESENT else published_for(found.description, spec.alias)
 
 
 def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:

@@ -16,13 +16,14 @@ from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import SemSegMapper, batches, class_lists
+from ..data import SemSegMapper, batches
 from ..data.detectron2_catalog import spec_of
 from ..runtime import finite, memory
 from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, bare
 from ..vocabulary import Vocabulary
-from .evaluator import SemSegEvaluator, background_rule
+from .asking import PRESENT, PresentNames, background_rule, dataset_question
+from .evaluator import SemSegEvaluator
 
 LOOK_EVERY = 10
 """Batches between two looks of several processes at whether their evaluation is to end."""
@@ -44,6 +45,8 @@ class Evaluation:
     seconds: float  # wall time per image of all processes together, reading included
     peak_memory: float  # MB, of the GPU, or of the main process
     precision: str  # or "tf32", "float16", "bfloat16"
+    ask: str  # TEST.ASK: names of the whole dataset, or those "present" in each image
+    trained_on: tuple[str, ...]  # the datasets of its training, as far as they are known
 
 
 def evaluate_dataset(
@@ -73,13 +76,15 @@ def evaluate_dataset(
     with failing_together():
         finite.require_finite_weights(system)
         question = dataset_question(cfg, name)
+        present = PresentNames(cfg, name) if cfg.TEST.ASK == PRESENT else None
         records = DatasetCatalog.get(name) if records is None else records
         evaluator = evaluator or build_evaluator(cfg, name)
         start = time.perf_counter()
         memory.forget_peak(system.device)
         precision = inference_precision(cfg.TEST.PRECISION, system)
         with float32_products(precision == "tf32"):
-            _run(build_test_loader(cfg, records), model, question, evaluator, stop)
+            loader = build_test_loader(cfg, records)
+            _run(loader, model, present or question, evaluator, stop)
     with failing_together():
         result = evaluator.evaluate()
     description = system.describe((name, spec_of(name).alias))
@@ -94,13 +99,9 @@ def evaluate_dataset(
         (time.perf_counter() - start) / len(records),
         memory.peak_bytes(system.device) / 1e6,
         precision,
+        cfg.TEST.ASK,
+        system.trained_on,
     )
-
-
-def dataset_question(cfg: CfgNode, dataset: str) -> Question:
-    """What is asked of the images of a dataset; ValueError as by :func:`test_vocabulary`."""
-    background = background_rule(dataset) == "threshold"
-    return Question(class_lists.test_vocabulary(cfg, dataset), background=background)
 
 
 def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
@@ -150,7 +151,7 @@ def failing_together() -> Iterator[None]:
 def _run(
     loader: DataLoader,
     model: nn.Module,
-    question: Question,
+    asks: Question | PresentNames,
     evaluator: SemSegEvaluator,
     stop: Callable[[], bool] | None,
 ) -> None:
@@ -165,9 +166,29 @@ def _run(
             for i, batch in enumerate(loader):
                 if stop is not None and i < shared and i % every == 0 and stop():
                     raise EvaluationStoppedError
-                asked = [{**record, "question": question} for record in batch]
-                evaluator.process(batch, model(asked))
+                if isinstance(asks, Question):
+                    asked = [{**record, "question": asks} for record in batch]
+                    evaluator.process(batch, model(asked))
+                else:
+                    _process_present(batch, model, asks, evaluator)
                 progress = f"{evaluator.dataset_name}: {i + 1} of {len(loader)} batches"
                 log_every_n_seconds(logging.INFO, progress, n=20, name="hyperclip.evaluation")
     finally:
         model.train(training)
+
+
+def _process_present(
+    batch: list[dict], model: nn.Module, names: PresentNames, evaluator: SemSegEvaluator
+) -> None:
+    """Ask each image for the names in its labels, and count it; skip those without labels."""
+    records: list[dict] = []
+    for record in batch:
+        asked = names(record)
+        if asked is not None:
+            records.append({**record, "asked": asked, "question": asked.question})
+    questions = [record for record in records if record["question"] is not None]
+    answers = iter(model(questions) if questions else [])
+    outputs = [
+        next(answers) if x["question"] is not None else x["asked"].without_asking() for x in records
+    ]
+    evaluator.process(records, outputs)

@@ -6,6 +6,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .asking import ALL, PRESENT
+
 Rows = Sequence[Mapping[str, Any]]
 """Result rows, see :mod:`hyperclip.evaluation.results_files`."""
 
@@ -13,8 +15,10 @@ Rows = Sequence[Mapping[str, Any]]
 def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str) -> str:
     """Markdown table of a score in percent: a row for each name, a column for each dataset; "n/a"
     where nothing counted, or a row failed. Runs of several seeds by one name give mean +- sample
-    standard deviation; ValueError unless they are on the same datasets.
+    standard deviation; ValueError unless they are on the same datasets, or where runs of which
+    some were asked all names and some the present ones (TEST.ASK) would share a column.
     """
+    ask = _what_was_asked(runs)
     table: dict[str, dict[str, str]] = {}
     for name, seeds in runs.items():
         scores = [{row["dataset"]: row.get(metric) for row in rows} for rows in seeds]
@@ -25,7 +29,26 @@ def comparison_table(runs: Mapping[str, Sequence[Rows]], metric: str) -> str:
         table[name] = {d: _mean([of_seed[d] for of_seed in scores]) for d in scores[0]}
     datasets = list(dict.fromkeys(dataset for row in table.values() for dataset in row))
     body = [[name, *(row.get(dataset, "") for dataset in datasets)] for name, row in table.items()]
-    return _markdown(body, ["model", *(f"{dataset} ({metric})" for dataset in datasets)])
+    columns = [
+        f"{name} ({metric}{', present names' if ask.get(name) == PRESENT else ''})"
+        for name in datasets
+    ]
+    return _markdown(body, ["model", *columns])
+
+
+def _what_was_asked(runs: Mapping[str, Sequence[Rows]]) -> dict[str, str]:
+    """TEST.ASK by dataset; ValueError where runs differ."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, seeds in runs.items():
+        for row in (row for rows in seeds for row in rows if "error" not in row):
+            ask, dataset = row.get("ask", ALL), row["dataset"]
+            other, first = found.setdefault(dataset, (ask, name))
+            if ask != other:
+                raise ValueError(
+                    f"dataset {dataset}: {first} was asked {other!r} names and {name} {ask!r} "
+                    "(TEST.ASK), so their scores are not comparable. Evaluate them the same way"
+                )
+    return {dataset: ask for dataset, (ask, _) in found.items()}
 
 
 def _mean(values: Sequence[float | None]) -> str:

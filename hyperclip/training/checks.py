@@ -19,7 +19,7 @@ def check_training(cfg: CfgNode) -> None:
     """FileNotFoundError or ValueError if a training set, or what :func:`check_test_sets` checks, is
     unknown, absent or incomplete, its classes do not fit, or TEST.BEST_METRIC is no score.
     """
-    class_lists.train_vocabulary(cfg)
+    class_lists.train_tasks(cfg)
     for name in registered_names(cfg.DATASETS.TRAIN):
         _check_records(name, DatasetCatalog.get(name))
     check_test_sets(cfg)

@@ -3,6 +3,7 @@
 import logging
 import statistics
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,6 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import hyperbolic
 from ..adapters import adapters
+from ..data.batches import TrainStream
+from ..data.class_lists import TrainTask
 from ..runtime.memory import peak_bytes
 from ..segmenter import bare
 from .step import training_precision
@@ -165,6 +168,33 @@ class EmbeddingRadius(HookBase):
             self.seen.setdefault(encoder, []).append(hyperbolic.radius(x).flatten())
 
 
+class StepsOfSets(HookBase):
+    """Where steps ask different class lists: writes steps/NAME, how many asked each so far, every
+    ``period`` iterations, NAME being the list's, and logs them at the end.
+    """
+
+    def __init__(self, stream: TrainStream, period: int) -> None:
+        self.stream, self.period = stream, period
+
+    def steps(self) -> dict[str, int]:
+        """Steps so far by the class list that they asked; {} where there is one."""
+        names = [asks["vocabulary"].name for asks in self.stream.samples.asks]
+        if len(names) == 1:
+            return {}
+        return dict(zip(names, self.stream.batches, strict=True))
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.period:
+            return
+        named = {f"steps/{name}": count for name, count in self.steps().items()}
+        self.trainer.storage.put_scalars(smoothing_hint=False, **named)
+
+    def after_train(self) -> None:
+        if steps := self.steps():
+            counts = ", ".join(f"{count:,} of {name}" for name, count in steps.items())
+            logger.info("Steps by class list: %s", counts)
+
+
 class Throughput(HookBase):
     """Writes images_per_second, waiting for data included, and memory_mb, the peak since
     the last evaluation.
@@ -192,9 +222,12 @@ class Throughput(HookBase):
         self.steps, self.seconds = 0, 0.0
 
 
-def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) -> str:
-    """Text table of what a run with so many training images, classes of their labels and processes
-    is about to do; ValueError for a precision that the device does not have.
+def describe_training(
+    cfg: CfgNode, records: int, tasks: Sequence[TrainTask], processes: int, shares: Sequence[float]
+) -> str:
+    """Text table of what a run with so many training images and processes is about to do;
+    ``shares`` are the tasks' parts of the steps. ValueError for a precision that the device does
+    not have.
     """
     solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
     batch, parts = solver.IMS_PER_BATCH, solver.MICRO_BATCHES
@@ -202,13 +235,18 @@ def describe_training(cfg: CfgNode, records: int, classes: int, processes: int) 
     evaluation = f"every {period:,} iterations and at the end" if period > 0 else "at the end"
     if not cfg.DATASETS.TEST:
         evaluation = "none, DATASETS.TEST is empty"
+    steps = [
+        f"about {share * solver.MAX_ITER:,.0f} of {task.vocabulary.name}"
+        for task, share in zip(tasks, shares, strict=True)
+    ]
     rows = [
         ("training sets", ", ".join(cfg.DATASETS.TRAIN)),
         ("images", f"{records:,}"),
-        ("classes", f"{classes:,}"),
+        ("classes", ", ".join(f"{len(task.vocabulary):,}" for task in tasks)),
         ("batch", f"{batch:,} images, {share:,} in each of {processes} processes"),
         ("micro-batches", f"{parts} in each process, of {share // parts} images"),
         ("iterations", f"{solver.MAX_ITER:,}"),
+        *([("steps", ", ".join(steps))] if len(steps) > 1 else []),
         ("epochs", f"{solver.MAX_ITER * batch / records:.2f}"),
         ("precision", training_precision(cfg)),
         ("evaluation", evaluation),

@@ -45,6 +45,9 @@ MAY_CHANGE = (
 )
 """Prefixes of keys that --resume may change, since they do not change what is learned."""
 
+MAY_NOT_CHANGE = ("TEST.ASK",)
+"""Keys of these that it may not, since scores before and after would not be comparable."""
+
 
 def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """Check the output folder as :func:`check_output_folder` does, then set up as Detectron2 does
@@ -139,7 +142,9 @@ def _of_another_config(cfg: CfgNode, free: tuple[str, ...]) -> str:
     ``free`` or that only one side has; "" if there are none.
     """
     before, now = recorded_config(Path(cfg.OUTPUT_DIR)), plain_settings(cfg)
-    both = sorted(k for k in before.keys() & now.keys() if not k.startswith(free))
+    both = sorted(
+        k for k in before.keys() & now.keys() if k in MAY_NOT_CHANGE or not k.startswith(free)
+    )
     changes = [f"{k}: {before[k]} -> {now[k]}" for k in both if before[k] != now[k]]
     more = f" of another config ({len(changes)} keys differ: {'; '.join(changes[:10])})"
     return more if changes else ""

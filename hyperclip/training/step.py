@@ -53,14 +53,16 @@ def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:
         the records with "padded_size", the largest (height, width) of all images, and, where
             classes are sampled, "sampled_classes", their indices (t,), ascending.
     """
-    system: Any = bare(model)
+    system = bare(model)
     height, width = (max(x["image"].shape[i] for x in batch) for i in (1, 2))
-    count = system.sampled_classes
-    classes = len(system.train_vocabulary) if count else 0
+    count, ignore, classes = system.sampled_classes, 0, 0
+    if count:
+        question = system.training_question(batch)
+        ignore, classes = question.ignore, len(question.vocabulary)
     classes = classes if count < classes else 0
     present = torch.zeros(classes, dtype=torch.bool)
     for record in batch if classes else ():
-        present |= present_classes(record["sem_seg"], classes, system.ignore).to(present.device)
+        present |= present_classes(record["sem_seg"], classes, ignore).to(present.device)
     shared = comm.all_gather(torch.tensor([height, width, *present.tolist()]))
     joined = torch.stack(shared).amax(0)
     common: dict[str, Any] = {"padded_size": (int(joined[0]), int(joined[1]))}

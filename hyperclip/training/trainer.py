@@ -21,12 +21,15 @@ from torch import nn
 from ..adapters import parameter_table
 from ..checkpoints.checkpointer import StrictCheckpointer
 from ..data import SemSegMapper, batches, class_lists, detectron2_catalog, registered_names
+from ..data.mixing import TrainPart
+from ..evaluation.asking import PRESENT
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
 from ..evaluation.running import build_evaluator, evaluate_dataset
 from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
+from ..segmenter import bare
 from . import checkpoint_hooks, monitors
 from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
@@ -55,8 +58,12 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         check_training(cfg)
-        model.train_vocabulary = vocabulary = class_lists.train_vocabulary(cfg)
+        tasks = class_lists.train_tasks(cfg)
+        for task in tasks:
+            model.check(task.vocabulary)
         check_model(cfg, model)
+        # Of several, each image says what it is asked
+        model.train_vocabulary = tasks[0].vocabulary if len(tasks) == 1 else None
         self.average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
         self.stream = self.build_train_loader(cfg)
         ddp: dict[str, Any] = {} if self.on_cuda else {"device_ids": None}
@@ -69,8 +76,10 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
-        counts = len(self.stream.samples.records), len(vocabulary), comm.get_world_size()
-        logger.info("Training:\n%s", monitors.describe_training(cfg, *counts))
+        samples, processes = self.stream.samples, comm.get_world_size()
+        shares = samples.question_shares()
+        table = monitors.describe_training(cfg, len(samples.records), tasks, processes, shares)
+        logger.info("Training:\n%s", table)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
@@ -96,6 +105,7 @@ class Trainer(DefaultTrainer):
             monitors.AdapterDistance(solver.LOG_PERIOD),
             monitors.EmbeddingRadius(solver.LOG_PERIOD),
             monitors.Throughput(solver.IMS_PER_BATCH, solver.LOG_PERIOD),
+            monitors.StepsOfSets(self.stream, solver.LOG_PERIOD),
             checkpoints,
             checkpoint_hooks.Evaluations(period, self._evaluate, checkpoints, metrics),
         ]
@@ -116,6 +126,9 @@ class Trainer(DefaultTrainer):
         """
         self.resumed = resume
         content = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        # What the weights of another training were trained on counts, too
+        system, sets = bare(self.model), registered_names(self.cfg.DATASETS.TRAIN)
+        system.trained_on = tuple(dict.fromkeys([*system.trained_on, *sets]))
         goes_on = resume and self.checkpointer.has_checkpoint()
         self.start_iter = self.iter + 1 if goes_on else 0
         # Without a checkpoint the run begins anew, and so do its metrics
@@ -171,11 +184,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> batches.TrainStream:
         """This process's share of the batches."""
-        names = registered_names(cfg.DATASETS.TRAIN)
-        records = [record for name in names for record in DatasetCatalog.get(name)]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        weights = cfg.DATASETS.TRAIN_WEIGHTS
         return batches.TrainStream(
-            batches.TrainSamples(records, SemSegMapper(cfg, is_train=True), seed),
+            batches.TrainSamples(build_train_parts(cfg), seed, weights),
             cfg.SOLVER.IMS_PER_BATCH,
             rank=comm.get_rank(),
             processes=comm.get_world_size(),
@@ -211,9 +223,21 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             lines = [[name, *map(scores.get, SCORES)] for name, scores in results.items()]
             table = tabulate(lines, ["dataset", *SCORES], floatfmt=".2f")
-            logger.info("Results (percent):\n%s", table)
+            present = ", of names present in each image" if cfg.TEST.ASK == PRESENT else ""
+            logger.info("Results (percent%s):\n%s", present, table)
             write_results(rows, Path(cfg.OUTPUT_DIR))
         return results
+
+
+def build_train_parts(cfg: CfgNode) -> list[TrainPart]:
+    """The images of each dataset of DATASETS.TRAIN, with what is asked of them."""
+    task_of = {name: task for task in class_lists.train_tasks(cfg) for name in task.datasets}
+    parts = []
+    for name in registered_names(cfg.DATASETS.TRAIN):
+        task = task_of[name]
+        mapper = SemSegMapper(cfg, is_train=True, ignore=task.ignore)
+        parts.append(TrainPart(DatasetCatalog.get(name), mapper, task.asks))
+    return parts
 
 
 def verify_expected(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> None:

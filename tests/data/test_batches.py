@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hyperclip.data.batches import FEW, TrainSamples, TrainStream, is_wide
+from hyperclip.data.mixing import TrainPart
 from hyperclip.runtime.randomness import kept_random_state, random_state, seeded, set_random_state
 from PIL import ExifTags, Image
 
@@ -31,9 +32,8 @@ class Mapper:
 
 def stream(batch=4, broken=(), seed=0, **options):
     records = [{"k": k, "width": 5 + k % 2, "height": 5 + k % 3} for k in range(SIZE)]
-    return TrainStream(
-        TrainSamples(records, Mapper(broken), seed), batch, **{"max_faulty": 0.01, **options}
-    )
+    samples = TrainSamples([TrainPart(records, Mapper(broken))], seed)
+    return TrainStream(samples, batch, **{"max_faulty": 0.01, **options})
 
 
 def take(loader, count):

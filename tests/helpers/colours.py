@@ -18,30 +18,36 @@ COLOURS = {
 }
 
 
-def write_colours(folder: Path) -> Path:
+TONES = {"yellow": (230, 220, 40), "black": (10, 10, 10), "cyan": (40, 210, 220)}
+
+
+def write_colours(
+    folder: Path, name: str = "colours", colours: dict[str, tuple[int, int, int]] = COLOURS
+) -> Path:
     """Write images, labels and the YAML file that describes them, whose path is returned."""
     rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for k in range(12):
         h, w = (96, 120) if k % 3 else (110, 96)
         label = (
-            rng.integers(len(COLOURS), size=(2, 2))
+            rng.integers(len(colours), size=(2, 2))
             .repeat(h // 2, 0)
             .repeat(w // 2, 1)
             .astype(np.uint8)
         )
-        Image.fromarray(np.array(list(COLOURS.values()), np.uint8)[label]).save(
+        Image.fromarray(np.array(list(colours.values()), np.uint8)[label]).save(
             folder / f"images/{k:02d}.png"
         )
         Image.fromarray(label).save(folder / f"labels/{k:02d}.png")
-    path, folders = folder / "colours.yaml", {"images": "images", "labels": "labels"}
+    path, folders = folder / f"{name}.yaml", {"images": "images", "labels": "labels"}
     path.write_text(
         yaml.safe_dump(
             {
-                "name": "colours",
+                "name": name,
                 "splits": {"train": folders, "val": folders},
-                "classes": list(COLOURS),
+                "classes": list(colours),
             }
         )
     )

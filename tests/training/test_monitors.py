@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from hyperclip.clip import encode_text, tokenize
 from hyperclip.config.keys import load_config
-from hyperclip.data.class_lists import train_vocabulary
+from hyperclip.data.class_lists import train_tasks, train_vocabulary
 from hyperclip.inference import resize
 from hyperclip.runtime.memory import peak_bytes
 from hyperclip.training import monitors as watch
@@ -23,6 +24,7 @@ from hyperclip.training.monitors import (
     describe_training,
 )
 from hyperclip.training.optimizer import build_optimizer
+from hyperclip.vocabulary import Vocabulary
 from torch import nn
 
 from reference.training import random_image
@@ -172,7 +174,8 @@ def test_the_table_at_the_start():
     cfg = load_config(
         CONFIG, ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "16", "SOLVER.MICRO_BATCHES", "2"]
     )
-    table = describe_training(cfg, records=6400, classes=60, processes=2)
+    tasks = train_tasks(cfg)
+    table = describe_training(cfg, 6400, tasks, 2, [1.0])
     rows = dict(line.split("  ", 1) for line in table.splitlines() if not line.startswith("-"))
     assert {name: value.strip() for name, value in rows.items()} == {
         "training sets": "tinyscenes_train",
@@ -186,5 +189,10 @@ def test_the_table_at_the_start():
         "evaluation": "at the end",
         "checkpoints": "every 1,000 iterations and at the end",
     }
+    several = [*tasks, replace(tasks[0], vocabulary=Vocabulary.from_text("dog; cat", name="pets"))]
+    table = describe_training(cfg, 6400, several, 2, [0.75, 0.25])
+    assert "about 450 of tinyscenes_seen, about 150 of pets" in table and "60, 2" in table
     periodic = load_config(CONFIG, ["MODEL.DEVICE", "cpu", "TEST.EVAL_PERIOD", "200"])
-    assert "every 200 iterations and at the end" in describe_training(periodic, 6400, 60, 1)
+    assert "every 200 iterations and at the end" in describe_training(
+        periodic, 6400, tasks, 1, [1.0]
+    )

@@ -51,9 +51,13 @@ def coarse_bounds(
     All that follows the cut has weights that are not negative, so more entries kept give larger
     scores: one bound has all entries in doubt cut, the other one none.
     """
-    levels = (options.threshold * (1 + CLOSE_CLASSES), options.threshold * (1 - CLOSE_CLASSES))
+    levels = (
+        options.attention_threshold * (1 + CLOSE_CLASSES),
+        options.attention_threshold * (1 - CLOSE_CLASSES),
+    )
     low, high = (
-        coarse_scores(image, text, classes, replace(options, threshold=level)) for level in levels
+        coarse_scores(image, text, classes, replace(options, attention_threshold=level))
+        for level in levels
     )
     return low, high
 

@@ -167,7 +167,7 @@ def test_scores(case):
             float(scale),
             int(select),
             "all" if fuse == "1" else "none",
-            threshold=float(threshold),
+            attention_threshold=float(threshold),
         )
         image = case.embed(default(FusionOptions), options.layers(len(case.layers)), int(crop))
         assert_scores(image, case.text, options, case.recorded[key], key)

@@ -1,8 +1,8 @@
-"""CLIP: loading, the dense image tower, the text tower."""
+"""CLIP: loading, image and text towers of open_clip's families, embeddings of names."""
 
 from .activation import activation_of
 from .embedder import TextEmbedder
 from .image_tower import check_layers, encode_dense
 from .loading import LoadedClip, load_clip
-from .normalization import CLIP_MEAN, CLIP_STD
+from .normalization import CLIP_MEAN, CLIP_STD, pixel_statistics
 from .text_tower import encode_text, tokenize

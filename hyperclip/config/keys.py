@@ -63,7 +63,8 @@ def _add_model_keys(model: CfgNode) -> None:
     # Of a class: "first" uses its first name (as released), "mean" the mean embedding of all, "max"
     # the best score of all (evaluation only). For typed vocabularies, "first" is "mean".
     model.SYNONYMS = "first"
-    model.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]  # of CLIP's input, RGB, 0..255
+    # of CLIP's input, RGB, 0..255; with these defaults a tower trained with others has its own
+    model.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
     model.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
     # of "text", "image" (CLIP's towers), "head": compute their activations again in the backward
     # pass, which takes less memory, more time and gives the same gradient
@@ -84,7 +85,8 @@ def _add_head_keys(head: CfgNode) -> None:
     # what trains in CLIP: full, none, or several, joined by "+", of hyperbolic, rotation, relations
     # (HyperCLIP++), lora, attention (q and v, CAT-Seg), your own; hyperbolic+rotation is HyRo
     head.CLIP_FINETUNE = "hyperbolic"
-    head.CLIP_LAYERS = [3, 7]  # blocks whose outputs guide the decoder: 1/3 and 2/3 of the depth
+    # blocks (or stages) whose outputs guide the decoder: 1/3 and 2/3 of the depth
+    head.CLIP_LAYERS = [3, 7]
     head.TEXT_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
     head.APPEARANCE_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
     head.TEXT_GUIDANCE_PROJ_DIM = 128  # text guidance is projected to this many channels
@@ -97,7 +99,7 @@ def _add_head_keys(head: CfgNode) -> None:
     head.HIDDEN_DIMS = 128  # channels of the cost embedding
     head.POOLING_SIZES = [2, 2]  # average pooling before class attention, in training
     head.POOLING_SIZES_TEST = [1, 1]  # the same in evaluation (released: on the command line)
-    head.FEATURE_RESOLUTION = [24, 24]  # patch grid; CLIP's input is this times the patch size
+    head.FEATURE_RESOLUTION = [24, 24]  # grid of embeddings; CLIP's input is this times the patch
     head.WINDOW_SIZES = 12  # window of the spatial attention, in patches
     head.ATTENTION_TYPE = "linear"  # attention across classes: linear or full
     head.PAD_LEN = 256  # class attention is padded to this many classes; 0 = no padding

@@ -20,9 +20,10 @@ from hyperclip.adapters import (
     merge,
     parameter_table,
     prepare_finetuning,
-    tower,
 )
 from hyperclip.clip import load_clip
+
+from tests.helpers.blocks import tower
 
 TINY = "configs/quickstart/tiny_clip"
 INPUT_CAP, OUTPUT_CAP = math.atanh(1 - 1e-5), math.atanh(1 - 1e-3)

@@ -46,6 +46,7 @@ setup(
         "torchvision>=0.21",
         "numpy>=1.26",
         "open_clip_torch>=3.2",
+        "timm>=1.0.31",
         "geoopt>=0.5",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from hyperclip.clip import image_tower as tower
+from hyperclip.clip import vit_tower as tower
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 

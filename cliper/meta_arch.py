@@ -10,12 +10,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from hyperclip.clip import TextEmbedder, load_clip
+from hyperclip.clip.image_tower import image_tower
+from hyperclip.clip.vit_tower import VitTower
 from hyperclip.config.key_rules import options_of
+from hyperclip.normalization import pixel_statistics
 from hyperclip.runtime.finite import FiniteCheck
 from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
-from open_clip import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,7 +72,7 @@ class CLIPer(Segmenter):
     def __init__(
         self,
         *,
-        clip: CLIP,
+        clip: Any,
         text: TextEmbedder,
         fusion: FusionOptions,
         scores: ScoreOptions,
@@ -90,6 +92,7 @@ class CLIPer(Segmenter):
         pixel_std: Sequence[float],
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
+        visual = _require_vit(clip)
         self.clip = clip.eval().requires_grad_(False)
         self.text, self.refiner, self.proxy = text, refiner, proxy
         if not scores.logit_scale:
@@ -99,8 +102,9 @@ class CLIPer(Segmenter):
         self.size, self.max_size = size, max_size
         self.window, self.window_stride = window, window_stride
         self.backbone, self.tuned_for, self.half_precision = backbone, tuple(tuned_for), half
-        self.patch = clip.visual.conv1.kernel_size[0]
-        self.layers = self.scores.layers(len(clip.visual.transformer.resblocks))
+        self.patch = visual.conv1.kernel_size[0]
+        self.blocks = len(visual.transformer.resblocks)
+        self.layers = self.scores.layers(self.blocks)
         self._check()
 
     def _check(self) -> None:
@@ -122,7 +126,7 @@ class CLIPer(Segmenter):
                 f"WINDOW of {self.window}; windows farther apart than they are wide leave parts of "
                 "the image out"
             )
-        if self.fusion.attention == "fused" and len(self.clip.visual.transformer.resblocks) < 2:
+        if self.fusion.attention == "fused" and self.blocks < 2:
             raise ValueError(
                 "MODEL.CLIPER.ATTENTION 'fused': CLIP's image tower has one block, expected two or "
                 "more"
@@ -164,8 +168,10 @@ class CLIPer(Segmenter):
             "refiner": build_refiner(cfg),
             "backbone": backbone,
             "tuned_for": cfg.DATASETS.TEST,
-            "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+            **pixel_statistics(
+                image_tower(loaded.model.visual).statistics,
+                *(cfg.MODEL.CLIP_PIXEL_MEAN, cfg.MODEL.CLIP_PIXEL_STD),
+            ),
             **{name: getattr(node, name.upper()) for name in plain},
         }
 
@@ -323,3 +329,16 @@ class CLIPer(Segmenter):
         proxy = torch.cat(proxies) if proxies else None
         with torch.autocast("cuda", torch.float16) if self._half else contextlib.nullcontext():
             return encode_layers(visual, batch, self.fusion, self.layers, proxy)
+
+
+def _require_vit(clip: Any) -> Any:
+    """The image encoder of an open_clip model; ValueError unless it is CLIP's own ViT, whose
+    attention maps are read.
+    """
+    if not isinstance(image_tower(clip.visual), VitTower):
+        kind = type(getattr(clip.visual, "trunk", clip.visual)).__name__
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED: got a CLIP model with {kind}, but CLIPer reads "
+            "the attention maps of CLIP's own vision transformer. Expected a ViT such as ViT-B/16"
+        )
+    return clip.visual

@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """What the image tower gives: patch embeddings and chosen intermediate outputs."""
+    """What an image tower gives: embeddings of cells and chosen intermediate outputs."""
 
     embeddings: Tensor  # (B, C, h, w), not normalised
-    intermediates: list[Tensor]  # a map (B, D, h, w) for each requested block
-    class_token: Tensor  # (B, C), through the same last block
+    intermediates: list[Tensor]  # a map (B, D, h, w), or finer, for each requested layer
+    class_token: Tensor  # (B, C), pooled; of CLIP's ViT through the same last block
 
     @staticmethod
     def join(parts: Sequence[DenseFeatures]) -> DenseFeatures:

@@ -3,21 +3,23 @@
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from open_clip import CLIP
 from torch import Tensor, nn
 
 from .adapters import AdapterOptions, adapters, prepare_finetuning
-from .clip import TextEmbedder, activation_of, image_tower, load_clip
+from .clip import TextEmbedder, activation_of, check_layers, encode_dense, load_clip
+from .clip.image_tower import image_tower
+from .clip.text_tower import text_tower
 from .config.key_rules import FRAMEWORK, options_of
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, loss
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
+from .normalization import pixel_statistics
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
 from .segmenter import Description, Question, Segmentation, Segmenter
@@ -37,7 +39,7 @@ class HyperCLIP(Segmenter):
         clip: an open_clip model, fine-tuning already prepared.
         head: :class:`CostVolumeHead` or anything with its ``forward``, ``prepare``, ``infer`` and
             ``describe``.
-        resolution: (height, width) that CLIP sees. layers: blocks whose outputs the head gets.
+        resolution: (height, width) that CLIP sees. layers: intermediate maps that the head gets.
         train_vocabulary, ignore: classes of the training labels, and the label of none, for images
             that do not say; the trainer sets the first from the dataset.
         sliding: windows of inference, None for the whole image.
@@ -46,7 +48,7 @@ class HyperCLIP(Segmenter):
         others: see the config keys of the same meaning.
     """
 
-    clip: CLIP
+    clip: Any
     text: TextEmbedder
     sem_seg_head: Any
 
@@ -54,7 +56,7 @@ class HyperCLIP(Segmenter):
     def __init__(
         self,
         *,
-        clip: CLIP,
+        clip: nn.Module,
         text: TextEmbedder,
         head: nn.Module,
         resolution: tuple[int, int],
@@ -87,20 +89,25 @@ class HyperCLIP(Segmenter):
         weights, activation = cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.CLIP_ACTIVATION
         loaded = load_clip(head.CLIP_PRETRAINED, weights, load, activation)
         clip = loaded.model
-        image_tower.check_layers(head.CLIP_LAYERS, len(clip.visual.transformer.resblocks))
+        images, text = image_tower(clip.visual), text_tower(clip)
+        check_layers(head.CLIP_LAYERS, images)
         prepare_finetuning(clip, head.CLIP_FINETUNE, options_of(AdapterOptions, cfg.MODEL.ADAPTER))
         recomputed = cfg.MODEL.CHECKPOINT_ACTIVATIONS
         FRAMEWORK.require("MODEL.", {"CHECKPOINT_ACTIVATIONS": recomputed})
-        clip.transformer.grad_checkpointing = "text" in recomputed
-        clip.visual.transformer.grad_checkpointing = "image" in recomputed
-        patch = clip.visual.conv1.kernel_size
-        shape = {"embed_dim": clip.visual.output_dim, "width": clip.visual.conv1.out_channels}
+        text.set_recompute("text" in recomputed)
+        images.set_recompute("image" in recomputed)
+        shape = {
+            "embed_dim": images.embed_dim,
+            "width": [images.width(layer) for layer in head.CLIP_LAYERS],
+            "scale": [images.scale(layer) for layer in head.CLIP_LAYERS],
+        }
+        resolution = zip(head.FEATURE_RESOLUTION, images.stride, strict=True)
         windows = cfg.TEST.SLIDING_WINDOW
         return {
             "clip": clip,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),
             "head": build_head(cfg, shape),
-            "resolution": tuple(g * p for g, p in zip(head.FEATURE_RESOLUTION, patch, strict=True)),
+            "resolution": tuple(cells * stride for cells, stride in resolution),
             "layers": head.CLIP_LAYERS,
             "sliding": options_of(SlidingWindow, cfg.TEST.SLIDING) if windows else None,
             "backbone": head.CLIP_PRETRAINED,
@@ -110,10 +117,21 @@ class HyperCLIP(Segmenter):
             "ignore": head.IGNORE_VALUE,
             "sampled_classes": head.SAMPLED_CLASSES,
             "class_chunk": cfg.TEST.CLASS_CHUNK,
-            "pixel_mean": cfg.MODEL.CLIP_PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.CLIP_PIXEL_STD,
+            **pixel_statistics(
+                images.statistics, cfg.MODEL.CLIP_PIXEL_MEAN, cfg.MODEL.CLIP_PIXEL_STD
+            ),
             "settings": {f"MODEL.SEM_SEG_HEAD.{key}": head[key] for key in HEAD_SETTINGS},
         }
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but what would draw at random in CLIP's towers, or compute with a
+        batch's statistics, stays in evaluation mode.
+        """
+        super().train(mode)
+        for tower in (image_tower(self.clip.visual), text_tower(self.clip)):
+            for module in tower.fixed:
+                module.eval()
+        return self
 
     @property
     def needs_checkpoint(self) -> bool:
@@ -190,10 +208,9 @@ class HyperCLIP(Segmenter):
         """Image tower over normalised views (V, 3, r, r), without gradients some at a time."""
         visual = self.clip.visual
         if torch.is_grad_enabled():
-            return image_tower.encode_dense(visual, views, self.layers)
-        tokens = views[0, 0].numel() // visual.conv1.weight[0, 0].numel()
-        step = items_at_a_time(tokens * 4 * visual.conv1.out_channels, views.device)
-        parts = [image_tower.encode_dense(visual, part, self.layers) for part in views.split(step)]
+            return encode_dense(visual, views, self.layers)
+        step = items_at_a_time(image_tower(visual).entries(*views.shape[-2:]), views.device)
+        parts = [encode_dense(visual, part, self.layers) for part in views.split(step)]
         return DenseFeatures.join(parts)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
@@ -222,7 +239,7 @@ class HyperCLIP(Segmenter):
         return {"loss_sem_seg": loss.pixel_class_bce(logits, target, ignore)}
 
 
-def build_head(cfg: CfgNode, shape: dict[str, int]) -> nn.Module:
+def build_head(cfg: CfgNode, shape: dict[str, Any]) -> nn.Module:
     """Build, perhaps compile, the config's head; ValueError for an unknown name or backend."""
     backend = cfg.MODEL.COMPILE_HEAD
     if backend and backend not in torch._dynamo.list_backends(exclude_tags=()):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .config import load_config
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
 from .runtime.finite import FiniteCheck, require_finite_weights
-from .runtime.precision import float32_products, inference_precision
+from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
 
@@ -70,14 +71,16 @@ class Predictor:
     Args:
         model: the system, used as it is: adapters are not merged.
         shortest, longest: pixels that the shortest side is resized to (0: the size stays), and that
-            the longest may have at most.
+            the longest may have at most then (0: any number).
         precision: "float32", or "tf32" on a GPU; the attribute is what is really used.
     """
 
-    def __init__(self, model: Segmenter, *, shortest: int, longest: int, precision: str) -> None:
+    def __init__(
+        self, model: Segmenter, *, shortest: int = 0, longest: int = 0, precision: str = EXACT
+    ) -> None:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
-        self.model, self.resize = model, ResizeShortestEdge(shortest, longest)
+        self.model, self.resize = model, ResizeShortestEdge(shortest, longest or sys.maxsize)
         with _locks_guard:
             self._lock = _locks.setdefault(model, threading.RLock())
         self._of_thread = threading.local()

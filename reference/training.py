@@ -11,8 +11,8 @@ import contextlib
 import torch
 import torch.nn.functional as F
 from hyperclip.adapters import RadiusAdjustment, adapters
-from hyperclip.clip.image_tower import embed_patches
 from hyperclip.clip.text_tower import tokenize
+from hyperclip.clip.vit_tower import embed_patches
 from hyperclip.head.cost_head import cost_volume
 from hyperclip.inference import resize
 

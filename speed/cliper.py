@@ -18,7 +18,7 @@ from cliper.pretrained import LoadedDiffusion
 from cliper.refiner import DiffusionRefiner, GridRefinement
 from detectron2.modeling import build_model
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from hyperclip.clip.image_tower import embed_patches, resize_positions
+from hyperclip.clip.vit_tower import embed_patches, resize_positions
 from hyperclip.config.key_rules import options_of
 from hyperclip.config.keys import load_config
 from hyperclip.segmenter import Question

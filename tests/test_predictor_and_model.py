@@ -13,12 +13,12 @@ from detectron2.modeling import build_model
 from hyperclip.adapters import adapters, merge, parameter_table
 from hyperclip.config.keys import load_config
 from hyperclip.data import vocabulary_of
+from hyperclip.predictor import Predictor
 from hyperclip.visualization import NO_CLASS, comparison, label_image, overlay, palette
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 
 from tests.helpers.asking import ask, ask_all, scores_of
-from tests.helpers.defaults import make_predictor
 
 QUICK = "configs/quickstart/hyperclip.yaml"
 
@@ -182,7 +182,7 @@ def test_predictor_encodes_once_and_agrees_with_the_model():
         )
     ).eval()
     image = np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8)
-    predictor = make_predictor(model, shortest=96)
+    predictor = Predictor(model, shortest=96)
     predictor.set_image(image)
     for text in ("red plain star; blue dotted cross", "green striped circle; red plain star; a, b"):
         prediction = predictor.predict(text)
@@ -194,7 +194,7 @@ def test_predictor_encodes_once_and_agrees_with_the_model():
 
 
 def test_predictions_say_what_was_asked():
-    predictor = make_predictor(perturb(build()).eval(), shortest=96)
+    predictor = Predictor(perturb(build()).eval(), shortest=96)
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (96, 140, 3)).astype(np.uint8))
     typed = predictor.predict("red star, star\ncross; circle, disc, Disc")
     assert typed.synonyms == "mean" and typed.asked == [

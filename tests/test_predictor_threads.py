@@ -14,10 +14,9 @@ import torch
 from cliper.diffusion import run_until
 from detectron2.modeling import build_model
 from hyperclip.config.keys import load_config
+from hyperclip.predictor import Predictor
 from hyperclip.segmenter import Description, Segmentation, Segmenter
 from hyperclip.vocabulary import Vocabulary
-
-from tests.helpers.defaults import make_predictor
 
 SYSTEMS = {
     "hyperclip": "configs/quickstart/hyperclip.yaml",
@@ -82,7 +81,7 @@ def check(answers, expected):
 
 
 def test_four_threads_with_an_image_each(model):
-    predictor = make_predictor(model, shortest=0)
+    predictor = Predictor(model, shortest=0)
     expected = [alone(predictor, k) for k in range(4)]
     assert len({answer.confidence.tobytes() for answer in expected}) == 4
 
@@ -100,13 +99,13 @@ def test_four_threads_with_an_image_each(model):
 
 
 def test_two_predictors_of_one_model(model):
-    predictors = [make_predictor(model, shortest=0) for _ in range(4)]
+    predictors = [Predictor(model, shortest=0) for _ in range(4)]
     expected = [alone(predictors[0], k) for k in range(4)]
     check(together(lambda k: alone(predictors[k], k)), expected)
 
 
 def test_encoded_images_go_from_thread_to_thread(model):
-    predictor = make_predictor(model, shortest=0)
+    predictor = Predictor(model, shortest=0)
     expected = [alone(predictor, k) for k in range(4)]
     encoded = together(lambda k: predictor.encode(picture(k)))
     check(together(lambda k: predictor.segment(encoded[3 - k], WORDS[3 - k])), expected[::-1])
@@ -135,7 +134,7 @@ def test_the_model_is_used_by_one_thread_at_a_time():
             return Description("Counting")
 
     model = Counting()
-    predictors = [make_predictor(model, shortest=0), make_predictor(model, shortest=0)]
+    predictors = [Predictor(model, shortest=0), Predictor(model, shortest=0)]
 
     def ask(k):
         predictors[k % 2].set_image(np.full((5 + k, 7, 3), 10 * k, np.uint8))
@@ -147,7 +146,7 @@ def test_the_model_is_used_by_one_thread_at_a_time():
 
 
 def test_a_thread_without_an_image_is_told_so(model):
-    predictor = make_predictor(model, shortest=0)
+    predictor = Predictor(model, shortest=0)
     predictor.set_image(picture(0))
     with (
         ThreadPoolExecutor(1) as pool,
@@ -197,7 +196,7 @@ def test_a_call_from_elsewhere_neither_ends_nor_feeds_a_run():
 
 def test_vocabularies_do_not_meet(model):
     """More vocabularies at a time than the text cache keeps."""
-    predictor = make_predictor(model, shortest=0)
+    predictor = Predictor(model, shortest=0)
     encoded = predictor.encode(picture(0))
     texts = [f"red plain circle; thing number {k}" for k in range(12)]
     expected = [predictor.segment(encoded, text) for text in texts]

@@ -26,7 +26,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from detectron2.utils.logger import setup_logger
-from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions, values
+from hyperclip.clip.vit_tower import embed_patches, residual_block, resize_positions, values
 from hyperclip.normalization import CLIP_MEAN, CLIP_STD
 from hyperclip.runtime.files import write_atomically, write_text
 from hyperclip.runtime.program import run_program

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from open_clip import CLIP
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..clip.attention_weights import AttentionWeight
+from ..clip.image_tower import image_tower
+from ..clip.text_tower import text_tower
 from . import base
 from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, AdapterOptions, Site
 
@@ -20,20 +21,23 @@ RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
 WITH_OUTPUT = ("relations",)  # adapters that can be on the attention's output projection too
 
 
-def tower(clip: CLIP, encoder: str) -> Sequence[ResidualAttentionBlock]:
-    """Residual attention blocks of one encoder ("vision" or "text") of an open_clip model."""
-    return clip.visual.transformer.resblocks if encoder == "vision" else clip.transformer.resblocks
+def attentions(clip: nn.Module, encoder: str) -> list[AttentionWeight]:
+    """Attention weights of one encoder ("vision" or "text") of an open_clip model."""
+    if encoder == "vision":
+        return image_tower(clip.visual).attentions  # type: ignore[arg-type]
+    return text_tower(clip).attentions
 
 
-def prepare_finetuning(clip: CLIP, mode: str, options: AdapterOptions) -> None:
+def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> None:
     """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
 
     Args:
         mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation"
             HyRo's), "full" (every weight that has an influence) or "none".
     Raises:
-        ValueError: an unknown mode, encoder or projection, options that do not fit the widths, or
-            an adapter that replaces what an earlier one adapts.
+        ValueError: an unknown mode, encoder or projection, options that do not fit the widths, an
+            adapter that replaces what an earlier one adapts, or adapters for towers without
+            attention.
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
     if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
@@ -44,64 +48,86 @@ def prepare_finetuning(clip: CLIP, mode: str, options: AdapterOptions) -> None:
             "can be joined by '+'"
         )
     clip.requires_grad_(mode == "full")
-    clip.logit_scale.requires_grad_(False)  # no score depends on it
+    idle = image_tower(clip.visual).idle  # type: ignore[arg-type]
+    for parameter in (clip.logit_scale, getattr(clip, "logit_bias", None), *idle):
+        if parameter is not None:
+            parameter.requires_grad_(False)  # type: ignore[operator]  # no score depends on it
     if mode in ("full", "none"):
         return
     towers = base.checked_choices("MODEL.ADAPTER.ENCODERS", options.encoders, ENCODERS)
-    for name in names:
-        _attach(clip, name, towers, options)
+    if not any(attentions(clip, encoder) for encoder in towers):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, but of MODEL.ADAPTER.ENCODERS "
+            f"{list(towers)} none has attention. Set it to none or full, or add the other tower"
+        )
+    attached = [_attach(clip, name, towers, options) for name in names]
     if len(names) > 1:
-        _require_influence(clip, mode, names, towers)
+        _require_influence(clip, mode, list(zip(names, attached, strict=True)), towers)
 
 
-def _attach(clip: CLIP, name: str, encoders: Sequence[str], options: AdapterOptions) -> None:
+def _attach(
+    clip: nn.Module, name: str, encoders: Sequence[str], options: AdapterOptions
+) -> list[base.Adapter]:
     """Register one kind of adapter on the attention weights of the towers."""
     chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
     allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
     chosen = base.checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
-    places: list[tuple[nn.Module, Site]] = []
-    for encoder in encoders:
-        for layer, block in enumerate(tower(clip, encoder)):
-            attn, out = block.attn, block.attn.out_proj
-            if chosen != ("out",):
-                places.append((attn, Site(encoder, layer, "in_proj_weight", attn.in_proj_weight)))
-            if "out" in chosen:
-                places.append((out, Site(encoder, layer, "out_proj", out.weight)))
+    places = [
+        (own, Site(encoder, own.layer, own.weight, own.matrices))
+        for encoder in encoders
+        for own in attentions(clip, encoder)
+        if set(own.matrices) & set(chosen)
+    ]
     sites = [site for _, site in places]
     built = ADAPTER_REGISTRY.get(name)(sites, replace(options, projections=chosen))
-    for (module, site), adapter in zip(places, built, strict=True):
-        weight = "weight" if site.name == "out_proj" else site.name
-        parametrize.register_parametrization(module, weight, adapter.to(site.weight.device))
+    for (own, site), adapter in zip(places, built, strict=True):
+        on_device = adapter.to(site.weight.device)
+        parametrize.register_parametrization(own.module, own.name, on_device)
+    return built
 
 
 def _require_influence(
-    clip: CLIP, mode: str, names: Sequence[str], encoders: Sequence[str]
+    clip: nn.Module,
+    mode: str,
+    attached: Sequence[tuple[str, Sequence[base.Adapter]]],
+    encoders: Sequence[str],
 ) -> None:
     """ValueError if a joined adapter trains rows of a weight that a later adapter replaces."""
+    names = {id(adapter): name for name, built in attached for adapter in built}
+    dead: dict[str, list[str]] = {}
     for encoder in encoders:
-        attn = tower(clip, encoder)[0].attn  # all blocks of a tower are adapted alike
-        if not parametrize.is_parametrized(attn, "in_proj_weight"):
-            continue
-        chain: Any = attn.parametrizations.in_proj_weight
-        for k, dead in enumerate(_dead_rows(chain.original, list(chain))):
-            if dead:
+        for own in attentions(clip, encoder):
+            # all layers of a tower are adapted alike
+            if own.layer or not parametrize.is_parametrized(own.module, own.name):
+                continue
+            chain: Any = getattr(own.module.parametrizations, own.name)  # type: ignore[union-attr]
+            rows = _dead_rows(chain.original, list(chain), own.matrices)
+            for adapter, found in zip(chain, rows, strict=True):
+                dead.setdefault(names[id(adapter)], []).extend(found)
+        for name, _ in attached:
+            if dead.get(name):
                 raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, where what {names[k]!r} "
-                    f"trains for {dead} would have no influence, since a later adapter replaces "
-                    "these weights. Put the one that replaces first, or leave it out"
+                    f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, where what {name!r} "
+                    f"trains for {dead[name]} would have no influence, since a later adapter "
+                    "replaces these weights. Put the one that replaces first, or leave it out"
                 )
 
 
 @torch.enable_grad()
-def _dead_rows(weight: Tensor, chain: Sequence[nn.Module]) -> Iterator[list[str]]:
-    """Which of q, k, v each adapter of a chain moves without an influence on the chain's result."""
+def _dead_rows(
+    weight: Tensor, chain: Sequence[nn.Module], matrices: Sequence[str]
+) -> Iterator[list[str]]:
+    """Which ``matrices`` of a weight each adapter of a chain moves without an influence on the
+    chain's result.
+    """
     values = [weight.detach().requires_grad_()]
     for adapter in chain:
         values.append(adapter(values[-1]))
     passed = _gradients(values[-1], values)
     for adapter, value, gradient in zip(chain, values[1:], passed[1:], strict=True):
         own = [p for p in adapter.parameters() if p.requires_grad]
-        rows = zip(PROJECTIONS, value.chunk(3), gradient.chunk(3), strict=True)
+        count = len(matrices)
+        rows = zip(matrices, value.chunk(count), gradient.chunk(count), strict=True)
         yield [
             name
             for name, part, influence in rows
@@ -134,9 +160,12 @@ def merge(model: nn.Module) -> int:
 
 
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Count parameters: rows (part, trainable, all) of CLIP's towers, adapters, head, and total."""
+    """Count parameters: rows (part, trainable, all) of CLIP's towers, adapters, head, and total. A
+    tower that cannot have adapters says so beside the other's.
+    """
     inside = {id(p): "adapters" for _, module in adapters(model) for p in module.parameters()}
     trainable, total = Counter[str](), Counter[str]()
+    clip = dict(model.named_children()).get("clip")
     for name, parameter in model.named_parameters():
         encoder = "vision" if ".visual." in f".{name}" else "text"
         if id(parameter) in inside:
@@ -147,5 +176,9 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
             part = name.split(".")[0]
         trainable[part] += parameter.numel() * parameter.requires_grad
         total[part] += parameter.numel()
+    if inside and clip is not None:
+        for encoder in ENCODERS:
+            if not attentions(clip, encoder):
+                total[f"CLIP {encoder} adapters (no attention)"] = 0
     table = [(part, trainable[part], total[part]) for part in sorted(total)]
     return [*table, ("total", trainable.total(), total.total())]

@@ -12,11 +12,13 @@ from .base import ADAPTER_REGISTRY, PROJECTIONS, Adapter, AdapterOptions, RowsAd
 
 
 class TrainedProjections(RowsAdapter):
-    """CAT-Seg's fine-tuning: q and v rows, or others, of the ``in_proj_weight`` (3D, D) train."""
+    """CAT-Seg's fine-tuning: q and v rows, or others, of a weight train."""
 
-    def __init__(self, weight: Tensor, projections: Iterable[str]) -> None:
-        super().__init__(projections)
-        for name, part in zip(PROJECTIONS, weight.detach().chunk(3), strict=True):
+    def __init__(
+        self, weight: Tensor, projections: Iterable[str], holds: Sequence[str] = PROJECTIONS
+    ) -> None:
+        super().__init__(projections, holds)
+        for name, part in zip(self.holds, weight.detach().chunk(len(self.holds)), strict=True):
             if name in self.projections:
                 self.register_parameter(name, nn.Parameter(part.clone()))
 
@@ -26,14 +28,21 @@ class TrainedProjections(RowsAdapter):
 
 class LowRank(RowsAdapter):
     """LoRA: ``W' = W + (alpha / r) B A`` for some projections of "q", "k" and "v", with B at zero
-    in the beginning. ValueError for another one, or a rank r outside 1 to the width D.
+    in the beginning. ``rows`` of each projection, 0 for D. ValueError for another projection, or a
+    rank r outside 1 to the width D.
     Source: Hu et al., LoRA (ICLR 2022).
     """
 
     def __init__(
-        self, width: int, rank: int, alpha: float, projections: Iterable[str] = PROJECTIONS
+        self,
+        width: int,
+        rank: int,
+        alpha: float,
+        projections: Iterable[str] = PROJECTIONS,
+        holds: Sequence[str] = PROJECTIONS,
+        rows: int = 0,
     ) -> None:
-        super().__init__(projections)
+        super().__init__(projections, holds)
         if not 1 <= rank <= width:
             raise ValueError(
                 f"MODEL.ADAPTER.RANK: got {rank}, expected 1 to the attention width {width}"
@@ -43,7 +52,7 @@ class LowRank(RowsAdapter):
             down = torch.empty(rank, width)
             nn.init.kaiming_uniform_(down, a=5**0.5)
             self.register_parameter(f"{name}_down", nn.Parameter(down))
-            self.register_parameter(f"{name}_up", nn.Parameter(torch.zeros(width, rank)))
+            self.register_parameter(f"{name}_up", nn.Parameter(torch.zeros(rows or width, rank)))
 
     def adapt(self, name: str, rows: Tensor) -> Tensor:
         up, down = getattr(self, f"{name}_up"), getattr(self, f"{name}_down")
@@ -58,9 +67,13 @@ class Rotation(RowsAdapter):
     """
 
     def __init__(
-        self, width: int, block_size: int, projections: Iterable[str] = PROJECTIONS
+        self,
+        width: int,
+        block_size: int,
+        projections: Iterable[str] = PROJECTIONS,
+        holds: Sequence[str] = PROJECTIONS,
     ) -> None:
-        super().__init__(projections)
+        super().__init__(projections, holds)
         base.check_blocks(width, block_size)
         for name in self.projections:
             free = torch.zeros(width // block_size, block_size, block_size)
@@ -80,16 +93,20 @@ def cayley(free: Tensor) -> Tensor:
 @ADAPTER_REGISTRY.register()
 def attention(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """CAT-Seg: the q and v weights train, or those of the options."""
-    return [TrainedProjections(site.weight, options.projections) for site in sites]
+    return [TrainedProjections(s.weight, options.projections, s.matrices) for s in sites]
 
 
 @ADAPTER_REGISTRY.register()
 def lora(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """Low-rank updates of every site's own."""
-    return [LowRank(site.width, options.rank, options.alpha, options.projections) for site in sites]
+    kind = (options.rank, options.alpha, options.projections)
+    return [LowRank(site.width, *kind, site.matrices, site.rows) for site in sites]
 
 
 @ADAPTER_REGISTRY.register()
 def rotation(sites: Sequence[Site], options: AdapterOptions) -> list[Adapter]:
     """Rotations of every site's own."""
-    return [Rotation(site.width, options.side(site.encoder), options.projections) for site in sites]
+    return [
+        Rotation(site.width, options.side(site.encoder), options.projections, site.matrices)
+        for site in sites
+    ]

@@ -3,7 +3,7 @@
 Shapes: O rows of a weight, D width, R blocks, b side of a block.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 PROJECTIONS = ("q", "k", "v")
 MATRICES = (*PROJECTIONS, "out")
-"""What an adapter may be on: the rows of ``attn.in_proj_weight``, and ``attn.out_proj.weight``."""
+"""What an adapter may be on. A weight holds one of them, or several, rows below rows."""
 AS_RELEASED = -1.0  # a text curvature that leaves the choice to the adapter
 ENCODERS = ("vision", "text")
 
@@ -35,19 +35,23 @@ class Adapter(nn.Module):
 
 
 class RowsAdapter(Adapter):
-    """An adapter of some of the q, k, v rows (D, D) of ``in_proj_weight`` (3D, D), each alone."""
+    """An adapter of some of q, k and v, each alone, in a weight that ``holds`` some of them: all
+    three in ``in_proj_weight`` (3D, D).
+    """
 
-    def __init__(self, projections: Iterable[str]) -> None:
+    def __init__(self, projections: Iterable[str], holds: Sequence[str] = PROJECTIONS) -> None:
         super().__init__()
-        self.projections = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
+        chosen = checked_choices("MODEL.ADAPTER.PROJECTIONS", projections, PROJECTIONS)
+        self.holds = tuple(holds)
+        self.projections = tuple(name for name in chosen if name in self.holds)
 
     def adapt(self, name: str, rows: Tensor) -> Tensor:
-        """The rows (D, D) of the projection of this name that are used instead of its own."""
+        """The rows (O, D) of the projection of this name that are used instead of its own."""
         raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the adapted one, computed in float32 or wider."""
-        parts = dict(zip(PROJECTIONS, weight.chunk(3), strict=True))
+        """Map a weight, (3D, D) with q, k and v, to the adapted one, in float32 or wider."""
+        parts = dict(zip(self.holds, weight.chunk(len(self.holds)), strict=True))
         with torch.autocast(weight.device.type, enabled=False):
             parts |= {name: self.adapt(name, parts[name]) for name in self.projections}
         return torch.cat(list(parts.values()))
@@ -59,13 +63,18 @@ class Site:
 
     encoder: str  # "vision" or "text"
     layer: int
-    name: str  # "in_proj_weight" (3D, D) or "out_proj" (D, D)
     weight: Tensor
+    matrices: tuple[str, ...] = PROJECTIONS  # of MATRICES, rows below rows
 
     @property
     def width(self) -> int:
         """D, its input features."""
         return self.weight.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """O, the rows of each of its matrices; D in CLIP's own towers."""
+        return len(self.weight) // len(self.matrices)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class RadiusAdjustment(base.RowsAdapter):
         curvature: magnitude c > 0 of the ball's curvature.
         projections: which of "q", "k", "v" are adjusted.
         literal: compose the maps of :mod:`hyperclip.hyperbolic` instead.
+        holds: which of them the weight has.
     Raises:
         ValueError: a block size that does not divide the width, an unknown projection, c <= 0.
     """
@@ -34,8 +35,9 @@ class RadiusAdjustment(base.RowsAdapter):
         curvature: float,
         projections: Iterable[str] = base.PROJECTIONS,
         literal: bool = False,
+        holds: Sequence[str] = base.PROJECTIONS,
     ) -> None:
-        super().__init__(projections)
+        super().__init__(projections, holds)
         base.check_blocks(width, block_size)
         self.curvature, self.literal = base.checked_curvature(curvature), literal
         identity = torch.eye(block_size).repeat(width // block_size, 1, 1)
@@ -43,12 +45,12 @@ class RadiusAdjustment(base.RowsAdapter):
             self.register_parameter(name, nn.Parameter(identity.clone()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) to the adjusted weight, computed in float32 or wider."""
-        parts = weight.unflatten(0, (3, -1))
-        chosen = [base.PROJECTIONS.index(name) for name in self.projections]
+        """Map a weight, (3D, D) with q, k and v, to the adjusted one, in float32 or wider."""
+        parts = weight.unflatten(0, (len(self.holds), -1))
+        chosen = [self.holds.index(name) for name in self.projections]
         blocks = [getattr(self, name) for name in self.projections]
         with torch.autocast(weight.device.type, enabled=False):
-            if len(chosen) == len(base.PROJECTIONS):
+            if len(chosen) == len(self.holds):
                 return self._adjust(parts, blocks).flatten(0, 1)
             adjusted = self._adjust(parts[chosen], blocks)
         index = torch.tensor(chosen, device=weight.device)
@@ -99,6 +101,6 @@ def hyperbolic_radius(
     adapters: list[base.Adapter] = []
     for site in sites:
         side, curvature = options.side(site.encoder), options.curvature(site.encoder)
-        kind = (options.projections, options.literal)
+        kind = (options.projections, options.literal, site.matrices)
         adapters.append(RadiusAdjustment(site.width, side, curvature, *kind))
     return adapters

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import base
-from .base import MATRICES
+from .base import ENCODERS, MATRICES
 from .radius import capped_product
 
 CURVATURE_TEXT = 0.01  # as released; the image tower's is that of the options
@@ -71,7 +71,8 @@ class RelatedRadius(base.Adapter):
 
     Args:
         encoder, layer, matrices: which blocks are this site's: some of q, k, v in order, or out.
-        curvature: c; ValueError unless c > 0.
+        curvature: c; ValueError unless c > 0. holds: the matrices of the weight, q, k and v or out
+            if that is left open.
     """
 
     def __init__(
@@ -81,18 +82,20 @@ class RelatedRadius(base.Adapter):
         layer: int,
         matrices: Sequence[str],
         curvature: float,
+        holds: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.shared, self.encoder, self.layer = shared, encoder, layer
         self.matrices = tuple(matrices)
+        usual = MATRICES[3:] if self.matrices == MATRICES[3:] else MATRICES[:3]
+        self.holds = tuple(holds) or usual
         self.curvature = base.checked_curvature(curvature)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Map ``in_proj_weight`` (3D, D) or ``out_proj.weight`` (D, D), in float32 or wider."""
+        """Map a weight, (3D, D) with q, k and v or (D, D) with out, in float32 or wider."""
         with torch.autocast(weight.device.type, enabled=False):
             blocks = self.shared.of(self.encoder, self.layer, self.matrices)
-            names = MATRICES[3:] if self.matrices == MATRICES[3:] else MATRICES[:3]
-            parts = dict(zip(names, weight.chunk(len(names)), strict=True))
+            parts = dict(zip(self.holds, weight.chunk(len(self.holds)), strict=True))
             for name, own in zip(self.matrices, blocks, strict=True):
                 parts[name] = capped_product(parts[name], own, self.curvature)
             return torch.cat(list(parts.values()))
@@ -104,22 +107,30 @@ class RelatedRadius(base.Adapter):
 @base.ADAPTER_REGISTRY.register()
 def relations(sites: Sequence[base.Site], options: base.AdapterOptions) -> list[base.Adapter]:
     """One shared tensor over all sites, those of output projections too if the options say so."""
-    widths = {"text": 0, "vision": 0} | {site.encoder: site.width for site in sites}
+    found = {encoder: {s.width for s in sites if s.encoder == encoder} for encoder in ENCODERS}
+    for encoder, widths in found.items():
+        if len(widths) > 1:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE 'relations': the {encoder} tower has attention "
+                f"of the widths {sorted(widths)}, expected one width. Leave it out of "
+                "MODEL.ADAPTER.ENCODERS, or use another adapter"
+            )
+    width_of = {encoder: max(widths, default=0) for encoder, widths in found.items()}
     side = options.block_size
     if options.block_size_text not in (0, side):
         raise ValueError(
             f"MODEL.ADAPTER.BLOCK_SIZE_TEXT: got {options.block_size_text}, expected 0 or "
             f"BLOCK_SIZE {side}: with 'relations' both towers share their blocks"
         )
-    for width in widths.values():
+    for width in width_of.values():
         base.check_blocks(width or side, side)
-    places = (widths["text"] // side, widths["vision"] // side)
+    places = (width_of["text"] // side, width_of["vision"] // side)
     matrices = [name for name in MATRICES if name in tuple(options.projections)]
     shared = SharedBlocks(1 + max(site.layer for site in sites), places, side, matrices)
-    inputs = [name for name in matrices if name != "out"]
     adapters: list[base.Adapter] = []
     for site in sites:
-        own = ["out"] if site.name == "out_proj" else inputs
+        own = [name for name in matrices if name in site.matrices]
         curvature = options.curvature(site.encoder, CURVATURE_TEXT)
-        adapters.append(RelatedRadius(shared, site.encoder, site.layer, own, curvature))
+        kind = (site.encoder, site.layer, own, curvature, site.matrices)
+        adapters.append(RelatedRadius(shared, *kind))
     return adapters

@@ -1,4 +1,4 @@
-"""CLIP: loading, the dense image tower, the text tower."""
+"""CLIP: loading, image and text towers of open_clip's families, embeddings of names."""
 
 from ..normalization import CLIP_MEAN, CLIP_STD
 from .activation import activation_of

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
-from open_clip import CLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.memory import items_at_a_time
 from ..vocabulary.templates import prompt_templates
 from ..vocabulary.vocabulary import Vocabulary, asked_names, synonym_rule
 from .text_cache_key import text_state
-from .text_tower import Tokenizer, encode_text, tokenize
+from .text_tower import Tokenizer, encode_text, text_tower, tokenize
 
 SYNONYM_RULES = ("first", "mean", "max")
 
@@ -85,13 +84,14 @@ class TextEmbedder:
                 owners += [row] * len(self.templates)
         return prompts, owners
 
-    def check(self, clip: CLIP, vocabulary: Vocabulary) -> None:
+    def check(self, clip: nn.Module, vocabulary: Vocabulary) -> None:
         """ValueError for a name that does not fit into the text context, without the tower."""
         prompts, _ = self.prompts(vocabulary)
         # a token has a byte or more
-        long = [p for p in prompts if len(p.encode()) > clip.context_length - 10]
+        context = text_tower(clip).context_length
+        long = [p for p in prompts if len(p.encode()) > context - 10]
         if long:
-            tokenize(self.tokenizer, long, clip.context_length)
+            tokenize(self.tokenizer, long, context)
 
     def class_of(self, vocabulary: Vocabulary) -> list[int] | None:
         """The class of each embedding, ascending; None where there is one for each class."""
@@ -100,7 +100,9 @@ class TextEmbedder:
             return None
         return [k for k, names in enumerate(asked) for _ in names]
 
-    def __call__(self, clip: CLIP, vocabulary: Vocabulary, only: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, clip: nn.Module, vocabulary: Vocabulary, only: Tensor | None = None
+    ) -> Tensor:
         """Unit embeddings (T, C) of the classes, or (S, C) of their synonyms; with ``only`` (t,),
         ascending, of these classes alone.
 
@@ -133,13 +135,14 @@ class TextEmbedder:
                 _remember(self._embeddings, key, found, self.capacity)
         return found if only is None else found[only]
 
-    def _asked_key(self, clip: CLIP, vocabulary: Vocabulary) -> tuple:
+    def _asked_key(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple:
         """All that the tokens depend on."""
-        classes, device = vocabulary.classes, str(clip.token_embedding.weight.device)
+        classes, tower = vocabulary.classes, text_tower(clip)
         asked = (classes, self.rule(vocabulary), self.templates)
-        return (*asked, self.tokenizer, clip.context_length, device)
+        device = str(tower.token_embedding.weight.device)
+        return (*asked, self.tokenizer, tower.context_length, device)
 
-    def _tokenized(self, clip: CLIP, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
+    def _tokenized(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (P, S), the embedding that each prompt belongs to (P,), all ids once (R,)."""
         key = self._asked_key(clip, vocabulary)
         if key in self._tokens:
@@ -151,16 +154,16 @@ class TextEmbedder:
                 f"{left_out} synonyms are not asked"
             )
         prompts, owners = self.prompts(vocabulary)
-        device = clip.token_embedding.weight.device
+        tower = text_tower(clip)
+        device = tower.token_embedding.weight.device
         with torch.inference_mode(False):
-            tokens = tokenize(self.tokenizer, prompts, clip.context_length).to(device)
+            tokens = tokenize(self.tokenizer, prompts, tower.context_length).to(device)
             kept = (tokens, torch.tensor(owners, device=device), tokens.unique())
         _remember(self._tokens, key, kept, self.capacity)
         return kept
 
-    def _embed(self, clip: CLIP, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
-        longest = int(tokens.argmax(dim=-1).max()) + 1
-        step = items_at_a_time(longest * 4 * clip.token_embedding.embedding_dim, tokens.device)
+    def _embed(self, clip: nn.Module, tokens: Tensor, owners: Tensor, rows: int) -> Tensor:
+        step = items_at_a_time(text_tower(clip).entries(tokens), tokens.device)
         parts = [tokens] if torch.is_grad_enabled() else tokens.split(step)
         embeddings = torch.cat([F.normalize(encode_text(clip, part), dim=-1) for part in parts])
         if len(owners) == rows:

@@ -1,136 +1,108 @@
-"""The dense image tower: open_clip's vision transformer read block by block, with every token kept.
+"""Dense image towers: what every family of open_clip's image encoders gives, and which reads which.
 
-Plain functions over open_clip's own modules; nothing is patched. Shapes: B images, N = h w patches,
-D width, C embedding, A heads. The class token is always token 0.
+A tower is a light object around open_clip's module, made when it is needed; the module stays as it
+is. A family of one's own is a class with the attributes of :class:`ImageTower` and one line:
+
+    IMAGE_TOWERS[MyEncoder] = MyTower
+
+Shapes: B images, C embedding, D width, H W image, h w grid.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import torch
-import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..dense_features import DenseFeatures
-from ..runtime.recompute import chain, run
+from ..normalization import Statistics
+from .attention_weights import AttentionWeight
+from .resnet_tower import ResNetTower
+from .timm_tower import timm_tower
+from .vit_tower import VitTower
 
 
-def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Position embeddings (1 + n n, D), class token first, resized ("bicubic" or "bilinear") to a
-    grid (h, w): (1 + h w, D).
+class ImageTower(Protocol):
+    """An image encoder that is read densely."""
+
+    visual: Any
+    """open_clip's module."""
+    embed_dim: int
+    """C, the width of the embeddings."""
+    stride: tuple[int, int]
+    """Pixels (vertical, horizontal) of a cell of the embedding grid."""
+    statistics: Statistics
+    """Means and standard deviations of the pixels that it was trained with, RGB, 0..255."""
+    layers: range
+    """Which intermediate maps there are: what MODEL.SEM_SEG_HEAD.CLIP_LAYERS may name."""
+
+    def width(self, layer: int) -> int:
+        """D, the channels of an intermediate map."""
+
+    def scale(self, layer: int) -> int:
+        """How many times finer than the embedding grid an intermediate map is, per side."""
+
+    def encode(self, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
+        """Encode normalised images (B, 3, H, W) into embeddings (B, C, h, w), the intermediate maps
+        of some ``layers`` and the pooled embeddings (B, C); ValueError for a size that is no
+        multiple of the stride.
+        """
+
+    def entries(self, height: int, width: int) -> int:
+        """Entries of the largest tensor that an image of this size needs on the way."""
+
+    @property
+    def attentions(self) -> list[AttentionWeight]:
+        """Attention weights that the dense features depend on; none for a convolutional tower."""
+
+    @property
+    def idle(self) -> list[nn.Parameter]:
+        """Parameters that the dense features do not depend on."""
+
+    @property
+    def fixed(self) -> list[nn.Module]:
+        """Modules that stay in evaluation mode in training, since in training mode they draw at
+        random, or compute with the statistics of the batch.
+        """
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Whether in training activations are computed again in the backward pass."""
+
+
+IMAGE_TOWERS: dict[type[nn.Module], Callable[[Any], ImageTower]] = {
+    VisionTransformer: VitTower,
+    TimmModel: timm_tower,
+    ModifiedResNet: ResNetTower,
+}
+"""What reads each type of image encoder; ValueError, with the reason, from one that cannot."""
+
+
+def image_tower(visual: nn.Module) -> ImageTower:
+    """The tower around an image encoder, ``visual`` of an open_clip model; ValueError, with the
+    reason, for one that cannot be read densely.
     """
-    side = int((len(positions) - 1) ** 0.5)
-    if (side, side) == tuple(grid):
-        return positions
-    patches = positions[1:].T.reshape(1, -1, side, side).float()
-    patches = F.interpolate(patches, size=grid, mode=mode, align_corners=False)
-    return torch.cat([positions[:1], patches.to(positions.dtype).flatten(2)[0].T])
+    for kind, tower in IMAGE_TOWERS.items():
+        if isinstance(visual, kind):
+            return tower(visual)
+    raise ValueError(
+        f"image tower: got {type(visual).__name__}, which cannot be read densely; expected one of "
+        f"{[kind.__name__ for kind in IMAGE_TOWERS]}"
+    )
 
 
-def embed_patches(
-    visual: VisionTransformer, images: Tensor, positions: Tensor | None = None
-) -> Tensor:
-    """Images (B, 3, H, W) to the tokens (B, 1 + N, D) that enter the first block, with position
-    embeddings (1 + N, D), or the tower's own, resized. ValueError for other than whole patches.
-    """
-    ph, pw = visual.conv1.kernel_size
-    height, width = images.shape[-2:]
-    if height % ph or width % pw:
+def check_layers(layers: Sequence[int], tower: ImageTower) -> None:
+    """ValueError unless an image tower has all of these intermediate maps."""
+    if any(i not in tower.layers for i in layers):
         raise ValueError(
-            f"image size: got {height} x {width}, expected multiples of the patch size {ph} x {pw}"
-        )
-    patches = visual.conv1(images)
-    x = patches.flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    if positions is None:
-        positions = resize_positions(visual.positional_embedding, patches.shape[-2:])
-    return visual.ln_pre(x + positions.to(x.dtype))
-
-
-def project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values (B, A, N, d) of ``attn`` for tokens x (B, N, D)."""
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    return qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def merge_heads(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Heads (B, A, N, d) through the output projection of ``attn``: (B, N, D)."""
-    return attn.out_proj(x.transpose(1, 2).flatten(2))
-
-
-def attention(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Multi-head self-attention of ``attn`` over tokens x (B, N, D), without building the map."""
-    q, k, v = project(attn, x)
-    return merge_heads(attn, F.scaled_dot_product_attention(q, k, v))
-
-
-def values(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """The values of ``attn`` alone for tokens x (..., D), all heads side by side."""
-    d = x.shape[-1]
-    return F.linear(x, attn.in_proj_weight[2 * d :], attn.in_proj_bias[2 * d :])
-
-
-def residual_block(
-    block: ResidualAttentionBlock, x: Tensor, attend: Callable[..., Tensor] = attention
-) -> Tensor:
-    """One ordinary residual attention block over tokens x (..., N, D)."""
-    x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
-    return x + block.ls_2(mlp(block, x))
-
-
-def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The norm and the MLP that follow attention, without keeping what the norm gives."""
-    return block.mlp.c_proj(block.mlp.gelu(chain(block.ln_2, x, block.mlp.c_fc)))
-
-
-def value_only_block(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """The last block without attention: ``x[:, :1] + out_proj(W_v ln_1(x) + b_v)``, then the MLP.
-
-    The residual is the class token's, not each token's own, as CAT-Seg's released weights were
-    trained. Source: CAT-Seg (CVPR 2024).
-    """
-    value = values(block.attn, block.ln_1(x))
-    x = x[:, :1] + block.ls_1(block.attn.out_proj(value))
-    return x + block.ls_2(mlp(block, x))
-
-
-def recomputes(transformer: Transformer) -> bool:
-    """Whether a tower in training computes its activations again in the backward pass."""
-    return bool(transformer.grad_checkpointing and transformer.training)
-
-
-def check_layers(layers: Sequence[int], blocks: int) -> None:
-    """ValueError unless all of these are blocks of an image tower before its last one."""
-    if any(not 0 <= i < blocks - 1 for i in layers):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(layers)}, expected indices 0 to "
-            f"{blocks - 2}"
+            f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: got {list(layers)}, expected indices "
+            f"{tower.layers.start} to {tower.layers.stop - 1}"
         )
 
 
-def encode_dense(
-    visual: VisionTransformer, images: Tensor, layers: Sequence[int] = ()
-) -> DenseFeatures:
-    """Encode normalised images (B, 3, H, W) into one embedding for each patch, and give the outputs
-    of some ``layers`` before the last, counted from 0. Positions are resized to fit. ValueError for
-    an image size that is no multiple of the patch, or a layer that does not exist.
-    """
-    blocks = visual.transformer.resblocks
-    check_layers(layers, len(blocks))
-    ph, pw = visual.conv1.kernel_size
-    grid = (images.shape[-2] // ph, images.shape[-1] // pw)
-    x = embed_patches(visual, images)
-    recompute = recomputes(visual.transformer)
-    outputs: dict[int, Tensor] = {}
-    for i, block in enumerate(blocks[:-1]):
-        x = run(residual_block, block, x, recompute=recompute)
-        if i in layers:
-            outputs[i] = _to_map(x, grid)
-    x = visual.ln_post(run(value_only_block, blocks[-1], x, recompute=recompute))
-    if visual.proj is not None:
-        x = x @ visual.proj
-    return DenseFeatures(_to_map(x, grid), [outputs[i] for i in layers], x[:, 0])
-
-
-def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+def encode_dense(visual: nn.Module, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
+    """:meth:`ImageTower.encode` of an image encoder; ValueError as that and :func:`image_tower`."""
+    tower = image_tower(visual)
+    check_layers(layers, tower)
+    return tower.encode(images, layers)

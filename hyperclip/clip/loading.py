@@ -5,17 +5,26 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.files import local_name
 from ..runtime.weights import find_state_dict, read_weights, rename_for, require_fit
 from . import activation as activations
 from .activation import OPENAI_EXTRAS, QUICK_GELU, activation_of_file, activation_of_tag
+from .building import (
+    build_model,
+    build_tokenizer,
+    config_of,
+    require_transformers,
+    set_preprocessing,
+)
+from .image_tower import image_tower
 from .open_clip_folders import folder_weights, is_model_folder, read_folder_config
-from .text_tower import Tokenizer
+from .text_tower import Tokenizer, text_tower
 
 OPENAI_ARCHITECTURES = {
     "ViT-B/32": "ViT-B-32",
@@ -38,7 +47,7 @@ OPENAI_SHA256 = {
 class LoadedClip:
     """A CLIP model in float32 and evaluation mode, its tokenizer, and where it came from."""
 
-    model: open_clip.CLIP
+    model: Any
     tokenizer: Tokenizer
     source: str
 
@@ -58,7 +67,7 @@ def load_clip(
         activation: "quick_gelu" or "gelu" where the weights do not tell, else "auto".
     Raises:
         ValueError: an unknown architecture or tag, weights of another architecture or of unknown
-            activation, or a model without a plain vision transformer and text transformer.
+            activation, or a model with a tower that cannot be read.
         FileNotFoundError: weights that are neither on this machine nor to be had from the network.
     """
     if activation not in (known := activations.ACTIVATIONS):
@@ -85,7 +94,9 @@ def load_clip(
     if not load:
         expected = activation == "auto"
         kind = _expected_activation(name, architecture, tag, file) if expected else activation
-        return _finish(_build(architecture, kind), architecture, "random weights", kind)
+        model = build_model(architecture, kind == QUICK_GELU)
+        set_preprocessing(model, architecture, tag, file)
+        return _finish(model, architecture, "random weights", kind)
     if not tag:
         raise ValueError(
             f"CLIP weights: {name!r} names an architecture only. Add a tag ({name}:TAG, one of "
@@ -172,28 +183,12 @@ def _require_activation(name: str, file: Path, content: dict[str, Tensor]) -> st
     return kind
 
 
-def _build(architecture: str, activation: str) -> open_clip.CLIP:
-    """The architecture of an open_clip name or a local folder, with random weights."""
-    config = read_folder_config(Path(architecture)) or open_clip.get_model_config(architecture)
-    if config.get("custom_text") or "multimodal_cfg" in config:
-        raise ValueError(
-            f"CLIP model {architecture!r} has a text tower of its own kind, expected CLIP's"
-        )
-    try:
-        vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
-        text = open_clip.CLIPTextCfg(**config["text_cfg"])
-    except TypeError as error:
-        raise ValueError(
-            f"CLIP model {architecture!r}: a setting that open_clip does not know ({error})"
-        ) from error
-    return open_clip.CLIP(config["embed_dim"], vision, text, quick_gelu=activation == QUICK_GELU)
-
-
 def _load_file(name: str, architecture: str, path: Path, activation: str) -> LoadedClip:
     content = read_state_dict(path)
     state = {k: v for k, v in content.items() if k not in OPENAI_EXTRAS}
     kind = activation_of_file(name, path, content) or activation
-    model = _build(architecture, kind)
+    model = build_model(architecture, kind == QUICK_GELU)
+    set_preprocessing(model, architecture, "", path)
     what = f"weights file {str(path)!r} does not fit the CLIP architecture {name!r}"
     fix = "Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED to the architecture of the file"
     require_fit(model.state_dict(), state, what, fix)
@@ -203,7 +198,10 @@ def _load_file(name: str, architecture: str, path: Path, activation: str) -> Loa
     return _finish(model, architecture, str(path), activation)
 
 
-def _create(architecture: str, tag: str | None = None, **options: bool) -> open_clip.CLIP:
+def _create(architecture: str, tag: str | None = None, **options: bool) -> nn.Module:
+    text = config_of(architecture).get("text_cfg", {})
+    if text.get("hf_model_name"):
+        require_transformers(architecture)
     try:
         return open_clip.create_model(architecture, pretrained=tag, **options)
     except Exception as error:
@@ -216,21 +214,23 @@ def _create(architecture: str, tag: str | None = None, **options: bool) -> open_
         ) from error
 
 
-def _finish(model: open_clip.CLIP, architecture: str, source: str, activation: str) -> LoadedClip:
-    """The model with its tokenizer, if it can be read densely and has the activation."""
-    if not isinstance(model, open_clip.CLIP) or not hasattr(model.visual, "transformer"):
-        raise ValueError(
-            f"CLIP model {architecture!r}: got {type(model).__name__} with "
-            f"{type(model.visual).__name__}, expected open_clip's CLIP with a vision transformer"
-        )
+def _finish(model: Any, architecture: str, source: str, activation: str) -> LoadedClip:
+    """The model with its tokenizer, if its towers can be read and it has the activation."""
+    if isinstance(model, open_clip.CoCa):
+        raise ValueError(f"CLIP model {architecture!r} is a captioning model (CoCa)")
     kind = activations.activation_of(model)
-    if activation not in ("auto", kind):
+    if kind and activation not in ("auto", *kind.split("+")):
         raise ValueError(
             f"MODEL.CLIP_ACTIVATION: got {activation!r}, but {source} was trained with {kind!r}. "
             "Set it to 'auto'"
         )
-    if architecture in open_clip.list_models() or architecture.startswith("hf-hub:"):
-        tokenizer = open_clip.get_tokenizer(architecture)
-    else:
-        tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
-    return LoadedClip(model.float().eval(), partial(tokenizer), source)
+    model = model.float().eval()
+    try:
+        image_tower(model.visual)  # type: ignore[arg-type]
+        context = text_tower(model).context_length
+    except ValueError as error:
+        raise ValueError(f"CLIP model {architecture!r} cannot be read densely: {error}") from error
+    tokenizer = build_tokenizer(architecture, context)
+    # what open_clip asks of a tokenizer, which for Hugging Face's towers is less than they take
+    model.context_length = min(context, getattr(tokenizer, "context_length", None) or context)
+    return LoadedClip(model, partial(tokenizer), source)

@@ -32,6 +32,18 @@ def read_folder_config(folder: Path) -> dict[str, Any] | None:
     return config
 
 
+def read_folder_preprocessing(folder: Path) -> dict[str, Any] | None:
+    """``preprocess_cfg`` of a model folder, None if it has none with a mean and deviations of R, G
+    and B; ValueError if its configuration cannot be read.
+    """
+    if read_folder_config(folder) is None:
+        return None
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    settings = content.get("preprocess_cfg") or {}
+    complete = all(len(settings.get(key) or ()) == 3 for key in ("mean", "std"))
+    return settings if complete else None
+
+
 def folder_weights(folder: Path) -> Path:
     """The weights file of a model folder; FileNotFoundError if it has none."""
     for name in WEIGHTS:

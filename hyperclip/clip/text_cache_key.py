@@ -8,27 +8,28 @@ which is exact in any order and takes about 1 % of the time of an image. Shapes:
 import hashlib
 
 import torch
-from open_clip import CLIP
-from torch import Tensor
+from torch import Tensor, nn
+
+from .text_tower import text_tower
 
 SETTING = (bool, int, float, str, tuple, type(None))
 """Types of attributes that say how a module computes, such as an adapter's curvature."""
 
 
-def text_state(clip: CLIP, tokens: Tensor) -> bytes:
+def text_state(clip: nn.Module, tokens: Tensor) -> bytes:
     """A digest of weights (of the token embeddings, rows ``tokens`` (R,)), settings, precision."""
-    device = clip.token_embedding.weight.device
+    tower = text_tower(clip)
+    embedding = tower.token_embedding.weight
+    device = embedding.device
     settings: list[object] = [_precision(device)]
     tensors: list[Tensor] = []
-    for prefix, module in clip.named_modules():
-        if prefix.split(".")[0] == "visual":
-            continue
+    for prefix, module in tower.modules():
         plain = [(key, value) for key, value in vars(module).items() if isinstance(value, SETTING)]
         settings.append((prefix, type(module).__qualname__, plain))
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         settings.append([(name, str(value.dtype), tuple(value.shape)) for name, value in own])
         for _, value in own:
-            whole = value is not clip.token_embedding.weight
+            whole = value is not embedding
             tensors.append(value.detach() if whole else value.detach()[tokens])
     if device.type == "cuda":  # where hundreds of small sums take longer than a copy
         tensors = _joined(tensors)

@@ -1,22 +1,78 @@
-"""The text tower: open_clip's text transformer over the tokens that matter.
+"""Text towers: what every family of open_clip's text encoders gives, and which reads which.
 
-Attention is causal and the embedding is read at the end of text. So tokens behind it are left out,
-and tokens that all prompts begin with ("a photo of a") are computed once: the same result with a
-tenth of the work. Shapes: P prompts, S tokens, C embedding, D width, N tokens that matter.
+A tower is a light object around the modules of a model, made when it is needed. A family of one's
+own is a class with the attributes of :class:`TextTower` and one line:
+
+    TEXT_TOWERS[MyEncoder] = MyTower
+
+Shapes: P prompts, S tokens, C embedding.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
-import torch
-import torch.nn.functional as F
 from open_clip import CLIP
+from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ..runtime.recompute import run
-from .image_tower import recomputes, residual_block
+from .attention_weights import AttentionWeight
+from .clip_text_tower import ClipTextTower
+from .hf_text_tower import HuggingFaceTextTower
 
 Tokenizer = Callable[..., Tensor]
+
+
+class TextTower(Protocol):
+    """A text encoder; what it is given are the token ids of :func:`tokenize`."""
+
+    context_length: int
+    """S, the most tokens of a prompt, those at its beginning and end included."""
+    token_embedding: nn.Embedding
+    """The first layer, whose device is the tower's."""
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Encode token ids (P, S) into embeddings (P, C), not normalised."""
+
+    def entries(self, tokens: Tensor) -> int:
+        """Entries of the largest tensor that one of these prompts (P, S) needs on the way."""
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) of all modules whose state decides the embeddings."""
+
+    @property
+    def attentions(self) -> list[AttentionWeight]:
+        """Attention weights that the embeddings depend on."""
+
+    @property
+    def fixed(self) -> list[nn.Module]:
+        """Modules that stay in evaluation mode in training, where they would draw at random."""
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Whether in training activations are computed again in the backward pass."""
+
+
+TEXT_TOWERS: dict[type[nn.Module], Callable[[Any, Any], TextTower]] = {
+    CLIP: ClipTextTower,
+    TextTransformer: ClipTextTower,
+    HFTextEncoder: HuggingFaceTextTower,
+}
+"""What reads each type of text encoder, from (model, encoder), which are the same where the encoder
+is spread over the model; ValueError, with the reason, from one that cannot."""
+
+
+def text_tower(clip: nn.Module) -> TextTower:
+    """The tower around the text encoder of an open_clip model; ValueError, with the reason, for one
+    that cannot be read.
+    """
+    text = getattr(clip, "text", clip)
+    for kind, tower in TEXT_TOWERS.items():
+        if isinstance(text, kind):
+            return tower(clip, text)
+    raise ValueError(
+        f"text tower: got {type(text).__name__}, expected one of "
+        f"{[kind.__name__ for kind in TEXT_TOWERS]}"
+    )
 
 
 def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tensor:
@@ -24,63 +80,20 @@ def tokenize(tokenizer: Tokenizer, prompts: Sequence[str], context: int) -> Tens
     if not prompts:
         raise ValueError("prompts: got none, expected at least one")
     ids = tokenizer(list(prompts), context_length=context + 1)
-    too_long = [p for p, row in zip(prompts, ids, strict=True) if row[-1] != 0]
-    if too_long:
+    padding = tokenizer([""], context_length=context + 1)[0, -1]
+    cut = ids[:, -1] != padding
+    # the end of a text that is one token too long may look like padding
+    for i in ((ids[:, -2] != padding) & ~cut).nonzero()[:, 0].tolist():
+        cut[i] = bool((tokenizer([prompts[i]], context_length=context)[0] != ids[i, :-1]).any())
+    if cut.any():
+        first = prompts[int(cut.int().argmax())]
         raise ValueError(
-            f"prompt longer than the text context of {context} tokens: got {too_long[0]!r} "
-            f"({len(too_long)} such), expected a shorter class name"
+            f"prompt longer than the text context of {context} tokens: got {first!r} "
+            f"({int(cut.sum())} such), expected a shorter class name"
         )
     return ids[:, :context]
 
 
-def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Encode token ids (P, S) into embeddings (P, C), not normalised; ValueError for a tower that
-    is not causal, or does not pool at the end of text.
-    """
-    if clip.text_pool_type != "argmax" or clip.attn_mask is None:
-        raise ValueError(
-            f"text tower: got pooling {clip.text_pool_type!r}, expected a causal tower that pools "
-            "at the end of text"
-        )
-    end = tokens.argmax(dim=-1)
-    tokens = tokens[:, : int(end.max()) + 1]
-    same = (tokens == tokens[0]).all(dim=0).long().cumprod(0).sum()
-    shared = int(torch.minimum(same, end.min()))
-    inside = torch.arange(shared, tokens.shape[1], device=end.device) <= end[:, None]
-    kept = inside.flatten().nonzero()[:, 0]
-    x = clip.token_embedding(tokens)
-    x = x + clip.positional_embedding[: tokens.shape[1]].to(x.dtype)
-    x = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1).index_select(0, kept)])
-    attend = partial(
-        attention, prompts=len(tokens), shared=shared, length=inside.shape[1], kept=kept
-    )
-    recompute = recomputes(clip.transformer)
-    for block in clip.transformer.resblocks:
-        x = run(residual_block, block, x, attend, recompute=recompute)
-    x = clip.ln_final(x[shared - 1 + inside.sum(dim=1).cumsum(0)])
-    projection = clip.text_projection
-    if projection is None:
-        return x
-    return projection(x) if isinstance(projection, nn.Module) else x @ projection
-
-
-def attention(
-    attn: nn.MultiheadAttention, x: Tensor, prompts: int, shared: int, length: int, kept: Tensor
-) -> Tensor:
-    """Causal self-attention of ``attn`` over packed tokens x (N, D): ``shared`` ones, with which
-    all P ``prompts`` begin, then each prompt's own, at most S, the ``length``; ``kept``
-    (N - shared,) are the ascending positions of these in P S tokens.
-    """
-    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
-    own = qkv.new_zeros(prompts * length, *qkv.shape[1:]).index_copy(0, kept, qkv[shared:])
-    q0, k0, v0 = qkv[None, :shared].permute(2, 0, 3, 1, 4)
-    q, k, v = own.unflatten(0, (prompts, length)).permute(2, 0, 3, 1, 4)
-    k = torch.cat([k0.expand(prompts, -1, -1, -1), k], dim=2)
-    v = torch.cat([v0.expand(prompts, -1, -1, -1), v], dim=2)
-    visible = torch.ones(length, shared + length, dtype=torch.bool, device=x.device).tril(shared)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    y = y.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, kept)
-    if shared:
-        first = F.scaled_dot_product_attention(q0, k0, v0, is_causal=True)
-        y = torch.cat([first.transpose(1, 2).flatten(2)[0], y])
-    return attn.out_proj(y)
+def encode_text(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """:meth:`TextTower.encode` of a model; ValueError as :func:`text_tower`."""
+    return text_tower(clip).encode(tokens)

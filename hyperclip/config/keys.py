@@ -24,6 +24,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..labels import IGNORE
 from ..normalization import CLIP_MEAN, CLIP_STD
 from ..runtime.files import user_path
+from ..runtime.precision import EXACT
 from .config_files import Layer, command_line_layer, flat_config, key_faults, read_layers
 from .key_rules import ANY, FRAMEWORK, LEGACY_VALUES, NOT_NEGATIVE, KeyRules, unread_advice
 from .value_parsing import convert, locate, shown
@@ -65,7 +66,8 @@ def _add_model_keys(model: CfgNode) -> None:
     # Of a class: "first" uses its first name (as released), "mean" the mean embedding of all, "max"
     # the best score of all (evaluation only). For typed vocabularies, "first" is "mean".
     model.SYNONYMS = "first"
-    model.CLIP_PIXEL_MEAN = list(CLIP_MEAN)  # of CLIP's input, RGB, 0..255
+    # of CLIP's input, RGB, 0..255; with these defaults a tower trained with others has its own
+    model.CLIP_PIXEL_MEAN = list(CLIP_MEAN)
     model.CLIP_PIXEL_STD = list(CLIP_STD)
     # of "text", "image" (CLIP's towers), "head": compute their activations again in the backward
     # pass, which takes less memory, more time and gives the same gradient
@@ -89,7 +91,8 @@ def _add_head_keys(head: CfgNode) -> None:
     # what trains in CLIP: full, none, or several, joined by "+", of hyperbolic, rotation, relations
     # (HyperCLIP++), lora, attention (q and v, CAT-Seg), your own; hyperbolic+rotation is HyRo
     head.CLIP_FINETUNE = "hyperbolic"
-    head.CLIP_LAYERS = [3, 7]  # blocks whose outputs guide the decoder: 1/3 and 2/3 of the depth
+    # blocks (or stages) whose outputs guide the decoder: 1/3 and 2/3 of the depth
+    head.CLIP_LAYERS = [3, 7]
     head.TEXT_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
     head.APPEARANCE_GUIDANCE_DIM = 0  # CLIP's embedding width; 0 = taken from CLIP
     head.TEXT_GUIDANCE_PROJ_DIM = 128  # text guidance is projected to this many channels
@@ -102,7 +105,7 @@ def _add_head_keys(head: CfgNode) -> None:
     head.HIDDEN_DIMS = 128  # channels of the cost embedding
     head.POOLING_SIZES = [2, 2]  # average pooling before class attention, in training
     head.POOLING_SIZES_TEST = [1, 1]  # the same in evaluation (released: on the command line)
-    head.FEATURE_RESOLUTION = [24, 24]  # patch grid; CLIP's input is this times the patch size
+    head.FEATURE_RESOLUTION = [24, 24]  # grid of embeddings; CLIP's input is this times the patch
     head.WINDOW_SIZES = 12  # window of the spatial attention, in patches
     head.ATTENTION_TYPE = "linear"  # attention across classes: linear or full
     head.PAD_LEN = 256  # class attention is padded to this many classes; 0 = no padding
@@ -157,7 +160,7 @@ def _add_test_keys(test: CfgNode) -> None:
     test.SLIDING.KERNEL = 384  # side of a window in that square
     test.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     test.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
-    test.PRECISION = "float32"  # or tf32: less exact, faster on some GPUs; of the predictor, too
+    test.PRECISION = EXACT  # or tf32: less exact, faster on some GPUs; of the predictor, too
     test.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what CPU caches or GPU memory take
     test.IMS_PER_BATCH = 1  # images of one evaluation step and process
 

@@ -5,7 +5,7 @@ Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,7 +99,9 @@ class CostVolumeHead(nn.Module):
     """CAT-Seg's head, which HyperCLIP uses unchanged. Source: CAT-Seg (CVPR 2024).
 
     Args:
-        embed_dim: channels of image and text embeddings. width: of the two intermediate maps.
+        embed_dim: channels of image and text embeddings. width, scale: channels of the two
+            intermediate maps, and how many times finer than the grid they are, per side. The
+            decoder's stages are 2 and 4 times finer: a map is brought there.
         recompute: in training, compute activations again in the backward pass, to save memory.
     """
 
@@ -107,7 +109,13 @@ class CostVolumeHead(nn.Module):
 
     @configurable
     def __init__(
-        self, *, embed_dim: int, width: int, options: HeadOptions, recompute: bool
+        self,
+        *,
+        embed_dim: int,
+        width: Sequence[int],
+        scale: Sequence[int],
+        options: HeadOptions,
+        recompute: bool,
     ) -> None:
         super().__init__()
         self.recompute, self.max_classes = recompute, options.max_classes
@@ -115,8 +123,7 @@ class CostVolumeHead(nn.Module):
         self.grid, dim, heads = options.feature_resolution, options.hidden_dims, options.num_heads
         image_dim, text_dim = options.appearance_guidance_proj_dim, options.text_guidance_proj_dim
         inside, projected = options.decoder_guidance_dims, options.decoder_guidance_proj_dims
-        sizes = zip(inside, (2, 4), strict=True)
-        self.upsample = nn.ModuleList(nn.ConvTranspose2d(width, d, s, s) for d, s in sizes)
+        self.upsample = upsampling(width, scale, inside)
         self.cost_embedding = nn.Conv2d(1, dim, 7, padding=3)
         self.appearance_projection = nn.Conv2d(embed_dim, image_dim, 3, padding=1)
         self.text_projection = nn.Linear(embed_dim, text_dim)
@@ -132,8 +139,10 @@ class CostVolumeHead(nn.Module):
         self.decoder = Decoder(dim, options.decoder_dims, projected)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, int]) -> dict:
-        """Translate a config; ``input_shape`` holds CLIP's "embed_dim" and "width"."""
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, Any]) -> dict:
+        """Translate a config; ``input_shape`` holds CLIP's "embed_dim", and "width" and "scale" of
+        the intermediate maps.
+        """
         head = cfg.MODEL.SEM_SEG_HEAD
         for key in ("TEXT_GUIDANCE_DIM", "APPEARANCE_GUIDANCE_DIM"):
             if head[key] not in (0, input_shape["embed_dim"]):
@@ -233,11 +242,33 @@ class CostVolumeHead(nn.Module):
         return ViewLogits(logits, len(text), kept)
 
 
+def upsampling(
+    width: int | Sequence[int], scale: int | Sequence[int], dims: Sequence[int]
+) -> nn.ModuleList:
+    """Transposed convolutions of two maps to 2 and 4 times the grid; ValueError for a map that is
+    finer than that.
+    """
+    widths = [width] * 2 if isinstance(width, int) else list(width)
+    scales = [scale] * 2 if isinstance(scale, int) else list(scale)
+    layers = []
+    for stage, (channels, finer, dim, target) in enumerate(
+        zip(widths, scales, dims, (2, 4), strict=True)
+    ):
+        if target % finer:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CLIP_LAYERS: entry {stage} is a map {finer} times as fine as "
+                f"the embeddings, expected {'1 or 2' if target == 2 else '1, 2 or 4'}, since this "
+                f"stage of the decoder is {target} times as fine. Name a later, coarser one"
+            )
+        layers.append(nn.ConvTranspose2d(channels, dim, target // finer, target // finer))
+    return nn.ModuleList(layers)
+
+
 class CosineHead(nn.Module):
     """The baseline of dense CLIP: the cosine of every patch with every class is its logit."""
 
     def __init__(
-        self, cfg: CfgNode | None = None, input_shape: Mapping[str, int] | None = None
+        self, cfg: CfgNode | None = None, input_shape: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
 

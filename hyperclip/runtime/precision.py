@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-PRECISIONS = ("float32", "tf32")
+EXACT = "float32"
+PRECISIONS = (EXACT, "tf32")
 """What TEST.PRECISION may be."""
 
 Switches = tuple[str | None, bool | None, tuple[str, ...]]
@@ -28,7 +29,7 @@ def inference_precision(wanted: str, model: Any) -> str:
     if torch.is_autocast_enabled(kind):
         return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
     if kind != "cuda":
-        return "float32"
+        return EXACT
     return "float16" if model.half_precision else wanted
 
 

@@ -9,13 +9,16 @@ from functools import partial
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from open_clip import CLIP
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .. import hyperbolic
 from ..adapters import adapters
+from ..clip.clip_text_tower import ClipTextTower
+from ..clip.image_tower import image_tower
+from ..clip.text_tower import text_tower
+from ..clip.vit_tower import VitTower
 from ..data.batches import TrainStream
 from ..data.class_lists import TrainTask
 from ..runtime.memory import peak_bytes
@@ -119,9 +122,10 @@ class EmbeddingRadius(HookBase):
     HyperCLIP (CVPR 2025), whose plot of the text radius over 171 classes falls from about 7.2 to
     5.85; that scale looks like |v|, half of this.
 
-    A hook on each tower's last layer norm looks at the embeddings, without gradients, in the
-    iterations that are logged, every ``period``. A tower that is not run, since nothing in it
-    trains, keeps its value. Put this before hooks that evaluate.
+    A hook on the last layer norm of each of CLIP's own towers looks at the embeddings, without
+    gradients, in the iterations that are logged, every ``period``; towers of other families have
+    no such value. A tower that is not run, since nothing in it trains, keeps its value. Put this
+    before hooks that evaluate.
     """
 
     def __init__(self, period: int) -> None:
@@ -135,9 +139,17 @@ class EmbeddingRadius(HookBase):
         clip = getattr(bare(self.trainer.model), "clip", None)
         logged = iteration == self.trainer.start_iter or (iteration + 1) % self.period == 0
         if logged and clip is not None:
-            for encoder, norm in (("text", clip.ln_final), ("vision", clip.visual.ln_post)):
-                look = partial(self._look, encoder, clip)
-                self.handles.append(norm.register_forward_hook(look))
+            towers: dict[str, object] = {
+                "text": text_tower(clip),
+                "vision": image_tower(clip.visual),
+            }
+            for encoder, tower in towers.items():
+                if not isinstance(tower, VitTower | ClipTextTower):
+                    continue
+                norm = tower.last_norm
+                if norm is not None:
+                    look = partial(self._look, encoder, tower)
+                    self.handles.append(norm.register_forward_hook(look))
 
     def after_step(self) -> None:
         self.after_train()
@@ -153,19 +165,18 @@ class EmbeddingRadius(HookBase):
             self.handles.pop().remove()
 
     def _look(
-        self, encoder: str, clip: CLIP, _module: nn.Module, _inputs: object, output: Tensor
+        self,
+        encoder: str,
+        tower: VitTower | ClipTextTower,
+        _module: nn.Module,
+        _inputs: object,
+        output: Tensor,
     ) -> None:
         # Without autocast: in older releases of torch it would keep a copy of the projection that
         # gets no gradient.
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-            x, projection = output.float(), clip.text_projection
-            if encoder == "vision":  # without the class token, which is no dense embedding
-                x, projection = x[:, 1:], clip.visual.proj
-            if isinstance(projection, Tensor):
-                x = x @ projection.float()
-            elif projection is not None:
-                x = projection(x)
-            self.seen.setdefault(encoder, []).append(hyperbolic.radius(x).flatten())
+            radii = hyperbolic.radius(tower.embed_output(output))
+            self.seen.setdefault(encoder, []).append(radii.flatten())
 
 
 class StepsOfSets(HookBase):

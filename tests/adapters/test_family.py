@@ -27,13 +27,13 @@ from hyperclip.adapters import (
     merge,
     parameter_table,
     prepare_finetuning,
-    tower,
 )
 from hyperclip.adapters.attention_weights import cayley
 from hyperclip.clip import encode_dense, load_clip
 from hyperclip.clip.text_tower import encode_text, tokenize
 from hyperclip.config.keys import load_config
 
+from tests.helpers.blocks import tower
 from tests.helpers.defaults import default
 
 TINY = "configs/quickstart/tiny_clip"

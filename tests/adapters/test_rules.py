@@ -21,10 +21,10 @@ from hyperclip.adapters import (
     merge,
     parameter_table,
     prepare_finetuning,
-    tower,
 )
 from hyperclip.clip import load_clip
 
+from tests.helpers.blocks import tower
 from tests.helpers.defaults import default
 
 TINY = "configs/quickstart/tiny_clip"

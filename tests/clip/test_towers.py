@@ -9,7 +9,7 @@ import pytest
 import torch
 from hyperclip.adapters import AdapterOptions, RadiusAdjustment, prepare_finetuning
 from hyperclip.clip import encode_dense, encode_text, load_clip, loading, tokenize
-from hyperclip.clip.image_tower import residual_block, value_only_block
+from hyperclip.clip.vit_tower import residual_block, value_only_block
 
 from reference import clip as obvious
 from tests.helpers.defaults import default
@@ -232,8 +232,14 @@ def test_safetensors_of_another_architecture(tmp_path):
         ("ViT-B-16", "", ValueError, "Add a tag"),
         ("ViT-B-16:typo", "", ValueError, "got tag 'typo', expected one of"),
         ("ViT-B/16", "nowhere.pt", FileNotFoundError, "'nowhere.pt', which does not exist"),
-        ("RN50", "none", ValueError, "vision transformer"),
-        ("ViT-B-16-SigLIP", "none", ValueError, "text tower of its own kind"),
+        ("coca_ViT-B-32", "none", ValueError, "'coca_ViT-B-32' is a captioning model"),
+        (
+            "swin_base_patch4_window7_224",
+            "none",
+            ValueError,
+            "'swin_base_patch4_window7_224' cannot be read densely: image tower: got timm's "
+            "SwinTransformer",
+        ),
     ],
 )
 def test_what_cannot_be_loaded(name, weights, error, message):

@@ -12,12 +12,13 @@ from cliper import REFINER_REGISTRY
 from detectron2.modeling import build_model
 from hyperclip.checkpoints import require_weights
 from hyperclip.config.keys import load_config
+from hyperclip.predictor import Predictor
 from hyperclip.training.trainer import Trainer
 from hyperclip.vocabulary import Vocabulary
 from safetensors.torch import save_file
 
 from tests.helpers.asking import ask, ask_all, scores_of
-from tests.helpers.defaults import make_cliper, make_predictor
+from tests.helpers.defaults import make_cliper
 
 QUICK = "configs/quickstart/cliper.yaml"
 WORDS = Vocabulary.from_text(
@@ -84,7 +85,7 @@ def test_size_of_the_output(model):
 
 def test_the_predictor_encodes_once_and_asks_often(model):
     image = pictures((80, 100))[0]["image"]
-    predictor = make_predictor(model, shortest=0)
+    predictor = Predictor(model, shortest=0)
     predictor.set_image(image.permute(1, 2, 0).numpy())
     first = predictor.predict(WORDS)
     direct = ask(model, image, WORDS)

@@ -41,7 +41,8 @@ def parts(names=tuple(SIZES), broken=()):
 
 
 def stream(batch=4, seed=0, weights=(), broken=(), names=tuple(SIZES), **options):
-    return TrainStream(TrainSamples(parts(names, broken), seed, weights), batch, **options)
+    samples = TrainSamples(parts(names, broken), seed, weights)
+    return TrainStream(samples, batch, **{"max_faulty": 0.01, **options})
 
 
 def take(loader, count):
@@ -81,7 +82,7 @@ def test_without_weights_every_image_comes_once_an_epoch():
 def test_datasets_that_share_their_question_are_the_stream_of_one():
     """Order, random numbers and state are those of all their images in one dataset."""
     joined = TrainPart([x for p in parts(("a", "more of a")) for x in p.records], Mapper())
-    alone = TrainStream(TrainSamples([joined], 0), 4)
+    alone = TrainStream(TrainSamples([joined], 0), 4, max_faulty=0.01)
     shared = stream(names=("a", "more of a"))
     expected = [[(x["name"], x["number"]) for x in batch] for batch in take(alone, 9)]
     assert [[(x["name"], x["number"]) for x in batch] for batch in take(shared, 9)] == expected

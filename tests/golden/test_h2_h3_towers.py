@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hyperclip.adapters import adapters, tower
+from hyperclip.adapters import adapters
 from hyperclip.clip import encode_dense, encode_text, tokenize
-from hyperclip.clip.image_tower import embed_patches, residual_block, resize_positions
+from hyperclip.clip.vit_tower import embed_patches, residual_block, resize_positions
 from hyperclip.vocabulary import Vocabulary, prompt_templates
+
+from tests.helpers.blocks import tower
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,9 @@ def make_head(dtype, **changes):
         **changes,
     }
     options = default(HeadOptions, **arguments)
-    head = CostVolumeHead(embed_dim=24, width=20, options=options, recompute=False)
+    head = CostVolumeHead(
+        embed_dim=24, width=[20, 20], scale=[1, 1], options=options, recompute=False
+    )
     return randomise(head, dtype).eval()
 
 

@@ -21,7 +21,6 @@ from hyperclip.config.keys import add_hyperclip_config
 from hyperclip.data import SemSegMapper
 from hyperclip.head.cost_head import HeadOptions
 from hyperclip.inference import SlidingWindow
-from hyperclip.predictor import Predictor
 from hyperclip.training.step import TrainLoop
 
 CONFIG = get_cfg()
@@ -68,12 +67,6 @@ def make_mapper(is_train, **others):
     """A mapper that changes nothing of images and labels, but for other arguments."""
     arguments = SemSegMapper.from_config(CONFIG, is_train=False) | {"augmentations": []}
     return SemSegMapper(**{**arguments, "is_train": is_train, **others})
-
-
-def make_predictor(model, **others):
-    """A predictor of a system."""
-    arguments = {"shortest": 0, "longest": 2560, "precision": CONFIG.TEST.PRECISION}
-    return Predictor(model, **{**arguments, **others})
 
 
 def make_loop(model, batch, optimizer, **others):

@@ -20,6 +20,7 @@ from hyperclip.evaluation import SemSegEvaluator
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.head import CosineHead, ViewLogits
+from hyperclip.predictor import Predictor
 from hyperclip.runtime.finite import FiniteCheck, NotFiniteError, require_finite_weights
 from hyperclip.segmenter import Question
 from hyperclip.vocabulary import Vocabulary
@@ -27,7 +28,6 @@ from PIL import Image
 
 from tests.helpers import fake_trees
 from tests.helpers.asking import ask
-from tests.helpers.defaults import make_predictor
 from tests.helpers.programs import run_program
 
 HYPERCLIP, DENSE, CLIPER = (
@@ -235,7 +235,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
     with torch.no_grad():
         model.sem_seg_head.appearance_projection.bias[0] = -math.inf
     ask(model, picture(), WORDS)
-    for use in (make_predictor, require_finite_weights):
+    for use in require_finite_weights:
         with pytest.raises(
             NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"
         ):
@@ -246,7 +246,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
 
 
 def test_a_predictor_that_breaks_later():
-    predictor = make_predictor(build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none"), shortest=0)
+    predictor = Predictor(build(CLIPER, "MODEL.CLIPER.REFINER.NAME", "none"), shortest=0)
     predictor.set_image(picture().permute(1, 2, 0).numpy())
     before = predictor.predict(WORDS)
     assert np.isfinite(before.confidence).all()

@@ -15,13 +15,14 @@ from hyperclip.config.keys import load_config
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
+from hyperclip.predictor import Predictor
 from hyperclip.runtime import precision
 from hyperclip.runtime.precision import float32_products, inference_precision
 from hyperclip.training.step import training_precision
 from hyperclip.training.trainer import Trainer
 
 from tests.helpers import fake_trees
-from tests.helpers.defaults import make_predictor, precision_keys
+from tests.helpers.defaults import precision_keys
 
 DENSE, HYPERCLIP, CLIPER = (
     f"configs/quickstart/{name}.yaml" for name in ("dense_clip", "hyperclip", "cliper_fusion")
@@ -126,7 +127,7 @@ def test_every_inference_has_the_same_switches_and_its_results_name_them(host, t
             evaluate_dataset(cfg, model, benchmark.spec.name, records=benchmark.records).precision
             == "float32"
         )
-        predictor = make_predictor(model, shortest=0)
+        predictor = Predictor(model, shortest=0)
         predictor.set_image(np.zeros((96, 96, 3), np.uint8))
         predictor.predict("dog; cat")
         assert predictor.precision == "float32"
@@ -175,7 +176,7 @@ def test_names():
     with pytest.raises(
         ValueError, match=r"TEST.PRECISION: got 'half', expected one of \['float32', 'tf32'\]"
     ):
-        make_predictor(build_model(load_config(DENSE, CPU)), precision="half")
+        Predictor(build_model(load_config(DENSE, CPU)), precision="half")
 
 
 def test_auto_never_takes_emulated_bfloat16(monkeypatch):

@@ -149,15 +149,7 @@ class CLIPer(Segmenter):
         node = cfg.MODEL.CLIPER
         backbone = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
         loaded = load_clip(backbone, cfg.MODEL.CLIP_WEIGHTS, activation=cfg.MODEL.CLIP_ACTIVATION)
-        plain = (
-            "negatives",
-            "mean_negative",
-            "size",
-            "max_size",
-            "window",
-            "window_stride",
-            "half",
-        )
+        plain = "negatives mean_negative size max_size window window_stride half".split()
         return {
             "clip": loaded.model,
             "text": TextEmbedder.from_config(cfg, loaded.tokenizer),

@@ -136,7 +136,8 @@ def test_a_background_by_threshold(tmp_path, model, config):
     assert (plain["sem_seg_labels"] >= 0).all()
     one.background_threshold = plain["sem_seg_confidence"].median().item()
     if config == CLIPER:
-        one.labels = type(one.labels)("argmax", background_threshold=one.background_threshold)
+        options = (0.0, one.background_threshold, False)
+        one.labels = type(one.labels)("argmax", *options)
     result = ask(one, picture, words, background=True)
     nothing = result["sem_seg_labels"] == -1
     assert 0.2 < nothing.float().mean() < 0.8

@@ -253,7 +253,7 @@ def test_inference_is_compiled_too():
 @pytest.mark.parametrize("parts", ["['text','vision']", "['all']", "[3]"])
 def test_unknown_parts(parts):
     with pytest.raises(
-        ValueError, match=r"MODEL.CHECKPOINT_ACTIVATIONS: got .*, expected a list of some of"
+        ValueError, match=r"MODEL.CHECKPOINT_ACTIVATIONS .*: got .*, expected a list of some of"
     ):
         build("MODEL.CHECKPOINT_ACTIVATIONS", parts)
 

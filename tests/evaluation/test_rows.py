@@ -245,6 +245,8 @@ def noted(config, alias, *overrides):
         0.0,
         0.0,
         "float32",
+        "all",
+        (),
     )
     said = list(notes(cfg, benchmark, found))
     return [note for note in said if note.startswith("other settings")], said

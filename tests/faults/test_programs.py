@@ -206,7 +206,7 @@ def write_results(folder: Path, scores: dict[str, float | None]) -> None:
     ("text", "message"),
     [
         ("null", "is not a results file"),
-        ("", "no JSON"),
+        ("", "not JSON"),
         ("3", "is not a results file"),
         (
             '[{"system": "a", "benchmark": "b"}]',

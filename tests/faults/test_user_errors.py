@@ -54,7 +54,7 @@ def test_missing_config_file():
     [
         (["MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "oft_both"], "got 'oft_both', expected one of"),
         (["MODEL.SEM_SEG_HEAD.NAME", "CATSegHead"], "expected CostVolumeHead"),
-        (["MODEL.SEM_SEG_HEAD.ATTENTION_TYPE", "flash"], "expected 'linear' or 'full'"),
+        (["MODEL.SEM_SEG_HEAD.ATTENTION_TYPE", "flash"], r"expected one of \['linear', 'full'\]"),
         (["MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM", "512"], "expected 64, CLIP's embedding width"),
         (["MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "5"], "expected a divisor of the feature grid"),
         (["MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[5, 5]"], r"POOLING_SIZES: got \[5, 5\], expected"),

@@ -235,7 +235,7 @@ def test_the_predictor_and_an_evaluation_look_at_the_weights_first():
     with torch.no_grad():
         model.sem_seg_head.appearance_projection.bias[0] = -math.inf
     ask(model, picture(), WORDS)
-    for use in require_finite_weights:
+    for use in (Predictor, require_finite_weights):
         with pytest.raises(
             NotFiniteError, match="broken weights: sem_seg_head.appearance_projection.bias"
         ):

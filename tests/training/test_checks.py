@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from hyperclip.clip import TextEmbedder
+from hyperclip.clip import TextEmbedder, load_clip
 from hyperclip.config.keys import load_config
 from hyperclip.data import DATASETS, registered_names
 from hyperclip.data.dataset_file import register_files
@@ -19,7 +19,6 @@ from hyperclip.training.checks import (
     check_training,
 )
 from hyperclip.training.trainer import verify_expected
-from torch import nn
 
 from tests.helpers.colours import COLOURS, keys_of, write_colours
 from tests.helpers.programs import run_program
@@ -151,7 +150,7 @@ class Simple(Segmenter):
 
     def __init__(self):
         super().__init__()
-        self.clip = nn.Module()
+        self.clip = load_clip("configs/quickstart/tiny_clip", load=False).model
         self.clip.context_length = 30
         self.text = TextEmbedder(self.tokenize, ("a photo of a {}",), "first")
 

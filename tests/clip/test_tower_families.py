@@ -10,12 +10,12 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from hyperclip.clip import check_layers, encode_text, load_clip, pixel_statistics, tokenize
+from hyperclip.clip import check_layers, encode_text, load_clip, tokenize
 from hyperclip.clip.image_tower import image_tower
 from hyperclip.clip.text_cache_key import text_state
 from hyperclip.clip.text_tower import text_tower
 from hyperclip.clip.timm_vit_tower import value_only_block, value_only_pool
-from hyperclip.normalization import CLIP_MEAN, CLIP_STD
+from hyperclip.normalization import CLIP_MEAN, CLIP_STD, pixel_statistics
 
 from tests.helpers.model_folders import TEXTS, VISION, random_images, write_folder
 

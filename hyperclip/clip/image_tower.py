@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..dense_features import DenseFeatures
 from ..normalization import Statistics
 from .attention_weights import AttentionWeight
+from .concept_tower import ConceptEncoder, ConceptTower
 from .resnet_tower import ResNetTower
 from .timm_tower import timm_tower
 from .vit_tower import VitTower
@@ -75,6 +76,7 @@ IMAGE_TOWERS: dict[type[nn.Module], Callable[[Any], ImageTower]] = {
     VisionTransformer: VitTower,
     TimmModel: timm_tower,
     ModifiedResNet: ResNetTower,
+    ConceptEncoder: ConceptTower,
 }
 """What reads each type of image encoder; ValueError, with the reason, from one that cannot."""
 

@@ -24,6 +24,7 @@ from .building import (
 )
 from .image_tower import image_tower
 from .open_clip_folders import folder_weights, is_model_folder, read_folder_config
+from .packaged import PACKAGED, load_packaged
 from .text_tower import Tokenizer, text_tower
 
 OPENAI_ARCHITECTURES = {
@@ -60,7 +61,8 @@ def load_clip(
     Args:
         name: the architecture: OpenAI's name ("ViT-B/16"), an open_clip name with an optional
             pre-training tag ("ViT-H-14", "ViT-B-16:laion2b_s34b_b88k"), a hub id
-            ("hf-hub:owner/name"), or a local folder that holds ``open_clip_config.json``.
+            ("hf-hub:owner/name"), a local folder that holds ``open_clip_config.json``, or a model
+            of ``PACKAGED``, whose weights its packages bring in any case.
         weights: "" for those that ``name`` stands for, "none" for random ones, a tag of open_clip,
             or a local file: OpenAI's ``.pt`` (archive or state dict), safetensors, ``.bin``.
         load: False gives random weights, for a checkpoint that is loaded over them.
@@ -74,6 +76,8 @@ def load_clip(
         raise ValueError(
             f"MODEL.CLIP_ACTIVATION: got {activation!r}, expected one of {list(known)}"
         )
+    if name in PACKAGED:
+        return _packaged(name, weights)
     name, weights = local_name(name), local_name(weights)
     architecture, tag = split_name(name)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -107,6 +111,16 @@ def load_clip(
     return _finish(model, architecture, f"{architecture}:{tag}", activation)
 
 
+def _packaged(name: str, weights: str) -> LoadedClip:
+    if weights:
+        raise ValueError(
+            f"MODEL.CLIP_WEIGHTS: got {weights!r}, but the weights of {name} come from its "
+            "packages. Leave it empty"
+        )
+    model, tokenizer = load_packaged(name)
+    return LoadedClip(model, partial(tokenizer), name)
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Split a model name into open_clip's architecture and the tag of its weights ("" if none);
     ValueError for neither OpenAI's name, nor open_clip's, nor a hub id, nor a model folder.
@@ -118,9 +132,9 @@ def split_name(name: str) -> tuple[str, str]:
     architecture, _, tag = name.partition(":")
     if architecture not in open_clip.list_models():
         raise ValueError(
-            f"CLIP model: got {name!r}, expected one of {list(OPENAI_ARCHITECTURES)}, an open_clip "
-            "architecture (open_clip.list_models()), 'hf-hub:owner/name', or a local folder with "
-            "open_clip_config.json"
+            f"CLIP model: got {name!r}, expected one of {[*OPENAI_ARCHITECTURES, *PACKAGED]}, an "
+            "open_clip architecture (open_clip.list_models()), 'hf-hub:owner/name', or a local "
+            "folder with open_clip_config.json"
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag and tag not in tags:

@@ -61,7 +61,8 @@ def _add_model_keys(model: CfgNode) -> None:
     # when MODEL.WEIGHTS is set, which holds the whole model; they still say the activation.
     model.CLIP_WEIGHTS = ""
     model.CLIP_ACTIVATION = "auto"  # or gelu, quick_gelu, for weights that do not say theirs
-    # sentences around a class name: single, scene (15), imagenet_select (8) or imagenet (80)
+    # sentences around a class name: single, scene (15), imagenet_select (8), imagenet (80), or none
+    # of them, name
     model.PROMPT_ENSEMBLE_TYPE = "single"
     # Of a class: "first" uses its first name (as released), "mean" the mean embedding of all, "max"
     # the best score of all (evaluation only). For typed vocabularies, "first" is "mean".

@@ -14,8 +14,10 @@ SCENE = (
 )
 
 
-TEMPLATES = ("single", "scene", "imagenet_select", "imagenet")
-"""Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and CLIP-ES's), 8 and 80 (OpenAI's)."""
+TEMPLATES = ("single", "scene", "imagenet_select", "imagenet", "name")
+"""Values of MODEL.PROMPT_ENSEMBLE_TYPE: 1, 15 (ViLD's 14 and CLIP-ES's), 8 and 80 (OpenAI's), and
+the name alone.
+"""
 
 
 def prompt_templates(kind: str) -> tuple[str, ...]:
@@ -23,8 +25,8 @@ def prompt_templates(kind: str) -> tuple[str, ...]:
     if kind not in TEMPLATES:
         expected = f"expected one of {list(TEMPLATES)}"
         raise ValueError(f"MODEL.PROMPT_ENSEMBLE_TYPE: got {kind!r}, {expected}")
-    if kind in ("single", "scene"):
-        return SINGLE if kind == "single" else SCENE
+    if kind in (plain := {"single": SINGLE, "scene": SCENE, "name": ("{}",)}):
+        return plain[kind]
     import open_clip  # here, since it brings torch with it
 
     if kind == "imagenet":

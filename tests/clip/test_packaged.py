@@ -26,7 +26,7 @@ CONFIG = "configs/photos/concepts.yaml"
 SMALL = [
     *("MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NAME", "CostVolumeHead"),
     *("MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION", "[6, 6]", "MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "6"),
-    *("MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "32", "MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1"),
+    *("MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "64", "MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1"),
     *("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "lora", "MODEL.ADAPTER.ENCODERS", "['text']"),
 ]
 WORDS = ["dog", "a very old house", "traffic light"]
@@ -41,7 +41,7 @@ def photo(name):
     """One of scikit-learn's sample photos (H, W, 3), which sentence-transformers brings."""
     from sklearn.datasets import load_sample_image
 
-    return load_sample_image(name)
+    return load_sample_image(name).copy()
 
 
 def test_text_is_what_sentence_transformers_gives(loaded):
@@ -104,7 +104,7 @@ def test_a_checkpoint_holds_what_trains_alone(tmp_path):
     content = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert content.keys() == trained and any("clip.text" in name for name in trained)
-    assert (tmp_path / "model.pth").stat().st_size < 4e6
+    assert (tmp_path / "model.pth").stat().st_size < 5e6  # of 110 MB
 
     other = build_model(cfg)
     StrictCheckpointer(other).load(str(tmp_path / "model.pth"))
@@ -140,9 +140,7 @@ def test_a_package_that_is_not_installed(monkeypatch):
     hidden = lambda name, *args: None if name == absent else find(name, *args)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert not packaged.is_installed(NAME)
-    expected = (
-        rf"the package {absent} is not installed\. Install it: pip install .hyperclip\[photos\]"
-    )
+    expected = f"the package {absent}, which has .* Install it: pip install .hyperclip.photos"
     with pytest.raises(ModuleNotFoundError, match=expected):
         load_clip(NAME)
 

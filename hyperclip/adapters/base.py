@@ -90,6 +90,7 @@ class AdapterOptions:
     rank: int
     alpha: float
     literal: bool
+    context_dim: int
 
     def side(self, encoder: str) -> int:
         """Side of the blocks in an encoder."""

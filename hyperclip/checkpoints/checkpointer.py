@@ -1,5 +1,6 @@
 """Strict loading of checkpoints, ours and the published ones, and atomic saving."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,19 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..runtime.files import local_name, write_atomically, write_text
 from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
-from ..runtime.weights import find_state_dict, plain_name, read_weights, rename_for, require_fit
+from ..runtime.weights import (
+    find_state_dict,
+    is_safetensors,
+    plain_name,
+    read_weights,
+    rename_for,
+    require_fit,
+)
 from ..segmenter import Segmenter
 from .conversion import CLIP_PREFIX, convert_published, is_published
 
@@ -72,6 +81,10 @@ def check_settings(
         )
 
 
+DESCRIBED = ("settings", "trained_on")
+"""What a checkpoint says besides tensors; as JSON in the metadata of safetensors."""
+
+
 def read_checkpoint(path: str | Path) -> dict:
     """Read a file of torch (``weights_only=True``) or safetensors, ``{"model": state dict, …}``;
     FileNotFoundError, or UnreadableCheckpointError, for one without a state dict, too.
@@ -79,6 +92,10 @@ def read_checkpoint(path: str | Path) -> dict:
     content = read_weights(path, "MODEL.WEIGHTS")
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
     others = content if isinstance(content.get("model"), Mapping) else {}
+    if is_safetensors(Path(path)):
+        with safe_open(str(path), "pt") as file:
+            notes = file.metadata() or {}
+        others = {name: json.loads(notes[name]) for name in DESCRIBED if name in notes}
     return {**others, "model": state}
 
 

@@ -1,10 +1,13 @@
-"""A dense image tower made of an image classifier: what a cell shows, in the words of its classes.
+"""A dense image tower made of an image classifier: what a cell shows, in the words of its classes,
+and, once it is trained, what its surroundings add to that.
 
 Shapes: B images, K classes of the classifier, C embedding, D width, H W image, h w grid.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
@@ -16,6 +19,37 @@ from .resnet_tower import require_whole_cells
 
 STRIDE = 16
 """Pixels of a cell: the last stage is dilated instead of strided."""
+
+
+LAST_STAGES = slice(5, None)
+"""Of an EfficientNet's seven, those with the widest features."""
+NEIGHBOURS = 5
+"""Cells per side of the surroundings that count as near."""
+
+
+class ContextReading(nn.Module):
+    """What a cell shows by its features, those near it, and those of the whole image: features (B,
+    D, h, w) to embeddings (B, C, h, w), which are 0 until something is trained.
+    """
+
+    def __init__(self, width: int, hidden: int, embed_dim: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(3 * width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, embed_dim),
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        padding = NEIGHBOURS // 2
+        near = F.avg_pool2d(features, NEIGHBOURS, 1, padding, count_include_pad=False)
+        whole = features.mean((2, 3), keepdim=True).expand_as(features)
+        cells = torch.cat([features, near, whole], dim=1).permute(0, 2, 3, 1)
+        return self.layers(cells).permute(0, 3, 1, 2)
 
 
 class ConceptEncoder(nn.Module):
@@ -41,23 +75,43 @@ class ConceptEncoder(nn.Module):
         self.trunk = trunk
         self.register_buffer("concepts", concepts)
         self.image_mean, self.image_std = tuple(mean), tuple(std)
+        self.context: ContextReading | None = None
+
+    def add_context(self, hidden: int) -> None:
+        """Add what :class:`ContextReading` gives to the embeddings, whose directions stay."""
+        self.context = ContextReading(self.trunk.num_features, hidden, self.concepts.shape[1])
+
+    def last_stages(self) -> list[nn.Module]:
+        """The end of the trunk, most of its weights."""
+        trunk: Any = self.trunk
+        return [*trunk.blocks[LAST_STAGES], trunk.conv_head, trunk.bn2]
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to embeddings (B, C) of their pooled features."""
-        return self.speak(self.trunk.forward_features(images).mean((2, 3)))
+        pooled = self.trunk.forward_features(images).mean((2, 3), keepdim=True)
+        return self.speak(pooled).flatten(1)
 
     def speak(self, features: Tensor) -> Tensor:
-        """Features (..., D) to embeddings (..., C), at most of length 1."""
-        logits = F.linear(features, self.trunk.classifier.weight, self.trunk.classifier.bias)
-        return logits.softmax(-1) @ self.concepts
+        """Features (B, D, h, w) to embeddings (B, C, h, w): of each cell alone at most of length 1,
+        or of length 1 with what the context adds.
+        """
+        logits = F.linear(
+            features.permute(0, 2, 3, 1),
+            self.trunk.classifier.weight,
+            self.trunk.classifier.bias,
+        )
+        concepts = (logits.softmax(-1) @ self.concepts).permute(0, 3, 1, 2)
+        if self.context is None:
+            return concepts
+        return F.normalize(concepts, dim=1) + self.context(features)
 
 
 class ConceptTower:
     """See :class:`hyperclip.clip.image_tower.ImageTower`.
 
     A cell's embedding is what the encoder says of that cell alone, as if its features were the mean
-    of all. Intermediate maps are what the trunk's stages give, from stride 2 to 16. Batch norms use
-    their statistics.
+    of all, and what the context adds. Intermediate maps are what the trunk's stages give, from
+    stride 2 to 16. Batch norms use their statistics.
     """
 
     def __init__(self, visual: ConceptEncoder) -> None:
@@ -68,7 +122,7 @@ class ConceptTower:
         self.maps = list(visual.trunk.feature_info)
         self.layers = range(len(self.maps))
         self.idle: list[nn.Parameter] = []
-        self.fixed: list[nn.Module] = [visual]
+        self.fixed: list[nn.Module] = [visual.trunk]
 
     def width(self, layer: int) -> int:
         return self.maps[layer]["num_chs"]
@@ -90,6 +144,5 @@ class ConceptTower:
         require_whole_cells(images, self.stride)
         everything = list(range(len(self.maps)))
         features, maps = self.trunk.forward_intermediates(images, indices=everything)
-        embeddings = self.visual.speak(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        pooled = self.visual.speak(features.mean((2, 3)))
-        return DenseFeatures(embeddings, [maps[i] for i in layers], pooled)
+        pooled = self.visual.speak(features.mean((2, 3), keepdim=True)).flatten(1)
+        return DenseFeatures(self.visual.speak(features), [maps[i] for i in layers], pooled)

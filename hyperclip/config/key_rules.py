@@ -138,7 +138,7 @@ FRAMEWORK = KeyRules(
             "FEATURE_RESOLUTION", "WINDOW_SIZES",
         )], POSITIVE),
         **dict.fromkeys((
-            "MODEL.ADAPTER.BLOCK_SIZE", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
+            "MODEL.ADAPTER.BLOCK_SIZE", "MODEL.ADAPTER.CONTEXT_DIM", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
             "SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.MICRO_BATCHES", "SOLVER.LOG_PERIOD",
             "TEST.IMS_PER_BATCH", "TEST.SLIDING.SIZE", "TEST.SLIDING.KERNEL",
         ), POSITIVE),
@@ -152,6 +152,7 @@ FRAMEWORK = KeyRules(
     },
     choices={
         _HEAD + "ATTENTION_TYPE": ("linear", "full"),
+        _HEAD + "LOSS": ("binary", "softmax"),
         "MODEL.CHECKPOINT_ACTIVATIONS": ("text", "image", "head"),
         "INPUT.FORMAT": ("RGB",),  # which CLIP was trained on
         "INPUT.DATASET_MAPPER_NAME": ("mask_former_semantic",),

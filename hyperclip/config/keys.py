@@ -81,6 +81,11 @@ def _add_model_keys(model: CfgNode) -> None:
 
 def _add_head_keys(head: CfgNode) -> None:
     head.NAME = "CostVolumeHead"  # or CosineHead: dense CLIP without a head
+    # binary, each class against the rest of a pixel (as released), or softmax, one of the classes
+    # asked or none; it says what the scores are, too
+    head.LOSS = "binary"
+    # add to the logits (CosineHead: take as the logits) cosine times a trained scale plus a bias
+    head.SCALED_COSINE = False
     # of the training set, of several the largest number, checked against it; the head takes any
     head.NUM_CLASSES = 171
     # label of pixels without a class, checked against the training set; of several class lists one
@@ -90,7 +95,8 @@ def _add_head_keys(head: CfgNode) -> None:
     head.TEST_CLASS_JSON = ""  # class names in evaluation, likewise; "" = those of each test set
     head.CLIP_PRETRAINED = "ViT-B/16"  # OpenAI or open_clip name[:tag], hf-hub:id, or local folder
     # what trains in CLIP: full, none, or several, joined by "+", of hyperbolic, rotation, relations
-    # (HyperCLIP++), lora, attention (q and v, CAT-Seg), your own; hyperbolic+rotation is HyRo
+    # (HyperCLIP++), lora, attention (q and v, CAT-Seg), your own; hyperbolic+rotation is HyRo. In
+    # image towers of packages also context (what surrounds a cell) and stages (the last ones)
     head.CLIP_FINETUNE = "hyperbolic"
     # blocks (or stages) whose outputs guide the decoder: 1/3 and 2/3 of the depth
     head.CLIP_LAYERS = [3, 7]
@@ -126,6 +132,7 @@ def _add_adapter_keys(model: CfgNode) -> None:
     adapter.CURVATURE_TEXT = -1.0  # of the text tower; -1 = 0.01 for relations, else 1.0 (released)
     adapter.RANK = 8  # of lora
     adapter.ALPHA = 8.0  # lora's updates are scaled by ALPHA / RANK
+    adapter.CONTEXT_DIM = 512  # hidden units of context
     adapter.LITERAL = False  # evaluate the hyperbolic maps, not the equal block product: slow
 
 

@@ -5,6 +5,7 @@ Shapes: B images (or views), T classes, K classes kept by pruning, C channels, h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,25 @@ def top_classes(costs: Tensor, keep: int) -> Tensor | None:
     if keep <= 0 or costs.shape[1] <= keep:
         return None
     return costs.flatten(2).amax(-1).topk(keep, dim=1).indices.sort(dim=1).values
+
+
+class ScaledCosine(nn.Module):
+    """Logits that are cosines times a scale plus a bias, both trained. They begin at values for
+    cosines of a sentence encoder, for which few of many classes are probable. Source: Zhai et al.,
+    SigLIP (ICCV 2023).
+    """
+
+    def __init__(self, scale: float = 25.0, bias: float = -12.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, costs: Tensor, finer: int = 1) -> Tensor:
+        """Cosines (B, T, h, w) to logits (B, T, h finer, w finer)."""
+        logits = costs * self.log_scale.exp() + self.bias
+        if finer == 1:
+            return logits
+        return F.interpolate(logits, scale_factor=finer, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ class CostVolumeHead(nn.Module):
         embed_dim: channels of image and text embeddings. width, scale: channels of the two
             intermediate maps, and how many times finer than the grid they are, per side. The
             decoder's stages are 2 and 4 times finer: a map is brought there.
+        scaled_cosine: start at :class:`ScaledCosine`, to which the rest adds.
         recompute: in training, compute activations again in the backward pass, to save memory.
     """
 
@@ -115,6 +136,7 @@ class CostVolumeHead(nn.Module):
         width: Sequence[int],
         scale: Sequence[int],
         options: HeadOptions,
+        scaled_cosine: bool,
         recompute: bool,
     ) -> None:
         super().__init__()
@@ -137,6 +159,10 @@ class CostVolumeHead(nn.Module):
             for _ in range(options.num_layers)
         )
         self.decoder = Decoder(dim, options.decoder_dims, projected)
+        self.scaled_cosine = ScaledCosine() if scaled_cosine else None
+        if scaled_cosine:
+            for parameter in self.decoder.classifier.parameters():
+                nn.init.zeros_(parameter)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, Any]) -> dict:
@@ -157,7 +183,12 @@ class CostVolumeHead(nn.Module):
                 "blocks, one for each stage of the decoder, such as [3, 7]"
             )
         recompute = "head" in cfg.MODEL.CHECKPOINT_ACTIVATIONS
-        return {**input_shape, "options": options_of(HeadOptions, head), "recompute": recompute}
+        return {
+            **input_shape,
+            "options": options_of(HeadOptions, head),
+            "scaled_cosine": head.SCALED_COSINE,
+            "recompute": recompute,
+        }
 
     def describe(self) -> dict[str, Any]:
         """What decides its numbers in inference, in plain values."""
@@ -213,6 +244,8 @@ class CostVolumeHead(nn.Module):
         for layer, guided in zip(self.layers, images.spatial, strict=True):
             x = layer(x, guided, text_guidance, pooling, recompute)
         logits = self.decoder(x.permute(0, 1, 4, 2, 3), images.decoder, recompute)
+        if self.scaled_cosine is not None:
+            logits = logits + self.scaled_cosine(costs, finer=4)
         return ViewLogits(logits, len(text), kept).whole()
 
     @torch.no_grad()
@@ -239,6 +272,8 @@ class CostVolumeHead(nn.Module):
             decode = partial(self.decoder, prepared=some.decoder)
             maps = x.permute(0, 1, 4, 2, 3)
             in_pieces(lambda out, part, f=decode: out.copy_(f(part)), chunk, logits[own], maps)
+        if self.scaled_cosine is not None:
+            logits += self.scaled_cosine(costs, finer=4)
         return ViewLogits(logits, len(text), kept)
 
 
@@ -265,20 +300,30 @@ def upsampling(
 
 
 class CosineHead(nn.Module):
-    """The baseline of dense CLIP: the cosine of every patch with every class is its logit."""
+    """The baseline of dense CLIP: the cosine of every patch with every class is its logit.
 
-    def __init__(
-        self, cfg: CfgNode | None = None, input_shape: Mapping[str, Any] | None = None
-    ) -> None:
+    Args:
+        scaled_cosine: by :class:`ScaledCosine` instead, which can be trained.
+    """
+
+    @configurable
+    def __init__(self, *, scaled_cosine: bool) -> None:
         super().__init__()
+        self.scaled_cosine = ScaledCosine() if scaled_cosine else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, Any]) -> dict:
+        """Translate a config."""
+        return {"scaled_cosine": cfg.MODEL.SEM_SEG_HEAD.SCALED_COSINE}
 
     def describe(self) -> dict[str, Any]:
-        """Nothing of it can be chosen."""
+        """Nothing of it decides numbers in inference."""
         return {}
 
     def forward(self, features: DenseFeatures, text: Tensor) -> Tensor:
-        """Logits (B, T, h, w), the cosines."""
-        return cost_volume(features.embeddings, text)
+        """Logits (B, T, h, w) for unit embeddings (T, C)."""
+        costs = cost_volume(features.embeddings, text)
+        return costs if self.scaled_cosine is None else self.scaled_cosine(costs)
 
     def prepare(self, features: DenseFeatures) -> DenseFeatures:
         """The features themselves."""

@@ -1,4 +1,4 @@
-"""The training loss, binary cross-entropy of pixels with classes, and sampling of these classes."""
+"""The training losses, of pixels with classes, and sampling of these classes."""
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,33 @@ def pixel_class_bce(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Ten
     index = target.masked_fill(~valid, 0).long()
     positive = logits.gather(1, index[:, None])[:, 0]
     return (F.softplus(logits).sum() - positive[valid].sum()) / logits.numel()
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+    """Mean over cells of the cross-entropy of softmax over the classes and none of them, which has
+    the logit 0 and is what ignored pixels are; a cell has the label of the pixel at its centre.
+    Arguments and errors as :func:`pixel_class_bce`, but logits are not resized.
+    """
+    check_labels(target, logits.shape[1], ignore)
+    cells = F.interpolate(target[:, None].double(), logits.shape[-2:], mode="nearest-exact")
+    cells = cells[:, 0].long()
+    none = logits.new_zeros(len(logits), 1, *logits.shape[-2:])
+    labels = torch.where(cells == ignore, 0, cells + 1)
+    return F.cross_entropy(torch.cat([none, logits], dim=1).float(), labels)
+
+
+def softmax_logits(logits: Tensor) -> Tensor:
+    """Logits (B, T, h, w) trained by :func:`pixel_cross_entropy` to those whose sigmoid is their
+    softmax probability: less the logarithm of the summed exponentials of all others and of none.
+    """
+    total = torch.logsumexp(F.pad(logits, (0, 0, 0, 0, 1, 0)), dim=1, keepdim=True)
+    # log(p / (1 - p)) of log p, which is below 0
+    log_p = (logits - total).clamp_max(-1e-7)
+    return log_p - torch.log(-torch.expm1(log_p))
+
+
+LOSSES = {"binary": pixel_class_bce, "softmax": pixel_cross_entropy}
+"""By their name in MODEL.SEM_SEG_HEAD.LOSS."""
 
 
 def check_labels(target: Tensor, classes: int, ignore: int) -> None:

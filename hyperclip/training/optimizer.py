@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..adapters import adapters
+from ..clip.concept_tower import ContextReading
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 
@@ -15,16 +16,19 @@ def parameter_groups(model: nn.Module, cfg: CfgNode) -> list[dict[str, Any]]:
     """One group for each trainable parameter, as in the released code; ValueError if nothing trains
     or a learning rate is 0 or less.
 
-    CLIP's learning rate is BASE_LR times CLIP_MULTIPLIER; norms and embeddings have weight decays
-    of their own. (Detectron2's ``get_default_optimizer_params`` merges the groups.)
+    CLIP's learning rate is BASE_LR times CLIP_MULTIPLIER, but for what was added to it without any
+    pre-training; norms and embeddings have weight decays of their own. (Detectron2's
+    ``get_default_optimizer_params`` merges the groups.)
     """
     solver, groups = cfg.SOLVER, []
+    readings = [m for m in model.modules() if isinstance(m, ContextReading)]
+    added = {parameter for reading in readings for parameter in reading.parameters()}
     for name, parameter in model.named_parameters():  # a shared one comes once
         if not parameter.requires_grad:
             continue
         rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
         module = model.get_submodule(name.rpartition(".")[0])
-        if name.startswith("clip."):
+        if name.startswith("clip.") and parameter not in added:
             rate *= solver.CLIP_MULTIPLIER
         if isinstance(module, NORMS):
             decay = solver.WEIGHT_DECAY_NORM

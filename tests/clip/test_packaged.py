@@ -10,11 +10,16 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from hyperclip import Predictor
-from hyperclip.adapters import adapters
+from hyperclip.adapters import AdapterOptions, adapters, prepare_finetuning
 from hyperclip.checkpoints import StrictCheckpointer
+from hyperclip.checkpoints.shrinking import shrink_checkpoint
 from hyperclip.clip import encode_dense, encode_text, load_clip, tokenize
 from hyperclip.clip.image_tower import image_tower
+from hyperclip.config.key_rules import options_of
 from hyperclip.config.keys import load_config
+from hyperclip.load import load_model
+from hyperclip.segmenter import Question
+from hyperclip.training.optimizer import parameter_groups
 from hyperclip.vocabulary import Vocabulary
 from open_clip import IMAGENET_CLASSNAMES
 from torch.nn import functional as F
@@ -138,6 +143,87 @@ def test_a_training_step():
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert loss.isfinite() and missing == []
     assert not model.clip.visual.trunk.training and list(adapters(model))
+
+
+def grown(*overrides):
+    """A model whose image tower has a context and trains its last stages, and one without."""
+    finetune = ["MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "context+stages", "MODEL.DEVICE", "cpu"]
+    wider = ["MODEL.ADAPTER.CONTEXT_DIM", "32"]
+    cfg = load_config(CONFIG, [*finetune, *wider, *overrides])
+    plain = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    return cfg, build_model(cfg).eval(), build_model(plain).eval()
+
+
+def test_a_context_changes_no_direction_until_it_is_trained():
+    _, model, plain = grown()
+    images = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        ours, theirs = (encode_dense(m.clip.visual, images).embeddings for m in (model, plain))
+        torch.testing.assert_close(ours, F.normalize(theirs, dim=1), atol=1e-5, rtol=1e-4)
+        # then it is what the cell, the 5 x 5 cells around it and all cells give
+        context = model.clip.visual.context
+        context.layers[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
+        features = model.clip.visual.trunk.forward_features(images)
+        near = features[0, :, 0:4, 1:4].mean((1, 2))  # of the cell (1, 3) of 6 x 4
+        cell = torch.cat([features[0, :, 1, 3], near, features[0].mean((1, 2))])
+        added = encode_dense(model.clip.visual, images).embeddings - ours
+    torch.testing.assert_close(added[0, :, 1, 3], context.layers(cell), atol=1e-3, rtol=1e-3)
+
+
+def test_what_trains_in_a_packaged_image_tower():
+    cfg, model, _ = grown("SOLVER.BASE_LR", "0.5", "SOLVER.CLIP_MULTIPLIER", "0.1")
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    trunk = "clip.visual.trunk."
+    parts = ("blocks.5.", "blocks.6.", "conv_head.", "bn2.")
+    expected = {n for n, _ in model.named_parameters() if n.startswith("clip.visual.context")}
+    expected |= {
+        n for n, _ in model.named_parameters() if n.startswith(tuple(trunk + p for p in parts))
+    }
+    assert set(trained) == expected and len(expected) > 20
+    model.train()
+    assert model.clip.visual.context.training and not model.clip.visual.trunk.training
+    rates = {g["params"][0]: g["lr"] for g in parameter_groups(model, cfg)}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert rates[p] == pytest.approx(0.5 if ".context." in name else 0.05)
+
+
+def test_parts_that_a_tower_does_not_have():
+    clip = load_clip("configs/quickstart/tiny_scene_clip").model
+    options = options_of(AdapterOptions, load_config(CONFIG).MODEL.ADAPTER)
+    with pytest.raises(ValueError, match="got 'context', but .'context'. are parts of image tow"):
+        prepare_finetuning(clip, "context", options)
+
+
+def test_training_by_softmax_and_handing_on_the_result(tmp_path):
+    loss = ["MODEL.SEM_SEG_HEAD.LOSS", "softmax", "MODEL.SEM_SEG_HEAD.SCALED_COSINE", "True"]
+    cfg, model, _ = grown(*loss)
+    model.train_vocabulary = Vocabulary.from_text("; ".join(IMAGENET_CLASSNAMES[:8]))
+    image, target = random_image(model, 96, 0)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    for _ in range(2):  # the context's first layer moves from the second step on
+        optimizer.zero_grad()
+        sum(model.train()([{"image": image, "sem_seg": target}]).values()).backward()
+        optimizer.step()
+    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert still == []
+    model.trained_on = ("photos",)
+    StrictCheckpointer(model, str(tmp_path)).save("model")
+    file = tmp_path / "small.safetensors"
+    shrink_checkpoint(tmp_path / "model.pth", file)
+    assert file.stat().st_size < 0.51 * (tmp_path / "model.pth").stat().st_size
+
+    cfg.MODEL.WEIGHTS = str(file)
+    other = load_model(cfg)
+    assert other.trained_on == ("photos",)
+    question = {"question": Question(Vocabulary.from_text("dog; grass"))}
+    with torch.no_grad():
+        want, got = (m.eval()([{"image": image, **question}])[0] for m in (model, other))
+    key = "sem_seg_confidence"
+    torch.testing.assert_close(got[key], want[key], atol=0.02, rtol=0)
+    cfg.MODEL.SEM_SEG_HEAD.LOSS = "binary"
+    with pytest.raises(ValueError, match="LOSS is 'softmax' there and 'binary' here"):
+        load_model(cfg)
 
 
 def test_a_package_that_is_not_installed(monkeypatch):

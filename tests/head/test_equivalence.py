@@ -4,6 +4,8 @@ relative.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hyperclip.dense_features import DenseFeatures
@@ -94,7 +96,7 @@ def test_loss_names_a_label_outside_the_vocabulary():
         pixel_class_bce(torch.zeros(1, 5, 4, 4), torch.full((1, 4, 4), 7))
 
 
-def make_head(dtype, **changes):
+def make_head(dtype, scaled_cosine=False, trained=True, **changes):
     arguments = {
         "feature_resolution": (4, 4),
         "hidden_dims": 16,
@@ -111,9 +113,14 @@ def make_head(dtype, **changes):
     }
     options = default(HeadOptions, **arguments)
     head = CostVolumeHead(
-        embed_dim=24, width=[20, 20], scale=[1, 1], options=options, recompute=False
+        embed_dim=24,
+        width=[20, 20],
+        scale=[1, 1],
+        options=options,
+        scaled_cosine=scaled_cosine,
+        recompute=False,
     )
-    return randomise(head, dtype).eval()
+    return (randomise(head, dtype) if trained else head.to(dtype)).eval()
 
 
 def make_features(dtype, images=2):
@@ -134,6 +141,32 @@ def test_inference_in_chunks(dtype, chunk, pooling):
     logits = head.infer(head.prepare(features), text, chunk)
     assert logits.kept is None
     assert_equal(logits.whole(), head(features, text), dtype)
+
+
+@both
+@pytest.mark.parametrize("chunk", [0, 3])
+@torch.no_grad()
+def test_the_scaled_cosine_is_added(dtype, chunk):
+    """In training and in inference, bilinearly, to the logits of the classes that are kept."""
+    plain, features = make_head(dtype, max_classes=3), make_features(dtype)
+    head = make_head(dtype, scaled_cosine=True, max_classes=3)
+    head.load_state_dict(plain.state_dict(), strict=False)
+    head.scaled_cosine.log_scale.fill_(math.log(7.0))
+    head.scaled_cosine.bias.fill_(-2.0)
+    text = torch.nn.functional.normalize(random(5, 24, dtype=dtype), dim=-1)
+    got = head.infer(head.prepare(features), text, chunk)
+    own = plain.infer(plain.prepare(features), text, chunk)
+    costs = 7 * cost_volume(features.embeddings, text) - 2
+    fine = torch.nn.functional.interpolate(costs, scale_factor=4.0, mode="bilinear")
+    added = fine.gather(1, got.kept[:, :, None, None].expand_as(got.logits))
+    assert_equal(got.logits, own.logits + added, dtype)
+    assert_equal(got.whole(), head(features, text), dtype)
+    untrained = make_head(dtype, scaled_cosine=True, trained=False)
+    scale = untrained.scaled_cosine.log_scale.exp()
+    assert scale == pytest.approx(25)
+    costs = scale * cost_volume(features.embeddings, text) - 12
+    fine = torch.nn.functional.interpolate(costs, scale_factor=4.0, mode="bilinear")
+    assert_equal(untrained(features, text), fine, dtype)
 
 
 @pytest.mark.parametrize("chunk", [0, 2, 6])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hyperclip.head import choose_classes, in_terms_of, pixel_class_bce, present_classes
-from hyperclip.head.loss import check_labels
+from hyperclip.head.loss import check_labels, pixel_cross_entropy, softmax_logits
 
 
 def sample_classes(target, classes, count, ignore=255):
@@ -90,3 +90,34 @@ def test_the_others_are_drawn_at_random():
     drawn = {tuple(sample_classes(target, 30, 3)[1].tolist()) for _ in range(20)}
     assert len(drawn) > 5 and all(7 in chosen for chosen in drawn)
     assert {k for chosen in drawn for k in chosen} - set(range(30)) == set()
+
+
+@pytest.mark.parametrize("ignore", [255, 459])
+def test_softmax_over_classes_and_none(ignore):
+    """A cell has the label of its central pixel; what is ignored is none of the classes."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 6, generator=generator)
+    target = torch.randint(0, 3, (2, 12, 18), generator=generator)
+    target[0, :6] = ignore
+    expected = []
+    for b, y, x in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(6)):
+        label = target[b, 3 * y + 1, 3 * x + 1]
+        own = torch.cat([logits[b, :, y, x], torch.zeros(1)])
+        expected.append(own.logsumexp(0) - own[3 if label == ignore else label])
+    loss = pixel_cross_entropy(logits, target, ignore)
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    with pytest.raises(ValueError, match=r"labels: got \[3\], expected 0 to 2"):
+        pixel_cross_entropy(logits, torch.full_like(target, 3), ignore)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_sigmoids_that_are_a_softmax(scale):
+    logits = scale * torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    with_none = torch.cat([logits, torch.zeros(2, 1, 3, 4)], dim=1)
+    scores = softmax_logits(logits).sigmoid()
+    torch.testing.assert_close(scores, with_none.softmax(1)[:, :5], atol=1e-6, rtol=1e-4)
+    assert softmax_logits(logits).isfinite().all()
+    if scale <= 30:  # else several are 0 in float32
+        assert torch.equal(scores.argmax(1), logits.argmax(1))
+    one = softmax_logits(logits[:, :1])
+    torch.testing.assert_close(one.sigmoid(), logits[:, :1].sigmoid(), atol=1e-6, rtol=1e-4)

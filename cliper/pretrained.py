@@ -121,6 +121,15 @@ def locate(model: str, revision: str = "") -> tuple[Path, str]:
     )
 
 
+def is_here(model: str) -> bool:
+    """Whether a model of ``KNOWN`` is in this machine's cache, without asking the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    found = [try_to_load_from_cache(name, weights, revision=pin) for name, pin in KNOWN[model]]
+    return any(isinstance(file, str) for file in found)
+
+
 def _empty_prompt(folder: Path) -> Tensor:
     """Embedding (1, N, C) of the empty prompt, by a text encoder of CLIP's kind."""
     from transformers import CLIPTextModel, CLIPTokenizer

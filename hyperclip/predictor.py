@@ -2,8 +2,7 @@
 
 Example::
 
-    weights = ["MODEL.WEIGHTS", "model_final.pth"]
-    predictor = Predictor.from_config("configs/vitb_384_hyperbolic.yaml", weights)
+    predictor = Predictor.from_pretrained()
     predictor.set_image(image)
     prediction = predictor.predict("dog; truck; road, street; sky")
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
+import logging
 import sys
 import threading
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from . import zoo
 from .config import load_config
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
@@ -31,6 +32,8 @@ from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 """The lock of each model; predictors of the same model share it."""
@@ -97,6 +100,18 @@ class Predictor:
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
         return cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION)
+
+    @classmethod
+    def from_pretrained(cls, name: str = "", overrides: Sequence[str] = ()) -> Predictor:
+        """A model of :mod:`hyperclip.zoo` by its name, with KEY VALUE overrides; without one the
+        best of those that are on this machine, and the log says in a line what that is.
+
+        Raises:
+            ValueError: an unknown name. FileNotFoundError: no model is on this machine.
+        """
+        model = zoo.named(name) if name else zoo.best_here()
+        logger.info("%s", model.what)
+        return cls.from_config(model.config, [*model.overrides, *overrides])
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""

@@ -23,7 +23,7 @@ FLOORS = (
     ("hyperclip.dense_features",),
     ("hyperclip.clip", "hyperclip.head"),
     ("hyperclip.adapters",),
-    ("hyperclip.segmenter", "hyperclip.inference", "hyperclip.tinyscenes"),
+    ("hyperclip.segmenter", "hyperclip.inference", "hyperclip.tinyscenes", "hyperclip.zoo"),
     ("hyperclip.meta_arch", "hyperclip.data", "hyperclip.checkpoints", "cliper"),
     ("hyperclip.load",),
     ("hyperclip.predictor", "hyperclip.evaluation"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from ..runtime.files import local_name
@@ -119,6 +120,21 @@ def _packaged(name: str, weights: str) -> LoadedClip:
         )
     model, tokenizer = load_packaged(name)
     return LoadedClip(model, partial(tokenizer), name)
+
+
+def weights_are_here(name: str) -> bool:
+    """Whether open_clip would find the weights of one of its names on this machine, without asking
+    the network; ValueError as :func:`split_name`.
+    """
+    architecture, tag = split_name(name)
+    known = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    repository, _, file = known.get("hf_hub", "").rpartition("/")
+    if not repository:
+        address = known.get("url", "")
+        return bool(address) and Path("~/.cache/clip", Path(address).name).expanduser().is_file()
+    files = [file] if file else ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"]
+    files += [f"{Path(file).stem}.safetensors" for file in files]
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """A page to try any image and any words: hyperclip-app, then open the address that it prints.
 
-It starts on the quickstart's weights, without a network, and listens on this machine only (--share
-publishes it). Other systems come from configs, with KEY VALUE pairs of their own:
+It starts on the best model of which everything is on this machine, and listens on this machine only
+(--share publishes it). Other systems come from configs, with KEY VALUE pairs of their own:
 
     hyperclip-app --config-file configs/vitb_384_hyperbolic.yaml MODEL.WEIGHTS model_final.pth \\
         --config-file configs/cliper/vit-b-16/ovs_voc21.yaml
@@ -38,6 +38,7 @@ from detectron2.config import CfgNode  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from .. import zoo  # noqa: E402
 from ..config.keys import input_keys, load_config, plain_settings  # noqa: E402
 from ..data import read_image  # noqa: E402
 from ..evaluation.kept_rows import content_hash  # noqa: E402
@@ -63,17 +64,27 @@ TRAINED = {QUICK_TRAINED: "output/quickstart/hyperclip/model_final.pth"}
 
 def offer_first(configs: Sequence[Sequence[str]]) -> None:
     """Put configs, each a file and its KEY VALUE pairs, before the quickstart's systems, of which
-    those are left out whose package is not installed; raises as :func:`load_config` does.
+    those are left out whose package is not installed; without any, the best model of
+    :mod:`hyperclip.zoo` that is on this machine. Raises as :func:`load_config` does.
     """
     before = {name: file for name, file in SYSTEMS.items() if _loads(name, file)}
     SYSTEMS.clear()
     given: Counter[str] = Counter()
+    if not configs:
+        with contextlib.suppress(FileNotFoundError):  # the quickstart's systems are left
+            _offer(zoo.best_here(), before)
     for file, *overrides in configs:
         load_config(file, overrides)
         given[file] += 1
         name = f"{file} ({given[file]})" if given[file] > 1 else file
         SYSTEMS[name], OVERRIDES[name] = str(files.local_path(file).resolve()), overrides
     SYSTEMS.update(before)
+
+
+def _offer(model: zoo.ZooModel, others: dict[str, str]) -> None:
+    """Put a model first, unless its config is among the others."""
+    if model.config not in others.values():
+        SYSTEMS[model.what], OVERRIDES[model.what] = model.config, list(model.overrides)
 
 
 def _loads(name: str, file: str) -> bool:

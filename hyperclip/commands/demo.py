@@ -1,16 +1,18 @@
 """Segment images with classes of your own choice.
 
+    hyperclip-demo --input photos/ --output out --vocabulary "dog; truck; road, street; sky"
     hyperclip-demo --config-file configs/vitb_384_hyperbolic.yaml --input photos/ --output out \\
         --vocabulary "dog; truck; road, street; sky" --opts MODEL.WEIGHTS model_final.pth
 
-For each image two files are written: NAME.png, the overlay with a legend, and NAME_labels.png, the
-class index of every pixel in the overlay's colours (255: no class, or below --threshold).
-classes.json lists the classes, the names that were asked, and their colours. These repeat after 155
-classes; where two of the same colour meet in an image, one gets another there, which classes.json
-notes under "recolored". In --vocabulary ";" or a line end separates classes, "," synonyms; it may
-also be the name of a .txt file of such text or of a .json class file. Files of a folder that are no
-images are named and left out. Images that cannot be read or segmented are reported, the others are
-done, and the exit status is 1.
+Without --config-file the best model of which everything is on this machine is taken, and a line
+says which. For each image two files are written: NAME.png, the overlay with a legend, and
+NAME_labels.png, the class index of every pixel in the overlay's colours (255: no class, or below
+--threshold). classes.json lists the classes, the names that were asked, and their colours. These
+repeat after 155 classes; where two of the same colour meet in an image, one gets another there,
+which classes.json notes under "recolored". In --vocabulary ";" or a line end separates classes, ","
+synonyms; it may also be the name of a .txt file of such text or of a .json class file. Files of a
+folder that are no images are named and left out. Images that cannot be read or segmented are
+reported, the others are done, and the exit status is 1.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
@@ -31,6 +33,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from .. import zoo
 from ..clip import TextEmbedder
 from ..config.keys import load_config
 from ..data import dataset_file, image_files, pairing, read_image, vocabulary_of
@@ -50,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; SystemExit 2 where it is wrong."""
     parser = program.program_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE")
+    add("--config-file", metavar="FILE", help="default: the best model on this machine")
     add("--input", required=True, nargs="+", help="image files, folders or glob patterns")
     add("--output", required=True, type=files.user_path, help="folder of the results")
     add("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
@@ -59,6 +62,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threshold", type=float, default=0.0, help=below)
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args(argv)
+
+
+def chosen_config(arguments: argparse.Namespace) -> CfgNode:
+    """The config of the command line, or of the best model on this machine, which is logged; raises
+    as :func:`load_config` and :func:`hyperclip.zoo.best_here` do.
+    """
+    if arguments.config_file:
+        return load_config(arguments.config_file, arguments.opts)
+    model = zoo.best_here()
+    logger.info("No --config-file: %s", model.what)
+    return load_config(model.config, [*model.overrides, *arguments.opts])
 
 
 def check_threshold(cfg: CfgNode, threshold: float) -> None:
@@ -127,6 +141,11 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
     dataset_file.register_files(cfg.DATASETS.FILES)
     if cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON:
         return load_vocabulary(cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON)
+    if not cfg.DATASETS.TEST:
+        raise ValueError(
+            "--vocabulary: the config names no classes, so give them: 'dog; truck; road, street', "
+            "or a file of names"
+        )
     return vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
@@ -175,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
     memory.keep_freed_memory()
-    cfg = load_config(arguments.config_file, arguments.opts)
+    cfg = chosen_config(arguments)
     check_system(cfg)
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)

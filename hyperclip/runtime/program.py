@@ -5,10 +5,17 @@ import itertools
 import pydoc
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 USER_ERRORS = (OSError, ValueError, FloatingPointError, ImportError, MemoryError)
 """What input, machine or network cause; any other error is the program's, with a traceback."""
+
+
+def register_systems() -> None:
+    """Import the installed packages that add systems by an entry point ``hyperclip.systems``."""
+    for package in entry_points(group="hyperclip.systems"):
+        package.load()
 
 
 def program_parser(description: str | None) -> argparse.ArgumentParser:

@@ -508,6 +508,22 @@ def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
         app.offer_first([["mine.yaml", "MODEL.WEIGHT", "a.pth"]])
 
 
+def test_the_best_model_here_comes_first_where_no_config_is_given(app, scene, monkeypatch):
+    app.offer_first([])
+    first = next(iter(app.SYSTEMS))
+    assert first == app.zoo.ZOO["photo-mini"].what and len(app.SYSTEMS) == 3
+    answer = app.segment(str(scene), "circle; cross", "", None, None, first)[1]
+    assert labels_of(answer).shape == (96, 96)
+
+    def nothing():
+        raise FileNotFoundError("no model is on this machine")
+
+    monkeypatch.setattr(app.zoo, "best_here", nothing)
+    app.SYSTEMS.pop(first)
+    app.offer_first([])
+    assert len(app.SYSTEMS) == 2
+
+
 def test_images_are_read_as_the_system_s_config_says(app, tmp_path):
     """12 bits in 16, which are black without it; and the size that is allowed."""
     grey = render_scene("val_seen", 0)[0].astype(np.uint16)[..., 0] << 4

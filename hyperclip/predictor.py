@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from . import zoo
+from . import results, zoo
 from .config import load_config
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
+from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
@@ -54,6 +55,48 @@ class Prediction:
     names: list[str]
     asked: list[list[str]] | None = None
     synonyms: str = ""
+
+    @property
+    def answer(self) -> results.Answer:
+        """What every format of :mod:`hyperclip.results` is made of."""
+        return results.Answer(self.labels, self.confidence, self.names)
+
+    def mask(self, name: str) -> np.ndarray:
+        """Where a name is, bool (H, W); ValueError for one that was not asked."""
+        return self.labels == self.answer.index(name)
+
+    def areas(self) -> dict[str, int]:
+        """The pixels of each name."""
+        return {row.name: row.pixels for row in self.to_table()}
+
+    def to_table(self) -> list[results.ClassRow]:
+        """See :func:`hyperclip.results.class_table`."""
+        return results.class_table(self.answer)
+
+    def to_coco(self, file_name: str = "", **options: Any) -> dict[str, Any]:
+        """See :func:`hyperclip.results.coco_document`."""
+        return results.coco_document(self.answer, file_name, **options)
+
+    def to_panoptic(self, file_name: str = "panoptic.png", **options: Any) -> results.Panoptic:
+        """See :func:`hyperclip.results.panoptic`."""
+        return results.panoptic(self.answer, file_name, **options)
+
+    def to_hf(self, **options: Any) -> list[dict[str, Any]]:
+        """See :func:`hyperclip.results.hugging_face_segments`."""
+        return results.hugging_face_segments(self.answer, **options)
+
+    def to_labelme(self, file_name: str = "", **options: Any) -> dict[str, Any]:
+        """See :func:`hyperclip.results.labelme_document`."""
+        return results.labelme_document(self.answer, file_name, **options)
+
+    def to_npz(self, path: str | Path) -> None:
+        """Write ``labels``, ``confidence`` and ``names`` for ``numpy.load``, in full or not at all;
+        ValueError unless the file's name ends in ``.npz``.
+        """
+        target = user_path(str(path))
+        if target.suffix != ".npz":
+            raise ValueError(f"to_npz: got {str(path)!r}, expected a name that ends in .npz")
+        results.write_arrays(target, self.answer)
 
 
 @dataclass(frozen=True)

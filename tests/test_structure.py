@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("hyperclip.labels", "hyperclip.normalization"),
     ("hyperclip.runtime", "hyperclip.hyperbolic", "hyperclip.visualization"),
-    ("hyperclip.config", "hyperclip.vocabulary"),
+    ("hyperclip.config", "hyperclip.vocabulary", "hyperclip.results"),
     ("hyperclip.dense_features",),
     ("hyperclip.clip", "hyperclip.head"),
     ("hyperclip.adapters",),

@@ -12,7 +12,9 @@ repeat after 155 classes; where two of the same colour meet in an image, one get
 which classes.json notes under "recolored". In --vocabulary ";" or a line end separates classes, ","
 synonyms; it may also be the name of a .txt file of such text or of a .json class file. Files of a
 folder that are no images are named and left out. Images that cannot be read or segmented are
-reported, the others are done, and the exit status is 1.
+reported, the others are done, and the exit status is 1. --format writes the answers for other
+programs, too: coco.json and panoptic.json with panoptic/NAME.png, labelme/NAME.json, table.csv,
+npz/NAME.npz.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
@@ -40,6 +42,7 @@ from ..data import dataset_file, image_files, pairing, read_image, vocabulary_of
 from ..labels import NO_CLASS
 from ..load import check_system
 from ..predictor import Prediction, Predictor
+from ..results import WRITERS, Answer, Writer, add_to_all, build_writers
 from ..runtime import files, finite, memory, program
 from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary, load_vocabulary
@@ -60,6 +63,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
     add("--threshold", type=float, default=0.0, help=below)
+    formats = f"also write these, joined by commas: {', '.join(WRITERS)}"
+    add("--format", default="", metavar="FORMATS", help=formats)
+    regions = "list connected regions, not classes (coco, panoptic, labelme)"
+    add("--instances", action="store_true", help=regions)
+    add("--smallest", type=int, default=1, metavar="PIXELS", help="leave out smaller regions")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser.parse_args(argv)
 
@@ -199,8 +207,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
     names = result_names(find_images(arguments.input), arguments.output)
+    writers = build_writers(
+        arguments.format, arguments.output, arguments.instances, arguments.smallest
+    )
     files.need_output_folder(arguments.output, "--output")
-    failed = segment_files(cfg, Predictor.from_config(cfg), vocabulary, names, arguments)
+    predictor = Predictor.from_config(cfg)
+    try:
+        failed = segment_files(cfg, predictor, vocabulary, names, arguments, writers)
+    finally:  # of what was done when somebody interrupts, too
+        for writer in writers:
+            writer.close()
     if failed:
         count = f"{failed} of {len(names)} images"
         logger.error("%s could not be read or their results not be written", count)
@@ -213,6 +229,7 @@ def segment_files(
     vocabulary: Vocabulary,
     names: dict[Path, str],
     arguments: argparse.Namespace,
+    writers: Sequence[Writer] = (),
 ) -> int:
     """Write the results of all images, which ``names`` names; how many of them failed."""
     classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
@@ -230,6 +247,8 @@ def segment_files(
             unsure = prediction.confidence < arguments.threshold
             labels = np.where(unsure, NO_CLASS, prediction.labels)
             save_prediction(arguments.output, name, image, labels, prediction.names)
+            answer = Answer(labels, prediction.confidence, prediction.names)
+            add_to_all(writers, name, path.name, answer)
         # of this image, as broken weights were refused above, or of the length of its name, say
         except (finite.NotFiniteError, OSError) as error:
             logger.error("%s: skipped: %s", path, error)

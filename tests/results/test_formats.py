@@ -1,0 +1,189 @@
+"""Every format holds every pixel: written from label maps of all kinds, and read by the rules of
+the programs that they are for.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hyperclip.predictor import Prediction
+from hyperclip.results import Answer, coco_file
+from PIL import Image
+from pycocotools.coco import COCO
+
+from tests.conftest import ROOT
+
+DATA = ROOT.parent / "shared" / "data"
+WORDS = ['a "quoted" name', "one, two", "naïve café", "犬", "line\\n", "{}", "'", "ÿ" * 40]
+
+
+def real_masks():
+    """(name, labels) of real masks, ten of a folder or all, with their values, 255 for none."""
+    folders = ("coco_panoptic_samples/masks", "msrc21/labels_clean", "camvid_train/labels")
+    folders += ("cocostuff_samples/val_label", "pascal_context_samples/labels")
+    for folder in folders:
+        for file in sorted((DATA / folder).glob("*.png"))[:10]:
+            labels = np.asarray(Image.open(file)).astype(np.int64)
+            yield f"{folder}/{file.name}", np.where(labels == 255, -1, labels)
+
+
+def made_masks():
+    """No class at all, 1,000 classes, odd sizes, one pixel, stripes, and a chessboard."""
+    generator = np.random.default_rng(0)
+    yield "none", np.full((5, 7), -1)
+    yield "thousand", generator.permutation(np.arange(1000)).reshape(25, 40)
+    for size in ((1, 1), (1, 33), (47, 1), (13, 29)):
+        yield f"noise {size}", generator.integers(-1, 8, size)
+    yield "board", np.indices((9, 11)).sum(0) % 2
+    yield "corner", np.pad(np.zeros((1, 1), dtype=int), ((0, 6), (0, 4)), constant_values=-1)
+
+
+CASES = [*(real_masks() if DATA.is_dir() else ()), *made_masks()]
+each = pytest.mark.parametrize("labels", [pytest.param(labels, id=name) for name, labels in CASES])
+split = pytest.mark.parametrize("instances", [False, True])
+
+
+def names_of(labels):
+    count = max(int(labels.max()) + 1, len(WORDS))
+    return [*WORDS, *(f"class {i}" for i in range(len(WORDS), count))]
+
+
+def prediction_of(labels):
+    confidence = np.random.default_rng(1).random(labels.shape, dtype=np.float32)
+    return Prediction(labels, confidence, names_of(labels))
+
+
+def test_there_are_fifty_label_maps():
+    if not DATA.is_dir():
+        pytest.skip(f"no {DATA}: real masks are not compared")
+    assert len(CASES) >= 50
+
+
+@each
+@split
+def test_coco(labels, instances, tmp_path):
+    """By pycocotools: masks, areas, boxes, names; nothing overlaps."""
+    asked = prediction_of(labels)
+    (tmp_path / "coco.json").write_text(json.dumps(asked.to_coco("a.jpg", instances=instances)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "coco.json"))
+    got = np.full(labels.shape, -1)
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=1)):
+        mask = coco.annToMask(annotation).astype(bool)
+        assert (got[mask] == -1).all() and mask.sum() == annotation["area"]
+        left, top, width, height = annotation["bbox"]
+        assert mask[top : top + height, left : left + width].sum() == mask.sum()
+        assert mask[top].any() and mask[:, left].any()
+        got[mask] = asked.names.index(coco.cats[annotation["category_id"]]["name"])
+        assert annotation["score"] == pytest.approx(asked.confidence[mask].mean(), rel=1e-4)
+    np.testing.assert_array_equal(got, np.maximum(labels, -1))
+    assert [known["name"] for known in coco.dataset["categories"]] == asked.names
+
+
+@each
+@split
+def test_panoptic(labels, instances, tmp_path):
+    """By panopticapi's rules: ids in the PNG are those of the segments, with their areas."""
+    picture, document = prediction_of(labels).to_panoptic(instances=instances)
+    Image.fromarray(picture).save(tmp_path / "panoptic.png")
+    rgb = np.asarray(Image.open(tmp_path / "panoptic.png")).astype(np.int64)
+    ids = rgb[..., 0] + 256 * rgb[..., 1] + 256 * 256 * rgb[..., 2]
+    (entry,) = json.loads(json.dumps(document))["annotations"]
+    segments = {segment["id"]: segment for segment in entry["segments_info"]}
+    assert set(np.unique(ids)) - {0} == segments.keys()
+    got = np.full(labels.shape, -1)
+    for number, segment in segments.items():
+        assert (ids == number).sum() == segment["area"]
+        got[ids == number] = segment["category_id"] - 1
+    np.testing.assert_array_equal(got, np.maximum(labels, -1))
+
+
+@each
+@split
+def test_labelme(labels, instances):
+    """As LabelMe paints shapes of masks: from the first point to the second, both inside."""
+    asked = prediction_of(labels)
+    document = json.loads(json.dumps(asked.to_labelme("a.jpg", instances=instances)))
+    got = np.full((document["imageHeight"], document["imageWidth"]), -1)
+    for shape in document["shapes"]:
+        (left, top), (right, bottom) = shape["points"]
+        mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])))).astype(bool)
+        place = got[top : bottom + 1, left : right + 1]
+        assert mask.shape == place.shape and shape["shape_type"] == "mask"
+        place[mask] = asked.names.index(shape["label"])
+    np.testing.assert_array_equal(got, np.maximum(labels, -1))
+
+
+@each
+def test_hugging_face_and_numpy_and_the_table(labels, tmp_path):
+    asked, got = prediction_of(labels), np.full(labels.shape, -1)
+    for segment in asked.to_hf():
+        assert segment.keys() == {"score", "label", "mask"} and segment["mask"].mode == "L"
+        mask = np.asarray(segment["mask"])
+        assert set(np.unique(mask)) <= {0, 255}
+        got[mask == 255] = asked.names.index(segment["label"])
+    np.testing.assert_array_equal(got, np.maximum(labels, -1))
+
+    asked.to_npz(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as stored:
+        np.testing.assert_array_equal(stored["labels"], labels)
+        np.testing.assert_array_equal(stored["confidence"], asked.confidence)
+        assert stored["names"].tolist() == asked.names
+
+    rows = {row.name: row for row in asked.to_table()}
+    assert list(rows) == asked.names and asked.areas() == {n: r.pixels for n, r in rows.items()}
+    for name, row in rows.items():
+        mask = asked.mask(name)
+        assert row.pixels == mask.sum() and row.share == pytest.approx(mask.mean())
+        if row.pixels:
+            assert row.confidence == pytest.approx(asked.confidence[mask].mean(), rel=1e-4)
+        else:
+            assert row.confidence is None
+
+
+def test_connected_regions_and_the_smallest():
+    """Corners connect; regions come class by class, from the top; small ones are left out."""
+    labels = np.array([[0, -1, 1, 1], [-1, 0, -1, -1], [1, -1, -1, 0]])
+    answer = Answer(labels, np.ones(labels.shape), ["a", "b"])
+    parts = [(r.category, r.area, r.box) for r in answer.regions(instances=True)]
+    assert parts == [
+        (0, 2, (0, 0, 2, 2)),
+        (0, 1, (3, 2, 1, 1)),
+        (1, 2, (2, 0, 2, 1)),
+        (1, 1, (0, 2, 1, 1)),
+    ]
+    assert [r.area for r in answer.regions(instances=True, smallest=2)] == [2, 2]
+    assert [r.area for r in answer.regions(smallest=3)] == [3, 3]
+    assert list(answer.regions(smallest=4)) == []
+
+
+def test_many_images_in_one_file():
+    answers = [prediction_of(labels).answer for _, labels in made_masks() if labels.max() < 8]
+    whole = coco_file((f"{i}.jpg", answer) for i, answer in enumerate(answers))
+    ids = [annotation["id"] for annotation in whole["annotations"]]
+    assert ids == list(range(1, len(ids) + 1)) and len(whole["images"]) == len(answers)
+    for i, image in enumerate(whole["images"]):
+        assert image["file_name"] == f"{i}.jpg" and image["id"] == i + 1
+    other = Answer(np.zeros((2, 2), dtype=int), np.ones((2, 2)), ["another"])
+    with pytest.raises(ValueError, match="b.jpg: was asked other names than the images before it"):
+        coco_file([("a.jpg", answers[0]), ("b.jpg", other)])
+
+
+def test_what_cannot_be_an_answer(tmp_path):
+    one = np.zeros((2, 3), dtype=int)
+    with pytest.raises(ValueError, match=r"labels \(2, 3\) and confidence \(3, 2\), expected"):
+        Answer(one, np.ones((3, 2)), ["a"])
+    with pytest.raises(ValueError, match="got the label 1, expected below 1"):
+        Answer(one + 1, np.ones((2, 3)), ["a"])
+    asked = Prediction(one, np.ones((2, 3)), ["truck"])
+    with pytest.raises(ValueError, match="'truk', which was not asked. Did you mean 'truck'"):
+        asked.mask("truk")
+    with pytest.raises(ValueError, match="a.json', expected a name that ends in .npz"):
+        asked.to_npz(tmp_path / "a.json")
+    assert not list(Path(tmp_path).iterdir())

@@ -3,7 +3,7 @@
 Example::
 
     predictor = Predictor.from_pretrained()
-    predictor.set_image(image)
+    predictor.set_image("photo.jpg")  # or an array, a tensor, one of Pillow's images
     prediction = predictor.predict("dog; truck; road, street; sky")
 """
 
@@ -23,9 +23,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from . import results, zoo
 from .config import load_config
+from .data.mapper import read_image
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
 from .runtime.files import user_path
@@ -35,6 +38,9 @@ from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
+
+AnyImage = str | Path | Image.Image | np.ndarray | Tensor
+"""What :func:`pixels_of` takes."""
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 """The lock of each model; predictors of the same model share it."""
@@ -107,6 +113,32 @@ class EncodedImage:
     size: tuple[int, int]
 
 
+def pixels_of(image: AnyImage) -> np.ndarray:
+    """An image as uint8 RGB (H, W, 3): a file, turned upright by its EXIF tag, one of Pillow's with
+    8 bits a channel, likewise, an array like that, or a tensor, uint8 (3, H, W).
+
+    Raises:
+        ValueError: another shape, type or mode, a damaged file. FileNotFoundError: no such file.
+    """
+    if isinstance(image, str | Path):
+        return read_image(user_path(str(image)))
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            got = f"got Pillow's mode {image.mode!r}"
+            raise ValueError(f"image: {got}, expected 8 bits a channel; scale it, or give the file")
+        upright = ImageOps.exif_transpose(image)
+        return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+    if isinstance(image, Tensor):
+        if image.dim() != 3 or len(image) != 3 or image.dtype != torch.uint8:
+            got = f"got a tensor {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+            raise ValueError(f"image: {got}, expected uint8 (3, H, W), RGB")
+        return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        got = f"got {image.dtype} {image.shape}"
+        raise ValueError(f"image: {got}, expected uint8 (H, W, 3), RGB")
+    return image
+
+
 class Predictor:
     """Segments images with a system in evaluation mode.
 
@@ -156,7 +188,7 @@ class Predictor:
         logger.info("%s", model.what)
         return cls.from_config(model.config, [*model.overrides, *overrides])
 
-    def set_image(self, image: np.ndarray) -> None:
+    def set_image(self, image: AnyImage) -> None:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""
         self._of_thread.image = self.encode(image)
 
@@ -170,13 +202,9 @@ class Predictor:
             )
         return self.segment(image, vocabulary, **options)
 
-    def encode(self, image: np.ndarray) -> EncodedImage:
-        """Compute what does not depend on the vocabulary of an image, uint8 RGB (H, W, 3), else
-        ValueError.
-        """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            got = f"got {image.dtype} {image.shape}"
-            raise ValueError(f"image: {got}, expected uint8 (H, W, 3), RGB")
+    def encode(self, image: AnyImage) -> EncodedImage:
+        """Compute what does not depend on the vocabulary of an image; see :func:`pixels_of`."""
+        image = pixels_of(image)
         resized = self.resize.get_transform(image).apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         with self._lock, float32_products(self.precision == "tf32"):

@@ -21,7 +21,7 @@ RELEASED_PROJECTIONS = {"attention": ("q", "v"), "relations": MATRICES}
 """What these adapters are on unless the options say so; the others are on q, k and v."""
 PARTS = ("context", "stages")
 """What else can train, in image towers that are made of a classifier: a reading of what surrounds a
-cell, which is added, and the classifier's last stages."""
+cell, which is added, and a copy of the classifier's last stages, which it reads."""
 WITH_OUTPUT = ("relations",)  # adapters that can be on the attention's output projection too
 
 
@@ -83,11 +83,12 @@ def _open_parts(clip: nn.Module, mode: str, parts: Sequence[str], options: Adapt
             f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, but {list(parts)} are parts of image "
             "towers that come as packages. Choose other adapters, or another CLIP_PRETRAINED"
         )
-    if "context" in parts:
-        visual.add_context(options.context_dim)
-    if "stages" in parts:
-        for module in visual.last_stages():
-            module.requires_grad_(True)
+    if "context" not in parts:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, but stages have an influence with "
+            "context alone. Set it to context+stages"
+        )
+    visual.add_context(options.context_dim, "stages" in parts)
 
 
 def _attach(

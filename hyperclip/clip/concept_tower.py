@@ -4,6 +4,7 @@ and, once it is trained, what its surroundings add to that.
 Shapes: B images, K classes of the classifier, C embedding, D width, H W image, h w grid.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +24,15 @@ STRIDE = 16
 
 LAST_STAGES = slice(5, None)
 """Of an EfficientNet's seven, those with the widest features."""
+BEFORE_THEM = 3
+"""The index of the map that they start from."""
 NEIGHBOURS = 5
 """Cells per side of the surroundings that count as near."""
 
 
 class ContextReading(nn.Module):
     """What a cell shows by its features, those near it, and those of the whole image: features (B,
-    D, h, w) to embeddings (B, C, h, w), which are 0 until something is trained.
+    D, h, w) to embeddings (B, C, h, w), at most of length 1, and 0 until something is trained.
     """
 
     def __init__(self, width: int, hidden: int, embed_dim: int, dropout: float = 0.2) -> None:
@@ -49,7 +52,9 @@ class ContextReading(nn.Module):
         near = F.avg_pool2d(features, NEIGHBOURS, 1, padding, count_include_pad=False)
         whole = features.mean((2, 3), keepdim=True).expand_as(features)
         cells = torch.cat([features, near, whole], dim=1).permute(0, 2, 3, 1)
-        return self.layers(cells).permute(0, 3, 1, 2)
+        added = self.layers(cells).permute(0, 3, 1, 2)
+        # so that words without any training image keep what the classifier says of them
+        return added / torch.linalg.vector_norm(added, dim=1, keepdim=True).clamp_min(1)
 
 
 class ConceptEncoder(nn.Module):
@@ -76,24 +81,37 @@ class ConceptEncoder(nn.Module):
         self.register_buffer("concepts", concepts)
         self.image_mean, self.image_std = tuple(mean), tuple(std)
         self.context: ContextReading | None = None
+        self.stages: nn.Sequential | None = None
 
-    def add_context(self, hidden: int) -> None:
-        """Add what :class:`ContextReading` gives to the embeddings, whose directions stay."""
+    def add_context(self, hidden: int, stages: bool) -> None:
+        """Add what :class:`ContextReading` gives to the embeddings, whose directions stay; with
+        ``stages`` it reads the features of a copy of the trunk's last stages.
+        """
         self.context = ContextReading(self.trunk.num_features, hidden, self.concepts.shape[1])
+        if stages:
+            trunk: Any = copy.deepcopy(self.trunk)
+            last = nn.Sequential(*trunk.blocks[LAST_STAGES], trunk.conv_head, trunk.bn2)
+            self.stages = last.requires_grad_(True)
 
-    def last_stages(self) -> list[nn.Module]:
-        """The end of the trunk, most of its weights."""
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What concepts and what context are read from, both (B, D, h, w), of normalised images (B,
+        3, H, W), and the maps of the trunk's stages, from fine to coarse.
+        """
         trunk: Any = self.trunk
-        return [*trunk.blocks[LAST_STAGES], trunk.conv_head, trunk.bn2]
+        everything = list(range(len(trunk.feature_info)))
+        features, maps = trunk.forward_intermediates(images, indices=everything)
+        read = features if self.stages is None else self.stages(maps[BEFORE_THEM])
+        return features, read, maps
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to embeddings (B, C) of their pooled features."""
-        pooled = self.trunk.forward_features(images).mean((2, 3), keepdim=True)
-        return self.speak(pooled).flatten(1)
+        features, read, _ = self.features(images)
+        pooled = (x.mean((2, 3), keepdim=True) for x in (features, read))
+        return self.speak(*pooled).flatten(1)
 
-    def speak(self, features: Tensor) -> Tensor:
-        """Features (B, D, h, w) to embeddings (B, C, h, w): of each cell alone at most of length 1,
-        or of length 1 with what the context adds.
+    def speak(self, features: Tensor, read: Tensor) -> Tensor:
+        """What :meth:`features` gives to embeddings (B, C, h, w): of each cell alone at most of
+        length 1, or of length 1 with what the context adds.
         """
         logits = F.linear(
             features.permute(0, 2, 3, 1),
@@ -103,7 +121,7 @@ class ConceptEncoder(nn.Module):
         concepts = (logits.softmax(-1) @ self.concepts).permute(0, 3, 1, 2)
         if self.context is None:
             return concepts
-        return F.normalize(concepts, dim=1) + self.context(features)
+        return F.normalize(concepts, dim=1) + self.context(read)
 
 
 class ConceptTower:
@@ -122,7 +140,10 @@ class ConceptTower:
         self.maps = list(visual.trunk.feature_info)
         self.layers = range(len(self.maps))
         self.idle: list[nn.Parameter] = []
-        self.fixed: list[nn.Module] = [visual.trunk]
+        # batch norms use their statistics; the context has dropout
+        self.fixed: list[nn.Module] = [
+            part for part in (visual.trunk, visual.stages) if part is not None
+        ]
 
     def width(self, layer: int) -> int:
         return self.maps[layer]["num_chs"]
@@ -142,7 +163,9 @@ class ConceptTower:
 
     def encode(self, images: Tensor, layers: Sequence[int] = ()) -> DenseFeatures:
         require_whole_cells(images, self.stride)
-        everything = list(range(len(self.maps)))
-        features, maps = self.trunk.forward_intermediates(images, indices=everything)
-        pooled = self.visual.speak(features.mean((2, 3), keepdim=True)).flatten(1)
-        return DenseFeatures(self.visual.speak(features), [maps[i] for i in layers], pooled)
+        features, read, maps = self.visual.features(images)
+        pooled = self.visual.speak(
+            features.mean((2, 3), keepdim=True), read.mean((2, 3), keepdim=True)
+        )
+        embeddings = self.visual.speak(features, read)
+        return DenseFeatures(embeddings, [maps[i] for i in layers], pooled.flatten(1))

@@ -385,7 +385,7 @@ def test_what_decay_pulls_back_to_the_identity():
         (
             "hyperbolc",
             SMALL,
-            r"got 'hyperbolc', expected one of \['attention', 'hyperbolic', 'lora'",
+            r"got 'hyperbolc', expected one of \['attention', 'context', 'hyperbolic'",
         ),
         ("hyperbolic+full", SMALL, "adapters can be joined by"),
         (

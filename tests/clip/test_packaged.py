@@ -155,33 +155,39 @@ def grown(*overrides):
 
 
 def test_a_context_changes_no_direction_until_it_is_trained():
+    """Then it is what the cell, the 5 x 5 cells around it and all cells give, at most of length 1,
+    by stages of its own; what the classifier says of the cell stays.
+    """
     _, model, plain = grown()
-    images = torch.randn(1, 3, 96, 64)
+    visual, images = model.clip.visual, torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         ours, theirs = (encode_dense(m.clip.visual, images).embeddings for m in (model, plain))
         torch.testing.assert_close(ours, F.normalize(theirs, dim=1), atol=1e-5, rtol=1e-4)
-        # then it is what the cell, the 5 x 5 cells around it and all cells give
-        context = model.clip.visual.context
-        context.layers[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
-        features = model.clip.visual.trunk.forward_features(images)
+        for parameter in visual.stages.parameters():
+            parameter.mul_(1.01)
+        features = visual.stages(visual.trunk.forward_intermediates(images, indices=[3])[1][0])
+        assert not torch.equal(features, visual.trunk.forward_features(images))
         near = features[0, :, 0:4, 1:4].mean((1, 2))  # of the cell (1, 3) of 6 x 4
         cell = torch.cat([features[0, :, 1, 3], near, features[0].mean((1, 2))])
-        added = encode_dense(model.clip.visual, images).embeddings - ours
-    torch.testing.assert_close(added[0, :, 1, 3], context.layers(cell), atol=1e-3, rtol=1e-3)
+        for scale in (1e-4, 10.0):
+            last = visual.context.layers[-1].weight
+            last.normal_(generator=torch.Generator().manual_seed(0)).mul_(scale)
+            added = (encode_dense(visual, images).embeddings - ours)[0, :, 1, 3]
+            expected = visual.context.layers(cell)
+            assert (expected.norm() > 1) == (scale == 10)
+            expected = expected / expected.norm().clamp_min(1)
+            torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_what_trains_in_a_packaged_image_tower():
     cfg, model, _ = grown("SOLVER.BASE_LR", "0.5", "SOLVER.CLIP_MULTIPLIER", "0.1")
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    trunk = "clip.visual.trunk."
-    parts = ("blocks.5.", "blocks.6.", "conv_head.", "bn2.")
-    expected = {n for n, _ in model.named_parameters() if n.startswith("clip.visual.context")}
-    expected |= {
-        n for n, _ in model.named_parameters() if n.startswith(tuple(trunk + p for p in parts))
-    }
-    assert set(trained) == expected and len(expected) > 20
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    parts = ("clip.visual.context.", "clip.visual.stages.")
+    expected = {name for name, _ in model.named_parameters() if name.startswith(parts)}
+    assert trained == expected and len(expected) > 20
     model.train()
-    assert model.clip.visual.context.training and not model.clip.visual.trunk.training
+    visual = model.clip.visual
+    assert visual.context.training and not visual.trunk.training and not visual.stages.training
     rates = {g["params"][0]: g["lr"] for g in parameter_groups(model, cfg)}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -193,6 +199,8 @@ def test_parts_that_a_tower_does_not_have():
     options = options_of(AdapterOptions, load_config(CONFIG).MODEL.ADAPTER)
     with pytest.raises(ValueError, match="got 'context', but .'context'. are parts of image tow"):
         prepare_finetuning(clip, "context", options)
+    with pytest.raises(ValueError, match="got 'stages', but stages have an influence with context"):
+        prepare_finetuning(load_clip(NAME).model, "stages", options)
 
 
 def test_training_by_softmax_and_handing_on_the_result(tmp_path):

@@ -43,7 +43,8 @@ def test_the_page_offers_what_is_installed(monkeypatch, caplog):
     app = importlib.reload(app)
     monkeypatch.setattr(keys, "_PACKAGES", {keys.add_hyperclip_config: keys.FRAMEWORK})
     app.offer_first([])
-    assert list(app.SYSTEMS.values()) == ["configs/quickstart/hyperclip.yaml"]
+    best = app.zoo.best_here().config
+    assert list(app.SYSTEMS.values()) == [best, "configs/quickstart/hyperclip.yaml"]
     assert "CLIPer (quickstart) is not offered: " in caplog.text
 
 

@@ -176,8 +176,8 @@ def test_upload_type_segment_compare(page, scene, address):
             "outerHTML"
         )
     )
-    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    predictor.set_image(np.asarray(Image.open(scene)))
+    predictor = Predictor.from_pretrained(overrides=["MODEL.DEVICE", "cpu"])
+    predictor.set_image(scene)
     vocabulary = Vocabulary.from_text(CLASSES, NO_CLASS)
     expected = predictor.predict(vocabulary).labels
     assert returned.shape == expected.shape and (returned == expected).all()

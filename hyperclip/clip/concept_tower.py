@@ -20,8 +20,6 @@ from .resnet_tower import require_whole_cells
 
 STRIDE = 16
 """Pixels of a cell: the last stage is dilated instead of strided."""
-
-
 LAST_STAGES = slice(5, None)
 """Of an EfficientNet's seven, those with the widest features."""
 BEFORE_THEM = 3

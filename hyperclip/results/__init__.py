@@ -5,7 +5,7 @@ classes, H W image.
 """
 
 from .answer import Answer, Region
-from .coco import coco_document, coco_file
+from .coco import coco_document
 from .hugging_face import hugging_face_segments
 from .labelme import labelme_document
 from .panoptic import Panoptic, panoptic

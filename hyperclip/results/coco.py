@@ -2,7 +2,7 @@
 run lengths, so that no pixel changes. Source: cocodataset.org/#format-data.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,12 @@ def coco_document(
     height, width = answer.labels.shape
     regions = answer.regions(instances, smallest)
     annotations = [
-        {"id": i, "image_id": image_id, **_annotation(region)}
+        {
+            "id": i,
+            "image_id": image_id,
+            "segmentation": _run_lengths(region.mask),
+            **region_entry(region),
+        }
         for i, region in enumerate(regions, first_id)
     ]
     image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
@@ -39,22 +44,11 @@ def coco_document(
     }
 
 
-def coco_file(
-    answers: Iterable[tuple[str, Answer]], instances: bool = False, smallest: int = 1
-) -> dict[str, Any]:
-    """Many images, (file name, answer) with the same names, as one document; ValueError for other
-    names.
-    """
-    whole: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    for number, (file_name, answer) in enumerate(answers, 1):
-        first = len(whole["annotations"]) + 1
-        own = coco_document(answer, file_name, number, instances, smallest, first)
-        if whole["images"] and own["categories"] != whole["categories"]:
-            raise ValueError(f"{file_name}: was asked other names than the images before it")
-        whole["images"] += own["images"]
-        whole["annotations"] += own["annotations"]
-        whole["categories"] = own["categories"]
-    return whole
+def append(whole: dict[str, Any], own: dict[str, Any]) -> None:
+    """Add the document of another image, of the same names, to that of many, in place."""
+    for part in ("images", "annotations"):
+        whole.setdefault(part, []).extend(own[part])
+    whole["categories"] = own["categories"]
 
 
 def categories(names: Sequence[str]) -> list[dict[str, Any]]:
@@ -62,14 +56,18 @@ def categories(names: Sequence[str]) -> list[dict[str, Any]]:
     return [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]
 
 
-def _annotation(region: Region) -> dict[str, Any]:
-    encoded = run_lengths.encode(np.asfortranarray(region.mask.astype(np.uint8)))
-    size = [int(side) for side in encoded["size"]]
+def region_entry(region: Region) -> dict[str, Any]:
+    """What annotations and panoptic segments both say of a region."""
     return {
         "category_id": region.category + 1,
-        "segmentation": {"size": size, "counts": encoded["counts"].decode("ascii")},
         "area": region.area,
         "bbox": list(region.box),
         "iscrowd": 0,
         "score": region.score,
     }
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    encoded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+    size = [int(side) for side in encoded["size"]]
+    return {"size": size, "counts": encoded["counts"].decode("ascii")}

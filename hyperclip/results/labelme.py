@@ -14,7 +14,7 @@ VERSION = "5.3.0"
 
 
 def labelme_document(
-    answer: Answer, file_name: str = "", instances: bool = True, smallest: int = 1
+    answer: Answer, file_name: str = "", instances: bool = False, smallest: int = 1
 ) -> dict[str, Any]:
     """One image as LabelMe's JSON, to lie beside the image ``file_name``; the other arguments as
     :meth:`Answer.regions`.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .answer import Answer
-from .coco import categories
+from .coco import categories, region_entry
 
 
 class Panoptic(NamedTuple):
@@ -33,16 +33,7 @@ def panoptic(
     ids, segments = np.zeros((height, width), dtype=np.uint32), []
     for i, region in enumerate(answer.regions(instances, smallest), 1):
         ids[region.mask] = i
-        segments.append(
-            {
-                "id": i,
-                "category_id": region.category + 1,
-                "area": region.area,
-                "bbox": list(region.box),
-                "iscrowd": 0,
-                "score": region.score,
-            }
-        )
+        segments.append({"id": i, **region_entry(region)})
     image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
     entry = {"image_id": image_id, "file_name": file_name, "segments_info": segments}
     things = [{**known, "isthing": int(instances)} for known in categories(answer.names)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..runtime.files import write_atomically, write_text
 from .answer import Answer
-from .coco import coco_document
+from .coco import append, coco_document
 from .labelme import labelme_document
 from .panoptic import panoptic
 from .tables import class_table
@@ -41,9 +41,7 @@ class CocoWriter:
     def add(self, name: str, file_name: str, answer: Answer) -> None:
         number, first = len(self.whole["images"]) + 1, len(self.whole["annotations"]) + 1
         own = coco_document(answer, file_name, number, self.instances, self.smallest, first)
-        for part in ("images", "annotations"):
-            self.whole[part] += own[part]
-        self.whole["categories"] = own["categories"]
+        append(self.whole, own)
 
     def close(self) -> None:
         write_text(self.file, json.dumps(self.whole))
@@ -61,9 +59,7 @@ class PanopticWriter:
         picture, own = panoptic(answer, f"{name}.png", number, self.instances, self.smallest)
         _save_png(self.folder / "panoptic" / f"{name}.png", picture)
         own["images"][0]["file_name"] = file_name
-        for part in ("images", "annotations"):
-            self.whole[part] += own[part]
-        self.whole["categories"] = own["categories"]
+        append(self.whole, own)
 
     def close(self) -> None:
         write_text(self.folder / "panoptic.json", json.dumps(self.whole))

@@ -220,7 +220,8 @@ class CLIPer(Segmenter):
         return Segmentation(best, confidence, maps)
 
     def _label_options(self, question: Question) -> LabelOptions:
-        own = replace(self.labels, protocol="abstain") if question.background else self.labels
+        protocols = {"own": self.labels.protocol, "none": "argmax", "threshold": "abstain"}
+        own = replace(self.labels, protocol=protocols[question.background])
         classes, pixels = question.class_threshold, question.pixel_threshold
         if (classes, pixels) != (None, None) and own.protocol == "argmax":  # it has no thresholds
             own = LabelOptions("abstain", 0.0, LEAST, own.normalize)
@@ -272,7 +273,8 @@ class CLIPer(Segmenter):
         listed = Vocabulary(tuple((name,) for name in names), "negatives") if names else None
         negatives = None if listed is None else self.text(self.clip, listed)
         classes = self.text(self.clip, vocabulary)
-        return with_negatives(classes, negatives, self.mean_negative, self.class_of(vocabulary))
+        mean = self.mean_negative and not vocabulary.other  # which is the same mean
+        return with_negatives(classes, negatives, mean, self.class_of(vocabulary))
 
     def _embed_all(self, images: Sequence[Tensor]) -> list[Embedded]:
         limits = (self.size, self.patch, self.max_size)

@@ -7,7 +7,7 @@ negatives), S names of the classes. Source: CLIPer (ICCV 2025) and its released 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from hyperclip.clip import mean_class
 from torch import Tensor
 
 from .config import CLIPER_RULES
@@ -114,9 +114,5 @@ def with_negatives(
     """
     parts = [classes] if negatives is None else [classes, negatives]
     if mean:
-        if class_of is not None:
-            counts = class_of.bincount()[:, None]
-            sums = classes.new_zeros(len(counts), classes.shape[1])
-            classes = sums.index_add(0, class_of, classes) / counts
-        parts.append(F.normalize(classes.mean(dim=0, keepdim=True), dim=-1))
+        parts.append(mean_class(classes, class_of))
     return torch.cat(parts)

@@ -194,7 +194,7 @@ class HyperCLIP(Segmenter):
             labels, confidence = best_classes(logits, self.sliding, size, class_of)
         pixels = question.pixel_threshold
         if pixels is None:
-            pixels = self.background_threshold if question.background else 0.0
+            pixels = self.background_threshold if question.background == "threshold" else 0.0
         labels = leave_out(labels, confidence, question.class_threshold or 0.0, pixels)
         return Segmentation(labels, confidence, scores)
 

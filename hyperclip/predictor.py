@@ -14,8 +14,9 @@ from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -202,36 +203,61 @@ class Predictor:
             )
         return self.segment(image, vocabulary, **options)
 
-    def encode(self, image: AnyImage) -> EncodedImage:
-        """Compute what does not depend on the vocabulary of an image; see :func:`pixels_of`."""
-        image = pixels_of(image)
-        resized = self.resize.get_transform(image).apply_image(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        with self._lock, float32_products(self.precision == "tf32"):
-            (encoded,) = self.model.encode([tensor])
-        return EncodedImage(encoded, (image.shape[0], image.shape[1]))
-
-    def segment(
+    def __call__(
         self,
-        image: EncodedImage,
+        images: Iterable[AnyImage],
         vocabulary: str | Vocabulary,
         *,
-        background: bool = False,
-        class_threshold: float | None = None,
-        pixel_threshold: float | None = None,
+        batch_size: int = 4,
+        **options: Any,
+    ) -> Iterator[Prediction]:
+        """Segment images, of any sizes, one after the other: what :meth:`encode_all` and
+        :meth:`segment` give. No more images than ``batch_size`` are in memory at a time.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected a number from 1 on")
+        return self._answers(images, Question.of(vocabulary, **options), batch_size)
+
+    def _answers(
+        self, images: Iterable[AnyImage], question: Question, batch_size: int
+    ) -> Iterator[Prediction]:
+        remaining = iter(images)
+        while some := list(islice(remaining, batch_size)):
+            for encoded in self.encode_all(some):
+                yield self.answer(encoded, question)
+
+    def encode(self, image: AnyImage) -> EncodedImage:
+        """Compute what does not depend on the vocabulary of an image; see :func:`pixels_of`."""
+        return self.encode_all([image])[0]
+
+    def encode_all(self, images: Sequence[AnyImage]) -> list[EncodedImage]:
+        """As :meth:`encode`, of several images, which go through the model together."""
+        arrays = [pixels_of(image) for image in images]
+        resized = [self.resize.get_transform(array).apply_image(array) for array in arrays]
+        tensors = [torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in resized]
+        with self._lock, float32_products(self.precision == "tf32"):
+            encoded = self.model.encode(tensors)
+        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+        return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
+
+    def segment(
+        self, image: EncodedImage, vocabulary: str | Vocabulary, **options: Any
     ) -> Prediction:
         """Segment an encoded image by a vocabulary: in text ``;`` or a line end separates classes,
-        ``,`` synonyms. The other arguments are those of :class:`Question`.
+        ``,`` synonyms. The options are those of :meth:`Question.of`: ``background``, ``negatives``,
+        ``threshold``, ``class_threshold``.
 
         Raises:
-            ValueError: an empty vocabulary, duplicates, a name that is too long.
-            NotFiniteError: NaN or infinity in the result.
+            ValueError: an empty vocabulary, duplicates, a name that is too long, options that
+                contradict each other. NotFiniteError: NaN or infinity in the result.
         """
-        if isinstance(vocabulary, str):
-            vocabulary = Vocabulary.from_text(vocabulary)
-        question = Question(vocabulary, background, class_threshold, pixel_threshold)
+        return self.answer(image, Question.of(vocabulary, **options))
+
+    def answer(self, image: EncodedImage, question: Question) -> Prediction:
+        """Answer a question about an encoded image; raises as :meth:`segment`."""
+        vocabulary = question.vocabulary
         with self._lock, float32_products(self.precision == "tf32"):
-            answer = self.model.segment(image.encoded, question, image.size)
+            answer = self.model.answer(image.encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
         text = self.model.text

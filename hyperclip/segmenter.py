@@ -11,26 +11,38 @@ on it. Shapes: T classes, S names, H W image.
 import abc
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .clip.embedder import TextEmbedder
+from .labels import NO_CLASS
 from .normalization import CLIP_MEAN, CLIP_STD
 from .vocabulary import Vocabulary
+from .vocabulary.names import split_words
+
+BACKGROUNDS = ("own", "none", "threshold", "words", "other")
+"""Which pixels belong to none of the classes: as the system has it by itself; none of them; those
+of a low score; those that look more like the vocabulary's background words than like a class; or
+more like the mean of all classes than like any of them.
+"""
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked of an image. Thresholds are on the scale of the system's confidence, None for
-    its own rule; ValueError for one that is negative or not finite.
+    its own rule.
+
+    Raises:
+        ValueError: a threshold that is negative or not finite; an unknown background, "none" with a
+            threshold, "words" without background words, or "other" of a single class.
     """
 
     vocabulary: Vocabulary
-    background: bool = False  # whether pixels may belong to no class, with the label NO_CLASS
+    background: str = "own"  # which pixels get the label NO_CLASS: one of BACKGROUNDS
     class_threshold: float | None = None  # a class whose best pixel stays below it is left out
     pixel_threshold: float | None = None  # pixels below it get the label NO_CLASS
     scores: bool = False  # whether the score maps of all classes are wanted too
@@ -40,6 +52,60 @@ class Question:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: got {value}, expected a number from 0 on, or None")
+        if self.background not in BACKGROUNDS:
+            expected = f"expected one of {list(BACKGROUNDS)}"
+            raise ValueError(f"background: got {self.background!r}, {expected}")
+        if self.background == "none" and self.has_threshold:
+            raise ValueError(
+                "background 'none': got a threshold, too, expected none, since every pixel gets a "
+                "class. Choose 'threshold'"
+            )
+        if self.background == "words" and not self.vocabulary.background:
+            raise ValueError(
+                f"background 'words': vocabulary {self.vocabulary.name!r} has no background words. "
+                "Name what is none of the classes, 'sky; wall' say"
+            )
+        if self.background == "other" and len(self.vocabulary) < 2:
+            raise ValueError(
+                f"background 'other': got the class {self.vocabulary.names[0]!r} alone, which is "
+                "its own mean; expected two or more. Choose 'words' or 'threshold'"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: str | Vocabulary,
+        *,
+        background: str = "",
+        negatives: str = "",
+        threshold: float | None = None,
+        class_threshold: float | None = None,
+    ) -> Self:
+        """What a person asks: in texts ``;`` or a line end separates names, ``,`` synonyms.
+
+        Args:
+            background: one of ``BACKGROUNDS``; "" for "words" if there are ``negatives``, else
+                "own".
+            negatives: names of what is none of the classes. With another background than "words"
+                they are the vocabulary's negatives, which CLIPer weighs its classes against.
+            threshold: pixels of a lower score get no class. class_threshold: see above.
+        Raises:
+            ValueError: an empty vocabulary, a name that is there twice, or as above.
+        """
+        if isinstance(vocabulary, str):
+            vocabulary = Vocabulary.from_text(vocabulary)
+        background = background or ("words" if negatives.strip() else "own")
+        words = split_words(negatives)
+        if words and background == "words":
+            vocabulary = replace(vocabulary, background=words)
+        elif words:
+            vocabulary = replace(vocabulary, negatives=words)
+        return cls(vocabulary, background, class_threshold, threshold)
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether it says below which score pixels or classes are left out."""
+        return (self.class_threshold, self.pixel_threshold) != (None, None)
 
 
 @dataclass(frozen=True)
@@ -114,11 +180,35 @@ class Segmenter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
-        """Answer a question about an entry of what :meth:`encode` gave, in the size (H, W).
+        """Answer a question about an entry of what :meth:`encode` gave, in the size (H, W). Its
+        background is "own", "none" or "threshold"; whoever asks calls :meth:`answer`.
 
         Raises:
             ValueError: a name that does not fit into the text tower.
         """
+
+    def answer(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
+        """As :meth:`segment`, with any background: words, or the mean of the classes, are asked as
+        further classes, and their pixels get the label NO_CLASS.
+
+        Raises:
+            ValueError: as :meth:`segment`, or "other" of a system without text embeddings.
+        """
+        if question.background not in ("words", "other"):
+            return self.segment(encoded, question, size)
+        vocabulary, classes = question.vocabulary, len(question.vocabulary)
+        if question.background == "words":
+            asked = vocabulary.with_background_prompts()
+        elif self.text is not None:
+            asked = replace(vocabulary, other=True)
+        else:
+            system = type(self).__name__
+            raise ValueError(f"background 'other': {system} has no embeddings of names to average")
+        rule = "own" if question.has_threshold else "none"
+        whole = self.segment(encoded, replace(question, vocabulary=asked, background=rule), size)
+        labels = torch.where(whole.labels < classes, whole.labels, NO_CLASS)
+        scores = None if whole.scores is None else whole.scores[:classes]
+        return Segmentation(labels, whole.confidence, scores)
 
     @abc.abstractmethod
     def describe(self, dataset: Collection[str] = ()) -> Description:
@@ -175,7 +265,7 @@ class Segmenter(nn.Module, abc.ABC):
         for x, image in zip(batched_inputs, encoded, strict=True):
             height, width = x["image"].shape[1:]
             size = (x.get("height", height), x.get("width", width))
-            answers.append(self.segment(image, x["question"], size).as_dict())
+            answers.append(self.answer(image, x["question"], size).as_dict())
         return answers
 
     def training_question(self, batched_inputs: Sequence[Mapping[str, Any]]) -> TrainingQuestion:

@@ -170,7 +170,7 @@ def test_it_attends_by_its_keys(predictor):
 def test_thresholds_leave_pixels_out(predictor):
     encoded = predictor.encode(render_scene("val_seen", 0)[0])
     plain = predictor.segment(encoded, WORDS)
-    for options, least in (({"background": True}, 0.5), ({"pixel_threshold": 0.7}, 0.7)):
+    for options, least in (({"background": "threshold"}, 0.5), ({"threshold": 0.7}, 0.7)):
         labels = predictor.segment(encoded, WORDS, **options).labels
         np.testing.assert_array_equal(labels, np.where(plain.confidence < least, -1, plain.labels))
 

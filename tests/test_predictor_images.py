@@ -11,6 +11,7 @@ from hyperclip.tinyscenes.drawing import render_scene
 from PIL import Image
 
 SCENE = render_scene("val_seen", 0)[0]
+WORDS = "red plain circle; blue striped star"
 TURNED = 6  # of EXIF: show it turned clockwise
 
 
@@ -69,3 +70,28 @@ def test_a_text_file_by_the_name_of_an_image(tmp_path):
         pixels_of(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match="b.jpg"):
         pixels_of(tmp_path / "b.jpg")
+
+
+def test_several_images_one_after_the_other():
+    """Of different sizes, in batches that do not divide their number, and no more at a time."""
+    predictor = Predictor.from_config("configs/quickstart/dense_clip.yaml", ["MODEL.DEVICE", "cpu"])
+    images = [render_scene("val_seen", k)[0][: 96 - 8 * k] for k in range(5)]
+    taken = []
+    answers = predictor(
+        (taken.append(k) or image for k, image in enumerate(images)), WORDS, batch_size=2
+    )
+    assert taken == []
+    first = next(answers)
+    assert taken == [0, 1]
+    for image, answer in zip(images, [first, *answers], strict=True):
+        alone = predictor.segment(predictor.encode(image), WORDS)
+        np.testing.assert_array_equal(answer.labels, alone.labels)
+        np.testing.assert_allclose(answer.confidence, alone.confidence, atol=1e-5)
+
+
+def test_what_is_wrong_is_said_before_the_first_image():
+    predictor = Predictor.from_config("configs/quickstart/dense_clip.yaml", ["MODEL.DEVICE", "cpu"])
+    with pytest.raises(ValueError, match="batch_size: got 0, expected a number from 1 on"):
+        predictor([SCENE], WORDS, batch_size=0)
+    with pytest.raises(ValueError, match="got no class"):
+        predictor([SCENE], " ")

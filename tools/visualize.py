@@ -48,7 +48,8 @@ def main() -> None:
     for record in records[: arguments.limit]:
         image, truth = read_pair(record)
         predictor.set_image(image)
-        answer = predictor.predict(vocabulary, background=spec.background == "threshold").labels
+        background = "threshold" if spec.background == "threshold" else "own"
+        answer = predictor.predict(vocabulary, background=background).labels
         names = spec.label_names
         labels = to_dataset_labels(torch.from_numpy(answer), len(names), spec.background).numpy()
         truth = np.where(truth == spec.ignore, NO_CLASS, truth)

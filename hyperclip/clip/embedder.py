@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class TextEmbedder:
 
     def check(self, clip: nn.Module, vocabulary: Vocabulary) -> None:
         """ValueError for a name that does not fit into the text context, without the tower."""
-        prompts, _ = self.prompts(vocabulary)
+        prompts, _ = self.prompts(vocabulary.with_background_prompts())
         # a token has a byte or more
         context = text_tower(clip).context_length
         long = [p for p in prompts if len(p.encode()) > context - 10]
@@ -98,7 +99,8 @@ class TextEmbedder:
         asked = self.asked(vocabulary)
         if self.rule(vocabulary) != "max" or all(len(names) == 1 for names in asked):
             return None
-        return [k for k, names in enumerate(asked) for _ in names]
+        classes = [k for k, names in enumerate(asked) for _ in names]
+        return [*classes, len(asked)] if vocabulary.other else classes
 
     def __call__(
         self, clip: nn.Module, vocabulary: Vocabulary, only: Tensor | None = None
@@ -112,10 +114,11 @@ class TextEmbedder:
         """
         tokens, owners, used = self._tokenized(clip, vocabulary)
         rows = int(owners[-1]) + 1
-        if rows > len(vocabulary) and (only is not None or torch.is_grad_enabled()):
+        classes = len(vocabulary.classes)
+        if rows > classes and (only is not None or torch.is_grad_enabled()):
             raise ValueError(
                 f"MODEL.SYNONYMS 'max': vocabulary {vocabulary.name!r} has {rows} synonyms of "
-                f"{len(vocabulary)} classes, which is for evaluation only. Train with 'first' or "
+                f"{classes} classes, which is for evaluation only. Train with 'first' or "
                 "'mean'"
             )
         if torch.is_grad_enabled() and any(
@@ -133,7 +136,15 @@ class TextEmbedder:
             if found is None:
                 found = self._embed(clip, tokens, owners, rows)
                 _remember(self._embeddings, key, found, self.capacity)
+        if vocabulary.other:
+            return self._with_mean(found, vocabulary)
         return found if only is None else found[only]
+
+    def _with_mean(self, embeddings: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """The embeddings (S, C) of the classes, and that of their mean behind them."""
+        class_of = self.class_of(replace(vocabulary, other=False))
+        owners = None if class_of is None else torch.tensor(class_of, device=embeddings.device)
+        return torch.cat([embeddings, mean_class(embeddings, owners)])
 
     def _asked_key(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple:
         """All that the tokens depend on."""
@@ -170,6 +181,17 @@ class TextEmbedder:
             return embeddings
         total = embeddings.new_zeros(rows, embeddings.shape[1]).index_add(0, owners, embeddings)
         return F.normalize(total, dim=-1)
+
+
+def mean_class(embeddings: Tensor, class_of: Tensor | None = None) -> Tensor:
+    """The normalised mean (1, C) of the classes' embeddings (T, C). With several a class (S, C),
+    ``class_of`` (S,) is the class of each, and every class has the same weight.
+    """
+    if class_of is not None:
+        counts = class_of.bincount()[:, None]
+        sums = embeddings.new_zeros(len(counts), embeddings.shape[1])
+        embeddings = sums.index_add(0, class_of, embeddings) / counts
+    return F.normalize(embeddings.mean(dim=0, keepdim=True), dim=-1)
 
 
 def _remember(store: OrderedDict, key: tuple, value: Any, capacity: int) -> None:

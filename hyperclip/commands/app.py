@@ -185,7 +185,7 @@ def segment(
         array = read_image(image, image_bits=keys.IMAGE_BITS, max_pixels=keys.MAX_PIXELS)
         predictor = predictors.get(system)
         prediction = predictor.segment(
-            predictor.encode(array), vocabulary, class_threshold=score, pixel_threshold=pixel
+            predictor.encode(array), vocabulary, class_threshold=score, threshold=pixel
         )
     except (ImportError, OSError, ValueError) as error:
         raise _error(str(error).replace(image, Path(image).name)) from error

@@ -158,6 +158,9 @@ def _add_test_keys(test: CfgNode) -> None:
     # of each image: "all" names of its dataset, or those "present" in its labels alone, which is a
     # protocol of its own: easier, and comparable with nothing else
     test.ASK = "all"
+    # of sets whose background is what no class is found in: by threshold (dataset), or none, words,
+    # other; see docs/background.md
+    test.BACKGROUND = "dataset"
     test.BACKGROUND_THRESHOLD = 0.5  # of HyperCLIP: scores below it are background
     test.BEST_METRIC = "mIoU"  # of model_best.pth: its mean over the test sets, or DATASET/SCORE
     test.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)

@@ -99,7 +99,9 @@ _BUILT_IN = {
     "context459_indices": indices(459, 65535, ignore=459),
     "ade847_indices": indices(847, ignore=65535),
     **{f"indices_{k}": indices(k) for k in (19, 20, 21, 30, 59, 60, 150, 171)},
-    "indices_59_background": LabelMap({**{k: k for k in range(59)}, IGNORE: 59}),
+    **{
+        f"indices_{k}_background": LabelMap({**indices(k).classes, IGNORE: k}) for k in (30, 59, 60)
+    },
     **{f"from_one_{k}": from_one(k) for k in (20, 59, 150)},
     **{f"from_one_{k}_background": from_one(k, background=k) for k in (20, 59, 80)},
 }

@@ -106,7 +106,7 @@ CITYSCAPES = tuple(
 )  # fmt: skip
 
 
-def tinyscenes(split: str, classes: int) -> tuple[Layout, ...]:
-    """A split of tinyscenes."""
-    label_map = LABEL_MAPS[f"indices_{classes}"]
+def tinyscenes(split: str, classes: int, background: bool = False) -> tuple[Layout, ...]:
+    """A split of tinyscenes; with ``background`` the ground counts."""
+    label_map = LABEL_MAPS[f"indices_{classes}" + "_background" * background]
     return (Layout(f"tinyscenes/{split}/images", f"tinyscenes/{split}/labels", label_map),)

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..labels import IGNORE
@@ -101,6 +101,24 @@ FOLDED = "39 more classes of Pascal Context are prompted and count as background
 OWN_LABELS = "the papers made their labels from COCO's instances in ways of their own"
 IN_HALVES = "each image cut into two squares, as CLIPer does; others take it whole or in windows"
 
+
+def _tinyscenes(name: str, background: bool = False) -> DatasetSpec:
+    """A split of tinyscenes; with ``background`` pixels of the ground are to get no class."""
+    split = tinyscenes.SPLITS[name]
+    names = tinyscenes.class_names(split.part)
+    vocabulary = Vocabulary.from_names(names, f"tinyscenes_{split.part}", "1")
+    return DatasetSpec(
+        f"tinyscenes_{name}" + "_background" * background,
+        f"tiny_{name}" + "_b" * background,
+        (split.images,),
+        "threshold" if background else "none",
+        layouts.tinyscenes(name, len(names), background),
+        {"catseg": replace(vocabulary, background=tinyscenes.GROUND) if background else vocabulary},
+        "run datasets/prepare_tinyscenes.py",
+        benchmark=False,
+    )
+
+
 _TABLE = (
     # name, alias, images, background, files, class lists, how to get it
     DatasetSpec("coco_2017_train_stuff_all_sem_seg", "stuff_train", (118287,), "none", layouts.coco_stuff("train2017"), STUFF,
@@ -124,13 +142,8 @@ _TABLE = (
     DatasetSpec("cityscapes_test_sem_seg", "city", (500,), "none", layouts.CITYSCAPES, CITY, GET_CITY),
     DatasetSpec("cityscapes_halves_test_sem_seg", "city_halves", (1000,), "none", layouts.CITYSCAPES, CITY, GET_CITY,
                 halves=True, note=IN_HALVES),
-    *(
-        DatasetSpec(f"tinyscenes_{name}", f"tiny_{name}", (split.images,), "none",
-                    layouts.tinyscenes(name, len(tinyscenes.class_names(split.part))),
-                    {"catseg": Vocabulary.from_names(tinyscenes.class_names(split.part), f"tinyscenes_{split.part}", "1")},
-                    "run datasets/prepare_tinyscenes.py", benchmark=False)
-        for name, split in tinyscenes.SPLITS.items()
-    ),
+    *map(_tinyscenes, tinyscenes.SPLITS),
+    *(_tinyscenes(name, background=True) for name in ("val_seen", "val_unseen")),
 )  # fmt: skip
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}

@@ -31,8 +31,11 @@ def background_rule(dataset: str) -> str:
 
 def dataset_question(cfg: CfgNode, dataset: str) -> Question:
     """All that is asked of the images of a dataset; ValueError as by :func:`test_vocabulary`."""
-    background = background_rule(dataset) == "threshold"
-    return Question(class_lists.test_vocabulary(cfg, dataset), background=background)
+    background = "own"
+    if background_rule(dataset) == "threshold":
+        wish = cfg.TEST.BACKGROUND
+        background = "threshold" if wish == "dataset" else wish
+    return Question(class_lists.test_vocabulary(cfg, dataset), background)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class PresentNames:
             meta.ignore_label,
         )
         self.whole, self.background = dataset_question(cfg, dataset), background_rule(dataset)
+        if self.whole.background == "other":
+            raise ValueError(
+                "TEST.BACKGROUND 'other' with TEST.ASK 'present': the mean of one or two names "
+                "says little; expected 'all', or another background"
+            )
         vocabulary = self.whole.vocabulary
         rule = synonym_rule(cfg.MODEL.SYNONYMS, vocabulary.typed)
         self._names = [frozenset(map(tokens_of, names)) for names in asked_names(vocabulary, rule)]
@@ -107,5 +115,6 @@ class PresentNames:
         if prompts:
             vocabulary = self.whole.vocabulary
             chosen = replace(vocabulary, classes=tuple(vocabulary.classes[k] for k in prompts))
-            question = replace(self.whole, vocabulary=chosen, background=rule == "threshold")
+            background = self.whole.background if rule == "threshold" else "own"
+            question = replace(self.whole, vocabulary=chosen, background=background)
         return Asked(question, torch.tensor(prompts, dtype=torch.int64), rule, truth)

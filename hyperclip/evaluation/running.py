@@ -93,7 +93,7 @@ def evaluate_dataset(
     return Evaluation(
         dict(result["sem_seg"]) if result else {},
         question.vocabulary,
-        unruled if rule == "none" else rule,
+        {"none": unruled, "threshold": question.background}.get(rule, rule),
         description,
         label_map.name if label_map else None,
         (time.perf_counter() - start) / len(records),

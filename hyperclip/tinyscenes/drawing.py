@@ -56,6 +56,8 @@ SPLITS = {
     "val_seen": Split("seen", 120, 2),
     "val_unseen": Split("unseen", 120, 3),
 }
+GROUND = ("grey ground", "background")
+"""Words for what is around the shapes. No caption of the pre-training names it."""
 SCENE_SIZE, _OBJECT_STREAM, _SCENE_STREAM = 96, 100, 101
 
 

@@ -32,6 +32,7 @@ class Vocabulary:
         classes: T tuples of synonyms. name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
         background: names that are prompted like classes, but count as background.
+        other: whether one more class is behind them, embedded as the mean of all the others.
         typed: whether a person wrote the names for this use, see :func:`synonym_rule`.
         doubt: what else may have been meant, or ""; programs without a log show it.
     Raises:
@@ -44,6 +45,7 @@ class Vocabulary:
     version: str = ""
     negatives: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
+    other: bool = False
     typed: bool = field(default=False, compare=False)
     doubt: str = field(default="", compare=False)
 
@@ -87,7 +89,7 @@ class Vocabulary:
             raise ValueError(f"{where}{word} is also a class; remove one of the two")
 
     def __len__(self) -> int:
-        return len(self.classes)
+        return len(self.classes) + self.other
 
     @property
     def names(self) -> list[str]:

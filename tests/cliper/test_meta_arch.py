@@ -95,7 +95,7 @@ def test_the_predictor_encodes_once_and_asks_often(model):
     )
     other = predictor.predict("yellow plain square; cyan plain circle")
     assert other.names == ["yellow plain square", "cyan plain circle"]
-    assert (predictor.predict(WORDS, pixel_threshold=5.0).labels == -1).all()
+    assert (predictor.predict(WORDS, threshold=5.0).labels == -1).all()
     assert (predictor.predict(WORDS).labels == first.labels).all()  # what was asked does not stay
 
 

@@ -436,7 +436,7 @@ def test_thresholds_of_the_config_hold_until_they_are_changed():
     answers = {}
     for (score, pixel), options in cases.items():
         found = answers[score, pixel] = predictor.segment(
-            image, words, class_threshold=score, pixel_threshold=pixel
+            image, words, class_threshold=score, threshold=pixel
         ).labels
         assert predictor.model.labels == own
         predictor.model.labels = options  # as if the config said so
@@ -454,7 +454,7 @@ def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_ty
     )
     own = predictor.segment(image, words)
     assert (own.labels >= 0).all()
-    cut = predictor.segment(image, words, pixel_threshold=float(np.median(own.confidence)))
+    cut = predictor.segment(image, words, threshold=float(np.median(own.confidence)))
     assert 0.4 < (cut.labels == -1).mean() < 0.6
     kept = cut.labels != -1
     np.testing.assert_array_equal(cut.labels[kept], own.labels[kept])

@@ -59,7 +59,7 @@ class Given(Segmenter):
         self.asked.append((encoded, tuple(names), question.background))
         scores = torch.stack([torch.from_numpy(self.given[encoded][name]) for name in names])
         confidence, labels = scores.max(0)
-        if question.background or self.abstains:
+        if question.background == "threshold" or self.abstains:
             labels = labels.masked_fill(confidence < 0.5, NO_CLASS)
         return Segmentation(labels, confidence)
 
@@ -118,7 +118,7 @@ def test_by_hand(dataset):
     given = {k: {n: np.array(v) for n, v in names.items()} for k, names in given.items()}
     model = Given(given)
     found = evaluate_dataset(load_config(DENSE, PRESENT), model, "asked", records=records)
-    assert model.asked == [(0, ("cat", "dog"), False), (1, ("cat", "cow"), False)]
+    assert model.asked == [(0, ("cat", "dog"), "own"), (1, ("cat", "cow"), "own")]
     # image 0: cat dog dog dog; image 1: cow cat cat and one that does not count
     cat, dog, cow = 2 / 4, 2 / 3, 1 / 2
     scores = found.scores
@@ -184,9 +184,9 @@ def test_who_has_a_background():
     cfg = load_config(DENSE, CPU)
     asked = {a: dataset_question(cfg, find_dataset(a).name) for a in ("pas20", "pas20b", "voc21")}
     assert {alias: question.background for alias, question in asked.items()} == {
-        "pas20": False,
-        "pas20b": False,
-        "voc21": True,
+        "pas20": "own",
+        "pas20b": "own",
+        "voc21": "threshold",
     }
 
 
@@ -248,7 +248,7 @@ def test_both_systems_with_every_background(tmp_path, monkeypatch, config, alias
             classes = tuple(whole.classes[k] for k in places)
             question = Question(
                 dataclasses.replace(whole, classes=classes),
-                background=background and spec.background == "threshold",
+                "threshold" if background and spec.background == "threshold" else "own",
             )
             (result,) = model([{**mapper(record), "question": question}])
             labels = result["sem_seg_labels"].numpy()
@@ -334,3 +334,21 @@ def test_scores_of_each_image_leave_out_the_skipped(dataset, tmp_path):
     evaluate_dataset(load_config(DENSE, keys), Given(given), "asked", records=records)
     (line,) = (tmp_path / "out/per_image/asked.jsonl").read_text().splitlines()
     assert json.loads(line) == {"image_id": 0, "mIoU": 100.0, "pACC": 100.0}
+
+
+@pytest.mark.parametrize("background", ["none", "threshold", "words", "other"])
+def test_the_background_of_a_set_can_be_found_in_other_ways(dataset, background):
+    """Only of a set whose background is what no class is found in."""
+    options = [*CPU, "TEST.BACKGROUND", background]
+    dataset([[[0, 2]]], ["cat", "dog"], "threshold", ["sky"])
+    assert dataset_question(load_config(DENSE, options), "asked").background == background
+    assert (
+        dataset_question(load_config(DENSE, options), "context_59_test_sem_seg").background == "own"
+    )
+
+
+def test_other_needs_more_than_the_present_names(dataset):
+    records = dataset([[[0, 2]]], ["cat", "dog"], "threshold")
+    cfg = load_config(DENSE, [*PRESENT, "TEST.BACKGROUND", "other"])
+    with pytest.raises(ValueError, match="TEST.BACKGROUND 'other' with TEST.ASK 'present'"):
+        evaluate_dataset(cfg, Given({}), "asked", records=records)

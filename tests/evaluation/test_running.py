@@ -138,7 +138,7 @@ def test_a_background_by_threshold(tmp_path, model, config):
     if config == CLIPER:
         options = (0.0, one.background_threshold, False)
         one.labels = type(one.labels)("argmax", *options)
-    result = ask(one, picture, words, background=True)
+    result = ask(one, picture, words, background="threshold")
     nothing = result["sem_seg_labels"] == -1
     assert 0.2 < nothing.float().mean() < 0.8
     assert torch.equal(result["sem_seg_labels"][~nothing], plain["sem_seg_labels"][~nothing])

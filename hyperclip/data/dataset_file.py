@@ -23,6 +23,8 @@ from ..runtime.files import local_path, user_path
 from ..runtime.yaml_files import load_yaml
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_entries
+from .annotations.formats import FORMATS, KEY_WORDS
+from .annotations.source import AnnotationSource, IndexSource, Key
 from .detectron2_catalog import register, unregister
 from .image_files import ORIENTATIONS
 from .label_maps import LABEL_MAPS, LARGEST, LabelMap
@@ -50,6 +52,7 @@ def _listed(value: Any) -> list:
 Rules = Mapping[str, tuple[Callable[[Any], bool], str, str]]
 """By key: a check of its value, what passes it in words, and an example."""
 
+VALUES = f"label values (whole numbers from 0 on, {LARGEST} at most, without quotes)"
 NAME = "a name of letters, digits, '_', '-' and '.', as file names have it"
 KEYS: Rules = {
     "name": (_is_name, NAME, '"streets"'),
@@ -71,10 +74,26 @@ KEYS: Rules = {
 AFFIX = (lambda v: isinstance(v, list) and [*map(type, v)] == [str, str], "two strings", '["", "_mask"]')  # fmt: skip
 SPLIT_KEYS: Rules = {
     "images": (_is_text, "a folder", '"photos"'),
-    "labels": (_is_text, "a folder", '"masks"'),
+    "labels": (
+        lambda v: isinstance(v, Mapping) or _is_text(v),
+        "a folder of masks, or the format and place of annotations",
+        "{format: coco, file: instances.json}",
+    ),
     "list": (_is_text, "a file with one file name a line", '"val.txt"'),
     "image_affix": AFFIX,
     "label_affix": AFFIX,
+}
+
+CROWDS = ("ignore", "class")
+LABELS_KEYS: Rules = {
+    "format": (lambda v: v in FORMATS, f"one of {list(FORMATS)}", "coco"),
+    "folder": (_is_text, "a folder", '"labels"'),
+    "file": (_is_text, "a JSON file", '"instances.json"'),
+    "crowds": (
+        lambda v: v in CROWDS,
+        f"one of {list(CROWDS)}, what COCO's crowd regions are",
+        "ignore",
+    ),
 }
 
 
@@ -115,20 +134,65 @@ def read_dataset_file(path: str | Path) -> list[DatasetSpec]:
             f"{where}: background: got {background!r} with background_words {list(words)}, expected "
             "words for 'fold', and for 'fold' alone. Add or remove them, or change background"
         )
-    label_map = _label_map(content, vocabulary, background, path.name, where)
+    kind = _format_of(content["splits"], where)
+    if kind:
+        label_map, values = _annotated(content, vocabulary, background, kind, path.name, where)
+    else:
+        label_map, values = _label_map(content, vocabulary, background, path.name, where), {}
     root = (path.parent / user_path(content.get("root", "."))).resolve()
     reading = {key: content[key] for key in READING_KEYS if key in content}
     specs = []
     for split, keys in content["splits"].items():
-        _check_keys(keys, SPLIT_KEYS, ("images", "labels"), f"{where}, split {split!r}")
-        images, labels = str(user_path(keys["images"])), str(user_path(keys["labels"]))
+        images = str(user_path(keys["images"]))
+        source = _source(kind, keys["labels"], values) if kind else None
+        labels = str(user_path(_place(kind, keys["labels"])))
         lists = (str((path.parent / user_path(keys["list"])).resolve()),) if "list" in keys else ()
-        affixes = [tuple(keys.get(key, ("", ""))) for key in ("image_affix", "label_affix")]
-        layout = Layout(images, labels, label_map, lists, False, *affixes)
+        first, second = (tuple(keys.get(k, ("", ""))) for k in ("image_affix", "label_affix"))
+        layout = Layout(images, labels, label_map, lists, False, first, second, source)
         name = f"{content['name']}_{split}"
         specs.append(DatasetSpec(name, name, (), background, (layout,), {"catseg": vocabulary}, f"see {path}", label_map.ignore,
                                  root=root, benchmark=False, file=path.resolve(), **reading))  # fmt: skip
     return specs
+
+
+def _format_of(splits: Mapping, where: str) -> type[AnnotationSource] | None:
+    """The format of the annotations of all splits; None for masks of indices. Checks their keys."""
+    formats = set()
+    for split, keys in splits.items():
+        here = f"{where}, split {split!r}"
+        _check_keys(keys, SPLIT_KEYS, ("images", "labels"), here)
+        given = keys["labels"]
+        if not isinstance(given, Mapping):
+            formats.add("")
+            continue
+        _check_keys(given, LABELS_KEYS, ("format",), f"{here}, labels")
+        kind, coco = FORMATS[given["format"]], ("crowds",) if "file" in given else ()
+        _check_keys(given, {key: LABELS_KEYS[key] for key in ("format", *kind.paths, *coco)},
+                    kind.paths, f"{here}, labels of format {kind.format}")  # fmt: skip
+        formats.add(kind.format)
+    if len(formats) > 1:
+        got = sorted(name or "masks" for name in formats)
+        raise ValueError(
+            f"{where}: splits: got labels of the formats {got}, expected the same in all splits, "
+            "since they share label_map. Describe the others in another file"
+        )
+    return FORMATS.get(formats.pop())
+
+
+def _place(kind: type[AnnotationSource] | None, given: str | Mapping) -> str:
+    """The folder of labels, or the file that holds them all."""
+    if isinstance(given, str):
+        return given
+    return given["file" if kind and issubclass(kind, IndexSource) else "folder"]
+
+
+def _source(
+    kind: type[AnnotationSource], given: Mapping, values: Mapping[Key, int]
+) -> AnnotationSource:
+    """Annotations whose classes have these values; the next two are unlabelled pixels and crowds."""
+    crowd = None if given.get("crowds") == "class" else len(values) + 1
+    folder = str(user_path(given.get("folder", "")))
+    return kind(values, len(values), crowd, folder)
 
 
 def _check_keys(content: Any, rules: Rules, needed: tuple[str, ...], where: str) -> None:
@@ -198,10 +262,53 @@ def _label_map(
     return LabelMap({**default, **dict.fromkeys(ignored, ignore), **classes}, ignore, name)
 
 
+def _annotated(
+    content: Mapping,
+    vocabulary: Vocabulary,
+    background: str,
+    kind: type[AnnotationSource],
+    name: str,
+    where: str,
+) -> tuple[LabelMap, dict[Key, int]]:
+    """The label map of annotations, and the value that it has for each of their keys. Unlabelled
+    pixels are the background if that is a class, else they do not count; nor do crowds.
+    """
+    given = content.get("label_map")
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{where}: label_map: got {given!r}, expected {KEY_WORDS[kind.format]}, each with the "
+            f"name of a class or ignore. Labels of the format {kind.format} need it"
+        )
+    if "ignore" in content:
+        problem = f"got {content['ignore']!r}, which is for masks of indices"
+        raise ValueError(f"{where}: ignore: {problem}. Write ignore in label_map instead")
+    if len(given) > LARGEST - 1:
+        raise ValueError(f"{where}: label_map: got {len(given)} keys, at most {LARGEST - 1} fit")
+    names = vocabulary.names + (["background"] if background != "none" else [])
+    ignore = IGNORE if len(names) < IGNORE else 65535
+    rule = kind.is_key, KEY_WORDS[kind.format]
+    classes = _by_name(given, vocabulary, names, ignore, where, rule)
+    values: dict[Key, int] = {key: value for value, key in enumerate(classes)}
+    unlabelled = ignore if background == "none" else len(names) - 1
+    meanings = dict(enumerate(classes.values())) | {
+        len(values): unlabelled,
+        len(values) + 1: ignore,
+    }
+    return LabelMap(meanings, ignore, name), values
+
+
 def _by_name(
-    given: Mapping, vocabulary: Vocabulary, names: list[str], ignore: int, where: str
-) -> dict[int, int]:
-    """Class index, or ``ignore``, of each label value, which a file gives a name."""
+    given: Mapping,
+    vocabulary: Vocabulary,
+    names: list[str],
+    ignore: int,
+    where: str,
+    rule: tuple[Callable[[Any], bool], str] = (_is_value, VALUES),
+) -> dict[Any, int]:
+    """Class index, or ``ignore``, of each label value, which a file gives a name; ``rule`` says what
+    may be such a value, by a check and in words.
+    """
+    is_key, key_words = rule
     often = Counter(vocabulary.names)
     unclear = sorted(name for name in often if often[name] > 1 or name in ("ignore", "background"))
     if unclear:
@@ -211,14 +318,14 @@ def _by_name(
             "Put another synonym first"
         )
     known = [*names, "ignore"]
-    wrong = {raw: name for raw, name in given.items() if not _is_value(raw) or name not in known}
+    wrong = {raw: name for raw, name in given.items() if not is_key(raw) or name not in known}
     if wrong:
         raise ValueError(
-            f"{where}: label_map: got {wrong}, expected label values (whole numbers from 0 on, "
-            f"{LARGEST} at most, without quotes), each with one of the names {known}. "
-            "Correct these, or add the classes"
+            f"{where}: label_map: got {wrong}, expected {key_words}, each with one of the names "
+            f"{known}. Correct these, or add the classes"
         )
-    if unused := sorted(set(names) - set(given.values())):
+    needed = set(names if rule[0] is _is_value else vocabulary.names)
+    if unused := sorted(needed - set(given.values())):
         advice = "add them, or remove these classes"
         raise ValueError(f"{where}: label_map: no label value means {unused}; {advice}")
     index = {name: k for k, name in enumerate(names)} | {"ignore": ignore}

@@ -128,6 +128,60 @@ def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0)
     Raises what :func:`decode` does, and ValueError for a colour image, fractions, a lossy format,
     or a file that EXIF turns where ``orientation`` is neither "stored" nor "applied".
     """
+    file = _decode_lossless(path, max_pixels)
+    values = np.asarray(file.oriented(orientation))
+    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
+        raise ValueError(
+            f"label file {file.path!r}: got an image of mode {file.image.mode} and shape "
+            f"{values.shape}, expected one channel of class indices (grey of 1 to 32 bits, or a "
+            "palette). If its colours are the classes, write labels: {format: colours, folder: …}, "
+            "see datasets/README.md"
+        )
+    return _undo_scaling(values, file)
+
+
+def read_colours(
+    path: str | Path, orientation: str = "", max_pixels: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The colours, uint8 RGB (H, W, 3), of a label file, and which pixels are wholly transparent,
+    bool (H, W).
+
+    Raises what :func:`decode` does, and ValueError for a lossy format, more than 8 bits a channel,
+    pixels that are half transparent, or a file that EXIF turns where ``orientation`` is "".
+    """
+    file = _decode_lossless(path, max_pixels)
+    image = file.oriented(orientation)
+    if "16" in file.raw_mode or image.mode in ("I", "F") or image.mode.startswith("I;"):
+        expected = "expected 8 bits a channel of colours. Save it with 8 bits"
+        raise ValueError(f"label file {file.path!r}: got {file.raw_mode or image.mode}, {expected}")
+    pixels = np.asarray(image.convert("RGBA"))
+    alpha = pixels[..., 3]
+    if ((alpha > 0) & (alpha < 255)).any():
+        raise ValueError(
+            f"label file {file.path!r}: got pixels that are half transparent, expected alpha 0 "
+            "(no label) or 255. Save it without smoothing"
+        )
+    return np.ascontiguousarray(pixels[..., :3]), alpha == 0
+
+
+def image_size(path: str | Path, orientation: str = "") -> tuple[int, int]:
+    """Height and width of an image file, of which only the first bytes are read.
+
+    "applied" turns them as viewers do. Raises what :func:`decode` does for a file that is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            height, width = image.height, image.width
+            turned = orientation == "applied" and orientation_of(image) >= 5
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image {str(path)!r} does not exist") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image {str(path)!r} cannot be read ({error})") from error
+    return (width, height) if turned else (height, width)
+
+
+def _decode_lossless(path: str | Path, max_pixels: int) -> ImageFile:
+    """A label file, decoded; ValueError for a format that changes values."""
     file = decode(path, "label file", max_pixels)
     if file.format not in LABEL_FORMATS or "jpeg" in file.compression or "webp" in file.compression:
         kind = " ".join(filter(None, (file.format, file.compression)))
@@ -135,14 +189,7 @@ def read_raw_label(path: str | Path, orientation: str = "", max_pixels: int = 0)
             f"label file {file.path!r}: got a {kind} file, which need not keep values as they "
             f"were; expected one of {list(LABEL_FORMATS)}, without lossy compression"
         )
-    values = np.asarray(file.oriented(orientation))
-    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
-        raise ValueError(
-            f"label file {file.path!r}: got an image of mode {file.image.mode} and shape "
-            f"{values.shape}, expected one channel of class indices (grey of 1 to 32 bits, or a "
-            "palette). Colour-coded masks have to be converted to indices first"
-        )
-    return _undo_scaling(values, file)
+    return file
 
 
 def _undo_scaling(values: np.ndarray, file: ImageFile) -> np.ndarray:

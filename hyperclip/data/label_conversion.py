@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..labels import IGNORE
 from ..runtime.files import user_path, write_atomically
 from ..runtime.program import program_parser
+from .annotations.painting import decode_mask, run_lengths
 from .image_files import decode
 from .label_maps import ILLEGAL, LABEL_MAPS
 from .records import first_faults
@@ -50,41 +51,6 @@ def coco_stuff_labels(raw: np.ndarray) -> np.ndarray:
     if values := np.unique(raw[labels == ILLEGAL])[:10].tolist():
         raise ValueError(f"got values {values}, expected a stuffthingmap's 0..182 and 255")
     return labels.astype(np.uint8)
-
-
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run lengths of polygons, plain run lengths or compressed ones; ValueError
-    for anything else, and for what belongs to an image of another size.
-    """
-    try:
-        if isinstance(segmentation, list):
-            lengths = coco_masks.merge(coco_masks.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            lengths = coco_masks.frPyObjects(segmentation, *segmentation["size"])
-        else:
-            lengths = segmentation
-        size = list(lengths["size"])
-    # pycocotools raises bare exceptions, and whatever indexing into broken input gives
-    except Exception as error:
-        message = f"a segmentation is neither polygons nor run lengths ({error!r})"
-        raise ValueError(message) from error
-    if size != [height, width]:
-        expected = f"expected {height} x {width}"
-        raise ValueError(f"a segmentation is for {size[0]} x {size[1]} pixels, {expected}")
-    return lengths
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A segmentation as a mask, bool (H, W); ValueError as :func:`run_lengths`, or if damaged."""
-    lengths = run_lengths(segmentation, height, width)
-    try:
-        mask = coco_masks.decode(lengths)
-        # pycocotools leaves what is behind the last run uninitialised
-        if mask.sum() != coco_masks.area(lengths):
-            raise ValueError("they end before the image does")
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"the run lengths of a segmentation are damaged: {error}") from error
-    return mask.astype(bool)
 
 
 def coco_object_labels(

@@ -147,7 +147,11 @@ def read_label(
 
 
 def read_record_label(record: Mapping) -> np.ndarray:
-    """The label, int32 (H, W), of one of Detectron2's records; see :func:`read_label`."""
+    """The label, int32 (H, W), of one of Detectron2's records; see :func:`read_label`. A record of
+    annotations has a "label_reader", whose values its label map knows.
+    """
+    if reader := record.get("label_reader"):
+        return record["label_map"].look_up(reader.read(record))
     keys = ("label_map", "half", "orientation", "max_pixels")
     return read_label(record["sem_seg_file_name"], **{k: record[k] for k in keys if k in record})
 

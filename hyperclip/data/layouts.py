@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass
 
+from .annotations.source import AnnotationSource
 from .label_maps import LABEL_MAPS, LabelMap
 
 
@@ -17,6 +18,8 @@ class Layout:
         lists: files with a key a line, one of which has to exist; the first of these is the split.
         superset: the image folder also holds images of other splits: the labels choose.
         image_affix, label_affix: what a file's name has before and after its key.
+        source: how labels are stored that are no masks of indices. Where one file holds them all,
+            ``labels`` is that file.
     """
 
     images: str
@@ -26,6 +29,7 @@ class Layout:
     superset: bool = False
     image_affix: tuple[str, str] = ("", "")
     label_affix: tuple[str, str] = ("", "")
+    source: AnnotationSource | None = None
 
 
 def coco_stuff(split: str) -> tuple[Layout, ...]:

@@ -6,9 +6,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .annotations.source import FolderSource, IndexSource, LabelReader
 from .image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from .layouts import Layout
 
@@ -40,19 +41,23 @@ def find_path(root: Path, relative: str) -> Path:
 @dataclass(frozen=True)
 class Kind:
     """The images, or the labels (the ``word`` tells), of a layout: how their names end, and what
-    they have before and after the key. The files are there once :func:`find_files` was called.
+    they have before and after the key; ``others`` are names of files that are neither. The files
+    are there once :func:`find_files` was called.
     """
 
     word: str
     folder: Path
     suffixes: tuple[str, ...]
     affix: tuple[str, str]
+    others: tuple[str, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
 
     def takes(self, path: Path) -> bool:
         """Whether a file has one of the suffixes and the affixes, and is no converted label."""
         before, after = self.affix
         stem = normal(path.stem)
+        if path.name in self.others:
+            return False
         if path.suffix.lower() not in self.suffixes or len(stem) < len(before) + len(after):
             return False
         if self.word == "label" and stem.endswith(CONVERTED) and not after.endswith(CONVERTED):
@@ -73,10 +78,14 @@ class Kind:
 def kinds_of(layout: Layout, root: Path) -> tuple[Kind, Kind]:
     """Images and labels of a layout."""
     images, labels = find_path(root, layout.images), find_path(root, layout.labels)
-    return (
-        Kind("image", images, IMAGE_SUFFIXES, layout.image_affix),
-        Kind("label", labels, LABEL_SUFFIXES, layout.label_affix),
-    )
+    image_kind = Kind("image", images, IMAGE_SUFFIXES, layout.image_affix)
+    label_kind = Kind("label", labels, LABEL_SUFFIXES, layout.label_affix)
+    if isinstance(layout.source, FolderSource):
+        suffixes, others = layout.source.suffixes, layout.source.others
+        label_kind = replace(label_kind, suffixes=suffixes, others=others)
+    elif isinstance(layout.source, IndexSource):  # it names images
+        label_kind = replace(label_kind, suffixes=(), affix=layout.image_affix)
+    return image_kind, label_kind
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -93,6 +102,30 @@ def find_files(images: Kind, labels: Kind, faults: list[str]) -> None:
             first = kind.files.setdefault(kind.key(path), path)
             if first != path:
                 faults.append(f"{first} and {path} have the same name")
+
+
+def find_listed(
+    source: IndexSource, root: Path, images: Kind, labels: Kind, faults: list[str]
+) -> dict[str, LabelReader]:
+    """Find the images, and the labels that the file ``labels.folder`` has for them; the reader of
+    each label by key. Names that are there twice are faults. Raises as :meth:`IndexSource.entries`.
+    """
+    readers: dict[str, LabelReader] = {}
+    entries = source.entries(labels.folder, root)
+    inside = {path for path, _ in entries.values()}  # PNGs may lie below the folder of the images
+    for path in sorted(filter(images.takes, walk(images.folder))):
+        if path not in inside and images.files.setdefault(images.key(path), path) != path:
+            faults.append(f"{images.files[images.key(path)]} and {path} have the same name")
+    lister = ListReader(labels.folder, images, labels)
+    for name, (path, reader) in entries.items():
+        key = lister.find(normal(name), images) or images.bare(_without_suffix(normal(name)))
+        if key in readers:
+            faults.append(f"{key} is twice in {labels.folder}")
+        elif path.is_file():
+            labels.files[key], readers[key] = path, reader
+        else:
+            faults.append(f"{path} does not exist, the label of {name} in {labels.folder}")
+    return readers
 
 
 def _apart(images: Kind, labels: Kind, faults: list[str]) -> tuple[list[Path], list[Path]]:
@@ -129,15 +162,18 @@ def left_out(images: Kind, labels: Kind) -> list[str]:
         names: dict[str, list[str]] = {}
         for path in walk(kind.folder):
             suffix = path.suffix.lower()
+            if path.name in labels.others or kind is not labels and labels.takes(path):
+                continue
             foreign = suffix not in kind.suffixes and images.folder != labels.folder
             end = next((c for c in CONVERTED if is_label and path.stem.endswith(c)), "")
             if end and not kind.takes(path):
                 names.setdefault(f"*{end}{path.suffix}", []).append(path.name)
-            elif foreign or suffix not in IMAGE_SUFFIXES:
+            elif foreign or suffix not in (*IMAGE_SUFFIXES, *labels.suffixes):
                 names.setdefault(f"*{path.suffix}", []).append(path.name)
         if names:
             listed = ", ".join(f"{len(n)} {end} ({min(n)} …)" for end, n in sorted(names.items()))
-            lossless = ", which keep every value; others need a label_affix" if is_label else ""
+            masks = is_label and labels.suffixes == LABEL_SUFFIXES
+            lossless = ", which keep every value; others need a label_affix" if masks else ""
             taken = f"{kind.word}s are {' '.join(kind.suffixes)}{lossless}"
             lines.append(f"left out in {kind.folder}: {listed}; {taken}")
     return lines
@@ -177,23 +213,23 @@ class ListReader:
 
     def _pair(self, line: str) -> tuple[str, str]:
         line = normal(line).replace("\\", "/")
-        if whole := self._find(line, self.images) or self._find(line, self.labels):
+        if whole := self.find(line, self.images) or self.find(line, self.labels):
             return whole, whole
         for gap in re.finditer(r"\s*[\s,;]\s*", line):  # names may have blanks in them
-            image = self._find(line[: gap.start()], self.images)
-            label = self._find(line[gap.end() :], self.labels)
+            image = self.find(line[: gap.start()], self.images)
+            label = self.find(line[gap.end() :], self.labels)
             if image and label:
                 return image, label
         # the first word counts, while a number or so may follow
         words = re.split(r"[\s,;]+", line)
-        first = self._find(words[0], self.images) or self._find(words[0], self.labels)
+        first = self.find(words[0], self.images) or self.find(words[0], self.labels)
         key = first or self.images.bare(_without_suffix(words[0]))
         if len(words) == 1 or not ("/" in words[1] or words[1].lower().endswith(IMAGE_SUFFIXES)):
             return key, key
         # the name of a file is the label, whether it is there or not
-        return key, self._find(words[1], self.labels) or words[1]
+        return key, self.find(words[1], self.labels) or words[1]
 
-    def _find(self, name: str, kind: Kind) -> str | None:
+    def find(self, name: str, kind: Kind) -> str | None:
         """The key that a name means, with or without suffix and affixes. Folders before it have to
         lead to the kind's folder: ``photos/a.jpg`` is ``a`` of ``/data/photos`` and no other.
         """

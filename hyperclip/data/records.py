@@ -1,12 +1,13 @@
 """From a dataset's folders to Detectron2's records, or to what is wrong with the folders."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from .annotations.source import FolderSource, IndexSource, LabelReader
 from .label_maps import HALVES
 from .layouts import Layout
-from .pairing import Kind, ListReader, find_files, find_path, kinds_of, left_out, walk
+from .pairing import Kind, ListReader, find_files, find_listed, find_path, kinds_of, left_out, walk
 from .registry import DatasetSpec
 
 logger = logging.getLogger("hyperclip.data")
@@ -19,13 +20,15 @@ READING_KEYS = ("orientation", "image_bits", "max_pixels")
 @dataclass(frozen=True)
 class Pairing:
     """Images and labels of a layout: (key, image, label), sorted by key, and a line of ``faults``
-    for each file without its counterpart, or that is there twice.
+    for each file without its counterpart, or that is there twice. By the key of an image,
+    ``readers`` read labels that are no masks of indices.
     """
 
     layout: Layout
     kinds: tuple[Kind, Kind]
     pairs: list[tuple[str, Path, Path]]
     faults: list[str]
+    readers: dict[str, LabelReader] = field(default_factory=dict)
 
 
 def first_faults(faults: list[str], indent: str = "") -> str:
@@ -36,7 +39,8 @@ def first_faults(faults: list[str], indent: str = "") -> str:
 
 def load_records(spec: DatasetSpec) -> list[dict]:
     """Detectron2's records: file_name, sem_seg_file_name, label_map, image_id, "half" where images
-    are cut, and what the dataset says of its files: "orientation", "image_bits", "max_pixels".
+    are cut, "label_reader" for annotations, and what the dataset says of its files: "orientation",
+    "image_bits", "max_pixels".
 
     Logs a warning if the number of images is not the official one. Raises FileNotFoundError if no
     accepted layout is there, and ValueError with the first 20 faults of :func:`pair_files`.
@@ -70,6 +74,8 @@ def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
     for key, image, label in found.pairs:
         names = {"file_name": str(image), "sem_seg_file_name": str(label)}
         record = {**names, **reading, "image_id": key}
+        if reader := found.readers.get(key):
+            record["label_reader"] = reader
         if spec.halves:
             records += [{**record, "half": half, "image_id": f"{key}_{half}"} for half in HALVES]
         else:
@@ -80,8 +86,9 @@ def make_records(spec: DatasetSpec, found: Pairing) -> list[dict]:
 def pair_files(spec: DatasetSpec) -> Pairing:
     """Match images with labels in the first complete layout, or else in the one closest to that.
 
-    Nothing is opened but the list of the split. Raises FileNotFoundError as :func:`load_records`,
-    and ValueError for a list that is no text file.
+    Nothing is opened but the list of the split and a file of all annotations. Raises
+    FileNotFoundError as :func:`load_records`, and ValueError for a list that is no text file, or
+    annotations that are none.
     """
     candidates = []
     for layout in _layouts_found(spec):
@@ -95,7 +102,13 @@ def pair_files(spec: DatasetSpec) -> Pairing:
 def _pair(layout: Layout, root: Path) -> Pairing:
     faults: list[str] = []
     kinds = kinds_of(layout, root)
-    find_files(*kinds, faults)
+    readers: dict[str, LabelReader] = {}
+    if isinstance(layout.source, IndexSource):
+        readers = find_listed(layout.source, root, *kinds, faults)
+    else:
+        find_files(*kinds, faults)
+    if isinstance(layout.source, FolderSource):
+        readers = dict.fromkeys(kinds[1].files, layout.source.reader())
     images, labels = (kind.files for kind in kinds)
     split = next((path for name in layout.lists if (path := find_path(root, name)).is_file()), None)
     if split is not None:
@@ -106,7 +119,9 @@ def _pair(layout: Layout, root: Path) -> Pairing:
             alone = sorted(images.keys() - labels.keys())
             faults += [f"no label for {images[key]}" for key in alone]
         keys = [(key, key) for key in sorted(images.keys() & labels.keys())]
-    return Pairing(layout, kinds, [(i, images[i], labels[k]) for i, k in keys], faults)
+    pairs = [(i, images[i], labels[k]) for i, k in keys]
+    used = {i: readers[k] for i, k in keys} if readers else {}
+    return Pairing(layout, kinds, pairs, faults, used)
 
 
 def _layouts_found(spec: DatasetSpec) -> list[Layout]:
@@ -124,6 +139,9 @@ def _layouts_found(spec: DatasetSpec) -> list[Layout]:
 def _what_is_absent(layout: Layout, root: Path) -> list[str]:
     """Folders, list and labels of a layout that are not there, in words."""
     images, labels = kinds_of(layout, root)
+    if isinstance(layout.source, IndexSource):
+        absent = [] if find_path(root, layout.images).is_dir() else [f"folder {layout.images}"]
+        return absent + ([] if labels.folder.is_file() else [f"file {layout.labels}"])
     names = layout.images, layout.labels
     absent = [f"folder {name}" for name in names if not find_path(root, name).is_dir()]
     if layout.lists and not any(find_path(root, name).is_file() for name in layout.lists):

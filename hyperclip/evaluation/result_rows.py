@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 
 from ..config.keys import input_keys, plain_settings
 from ..data import DatasetSpec, class_lists
+from ..data.annotations.source import IndexSource
+from ..data.pairing import find_path
 from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
 from .asking import PRESENT
@@ -137,6 +139,12 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:
     names = [(r["image_id"], r["file_name"], r["sem_seg_file_name"]) for r in records]
     paths = [r[key] for r in records for key in ("file_name", "sem_seg_file_name")]
     data = [content_hash(Path(path)) for path in paths]
+    sources = [(repr(x.source), x.labels) for x in spec.layouts if x.source]
+    files |= {
+        f"labels {x.labels}": content_hash(find_path(spec.folder, x.labels))
+        for x in spec.layouts
+        if isinstance(x.source, IndexSource)
+    }
     protocol = [spec.name, spec.background, spec.ignore, spec.halves, benchmark.faults]
-    content = [keys, files, asked, labels, names, data, protocol, framework_versions()]
+    content = [keys, files, asked, labels, sources, names, data, protocol, framework_versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

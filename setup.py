@@ -32,7 +32,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"hyperclip-{name} = hyperclip.commands:console"
-            for name in ("train", "evaluate", "demo", "app")
+            for name in ("train", "evaluate", "demo", "app") + ("new-dataset", "check-datasets")
         ],
         # A package that adds systems declares its module here: the programs import all of them
         "hyperclip.systems": ["cliper = cliper"],

@@ -1,4 +1,4 @@
-"""The programs: train, evaluate, demo and app, each a module with ``main(argv)``."""
+"""The programs, each a module with ``main(argv)``."""
 
 import importlib
 import sys
@@ -9,6 +9,8 @@ from ..runtime.program import register_systems, run_program
 
 
 def console() -> NoReturn:
-    """Run the program NAME; what the console script ``hyperclip-NAME`` calls."""
-    name = Path(sys.argv[0]).name.removeprefix("hyperclip-")
+    """Run the program NAME; what the console script ``hyperclip-NAME`` calls. Names of modules have
+    "_" for "-".
+    """
+    name = Path(sys.argv[0]).name.removeprefix("hyperclip-").replace("-", "_")
     run_program(lambda: importlib.import_module(f"{__name__}.{name}").main())

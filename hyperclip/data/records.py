@@ -92,14 +92,15 @@ def pair_files(spec: DatasetSpec) -> Pairing:
     """
     candidates = []
     for layout in _layouts_found(spec):
-        found = _pair(layout, spec.folder)
+        found = pair_layout(layout, spec.folder)
         if not found.faults and (not spec.images or len(make_records(spec, found)) in spec.images):
             return found
         candidates.append(found)
     return max(candidates, key=lambda found: (not found.faults, len(found.pairs)))
 
 
-def _pair(layout: Layout, root: Path) -> Pairing:
+def pair_layout(layout: Layout, root: Path) -> Pairing:
+    """Match the images of a layout with its labels; raises as :func:`pair_files` does."""
     faults: list[str] = []
     kinds = kinds_of(layout, root)
     readers: dict[str, LabelReader] = {}

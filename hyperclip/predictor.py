@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,6 +37,9 @@ from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
 from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,26 @@ class Prediction:
     def to_labelme(self, file_name: str = "", **options: Any) -> dict[str, Any]:
         """See :func:`hyperclip.results.labelme_document`."""
         return results.labelme_document(self.answer, file_name, **options)
+
+    def to_label_studio(self, image: str, **options: Any) -> results.LabelStudio:
+        """See :func:`hyperclip.results.label_studio`."""
+        return results.label_studio(self.answer, image, **options)
+
+    def to_cvat(self, file_name: str = "", **options: Any) -> str:
+        """See :func:`hyperclip.results.cvat_document`."""
+        return results.cvat_document(self.answer, file_name, **options)
+
+    def to_voc(self) -> results.Voc:
+        """See :func:`hyperclip.results.voc`."""
+        return results.voc(self.answer)
+
+    def to_cityscapes(self) -> results.Cityscapes:
+        """See :func:`hyperclip.results.cityscapes`."""
+        return results.cityscapes(self.answer)
+
+    def to_supervision(self, **options: Any) -> Detections:
+        """See :func:`hyperclip.results.supervision_detections`."""
+        return results.supervision_detections(self.answer, **options)
 
     def to_npz(self, path: str | Path) -> None:
         """Write ``labels``, ``confidence`` and ``names`` for ``numpy.load``, in full or not at all;

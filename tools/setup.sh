@@ -40,10 +40,16 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing PyTorch"
     pip install -q -c requirements.lock torch torchvision "setuptools<82"
     say "installing the framework and its requirements"
-    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos]"
+    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats]"
     say "installing Detectron2"
     "$python" tools/install_detectron2.py >&2
     pip check
+    # What tests read results files with. These packages want an older OpenCV and pandas than ours, but
+    # their readers work with ours: so they lie beside the others, where only tests look (tests/helpers/readers.py).
+    say "installing readers of results files for the tests"
+    rm -rf "$venv/readers"
+    pip install -q -c requirements.lock --no-deps --target "$venv/readers" datumaro label-studio-sdk \
+        imagesize json-stream json-stream-rs-tokenizer lxml shapely
     echo "$wanted" >"$stamp"
     say "done"
 fi

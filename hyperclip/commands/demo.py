@@ -14,7 +14,8 @@ synonyms; it may also be the name of a .txt file of such text or of a .json clas
 folder that are no images are named and left out. Images that cannot be read or segmented are
 reported, the others are done, and the exit status is 1. --format writes the answers for other
 programs, too: coco.json and panoptic.json with panoptic/NAME.png, labelme/NAME.json,
-label_studio.json with label_studio.xml, cvat.xml, voc/, cityscapes/, table.csv, npz/NAME.npz.
+label_studio.json with label_studio.xml, cvat.xml with cvat_labels.json, voc/, cityscapes/,
+table.csv, npz/NAME.npz; see docs/results.md.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)

@@ -7,7 +7,7 @@ classes, H W image.
 from .answer import Answer, Region
 from .cityscapes import Cityscapes, cityscapes
 from .coco import coco_document
-from .cvat import cvat_document
+from .cvat import Cvat, cvat
 from .detections import supervision_detections
 from .each_image import write_arrays
 from .hugging_face import hugging_face_segments

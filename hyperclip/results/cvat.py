@@ -1,6 +1,10 @@
-"""CVAT's XML "CVAT for images 1.1" with masks. Source: docs.cvat.ai, formats/format-cvat."""
+"""CVAT's XML "CVAT for images 1.1" with masks, and the labels that a task needs to take it.
+Source: docs.cvat.ai, formats/format-cvat.
+"""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,16 +13,36 @@ from .answer import Answer, Region
 from .indexed_masks import voc_colors
 from .limits import need_distinct, need_plain
 
+LONGEST_NAME = 64
+"""Characters of a label in CVAT, which cuts longer ones."""
 
-def cvat_document(
-    answer: Answer, file_name: str = "", instances: bool = False, smallest: int = 1
-) -> str:
-    """One image as the text of annotations.xml; arguments as :meth:`Answer.regions`, ValueError as
-    :func:`need_cvat_names`.
+
+class Cvat(NamedTuple):
+    """The text of an XML file to upload as annotations, and the labels, JSON for the raw view of a
+    new task's or project's labels.
     """
-    need_cvat_names(answer.names)
+
+    annotations: str
+    labels: list[dict[str, Any]]
+
+
+def cvat(answer: Answer, file_name: str, instances: bool = False, smallest: int = 1) -> Cvat:
+    """One image for CVAT, which finds it in a task by ``file_name``; the other arguments as
+    :meth:`Answer.regions`, ValueError as :func:`need_cvat_names`.
+    """
+    labels = cvat_labels(answer.names)
     image = cvat_image(answer, file_name, instances, smallest)
-    return "".join(cvat_lines(answer.names, [image], 1))
+    return Cvat("".join(cvat_lines(answer.names, [image], 1)), labels)
+
+
+def cvat_labels(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The labels, with colours that repeat after 255; see :func:`need_cvat_names`."""
+    need_cvat_names(names)
+    colors = voc_colors()[1:]
+    return [
+        {"name": name, "color": f"#{color.tobytes().hex()}", "type": "mask", "attributes": []}
+        for name, color in zip(names, itertools.cycle(colors), strict=False)
+    ]
 
 
 def cvat_image(answer: Answer, file_name: str, instances: bool, smallest: int) -> str:
@@ -43,9 +67,16 @@ def cvat_lines(names: Sequence[str], images: Iterable[str], count: int) -> Itera
 
 
 def need_cvat_names(names: Sequence[str]) -> None:
-    """ValueError for names that are there twice, or that XML cannot hold."""
-    need_distinct("format cvat", names)
-    need_plain("format cvat", names)
+    """ValueError for names that are there twice, that XML cannot hold, or that CVAT cuts."""
+    what = "format cvat"
+    need_distinct(what, names)
+    need_plain(what, names)
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            raise ValueError(
+                f"{what}: got a name of {len(name)} characters, {name!r}, expected at most "
+                f"{LONGEST_NAME}. Shorten it"
+            )
 
 
 def _meta(names: Sequence[str], count: int) -> ElementTree.Element:
@@ -53,12 +84,11 @@ def _meta(names: Sequence[str], count: int) -> ElementTree.Element:
     task = ElementTree.SubElement(meta, "task")
     ElementTree.SubElement(task, "size").text = str(count)
     ElementTree.SubElement(task, "mode").text = "annotation"
-    labels, colors = ElementTree.SubElement(task, "labels"), voc_colors()[1:]
-    for i, name in enumerate(names):
+    labels = ElementTree.SubElement(task, "labels")
+    for known in cvat_labels(names):
         label = ElementTree.SubElement(labels, "label")
-        ElementTree.SubElement(label, "name").text = name
-        ElementTree.SubElement(label, "color").text = f"#{colors[i % len(colors)].tobytes().hex()}"
-        ElementTree.SubElement(label, "type").text = "mask"
+        for key in ("name", "color", "type"):
+            ElementTree.SubElement(label, key).text = known[key]
     return meta
 
 

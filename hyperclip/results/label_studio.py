@@ -6,6 +6,7 @@ tests decode what is written with its decoder. Sources: labelstud.io/guide/predi
 rle-pack, which Label Studio reads masks with.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -79,10 +80,9 @@ def label_studio_config(
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", {"name": to_name, "value": f"${to_name}"})
     brushes = ElementTree.SubElement(view, "BrushLabels", {"name": from_name, "toName": to_name})
-    colors = voc_colors()[1:]
-    for i, name in enumerate(names):
-        color = f"#{colors[i % len(colors)].tobytes().hex()}"
-        ElementTree.SubElement(brushes, "Label", {"value": name, "background": color})
+    for name, color in zip(names, itertools.cycle(voc_colors()[1:]), strict=False):
+        about = {"value": name, "background": f"#{color.tobytes().hex()}"}
+        ElementTree.SubElement(brushes, "Label", about)
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 

@@ -13,7 +13,7 @@ from PIL import Image
 from ..runtime.files import write_atomically, write_text
 from .answer import Answer
 from .coco import categories, coco_document
-from .cvat import cvat_image, cvat_lines, need_cvat_names
+from .cvat import cvat_image, cvat_labels, cvat_lines, need_cvat_names
 from .each_image import save_png
 from .label_studio import label_studio, label_studio_config, need_label_studio_names
 from .panoptic import panoptic, panoptic_categories
@@ -122,7 +122,7 @@ class LabelStudioWriter(Writer):
 
 
 class CvatWriter(Writer):
-    """``cvat.xml``, of all images."""
+    """``cvat.xml``, of all images, and ``cvat_labels.json``."""
 
     format = "cvat"
     is_text = True
@@ -132,6 +132,8 @@ class CvatWriter(Writer):
         return cvat_image(answer, file_name, self.run.instances, self.run.smallest)
 
     def write_all(self) -> None:
+        labels = json.dumps(cvat_labels(self.run.names), indent=1)
+        write_text(self.run.folder / "cvat_labels.json", labels + "\n")
         lines = cvat_lines(self.run.names, self.journal.entries(), len(self.journal))
         _write_lines(self.run.folder / "cvat.xml", lines)
 

@@ -102,7 +102,10 @@ def test_cvat(labels, instances, tmp_path):
     np.testing.assert_array_equal(got, np.maximum(labels, -1))
     assert names == asked.names
     text = (tmp_path / "cvat.xml").read_text(encoding="utf-8")
-    assert text == asked.to_cvat("a b.png", instances=instances)
+    one = asked.to_cvat("a b.png", instances=instances)
+    assert text == one.annotations
+    assert json.loads((tmp_path / "cvat_labels.json").read_text()) == one.labels
+    assert [known["name"] for known in one.labels] == asked.names
     ids = [image.get("id") for image in ElementTree.fromstring(text).iter("image")]
     assert ids == ["0"]
 
@@ -204,6 +207,7 @@ def test_without_supervision_a_line_says_how_to_get_it(monkeypatch):
         ("cityscapes", [str(i) for i in range(255)], "got 255 classes, expected at most 254"),
         ("cvat", ["a\x00"], "expected no control characters"),
         ("cvat", [""], "got an empty name"),
+        ("cvat", ["é" * 64, "é" * 65], "got a name of 65 characters, .*, expected at most 64"),
         ("label-studio", ["\ud800"], "expected no control characters"),
         ("label-studio", ["a", "b", "b"], "got the name 'b' twice"),
         ("table", ["a\rb"], "expected no control characters"),
@@ -230,7 +234,7 @@ def test_names_that_xml_needs_to_escape(tmp_path):
     asked = Prediction(labels, np.ones(labels.shape), names)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a b.png").touch()
-    (tmp_path / "cvat.xml").write_text(asked.to_cvat("a b.png"), encoding="utf-8")
+    (tmp_path / "cvat.xml").write_text(asked.to_cvat("a b.png").annotations, encoding="utf-8")
     got, read = read_by_datumaro(tmp_path, "cvat", labels.shape)
     assert read == names
     np.testing.assert_array_equal(got, labels)

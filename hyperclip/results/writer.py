@@ -63,6 +63,7 @@ class Writer(ABC):
             raise ValueError(f"{name}: {got}, expected {list(self.run.names)[:3]}…")
         if self.is_text and NOT_PLAIN.search(name + file_name):
             raise OSError(f"{self.format} cannot hold the file name {file_name!r}. Rename it")
+        self.journal.start()  # before any file of an earlier run is replaced
         self.journal.add(name, self.entry(name, file_name, answer))
 
     def close(self) -> None:

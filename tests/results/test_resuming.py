@@ -108,6 +108,26 @@ def test_a_run_that_does_not_go_on_forgets_the_earlier_one(tmp_path, whole):
 
 
 @pytest.mark.parametrize("form", PER_IMAGE.split(","))
+def test_a_fresh_run_that_is_killed_in_its_first_image(tmp_path, form, monkeypatch):
+    """The earlier run cannot go on: some of its files are the fresh one's."""
+    writers = build_writers(form, tmp_path, NAMES)
+    add(writers, 0, 1)
+    close(writers)
+    (fresh,) = build_writers(form, tmp_path, NAMES, settings={"threshold": 0.5})
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fresh.journal, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        add([fresh], 0)
+    with pytest.raises(ValueError, match="of other threshold"):
+        build_writers(form, tmp_path, NAMES, resume=True)
+    (again,) = build_writers(form, tmp_path, NAMES, settings={"threshold": 0.5}, resume=True)
+    assert not again.has("photo 0") and not again.has("photo 1")
+
+
+@pytest.mark.parametrize("form", PER_IMAGE.split(","))
 def test_a_file_that_was_removed_is_not_there(tmp_path, form):
     writers = build_writers(form, tmp_path, NAMES)
     add(writers, 0, 1)

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
+from .image_plugins import need_plugin
+
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif",
     ".jp2", ".j2k", ".avif", ".mpo", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".qoi",
@@ -72,9 +74,11 @@ class ImageFile:
 def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
     """Read an image file in full; messages call it ``what``.
 
-    Raises FileNotFoundError, and ValueError for a file that is empty, cut short, no image, or of
-    more than ``max_pixels``: 0 for Pillow's limit of about 179 million.
+    Raises FileNotFoundError, ValueError for a file that is empty, cut short, no image, or of more
+    than ``max_pixels``: 0 for Pillow's limit of about 179 million, and what :func:`need_plugin`
+    does.
     """
+    need_plugin(path, what)
     try:
         # Not opened by its name: Pillow would map an uncompressed TIFF into memory, and garble it
         # where it has to be turned.

@@ -88,21 +88,28 @@ def paint(
     return blend.astype(np.uint8)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """The painted image with a legend of the classes that occur, largest first; see :func:`paint`."""
-    return _painted(image, [labels], names)
+def overlay(
+    image: np.ndarray, labels: np.ndarray, names: list[str], steady: bool = False
+) -> np.ndarray:
+    """The painted image with a legend of the classes that occur, largest first; see :func:`paint`.
+
+    ``steady`` is for the frames of a video: a class has its colour of :func:`palette` in all of
+    them, and the legend has room for the longest name, so that they are of one size.
+    """
+    return _painted(image, [labels], names, steady)
 
 
-def label_image(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map (H, W) as a palette image of class indices in the colours of :func:`map_palette`,
-    255 and black for ``NO_CLASS``; from 255 classes on a 16-bit grey image, with 65535 for it.
+def label_image(labels: np.ndarray, classes: int, steady: bool = False) -> Image.Image:
+    """A label map (H, W) as a palette image of class indices in the colours of :func:`map_palette`
+    (:func:`palette` if ``steady``), 255 and black for ``NO_CLASS``; from 255 classes on a 16-bit
+    grey image, with 65535 for it.
     """
     if classes >= 255:
         return Image.fromarray(np.where(labels == NO_CLASS, 65535, labels).astype(np.uint16))
     image = Image.fromarray(np.where(labels == NO_CLASS, 255, labels).astype(np.uint8))
     # all of them: with fewer, PNG packs the pixels into fewer bits and 255 is lost
     colors = np.zeros((256, 3), np.uint8)
-    colors[:classes] = map_palette(labels, classes)
+    colors[:classes] = palette(classes) if steady else map_palette(labels, classes)
     image.putpalette(colors.ravel().tolist())
     return image
 
@@ -115,20 +122,27 @@ def comparison(
     return np.concatenate([_enlarge(image), _painted(image, [truth, labels], names)], axis=1)
 
 
-def _painted(image: np.ndarray, maps: list[np.ndarray], names: list[str]) -> np.ndarray:
+def _painted(
+    image: np.ndarray, maps: list[np.ndarray], names: list[str], steady: bool = False
+) -> np.ndarray:
     """The image painted with each of the maps, side by side, and one legend."""
     image, maps = _enlarge(image), [_enlarge(labels) for labels in maps]
     together = np.concatenate(maps)
-    colors = map_palette(together, len(names))
-    panel = legend(together, names, colors, len(image), line_width(image.shape))
+    colors = palette(len(names)) if steady else map_palette(together, len(names))
+    panel = legend(together, names, colors, len(image), line_width(image.shape), steady)
     return np.concatenate([*(paint(image, labels, colors) for labels in maps), panel], axis=1)
 
 
 def legend(
-    labels: np.ndarray, names: list[str], colors: np.ndarray, height: int, scale: int = 1
+    labels: np.ndarray,
+    names: list[str],
+    colors: np.ndarray,
+    height: int,
+    scale: int = 1,
+    steady: bool = False,
 ) -> np.ndarray:
     """White panel (height, W', 3) with the classes of labels (H, W), largest first, and how many
-    more, in lines of 22 pixels times ``scale``.
+    more, in lines of 22 pixels times ``scale``; ``steady`` makes it wide enough for every name.
     """
     present, areas = np.unique(labels[labels != NO_CLASS], return_counts=True)
     order = present[np.argsort(-areas, kind="stable")].tolist()
@@ -137,7 +151,8 @@ def legend(
     lines = [(names[i], colors[i].tolist()) for i in shown]
     if len(shown) < len(order):
         lines.append((f"and {len(order) - len(shown)} more", [255, 255, 255]))
-    width = scale * (40 + 9 * max((len(text) for text, _ in lines), default=4))
+    texts = [*names, f"and {len(names)} more"] if steady else [text for text, _ in lines]
+    width = scale * (40 + 9 * max(map(len, texts), default=4))
     panel = np.full((height, width, 3), 255, np.uint8)
     for k, (text, color) in enumerate(lines):
         corner, opposite, place = scale * (np.array([(6, 5), (22, 18), (28, 17)]) + (0, 22 * k))

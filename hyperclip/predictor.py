@@ -57,7 +57,8 @@ class Prediction:
     abstains; confidence float32 (H, W), the score: HyperCLIP 0..1, CLIPer 0 to about 2.
 
     For each class also the names that were ``asked``, and how several of these ``synonyms`` are
-    combined: "first", "mean" or "max", see MODEL.SYNONYMS.
+    combined: "first", "mean" or "max", see MODEL.SYNONYMS. The ``scores`` of all classes, float32
+    (T, H, W), if they were asked for.
     """
 
     labels: np.ndarray
@@ -65,6 +66,7 @@ class Prediction:
     names: list[str]
     asked: list[list[str]] | None = None
     synonyms: str = ""
+    scores: np.ndarray | None = None
 
     @property
     def answer(self) -> results.Answer:
@@ -268,7 +270,7 @@ class Predictor:
     ) -> Prediction:
         """Segment an encoded image by a vocabulary: in text ``;`` or a line end separates classes,
         ``,`` synonyms. The options are those of :meth:`Question.of`: ``background``, ``negatives``,
-        ``threshold``, ``class_threshold``.
+        ``threshold``, ``class_threshold``, ``scores``.
 
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long, options that
@@ -284,5 +286,6 @@ class Predictor:
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
         text = self.model.text
-        asked = (text.asked(vocabulary), text.rule(vocabulary)) if text else ()
-        return Prediction(labels, confidence, vocabulary.names, *asked)
+        asked, synonyms = (text.asked(vocabulary), text.rule(vocabulary)) if text else (None, "")
+        maps = None if answer.scores is None else answer.scores.float().cpu().numpy()
+        return Prediction(labels, confidence, vocabulary.names, asked, synonyms, maps)

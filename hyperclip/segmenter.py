@@ -80,6 +80,7 @@ class Question:
         negatives: str = "",
         threshold: float | None = None,
         class_threshold: float | None = None,
+        scores: bool = False,
     ) -> Self:
         """What a person asks: in texts ``;`` or a line end separates names, ``,`` synonyms.
 
@@ -88,7 +89,7 @@ class Question:
                 "own".
             negatives: names of what is none of the classes. With another background than "words"
                 they are the vocabulary's negatives, which CLIPer weighs its classes against.
-            threshold: pixels of a lower score get no class. class_threshold: see above.
+            threshold: pixels of a lower score get no class. class_threshold, scores: see above.
         Raises:
             ValueError: an empty vocabulary, a name that is there twice, or as above.
         """
@@ -100,7 +101,7 @@ class Question:
             vocabulary = replace(vocabulary, background=words)
         elif words:
             vocabulary = replace(vocabulary, negatives=words)
-        return cls(vocabulary, background, class_threshold, threshold)
+        return cls(vocabulary, background, class_threshold, threshold, scores)
 
     @property
     def has_threshold(self) -> bool:

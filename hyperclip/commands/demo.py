@@ -7,48 +7,46 @@
 Without --config-file the best model of which everything is on this machine is taken, and a line
 says which. For each image two files are written: NAME.png, the overlay with a legend, and
 NAME_labels.png, the class index of every pixel in the overlay's colours (255: no class, or below
---threshold). classes.json lists the classes, the names that were asked, and their colours. These
-repeat after 155 classes; where two of the same colour meet in an image, one gets another there,
-which classes.json notes under "recolored". In --vocabulary ";" or a line end separates classes, ","
-synonyms; it may also be the name of a .txt file of such text or of a .json class file. Files of a
-folder that are no images are named and left out. Images that cannot be read or segmented are
-reported, the others are done, and the exit status is 1. --format writes the answers for other
-programs, too: coco.json and panoptic.json with panoptic/NAME.png, labelme/NAME.json,
-label_studio.json with label_studio.xml, cvat.xml with cvat_labels.json, voc/, cityscapes/,
-table.csv, npz/NAME.npz; see docs/results.md.
+--threshold); --save chooses among these and NAME_scores.npz. Results of an image in a folder within
+the input (--recursive, photos/*/*.jpg) are in the folder of that name. A video gives NAME.mp4, and
+NAME_labels/ of its frames. classes.json lists the classes, the names that were asked, and their
+colours. These repeat after 155 classes; where two of the same colour meet in an image, one gets
+another there, which classes.json notes under "recolored". In --vocabulary ";" or a line end
+separates classes, "," synonyms; it may also be the name of a .txt file of such text or of a .json
+class file. Files of a folder that are no images are named and left out. Images that cannot be read
+or segmented are reported, the others are done, and the exit status is 1. --resume goes on with what
+was interrupted. --format writes the answers for other programs, too: coco.json and panoptic.json
+with panoptic/NAME.png, labelme/NAME.json, table.csv and more: see docs/results.md; docs/demo.md has
+examples.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 import argparse
-import glob
-import json
 import logging
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 
 from .. import zoo
-from ..clip import TextEmbedder
 from ..config.keys import load_config
-from ..data import dataset_file, image_files, pairing, read_image, vocabulary_of
-from ..labels import NO_CLASS
+from ..data import dataset_file, vocabulary_of
 from ..load import check_system
-from ..predictor import Prediction, Predictor
-from ..results import WRITERS, Answer, Writer, add_to_all, build_writers
-from ..runtime import files, finite, memory, program
-from ..visualization import label_image, map_palette, overlay, palette
+from ..predictor import Predictor
+from ..results import WRITERS, Writer, build_writers
+from ..runtime import files, memory, program
 from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_words
 from . import register_systems
+from .demo_inputs import IMAGE_RESULTS, Source, find_inputs, name_results, webcam
+from .demo_results import ClassList, check_scores_of_images, chosen_kinds
+from .demo_run import describe_run, note_start, still_to_do
+from .demo_segment import Job, segment_all
+from .demo_video import VideoReader, quiet_library
 
 logger = logging.getLogger("hyperclip.demo")
 
@@ -58,12 +56,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = program.program_parser(__doc__)
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="default: the best model on this machine")
-    add("--input", required=True, nargs="+", help="image files, folders or glob patterns")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    where = "images, videos, folders, glob patterns, or - for a list of files on standard input"
+    inputs.add_argument("--input", nargs="+", help=where)
+    inputs.add_argument("--webcam", type=int, metavar="NUMBER", help="0 for the first camera")
+    add("--recursive", action="store_true", help="take folders within folders, too")
     add("--output", required=True, type=files.user_path, help="folder of the results")
     add("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
     add("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
     below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
     add("--threshold", type=float, default=0.0, help=below)
+    kinds = f"results of each image, joined by commas: {', '.join(IMAGE_RESULTS)}"
+    add("--save", default="overlay,labels", metavar="RESULTS", help=kinds)
+    add("--every", type=int, default=1, metavar="N", help="of a video take each N-th frame")
+    add("--resume", action="store_true", help="go on with an earlier run of the same settings")
     formats = f"also write these, joined by commas: {', '.join(WRITERS)}"
     add("--format", default="", metavar="FORMATS", help=formats)
     regions = "list connected regions, not classes (not of voc, cityscapes, table, npz)"
@@ -92,48 +98,6 @@ def check_threshold(cfg: CfgNode, threshold: float) -> None:
         raise ValueError(f"--threshold: got {threshold}, expected {expected}")
 
 
-def find_images(inputs: list[str]) -> list[Path]:
-    """Image files of the given files, folders and patterns, in order and once each; other files of
-    a folder are logged by name, unless hidden. FileNotFoundError if nothing matches one of them.
-    """
-    images: dict[Path, None] = {}
-    suffixes = image_files.IMAGE_SUFFIXES
-    for entry in inputs:
-        path = files.user_path(entry)
-        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
-        if path.is_dir():
-            inside = {p for p in path.iterdir() if not pairing.is_hidden(p.name)}
-            matches = sorted(p for p in inside if p.is_file() and p.suffix.lower() in suffixes)
-            if others := [p.name + "/" * p.is_dir() for p in sorted(inside.difference(matches))]:
-                kinds = " ".join(suffixes)
-                logger.warning("%s: left out, no images (%s): %s", entry, kinds, ", ".join(others))
-        if not matches:
-            expected = f"Expected files, folders of {suffixes}, or patterns"
-            raise FileNotFoundError(f"--input: no image at {entry!r}. {expected}")
-        images.update(dict.fromkeys(matches))
-    return list(images)
-
-
-def result_names(images: list[Path], output: Path) -> dict[Path, str]:
-    """A name for each image's results: its stem, or its file name where stems repeat in a folder.
-    ValueError for two images of the same name, or a result that would replace an input.
-    """
-    stems = Counter((path.parent, path.stem) for path in images)
-    names = {p: p.stem if stems[p.parent, p.stem] == 1 else p.name for p in images}
-    written: dict[Path, Path] = {}
-    inputs = {path.resolve() for path in images}
-    for path, name in names.items():
-        for target in (output / f"{name}.png", output / f"{name}_labels.png"):
-            if target.resolve() in inputs:
-                what = f"{target} is an input image and would be replaced"
-                raise ValueError(f"--output: {what}. Choose another folder")
-            if target in written:
-                what = f"{written[target]} and {path} would both be written to {target}"
-                raise ValueError(f"--input: {what}. Rename one")
-            written[target] = path
-    return names
-
-
 def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary:
     """The classes of the command line, or TEST_CLASS_JSON's, or those of the first test set;
     ValueError for no class, a name that is there twice, or negatives without classes.
@@ -158,109 +122,105 @@ def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary
     return vocabulary_of(cfg.DATASETS.TEST[0], cfg.TEST.VOCABULARY)
 
 
-class ClassList:
-    """classes.json: the class and the colour of each index of the label maps, and what the model's
-    embedder of names, if it has one, was asked.
+def find_sources(arguments: argparse.Namespace) -> list[Source]:
+    """The images and videos of the command line, or its webcam, with names; raises what
+    :func:`find_inputs` and :func:`name_results` do, and ValueError for a camera that is not there
+    and options that do not go together.
     """
-
-    def __init__(self, file: Path, vocabulary: Vocabulary, text: TextEmbedder | None) -> None:
-        self.file, self.colors = file, palette(len(vocabulary))
-        self.classes: list[dict] = [
-            {"index": i, "name": name, "color": self.colors[i].tolist()}
-            for i, name in enumerate(vocabulary.names)
-        ]
-        if text is not None:
-            for known, asked in zip(self.classes, text.asked(vocabulary), strict=True):
-                known |= {"asked": asked, "synonyms": text.rule(vocabulary)}
-        self.write()
-
-    def write(self) -> None:
-        """Write the file anew."""
-        files.write_text(self.file, json.dumps(self.classes, indent=1) + "\n")
-
-    def add(self, name: str, labels: np.ndarray) -> None:
-        """Note the classes that have another colour in this image's results."""
-        colors = map_palette(labels, len(self.classes))
-        changed = np.flatnonzero((colors != self.colors).any(axis=1)).tolist()
-        for i in changed:
-            self.classes[i].setdefault("recolored", {})[name] = colors[i].tolist()
-        if changed:
-            self.write()
+    if arguments.webcam is not None:
+        if arguments.resume:
+            raise ValueError("--resume: got --webcam, which nothing can go on with; leave one out")
+        sources = [webcam(arguments.webcam)]
+        VideoReader(arguments.webcam).close()
+    else:
+        found = find_inputs(arguments.input, arguments.recursive, arguments.output)
+        sources = name_results(found, arguments.output, arguments.save)
+    check_formats(arguments, sources)
+    return sources
 
 
-def save_prediction(
-    output: Path, name: str, image: np.ndarray, labels: np.ndarray, names: list[str]
-) -> None:
-    """Write the overlay and the label map of one image."""
-    painted, index = Image.fromarray(overlay(image, labels, names)), label_image(labels, len(names))
-    files.write_atomically(output / f"{name}.png", lambda p: painted.save(p, format="PNG"))
-    files.write_atomically(output / f"{name}_labels.png", lambda p: index.save(p, format="PNG"))
+def check_formats(arguments: argparse.Namespace, sources: Sequence[Source]) -> None:
+    """ValueError where ``--format`` does not go with the sources or with ``--resume``."""
+    if not arguments.format.strip(" ,"):
+        if not arguments.save:
+            raise ValueError(f"--save: got nothing, expected some of {list(IMAGE_RESULTS)}")
+        return
+    if arguments.resume:
+        what = "which hold all images of one run"
+        raise ValueError(f"--resume: got --format {arguments.format}, {what}; leave one out")
+    for source in sources:
+        if source.is_video:
+            what = f"got {arguments.format} with the video {source.path}"
+            raise ValueError(f"--format: {what}, expected images alone; use --save labels")
+        folder = source.name.partition("/")[0]
+        if "/" in source.name and folder in WRITERS:
+            what = f"results of {source.path} would go among those of --format {folder}"
+            raise ValueError(f"--input: {what}. Rename its folder, or leave the format out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment the images of the command line; 1 if one could not be read, segmented or written."""
+    """Segment what the command line names; 1 if anything could not be read, segmented or
+    written.
+    """
     register_systems()
     arguments = parse_arguments(argv)
     setup_logger(name="hyperclip")
     memory.keep_freed_memory()
+    quiet_library()
     cfg = chosen_config(arguments)
     check_system(cfg)
     check_threshold(cfg, arguments.threshold)
+    if arguments.every < 1:
+        raise ValueError(f"--every: got {arguments.every}, expected a whole number from 1 on")
+    arguments.save = chosen_kinds(arguments.save)
     vocabulary = choose_vocabulary(cfg, arguments)
-    names = result_names(find_images(arguments.input), arguments.output)
+    sources = find_sources(arguments)
+    if "scores" in arguments.save:
+        check_scores_of_images(sources, len(vocabulary))
     regions = {"instances": arguments.instances, "smallest": arguments.smallest}
     writers = build_writers(arguments.format, arguments.output, vocabulary.names, **regions)
     files.need_output_folder(arguments.output, "--output")
-    predictor = Predictor.from_config(cfg)
-    try:
-        failed = segment_files(cfg, predictor, vocabulary, names, arguments, writers)
-    finally:  # of what was done when somebody interrupts, too
-        for writer in writers:
-            writer.close()
+    with program.terminated_as_interrupted():
+        failed = run(cfg, vocabulary, sources, writers, arguments)
     if failed:
-        count = f"{failed} of {len(names)} images"
-        logger.error("%s could not be read or their results not be written", count)
+        count = f"{failed} of {len(sources)} files"
+        logger.error("%s could not be read in full or their results not be written", count)
     return int(failed > 0)
 
 
-def segment_files(
+def run(
     cfg: CfgNode,
-    predictor: Predictor,
     vocabulary: Vocabulary,
-    names: dict[Path, str],
+    sources: list[Source],
+    writers: Sequence[Writer],
     arguments: argparse.Namespace,
-    writers: Sequence[Writer] = (),
 ) -> int:
-    """Write the results of all images, which ``names`` names; how many of them failed."""
-    classes = ClassList(arguments.output / "classes.json", vocabulary, predictor.model.text)
-    bits, most = cfg.INPUT.IMAGE_BITS, cfg.INPUT.MAX_PIXELS
-    done = 0
-    for path, name in names.items():
-        start = time.perf_counter()
-        try:
-            image = read_image(path, image_bits=bits, max_pixels=most)
-        except (OSError, ValueError) as error:
-            logger.error("%s: skipped: %s", path, error)
-            continue
-        try:
-            prediction = predictor.segment(predictor.encode(image), vocabulary)
-            unsure = prediction.confidence < arguments.threshold
-            labels = np.where(unsure, NO_CLASS, prediction.labels)
-            save_prediction(arguments.output, name, image, labels, prediction.names)
-            answer = Answer(labels, prediction.confidence, prediction.names)
-            add_to_all(writers, name, path.name, answer)
-        # of this image, as broken weights were refused above, or of the length of its name, say
-        except (finite.NotFiniteError, OSError) as error:
-            logger.error("%s: skipped: %s", path, error)
-            continue
-        classes.add(name, labels)
-        done += 1
-        seconds = time.perf_counter() - start
-        logger.info("%s: %s (%.1f s)", path, largest_classes(prediction), seconds)
-    return len(names) - done
-
-
-def largest_classes(prediction: Prediction) -> str:
-    """Names of the three classes with the most pixels, largest first."""
-    pixels = np.bincount(prediction.labels[prediction.labels >= 0], minlength=len(prediction.names))
-    return ", ".join(prediction.names[i] for i in pixels.argsort()[::-1][:3] if pixels[i])
+    """Segment the sources, or with ``--resume`` those that are not done; how many failed."""
+    output, description = arguments.output, describe_run(cfg, vocabulary, arguments)
+    if arguments.resume:
+        count = len(sources)
+        sources = still_to_do(output, description, sources, arguments.save)
+        logger.info("--resume: %d of %d are done", count - len(sources), count)
+        if not sources:
+            return 0
+    predictor = Predictor.from_config(cfg)
+    file = output / "classes.json"
+    classes = ClassList(file, vocabulary, predictor.model.text, arguments.resume)
+    note_start(output, description, arguments.resume)
+    job = Job(
+        predictor=predictor,
+        vocabulary=vocabulary,
+        output=output,
+        kinds=arguments.save,
+        classes=classes,
+        writers=writers,
+        threshold=arguments.threshold,
+        image_bits=cfg.INPUT.IMAGE_BITS,
+        max_pixels=cfg.INPUT.MAX_PIXELS,
+        every=arguments.every,
+    )
+    try:
+        return segment_all(job, sources)
+    finally:  # of what was done when somebody interrupts, too
+        for writer in writers:
+            writer.close()

@@ -1,6 +1,7 @@
 """Which image belongs to which label, by folders, names and lists. No image is opened."""
 
 import codecs
+import logging
 import os
 import re
 import unicodedata
@@ -12,6 +13,8 @@ from pathlib import Path
 from .annotations.source import FolderSource, IndexSource, LabelReader
 from .image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from .layouts import Layout
+
+logger = logging.getLogger(__name__)
 
 CONVERTED = ("_labelTrainIds", "_instanceTrainIds")
 """How converters of other tools end the names of labels that they put beside the published ones."""
@@ -89,10 +92,29 @@ def kinds_of(layout: Layout, root: Path) -> tuple[Kind, Kind]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links followed, but hidden ones and those in hidden folders."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        yield from (Path(parent) / name for name in names if not is_hidden(name))
+    """All files below a folder, links followed, but hidden ones and those in hidden folders. A
+    link that leads back to a folder around it is left out.
+    """
+    return _walk(folder, frozenset())
+
+
+def _walk(folder: Path, around: frozenset[str]) -> Iterator[Path]:
+    place = os.path.realpath(folder)
+    if place in around or not folder.is_dir():
+        return
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        logger.warning("%s: left out: %s", folder, error.strerror)
+        return
+    for name in names:
+        path = folder / name
+        if is_hidden(name):
+            continue
+        if path.is_dir():
+            yield from _walk(path, around | {place})
+        else:
+            yield path
 
 
 def find_files(images: Kind, labels: Kind, faults: list[str]) -> None:

@@ -3,8 +3,11 @@
 import argparse
 import itertools
 import pydoc
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import NoReturn
 
@@ -30,6 +33,19 @@ def user_errors() -> tuple[type[BaseException], ...]:
     torch = sys.modules.get("torch")
     own = (torch.OutOfMemoryError, torch.distributed.DistError) if torch else ()
     return USER_ERRORS + own
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that a program can end in order."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot set it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:

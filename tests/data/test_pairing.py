@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from hyperclip.commands.demo import find_images
+from hyperclip.commands.demo_inputs import find_inputs
 from hyperclip.data import find_dataset
 from hyperclip.data.checking import check_dataset, spread
 from hyperclip.data.dataset_file import register_files
 from hyperclip.data.label_maps import LABEL_MAPS, read_label, read_record_label
-from hyperclip.data.pairing import is_hidden, read_list
+from hyperclip.data.pairing import is_hidden, read_list, walk
 from PIL import Image
 
 from tests.conftest import SHARED
@@ -243,7 +243,18 @@ def test_a_list_in_utf_16(tmp_path):
 def test_the_demo_takes_no_hidden_names(tmp_path):
     for name in ("a.jpg", "b.webp", "c.tif", "._a.jpg", ".b.png"):
         save(tmp_path / name)
-    assert [path.name for path in find_images([str(tmp_path)])] == ["a.jpg", "b.webp", "c.tif"]
+    assert [path.name for path in find_inputs([str(tmp_path)])] == ["a.jpg", "b.webp", "c.tif"]
+
+
+def test_links_that_lead_back_end(tmp_path):
+    for name in ("in/a.jpg", "in/x/b.jpg", "beside/c.jpg"):
+        save(tmp_path / name)
+    (tmp_path / "in/x/up").symlink_to("..")
+    (tmp_path / "in/beside").symlink_to("../beside")
+    (tmp_path / "beside/back").symlink_to("../in")
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in walk(tmp_path / "in"))
+    assert found == ["in/a.jpg", "in/beside/c.jpg", "in/x/b.jpg"]
+    assert list(walk(tmp_path / "none")) == list(walk(tmp_path / "in/a.jpg")) == []
 
 
 # Trees that MMSegmentation's converters leave

@@ -314,6 +314,7 @@ def test_an_image_that_gives_nan_does_not_end_a_batch(program, tmp_path, monkeyp
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {
         "classes.json",
+        "run.json",
         *(f"{n}{end}" for n in "ac" for end in (".png", "_labels.png")),
     }
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import hyperclip.commands.demo
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from hyperclip.commands.demo_inputs import find_inputs, name_results
+from hyperclip.commands.demo_results import ClassList, save_prediction
 from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
-from hyperclip.predictor import Predictor
+from hyperclip.predictor import Prediction, Predictor
 from hyperclip.training.run_folder import check_output_folder, clear_run
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
@@ -216,11 +219,10 @@ def test_demo_thresholds_in_range():
 
 
 def test_demo_names_or_takes_what_a_folder_holds(tmp_path, caplog):
-    demo = demo_module()
     for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.png", "._a.jpg", "movie.mp4", "no_suffix"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "more.png").mkdir()
-    found = demo.find_images([str(tmp_path)])
+    found = find_inputs([str(tmp_path)])
     named = caplog.text
     for path in tmp_path.iterdir():
         hidden = path.name.startswith(".")
@@ -229,24 +231,29 @@ def test_demo_names_or_takes_what_a_folder_holds(tmp_path, caplog):
 
 
 def test_demo_gives_images_of_one_stem_names_of_their_own(tmp_path):
-    demo = demo_module()
-    images = [tmp_path / name for name in ("a.jpg", "a.png", "a.bmp", "b.jpg", "c.d.png")]
-    names = demo.result_names(images, tmp_path / "out")
-    assert list(names.values()) == ["a.jpg", "a.png", "a.bmp", "b", "c.d"]
+    def names(*images):
+        inputs = {tmp_path / name: Path(name) for name in images}
+        return [source.name for source in name_results(inputs, output, ["overlay", "labels"])]
+
+    images, output = ("a.jpg", "a.png", "a.bmp", "b.jpg", "c.d.png"), tmp_path / "out"
+    assert names(*images) == ["a.jpg", "a.png", "a.bmp", "b", "c.d"]
     with pytest.raises(ValueError, match="would both be written to"):
-        demo.result_names([*images, tmp_path / "a.jpg.png"], tmp_path / "out")
+        names(*images, "a.jpg.png")
+    output = tmp_path
     with pytest.raises(ValueError, match="is an input image and would be replaced"):
-        demo.result_names([*images, tmp_path / "a.png.png"], tmp_path)
+        names(*images, "a.png.png")
 
 
 def test_demo_s_class_list_agrees_with_the_label_maps(tmp_path):
-    demo, file = demo_module(), tmp_path / "classes.json"
+    file = tmp_path / "classes.json"
     names = [f"thing {i}" for i in range(200)]
-    classes = demo.ClassList(file, Vocabulary.from_names(names), None)
+    classes = ClassList(file, Vocabulary.from_names(names), None)
     labels = np.array([[3, 158, 7], [158, 3, -1]]).repeat(30, 0).repeat(30, 1)
     plain = np.array([[158, 7]]).repeat(30, 0).repeat(30, 1)
     for name, values in (("one", labels), ("two", plain)):
-        demo.save_prediction(tmp_path, name, np.zeros((*values.shape, 3), np.uint8), values, names)
+        prediction = Prediction(values, np.ones(values.shape, np.float32), names)
+        image = np.zeros((*values.shape, 3), np.uint8)
+        save_prediction(tmp_path, name, image, values, prediction)
         classes.add(name, values)
     listed = json.loads(file.read_text())
     assert [i for i, entry in enumerate(listed) if "recolored" in entry] == [158]
@@ -296,7 +303,9 @@ def test_demo_goes_on_after_a_broken_image(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "empty.jpg" in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert written == ["classes.json", "good.png", "good_labels.png", "grey.png", "grey_labels.png"]
+    assert written == [
+        *("classes.json", "good.png", "good_labels.png", "grey.png", "grey_labels.png", "run.json")
+    ]
     labels = np.asarray(Image.open(tmp_path / "out/good_labels.png"))
     assert labels.shape == (60, 90) and set(np.unique(labels)) <= {0, 1}
     classes = json.loads((tmp_path / "out/classes.json").read_text())

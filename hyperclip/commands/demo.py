@@ -43,7 +43,7 @@ from ..vocabulary import Vocabulary, load_vocabulary
 from ..vocabulary.names import split_words
 from . import register_systems
 from .demo_inputs import IMAGE_RESULTS, Source, find_inputs, name_results, webcam
-from .demo_results import ClassList, check_scores_of_images, chosen_kinds
+from .demo_results import ClassList, check_scores, chosen_kinds
 from .demo_run import describe_run, note_start, still_to_do
 from .demo_segment import Job, segment_all
 from .demo_video import VideoReader, quiet_library
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     vocabulary = choose_vocabulary(cfg, arguments)
     sources = find_sources(arguments)
     if "scores" in arguments.save:
-        check_scores_of_images(sources, len(vocabulary))
+        check_scores(sources, len(vocabulary))
     regions = {"instances": arguments.instances, "smallest": arguments.smallest}
     writers = build_writers(arguments.format, arguments.output, vocabulary.names, **regions)
     files.need_output_folder(arguments.output, "--output")

@@ -1,5 +1,6 @@
 """What the demo segments: files, folders, patterns and lists, and what their results are called."""
 
+import contextlib
 import glob
 import logging
 import os
@@ -55,6 +56,11 @@ class Source:
     relative: Path
     name: str
     camera: int | None = None
+
+    @property
+    def origin(self) -> Path | int:
+        """The file, or the number of the camera."""
+        return self.path if self.camera is None else self.camera
 
     @property
     def is_video(self) -> bool:
@@ -115,10 +121,11 @@ def _images_of(entry: str, folder: Path, recursive: bool, output: Path | None) -
 
 def _not_below(output: Path | None, root: Path, paths: Iterable[Path]) -> Iterator[Path]:
     """The paths without those in the output folder, if that lies below the root of them."""
-    own = output.resolve() if output is not None else None
-    for path in paths:
-        if own is None or root.resolve() not in own.parents or own not in path.resolve().parents:
-            yield path
+    if output is None or root.resolve() not in output.resolve().parents:
+        yield from paths
+        return
+    own = output.resolve()
+    yield from (path for path in paths if own not in path.resolve().parents)
 
 
 def _matching(pattern: Path, output: Path | None) -> dict[Path, Path]:
@@ -200,7 +207,7 @@ def remark_pages(path: Path) -> None:
     """Log that an image has more pages than the first, which is segmented."""
     if path.suffix.lower() not in PAGED_SUFFIXES:
         return
-    with Image.open(path) as image:
-        pages = getattr(image, "n_frames", 1)
-    if pages > 1:
-        logger.warning("%s: the first of its %d pages is segmented", path, pages)
+    with contextlib.suppress(Exception):  # of any kind: a later page may be damaged
+        with Image.open(path) as image:
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                logger.warning("%s: the first of its %d pages is segmented", path, pages)

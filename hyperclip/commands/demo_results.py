@@ -19,6 +19,7 @@ from ..runtime import files
 from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary
 from .demo_inputs import IMAGE_RESULTS, Source
+from .demo_video import VideoReader
 
 MOST_SCORES = 2**29
 """Scores of an image or frame at most: 2 GiB in float32, about 5 GiB while they are computed."""
@@ -37,30 +38,31 @@ def chosen_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def check_scores(what: str, width: int, height: int, classes: int) -> None:
-    """ValueError if the score maps of an image, ``what`` in the message, take too much memory."""
-    if (count := width * height * classes) > MOST_SCORES:
-        got = f"{what} has {width} x {height} pixels, with {classes} classes {count} scores"
-        advice = "Ask for fewer classes, make the image smaller, or leave scores out"
-        raise ValueError(f"--save scores: {got}, expected at most {MOST_SCORES}. {advice}")
-
-
-def check_scores_of_images(sources: Sequence[Source], classes: int) -> None:
-    """:func:`check_scores` of all images, by the first bytes of their files."""
+def check_scores(sources: Sequence[Source], classes: int) -> None:
+    """ValueError if the score maps of an image or a frame take too much memory. Only the first
+    bytes of files are read.
+    """
     for source in sources:
-        if not source.is_video and (size := _image_size(source.path)):
-            check_scores(str(source.path), *size, classes)
+        width, height = pixel_size(source)
+        if (count := width * height * classes) > MOST_SCORES:
+            got = f"{source.path} has {width} x {height} pixels, with {classes} classes {count}"
+            advice = "Ask for fewer classes, make it smaller, or leave scores out"
+            what = f"{got} scores, expected at most {MOST_SCORES}"
+            raise ValueError(f"--save scores: {what}. {advice}")
 
 
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image; None for a file that cannot be read, which is reported when its
-    turn comes.
+def pixel_size(source: Source) -> tuple[int, int]:
+    """Width and height of a source; (0, 0) for what cannot be read, which is reported when its turn
+    comes.
     """
     with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
-        need_plugin(path, "image")
-        with Image.open(path) as image:
+        if source.is_video:
+            with contextlib.closing(VideoReader(source.origin)) as reader:
+                return reader.width, reader.height
+        need_plugin(source.path, "image")
+        with Image.open(source.path) as image:
             return image.size
-    return None
+    return 0, 0
 
 
 class ClassList:
@@ -102,11 +104,13 @@ class ClassList:
 
     def add(self, name: str, labels: np.ndarray) -> None:
         """Note the classes that have another colour in this image's results."""
+        before = [known["recolored"] for known in self.classes if "recolored" in known]
+        outdated = [colors.pop(name) for colors in before if name in colors]
         colors = map_palette(labels, len(self.classes))
         changed = np.flatnonzero((colors != self.colors).any(axis=1)).tolist()
         for i in changed:
             self.classes[i].setdefault("recolored", {})[name] = colors[i].tolist()
-        if changed:
+        if changed or outdated:
             self.write()
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from ..vocabulary import Vocabulary
 from .demo_inputs import FRAME_RESULTS, Source, remark_pages
 from .demo_results import (
     ClassList,
-    check_scores,
     largest_classes,
     save_labels,
     save_prediction,
@@ -51,7 +50,7 @@ class Job:
     output: Path
     kinds: tuple[str, ...]
     classes: ClassList
-    writers: Sequence[Writer] = field(default=())
+    writers: Sequence[Writer] = ()
     threshold: float = 0.0
     image_bits: int = 0
     max_pixels: int = 0
@@ -126,15 +125,17 @@ def segment_video(job: Job, source: Source) -> bool:
     if it failed or not all of its frames can be read.
     """
     try:
-        file_or_camera = source.path if source.camera is None else source.camera
-        with closing(VideoReader(file_or_camera)) as reader:
-            if "scores" in job.kinds:
-                check_scores(str(source.path), reader.width, reader.height, len(job.vocabulary))
-            count = _segment_frames(job, source, reader)
-            fault = reader.fault()
-    except (finite.NotFiniteError, OSError, ValueError) as error:
-        logger.error("%s: not finished: %s", source.path, error)
+        reader = VideoReader(source.origin)
+    except ValueError as error:
+        logger.error("%s: skipped: %s", source.path, error)
         return False
+    with closing(reader):
+        try:
+            count = _segment_frames(job, source, reader)
+        except (finite.NotFiniteError, OSError) as error:
+            logger.error("%s: not finished: %s", source.path, error)
+            return False
+        fault = reader.fault()
     if count:
         logger.info("%s: %d frames segmented", source.path, count)
     if fault:

@@ -182,6 +182,17 @@ def test_pages_are_remarked(tmp_path, caplog, suffix):
     assert [m for m in caplog.messages if "the first of its 3 pages is segmented" in m]
 
 
+def test_a_damaged_page_is_no_fault_of_the_first(tmp_path, caplog):
+    pages = [Image.fromarray(np.full((9, 9, 3), k, np.uint8)) for k in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
+    remark_pages(tmp_path / "a.tif")
+    (tmp_path / "b.gif").write_text("no image")
+    remark_pages(tmp_path / "b.gif")
+    assert not caplog.messages
+
+
 def test_long_lists_of_what_is_left_out_are_short(tmp_path, caplog):
     touch(tmp_path, "a.jpg", *(f"{k:03d}.txt" for k in range(100)))
     find_inputs([str(tmp_path)])

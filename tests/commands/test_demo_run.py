@@ -133,8 +133,24 @@ def test_scores_that_take_too_much_memory(tmp_path, photos, segment, monkeypatch
         segment("--save", "scores", inputs=[photos / "a.png"])
     assert segment("--save", "labels") == [0, 1, 2]
     write_video(tmp_path / "clip.mp4", 2)
-    assert segment("--save", "scores", inputs=[tmp_path / "clip.mp4"]) == []
-    assert segment.status == 1
+    with pytest.raises(ValueError, match="--save scores: .*clip.mp4 has 64 x 48 pixels, with 16"):
+        segment("--save", "scores", inputs=[photos / "broken.png", tmp_path / "clip.mp4"])
+
+
+def test_results_that_cannot_be_written(tmp_path, segment, caplog):
+    """The others are."""
+    write_video(tmp_path / "x.mp4", 3)
+    (tmp_path / "out").mkdir()
+    for name in ("x", "x_labels"):
+        (tmp_path / "out" / name).write_text("mine")
+    assert segment(inputs=[tmp_path / "photos", tmp_path / "x.mp4"]) == [0, 1, 2, 0]
+    assert segment.status == 1 and "2 of 4 files could not be read in full or th" in caplog.text
+    lines = [line for line in caplog.messages if "a file is in the place of a folder" in line]
+    assert len(lines) == 2 and not any("\n" in line for line in lines)
+    assert files_in(tmp_path / "out") == [
+        *("a.png", "a_labels.png", "b.png", "b_labels.png"),
+        *("classes.json", "run.json", "x", "x_labels"),
+    ]
 
 
 def test_a_format_without_pictures(tmp_path, photos, segment):
@@ -273,6 +289,9 @@ def test_notes_of_colours_stay(tmp_path, photos, segment):
     Image.fromarray(frame_of(4)).save(photos / "new.png")
     assert segment("--resume", words=words) == [4]
     assert json.loads(file.read_text())[158]["recolored"] == {"a": [1, 2, 3]}
+    Image.fromarray(frame_of(3)).save(photos / "a.png")  # done again: what is noted of it is old
+    assert segment("--resume", words=words) == [3]
+    assert json.loads(file.read_text())[158]["recolored"] == {}
     file.write_text(json.dumps(classes[:100]))
     Image.fromarray(frame_of(5)).save(photos / "new.png")
     with pytest.raises(ValueError, match="--resume: .*classes.json lists other classes"):

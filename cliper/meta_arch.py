@@ -62,6 +62,7 @@ class CLIPer(Segmenter):
     """
 
     text: TextEmbedder
+    takes_checkpoint = False
 
     @classmethod
     def largest_confidence(cls, cfg: CfgNode) -> float:

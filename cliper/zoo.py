@@ -1,23 +1,24 @@
 """CLIPer's models by name; see :mod:`hyperclip.zoo`. Importing it adds them."""
 
 import importlib.util
+from functools import partial
 
 from hyperclip.clip.loading import weights_are_here
 from hyperclip.zoo import ZOO, ZooModel
 
 from .pretrained import is_here
 
-CONFIG = "configs/cliper/universal_vitb16.yaml"
-CLIP, DIFFUSION = "ViT-B/16", "sd-2.1"
+CONFIG, LARGE_CONFIG = (f"configs/cliper/universal_vit{name}.yaml" for name in ("b16", "l14"))
+CLIP, LARGE_CLIP, DIFFUSION = "ViT-B/16", "ViT-L/14", "sd-2.1"
 FUSION_ALONE = ("MODEL.CLIPER.REFINER.NAME", "none")
 
 
-def _missing_clip() -> str:
-    return "" if weights_are_here(CLIP) else f"CLIP's weights {CLIP}, which its first use downloads"
+def _missing_clip(name: str = CLIP) -> str:
+    return "" if weights_are_here(name) else f"CLIP's weights {name}, which its first use downloads"
 
 
-def _missing_part() -> str:
-    if missing := _missing_clip():
+def _missing_part(clip: str = CLIP) -> str:
+    if missing := _missing_clip(clip):
         return missing
     if missing := _missing_diffusers():
         return missing
@@ -36,6 +37,11 @@ ZOO["cliper-vitb16"] = ZooModel(
     "CLIPer with CLIP ViT-B/16 and Stable Diffusion 2.1: training-free, any words",
     _missing_part,
     rank=0,
+)
+ZOO["cliper-vitl14"] = ZooModel(
+    LARGE_CONFIG,
+    "CLIPer with CLIP ViT-L/14 and Stable Diffusion 2.1: training-free, any words",
+    partial(_missing_part, LARGE_CLIP),
 )
 ZOO["cliper-vitb16-fusion"] = ZooModel(
     CONFIG,

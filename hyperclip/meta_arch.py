@@ -22,8 +22,10 @@ from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, loss
 from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
 from .normalization import pixel_statistics
+from .runtime.files import local_path
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
+from .runtime.weights import holds_trained_alone
 from .segmenter import Description, Question, Segmentation, Segmenter
 from .vocabulary import Vocabulary
 
@@ -87,8 +89,12 @@ class HyperCLIP(Segmenter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first."""
+        """Translate a config. With MODEL.WEIGHTS set, CLIP's own weights are not loaded first, but
+        under a file that holds only what was trained.
+        """
         head, load = cfg.MODEL.SEM_SEG_HEAD, not cfg.MODEL.WEIGHTS
+        if "://" not in cfg.MODEL.WEIGHTS:
+            load = load or holds_trained_alone(local_path(cfg.MODEL.WEIGHTS))
         weights, activation = cfg.MODEL.CLIP_WEIGHTS, cfg.MODEL.CLIP_ACTIVATION
         loaded = load_clip(head.CLIP_PRETRAINED, weights, load, activation)
         clip = loaded.model

@@ -27,16 +27,17 @@ from detectron2.config import CfgNode
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import results, zoo
+from . import results
 from .config import load_config
 from .data.mapper import read_image
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
+from .pretrained import SaveOptions, locate_model, push_model, save_model
 from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -177,10 +178,20 @@ class Predictor:
         shortest, longest: pixels that the shortest side is resized to (0: the size stays), and that
             the longest may have at most then (0: any number).
         precision: "float32", or "tf32" on a GPU; the attribute is what is really used.
+        config: what the model was built of, which :meth:`save_pretrained` needs.
     """
 
+    measured = ""
+    """What is known of the model's accuracy, for the card of :meth:`save_pretrained`."""
+
     def __init__(
-        self, model: Segmenter, *, shortest: int = 0, longest: int = 0, precision: str = EXACT
+        self,
+        model: Segmenter,
+        *,
+        shortest: int = 0,
+        longest: int = 0,
+        precision: str = EXACT,
+        config: CfgNode | None = None,
     ) -> None:
         require_finite_weights(model)
         self.precision = inference_precision(precision, model)
@@ -188,6 +199,7 @@ class Predictor:
         with _locks_guard:
             self._lock = _locks.setdefault(model, threading.RLock())
         self._of_thread = threading.local()
+        self._config = config.clone() if config is not None else None
 
     @classmethod
     def from_config(cls, config: str | Path | CfgNode, overrides: Sequence[str] = ()) -> Predictor:
@@ -200,19 +212,78 @@ class Predictor:
             raise ValueError(f"{given}: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
-        return cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION)
+        return cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION, config=cfg)
 
     @classmethod
-    def from_pretrained(cls, name: str = "", overrides: Sequence[str] = ()) -> Predictor:
-        """A model of :mod:`hyperclip.zoo` by its name, with KEY VALUE overrides; without one the
-        best of those that are on this machine, and the log says in a line what that is.
+    def from_pretrained(
+        cls,
+        name: str | Path = "",
+        overrides: Sequence[str] = (),
+        *,
+        revision: str = "",
+        sha256: str = "",
+    ) -> Predictor:
+        """A model of :mod:`hyperclip.zoo` by its name, of a folder, or of a repository OWNER/NAME
+        on the Hugging Face hub, with KEY VALUE overrides; without a name the best of the zoo's that
+        are on this machine. The log says in a line what it is.
+
+        Args:
+            revision: of a repository: branch, tag or commit.
+            sha256: that the file of the weights has to have.
+        Raises:
+            ValueError: an unknown name, another hash. OSError: no model is on this machine, a
+                folder lacks a file, or the hub is not reached.
+        """
+        found = locate_model(name, revision, sha256)
+        logger.info("%s", found.what)
+        predictor = cls.from_config(found.config, [*found.overrides, *overrides])
+        predictor.measured = found.measured
+        return predictor
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model as a folder for :meth:`from_pretrained`, in full or not at all; ``only``
+        "trained" leaves out what is CLIP's own, see :class:`hyperclip.pretrained.SaveOptions`.
 
         Raises:
-            ValueError: an unknown name. FileNotFoundError: no model is on this machine.
+            ValueError: the predictor has no config, the folder holds something else.
+            OSError: the folder cannot be written.
         """
-        model = zoo.named(name) if name else zoo.best_here()
-        logger.info("%s", model.what)
-        return cls.from_config(model.config, [*model.overrides, *overrides])
+        return save_model(self.model, self._own_config(), folder, self._save_options(options))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        message: str = "Upload a model of hyperclip",
+        private: bool = False,
+        revision: str = "",
+        token: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to OWNER/NAME on the Hugging Face hub, which
+        is made if there is none, as one commit; its address. ``token`` is that of ``hf auth login``
+        or HF_TOKEN unless given. Raises as :meth:`save_pretrained`.
+        """
+        upload = {"message": message, "private": private, "revision": revision, "token": token}
+        saved = self._save_options(options)
+        return push_model(self.model, self._own_config(), repository, saved, **upload)
+
+    def _save_options(self, options: dict[str, Any]) -> SaveOptions:
+        return SaveOptions(**{"measured": self.measured, **options})
+
+    def _own_config(self) -> CfgNode:
+        if self._config is None:
+            raise ValueError(
+                "this predictor was made of a model alone, and saving needs its config: "
+                "Predictor.from_config(CONFIG), or Predictor(model, config=cfg)"
+            )
+        return self._config
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The class list that the config names, as that of a saved model may; None for none."""
+        name = self._config.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON if self._config is not None else ""
+        return load_vocabulary(name) if name else None
 
     def set_image(self, image: AnyImage) -> None:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""

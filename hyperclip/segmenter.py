@@ -154,6 +154,7 @@ class Segmenter(nn.Module, abc.ABC):
     clip: Any
     text: TextEmbedder | None = None
     """What embeds the class names, if the text tower of ``clip`` does."""
+    takes_checkpoint = True  # whether MODEL.WEIGHTS holds its weights; not of training-free systems
     half_precision = False  # whether it takes float16 on GPUs by itself
     sampled_classes = 0  # that a training step asks; 0 for all of them
     train_vocabulary: Vocabulary | None = None

@@ -5,7 +5,7 @@ holds q, k and v in towers of another family, by a function of itself that is th
 start, so that CLIP is unchanged; ``merge`` writes the function's value back as a plain weight.
 """
 
-from .attach import adapters, attentions, merge, parameter_table, prepare_finetuning
+from .attach import adapter_names, adapters, attentions, merge, parameter_table, prepare_finetuning
 from .attention_weights import LowRank, Rotation, TrainedProjections
 from .base import ADAPTER_REGISTRY, Adapter, AdapterOptions, Site
 from .radius import RadiusAdjustment

@@ -1,7 +1,7 @@
 """Attaching adapters to CLIP by their names, finding, counting and merging them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from ..clip.attention_weights import AttentionWeight
 from ..clip.concept_tower import ConceptEncoder
 from ..clip.image_tower import image_tower
+from ..clip.packaged import ConceptClip
 from ..clip.text_tower import text_tower
 from . import base
 from .base import ADAPTER_REGISTRY, ENCODERS, MATRICES, PROJECTIONS, AdapterOptions, Site
@@ -23,6 +24,12 @@ PARTS = ("context", "stages")
 """What else can train, in image towers that are made of a classifier: a reading of what surrounds a
 cell, which is added, and a copy of the classifier's last stages, which it reads."""
 WITH_OUTPUT = ("relations",)  # adapters that can be on the attention's output projection too
+
+
+def adapter_names(mode: str) -> list[str]:
+    """The adapters, by their names in the registry, of a value of CLIP_FINETUNE."""
+    others = {*PARTS, "full", "none"}
+    return [ALIASES.get(name, name) for name in mode.split("+") if name not in others]
 
 
 def attentions(clip: nn.Module, encoder: str) -> list[AttentionWeight]:
@@ -38,6 +45,7 @@ def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> N
     Args:
         mode: adapters and ``PARTS``, joined by "+" ("hyperbolic" is the radius adjustment,
             "hyperbolic+rotation" HyRo's), "full" (every weight that has an influence) or "none".
+        options: with ``merged`` no adapter is attached: weights that hold them are loaded next.
     Raises:
         ValueError: an unknown mode, encoder or projection, options that do not fit the widths, an
             adapter that replaces what an earlier one adapts, adapters for towers without attention,
@@ -70,6 +78,10 @@ def prepare_finetuning(clip: nn.Module, mode: str, options: AdapterOptions) -> N
             f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE: got {mode!r}, but of MODEL.ADAPTER.ENCODERS "
             f"{list(towers)} none has attention. Set it to none or full, or add the other tower"
         )
+    if options.merged:
+        places = [own for name in names for own, _ in _places(clip, name, towers, options)]
+        _keep_in_state(clip, [(own.module, own.name) for own in places])
+        return
     attached = [_attach(clip, name, towers, options) for name in names]
     if len(names) > 1:
         _require_influence(clip, mode, list(zip(names, attached, strict=True)), towers)
@@ -91,20 +103,33 @@ def _open_parts(clip: nn.Module, mode: str, parts: Sequence[str], options: Adapt
     visual.add_context(options.context_dim, "stages" in parts)
 
 
+def _projections(name: str, options: AdapterOptions) -> tuple[str, ...]:
+    """The matrices that one kind of adapter is on."""
+    chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
+    allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
+    return base.checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
+
+
+def _places(
+    clip: nn.Module, name: str, encoders: Sequence[str], options: AdapterOptions
+) -> list[tuple[AttentionWeight, Site]]:
+    """The attention weights of the towers that one kind of adapter is on."""
+    chosen = set(_projections(name, options))
+    return [
+        (own, Site(encoder, own.layer, own.weight, own.matrices))
+        for encoder in encoders
+        for own in attentions(clip, encoder)
+        if set(own.matrices) & chosen
+    ]
+
+
 def _attach(
     clip: nn.Module, name: str, encoders: Sequence[str], options: AdapterOptions
 ) -> list[base.Adapter]:
     """Register one kind of adapter on the attention weights of the towers."""
-    chosen = tuple(options.projections) or RELEASED_PROJECTIONS.get(name, PROJECTIONS)
-    allowed = MATRICES if name in WITH_OUTPUT else PROJECTIONS
-    chosen = base.checked_choices("MODEL.ADAPTER.PROJECTIONS", chosen, allowed)
-    places = [
-        (own, Site(encoder, own.layer, own.weight, own.matrices))
-        for encoder in encoders
-        for own in attentions(clip, encoder)
-        if set(own.matrices) & set(chosen)
-    ]
+    places = _places(clip, name, encoders, options)
     sites = [site for _, site in places]
+    chosen = _projections(name, options)
     built = ADAPTER_REGISTRY.get(name)(sites, replace(options, projections=chosen))
     for (own, site), adapter in zip(places, built, strict=True):
         on_device = adapter.to(site.weight.device)
@@ -174,15 +199,28 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, base.Adapter]]:
 
 
 def merge(model: nn.Module) -> int:
-    """Write every adapted weight back as a plain one, in place; how many. The outputs stay."""
-    merged = 0
+    """Write every adapted weight back as a plain one, in place; how many. The outputs stay, and the
+    state dict has what was written.
+    """
+    merged: list[tuple[nn.Module, str]] = []
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             chain: Any = getattr(module.parametrizations, name)
             if all(isinstance(own, base.Adapter) for own in chain):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                merged += 1
-    return merged
+                merged.append((module, name))
+    for part in model.modules():
+        _keep_in_state(part, merged)
+    return len(merged)
+
+
+def _keep_in_state(clip: nn.Module, weights: Iterable[tuple[nn.Module, str]]) -> None:
+    """Have the state dict of a model from packages hold weights, (owner, name), that are not, or
+    will not be, as the packages bring them.
+    """
+    if isinstance(clip, ConceptClip):
+        paths = {module: path for path, module in clip.named_modules()}
+        clip.changed |= {f"{paths[module]}.{name}" for module, name in weights if module in paths}
 
 
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:

@@ -91,6 +91,7 @@ class AdapterOptions:
     alpha: float
     literal: bool
     context_dim: int
+    merged: bool
 
     def side(self, encoder: str) -> int:
         """Side of the blocks in an encoder."""

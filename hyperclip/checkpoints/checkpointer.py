@@ -10,19 +10,22 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..adapters import adapters
 from ..runtime.files import local_name, write_atomically, write_text
-from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
 from ..runtime.weights import (
+    HOLDS,
+    TRAINED,
     find_state_dict,
     is_safetensors,
     plain_name,
+    read_notes,
     read_weights,
     rename_for,
     require_fit,
 )
+from ..runtime.weights import UnreadableWeightsError as UnreadableCheckpointError
 from ..segmenter import Segmenter
 from .conversion import CLIP_PREFIX, convert_published, is_published
 
@@ -53,6 +56,19 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     model.load_state_dict(state)
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: the state dict of a system without CLIP's own, frozen entries."""
+    inside = tuple(f"{name}." for name, _ in adapters(model))
+    parameters = dict(model.named_parameters())
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("clip.")
+        or name.startswith(inside)
+        or (name in parameters and parameters[name].requires_grad)
+    }
+
+
 def settings_of(model: nn.Module) -> dict[str, Any]:
     """What a system computes with besides its parameters; {} for other modules."""
     return model.checkpoint_settings() if isinstance(model, Segmenter) else {}
@@ -81,7 +97,7 @@ def check_settings(
         )
 
 
-DESCRIBED = ("settings", "trained_on")
+DESCRIBED = ("settings", "trained_on", HOLDS)
 """What a checkpoint says besides tensors; as JSON in the metadata of safetensors."""
 
 
@@ -93,8 +109,7 @@ def read_checkpoint(path: str | Path) -> dict:
     state = find_state_dict(content, f"MODEL.WEIGHTS {str(path)!r}")
     others = content if isinstance(content.get("model"), Mapping) else {}
     if is_safetensors(Path(path)):
-        with safe_open(str(path), "pt") as file:
-            notes = file.metadata() or {}
+        notes = read_notes(path)
         others = {name: json.loads(notes[name]) for name in DESCRIBED if name in notes}
     return {**others, "model": state}
 
@@ -136,6 +151,10 @@ class StrictCheckpointer(DetectionCheckpointer):
         state, source = checkpoint.pop("model"), self.path or "file"
         check_settings(self.model, state, checkpoint.pop("settings", None), source)
         trained_on = checkpoint.pop("trained_on", None)
+        if checkpoint.pop(HOLDS, None) == TRAINED:  # CLIP's own weights are in the model already
+            own, trained = self.model.state_dict(), trained_state(self.model)
+            frozen = {name: value for name, value in own.items() if name not in trained}
+            state = frozen | rename_for(state, own, source)
         load_strictly(self.model, state, source)
         if trained_on is not None and isinstance(self.model, Segmenter):
             self.model.trained_on = tuple(trained_on)

@@ -58,8 +58,9 @@ class ConceptClip(nn.Module):
     """An image classifier and a text encoder with what an open_clip model has: ``visual``,
     ``text``, ``encode_image``, ``encode_text``, ``logit_scale``, ``context_length``.
 
-    The packages bring what does not train, so its state dict has what trains alone, and loading one
-    leaves the rest as it is; ``origin``, a digest of their weights files, tells them apart.
+    The packages bring what does not train, so its state dict has what trains alone, and what is in
+    ``changed``: entries, by name, that adapters were merged into. Loading one leaves the rest as it
+    is; ``origin``, a digest of the packages' weights files, tells them apart.
     """
 
     def __init__(
@@ -68,17 +69,22 @@ class ConceptClip(nn.Module):
         super().__init__()
         self.visual, self.text, self.context_length = visual, text, context_length
         self.origin = origin
+        self.changed: set[str] = set()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
         self.register_state_dict_post_hook(_leave_out_fixed)
         self.register_load_state_dict_pre_hook(_fill_in_fixed)
 
     def fixed_state(self) -> dict[str, Tensor]:
-        """The entries that do not train, by name."""
+        """The entries that are as the packages bring them, by name."""
         whole = {"logit_scale": self.logit_scale}
         for tower in ("visual", "text"):
             content = getattr(self, tower).state_dict(keep_vars=True)
             whole |= {f"{tower}.{name}": value for name, value in content.items()}
-        return {name: value for name, value in whole.items() if not value.requires_grad}
+        return {
+            name: value
+            for name, value in whole.items()
+            if not value.requires_grad and name not in self.changed
+        }
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """Normalised images (B, 3, H, W) to embeddings (B, C)."""

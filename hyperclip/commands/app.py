@@ -39,7 +39,7 @@ from gradio.utils import get_upload_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from .. import zoo  # noqa: E402
-from ..config.keys import input_keys, load_config, plain_settings  # noqa: E402
+from ..config import input_keys, load_config, plain_settings  # noqa: E402
 from ..data import read_image  # noqa: E402
 from ..evaluation.kept_rows import content_hash  # noqa: E402
 from ..predictor import Prediction, Predictor  # noqa: E402

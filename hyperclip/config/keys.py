@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..labels import IGNORE
@@ -133,6 +132,7 @@ def _add_adapter_keys(model: CfgNode) -> None:
     adapter.RANK = 8  # of lora
     adapter.ALPHA = 8.0  # lora's updates are scaled by ALPHA / RANK
     adapter.CONTEXT_DIM = 512  # hidden units of context
+    adapter.MERGED = False  # MODEL.WEIGHTS has them merged into CLIP's weights: attach none
     adapter.LITERAL = False  # evaluate the hyperbolic maps, not the equal block product: slow
 
 
@@ -250,6 +250,13 @@ def load_config(path: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     return cfg
 
 
+def default_config() -> CfgNode:
+    """Every key of all packages with its default."""
+    cfg = get_cfg()
+    _add_all_keys(cfg)
+    return cfg
+
+
 def _import_plugins(layers: Sequence[Layer]) -> None:
     """Import what IMPORTS names, so that its keys are known before any key is looked at."""
     given = [(x.values["IMPORTS"], x.where) for x in layers if "IMPORTS" in x.values]
@@ -329,11 +336,6 @@ def _together(cfg: CfgNode) -> Iterator[str]:
     if solver.NESTEROV and (solver.OPTIMIZER != "SGD" or not solver.MOMENTUM):
         got = f"got True with OPTIMIZER {solver.OPTIMIZER} and MOMENTUM {solver.MOMENTUM}"
         yield f"config key SOLVER.NESTEROV: {got}, expected SGD and a MOMENTUM above 0 with it"
-
-
-def plain_settings(cfg: CfgNode) -> dict[str, Any]:
-    """All values of a config by key, as its YAML has them: lists for tuples."""
-    return dict(flat_config(yaml.safe_load(cfg.dump())))
 
 
 def input_keys() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config.keys import input_keys, plain_settings
+from ..config import input_keys, plain_settings
 from ..data import DatasetSpec, class_lists
 from ..data.annotations.source import IndexSource
 from ..data.pairing import find_path

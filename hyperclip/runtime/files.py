@@ -70,7 +70,7 @@ def need_output_folder(folder: Path, key: str) -> None:
             file.write(bytes(2**12))
     except (OSError, ValueError) as error:
         what = f"{key}: got {str(folder)!r}, where nothing can be written"
-        raise _refused(error, what, ". Choose another folder") from error
+        raise refused(error, what, ". Choose another folder") from error
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
@@ -92,7 +92,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         full = any(words in str(error) for words in ("inline_container", "write failed"))
         if isinstance(error, RuntimeError) and not full:
             raise
-        raise _refused(error, f"{str(target)!r} cannot be written") from error
+        raise refused(error, f"{str(target)!r} cannot be written") from error
 
 
 def write_text(target: Path, text: str) -> None:
@@ -100,7 +100,7 @@ def write_text(target: Path, text: str) -> None:
     write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _refused(error: BaseException, what: str, advice: str = "") -> OSError:
+def refused(error: BaseException, what: str, advice: str = "") -> OSError:
     """An error of the same kind, in one line, with the system's reason."""
     kind, reason = OSError, " ".join(str(error).split())[:200]
     if isinstance(error, OSError):

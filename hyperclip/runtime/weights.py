@@ -4,6 +4,7 @@ import argparse
 import collections
 import contextlib
 import datetime
+import json
 import pathlib
 import re
 import types
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 CONTAINERS = (
@@ -82,6 +84,28 @@ def read_weights(path: str | Path, key: str) -> Any:
         "torch.load(FILE, weights_only=False); torch.save(content['state_dict'], NEW); or allow "
         "the classes in your program with torch.serialization.add_safe_globals"
     )
+
+
+HOLDS, TRAINED = "holds", "trained"
+"""A note of a weights file, and what it says if the file has only what was trained over CLIP."""
+
+
+def read_notes(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says besides tensors, by name; {} for another file, or none."""
+    path = Path(path)
+    if not path.is_file() or not is_safetensors(path):
+        return {}
+    try:
+        with safe_open(str(path), "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        problem = f"cannot be read ({error}); was the copy or download cut short?"
+        raise UnreadableWeightsError(f"weights {str(path)!r} {problem}") from error
+
+
+def holds_trained_alone(path: str | Path) -> bool:
+    """Whether a weights file says that it has only what was trained over CLIP."""
+    return json.loads(read_notes(path).get(HOLDS, "null")) == TRAINED
 
 
 def is_safetensors(path: Path) -> bool:

@@ -16,12 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import local_path, read_json, user_path
+from ..runtime.files import local_path, read_json, user_path, write_text
 from . import names as naming
 
 LISTS = Path(__file__).parent / "lists"
 WORDS = ("negatives", "background")
-KEYS = ("name", "version", "source", "classes", *WORDS)
+KEYS = ("name", "version", "source", "classes", "typed", *WORDS)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ class Vocabulary:
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
         """Read a plain list of names, or ``{"name", "version", "classes": [[synonym, …], …]}`` with
-        optional "negatives" and "background"; FileNotFoundError, or ValueError for anything else.
+        optional "negatives", "background" and "typed"; FileNotFoundError, or ValueError for
+        anything else.
         """
         path = local_path(path)
         if not path.is_file():
@@ -154,12 +155,19 @@ class Vocabulary:
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
             negatives, background = (tuple(content.get(kind, ())) for kind in WORDS)
-            return cls(classes, content["name"], content["version"], negatives, background)
+            named = (content["name"], content["version"])
+            return cls(classes, *named, negatives, background, content.get("typed", False))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, "
                 "version and classes (a list of lists of synonyms)"
             ) from error
+
+    def to_json(self, path: str | Path) -> None:
+        """Write what :meth:`from_json` reads as the same vocabulary, in full or not at all."""
+        content = {key: getattr(self, key) for key in KEYS if getattr(self, key, None)}
+        content |= {"name": self.name, "version": self.version}
+        write_text(user_path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def _read_class_file(path: Path) -> Any:
@@ -179,6 +187,8 @@ def _read_class_file(path: Path) -> Any:
         if not _are_names(content.get(kind, [])):
             expected = 'expected a list of names such as ["wall", "sky"]'
             raise ValueError(f"{where}: {kind}: got {content[kind]!r}, {expected}")
+    if not isinstance(content.get("typed", False), bool):
+        raise ValueError(f"{where}: typed: got {content['typed']!r}, expected true or false")
     return content
 
 

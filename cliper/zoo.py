@@ -8,7 +8,8 @@ from hyperclip.zoo import ZOO, ZooModel
 
 from .pretrained import is_here
 
-CONFIG, LARGE_CONFIG = (f"configs/cliper/universal_vit{name}.yaml" for name in ("b16", "l14"))
+CONFIG = "configs/cliper/universal_vitb16.yaml"
+LARGE_CONFIG = "configs/cliper/universal_vitl14.yaml"
 CLIP, LARGE_CLIP, DIFFUSION = "ViT-B/16", "ViT-L/14", "sd-2.1"
 FUSION_ALONE = ("MODEL.CLIPER.REFINER.NAME", "none")
 

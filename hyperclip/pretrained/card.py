@@ -1,11 +1,13 @@
 """The model card: what a saved model is, what it was trained on, and how to load it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
+from ..runtime.files import local_path
 from ..segmenter import Description, Segmenter
 from ..vocabulary import Vocabulary
 
@@ -61,10 +63,11 @@ def _front_matter(model: Segmenter, told: Description) -> str:
 def _what_it_is(model: Segmenter, told: Description) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     method = f", method {told.method}" if told.method else ""
+    clip = _line(_name(told.backbone))
     return (
         "Open-vocabulary semantic segmentation: every pixel of an image gets one of the names that "
-        f"you type. System {told.system}{method}, CLIP model `{_line(told.backbone)}`, {count:,} "
-        f"parameters in all.\n\n{_table(told)}"
+        f"you type. System {told.system}{method}, CLIP model `{clip}`, {count:,} parameters in "
+        f"all.\n\n{_table(told)}"
     )
 
 
@@ -123,6 +126,11 @@ def _classes(names: Sequence[str]) -> str:
     shown = ", ".join(_line(name) for name in names[:SHOWN_CLASSES])
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     return f"{len(names)} classes: {shown}{more}"
+
+
+def _name(backbone: str) -> str:
+    """A CLIP model's name; of a folder its last part, since others do not have the folder."""
+    return Path(backbone).name if local_path(backbone).exists() else backbone
 
 
 def _line(value: Any) -> str:

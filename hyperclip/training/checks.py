@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from ..adapters import adapter_names
 from ..data import DATASETS, class_lists, registered_names
 from ..evaluation.running import build_test_loader
 from ..segmenter import bare
@@ -17,8 +18,16 @@ SCORES = ("mIoU", "mIoU_old", "pACC", "mACC", "images")
 
 def check_training(cfg: CfgNode) -> None:
     """FileNotFoundError or ValueError if a training set, or what :func:`check_test_sets` checks, is
-    unknown, absent or incomplete, its classes do not fit, or TEST.BEST_METRIC is no score.
+    unknown, absent or incomplete, its classes do not fit, TEST.BEST_METRIC is no score, or the
+    adapters that should train are merged.
     """
+    named = adapter_names(cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE)
+    if cfg.MODEL.ADAPTER.MERGED and named:
+        raise ValueError(
+            f"MODEL.ADAPTER.MERGED: got True, but the adapters {named} cannot train on once they "
+            "are merged into CLIP. Start from the checkpoint of their training or from what "
+            "save_pretrained(FOLDER, only='trained') wrote; CLIP_FINETUNE none trains the head"
+        )
     class_lists.train_tasks(cfg)
     for name in registered_names(cfg.DATASETS.TRAIN):
         _check_records(name, DatasetCatalog.get(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from hyperclip.clip.loading import weights_are_here
 from hyperclip.commands import demo
 from hyperclip.config.keys import load_config
 from PIL import Image
+
+from tests.conftest import ROOT
 
 PLACES = {
     "ViT-B/16": "models--timm--vit_base_patch16_clip_224.openai",
@@ -57,6 +60,27 @@ def test_every_model_has_a_config_and_a_line():
     for model in zoo.ZOO.values():
         load_config(model.config, model.overrides)
         assert model.what and "\n" not in model.what and isinstance(model.missing(), str)
+
+
+def test_the_table_of_the_docs_has_every_model_and_no_other():
+    zoo.register_systems()
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", (ROOT / "docs/zoo.md").read_text(), re.M)
+    models = rows[: len(zoo.ZOO)]
+    assert sorted(name for name, _ in models) == sorted(zoo.ZOO)
+    for name, row in models:
+        assert len(row.split(" | ")) == 5 and all(cell.strip() for cell in row.split(" | "))
+        if (weights := zoo.ZOO[name].weights) is not None and name == "catseg-vitb":
+            assert weights.name in row and weights.repository in row
+    assert [name for name, _ in rows[len(models) :]][0] == "config.yaml"
+
+
+def test_models_that_only_their_name_gives(monkeypatch):
+    named = [name for name, model in zoo.ZOO.items() if model.rank == zoo.BY_NAME]
+    assert {"quickstart/hyperclip", "cliper-vitl14", "catseg-vitb", "catseg-vitl"} == {*named}
+    best = zoo.best_here()
+    for name in named:
+        monkeypatch.setitem(zoo.ZOO, name, replace(zoo.ZOO[name], missing=lambda: ""))
+    assert zoo.best_here() is best
 
 
 def test_the_best_model_is_the_first_of_which_all_is_here(caches, monkeypatch):

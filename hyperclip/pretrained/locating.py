@@ -39,8 +39,8 @@ def locate_model(name: str | Path = "", revision: str = "", sha256: str = "") ->
     text = str(name)
     if not text or text in zoo.ZOO:
         if revision:
-            got = f"revision: got {revision!r} for {text or 'no name'!r}"
-            raise ValueError(f"{got}, expected none: only repositories of the hub have revisions")
+            got = f"revision: got {revision!r} for {text!r}, a model of the zoo"
+            raise ValueError(f"{got}. Leave it out: only repositories of the hub have revisions")
         return _from_zoo(zoo.named(text) if text else zoo.best_here(), text, sha256)
     folder = user_path(text)
     if folder.is_dir():

@@ -66,7 +66,7 @@ class HubFile:
             OSError: it is neither here nor to be had, in one line.
             ValueError: its content is not what the hub announced, or has another hash.
         """
-        advice = "Without a network, download it elsewhere and give its path as MODEL.WEIGHTS"
+        advice = "Without a network, fetch it elsewhere and give its path as MODEL.WEIGHTS"
         was_here, expected = self.is_here(), sha256 or self.sha256
         if not was_here:
             logger.info("Downloading %s", self.address)
@@ -88,7 +88,10 @@ def fetch_folder(repository: str, needed: str, revision: str = "") -> Path:
         ValueError: a name or a content that is not what it should be.
     """
     what = f"{constants.ENDPOINT}/{repository}" + (f" at revision {revision!r}" if revision else "")
-    advice = "Without a network, copy the model's folder to this machine and give its path"
+    advice = (
+        "Without a network, copy the model's folder to this machine and give its path, or take a "
+        "model that needs none, such as photo-mini"
+    )
     with _in_one_line(what, advice):
         file = Path(hf_hub_download(repository, needed, revision=revision or None))
         commit = file.parents[len(Path(needed).parts) - 1].name

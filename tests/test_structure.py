@@ -127,6 +127,7 @@ def test_hyperclip_does_not_know_cliper():
         ("hyperclip.data.registry", ("open_clip", "torch", "detectron2")),
         ("hyperclip.tinyscenes.drawing", ("open_clip", "torch", "detectron2")),
         ("hyperclip.vocabulary", ("open_clip", "torch", "detectron2")),
+        ("hyperclip.hub", ("open_clip", "torch", "detectron2")),
         ("hyperclip", ("torch", "detectron2", "open_clip")),
     ],
 )

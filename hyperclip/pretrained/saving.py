@@ -13,9 +13,10 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from safetensors import SafetensorError
+from torch import Tensor
 
 from .. import hub
-from ..adapters import adapter_names, adapters
+from ..adapters import adapter_names, adapters, merge
 from ..checkpoints.checkpointer import settings_of, trained_state
 from ..clip import activation_of
 from ..load import load_model
@@ -128,31 +129,33 @@ def _write_whole(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[st
 
 def _write_trained(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[str, Any]) -> None:
     """Write what training changed, adapters apart."""
-    unmerged = _unmerged(model, cfg)
-    state = trained_state(unmerged)
+    state, notes = _trained(model, cfg)
     if not state:
         raise ValueError("only: got 'trained', but nothing of this model trains. Leave it out")
     if portable.names_file(cfg.MODEL.CLIP_WEIGHTS):
         settings["MODEL.CLIP_ACTIVATION"] = activation_of(model.clip) or "auto"
     portable.copy_files(settings, folder, shipped=False)
-    notes = {**_notes(unmerged), HOLDS: json.dumps(TRAINED)}
-    portable.save_tensors(state, folder / WEIGHTS, notes)
+    portable.save_tensors(state, folder / WEIGHTS, {**notes, HOLDS: json.dumps(TRAINED)})
     settings["MODEL.WEIGHTS"] = WEIGHTS
 
 
-def _unmerged(model: Segmenter, cfg: CfgNode) -> Segmenter:
-    """The model, or if its adapters are merged, the same read again from its checkpoint."""
+def _trained(model: Segmenter, cfg: CfgNode) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What training changed, and what its checkpoint says besides; if the model's adapters are
+    merged, both are read again from the checkpoint, which has to be the one that the model is of.
+    """
     if not _is_merged(model, cfg):
-        return model
+        return trained_state(model), _notes(model)
     problem = "only: got 'trained', but the adapters of this model are merged into CLIP"
     if cfg.MODEL.ADAPTER.MERGED or not cfg.MODEL.WEIGHTS:
         raise ValueError(f"{problem}. Load it from the checkpoint of its training, or leave it out")
-    whole = load_model(cfg)
-    own, other = model.state_dict(), whole.state_dict()
+    again = load_model(cfg, merged=False)
+    state, notes = trained_state(again), _notes(again)
+    merge(again)
+    own, other = model.state_dict(), again.state_dict()
     if own.keys() != other.keys() or not all(torch.equal(own[n], other[n]) for n in own):
         changed = f"{cfg.MODEL.WEIGHTS!r} does not hold the weights that this model has"
         raise ValueError(f"{problem}, and {changed}. Leave it out")
-    return load_model(cfg, merged=False)
+    return state, notes
 
 
 def _is_merged(model: Segmenter, cfg: CfgNode) -> bool:

@@ -193,6 +193,16 @@ def test_a_model_goes_up_and_comes_down(online, tmp_path):
     assert online.run(pinned, cache, HF_HUB_OFFLINE="1").stdout == local
 
 
+def test_an_upload_replaces_the_files_of_the_one_before(tiny, tmp_path):
+    tiny.files["model", "user/tiny", "files/old.json"] = b"{}"
+    code = "from pathlib import Path; from hyperclip import hub; "
+    code += f"hub.upload_folder(Path({str(tmp_path / 'source')!r}), 'user/tiny', message='x')"
+    done = tiny.run(code, tmp_path / "cache", HF_TOKEN="hf_right")
+    assert done.returncode == 0, done.stderr
+    names = {name for name in tiny.of("model", "user/tiny") if name.startswith("files/")}
+    assert names == {"files/größe.json"}
+
+
 def test_uploads_that_are_refused(tmp_path, tiny):
     code = "from pathlib import Path; from hyperclip import hub; "
     code += f"hub.upload_folder(Path({str(tmp_path / 'source')!r}), 'user/mine', message='x')"

@@ -18,6 +18,7 @@ from hyperclip.training.checks import check_training
 from safetensors import safe_open
 
 from tests.conftest import ROOT
+from tests.helpers.model_folders import write_folder
 from tests.pretrained.models import CPU, answer, require_same, trained_config, unmerged
 
 
@@ -162,6 +163,25 @@ def test_whole_models_say_what_a_clip_file_said(tmp_path):
     require_same(predictor, loaded(folder))
     require_same(predictor, loaded(part))
     assert "CLIP_WEIGHTS" not in settings(folder)["MODEL"]
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "layers"), [("vit", "mean", "[0, 1]"), ("convnext", "custom", "[2, 1]")]
+)
+def test_clip_folders_of_other_families(vision, text, layers, tmp_path):
+    """With the configuration and the tokenizer of a text tower of Hugging Face's."""
+    clip = write_folder(tmp_path / "clip", vision, text, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25])
+    keys = ["MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", clip, "MODEL.ADAPTER.BLOCK_SIZE", "8"]
+    keys += ["MODEL.SEM_SEG_HEAD.CLIP_LAYERS", layers, "MODEL.ADAPTER.ENCODERS", "['text']"]
+    predictor = Predictor.from_config(trained_config(tmp_path, *keys))
+    for only in ("", "trained"):
+        predictor.save_pretrained(tmp_path / f"saved{only}", only=only)
+    shutil.rmtree(clip)
+    (tmp_path / "trained checkpoint.pth").unlink()
+    for only in ("", "trained"):
+        again = loaded(tmp_path / f"saved{only}")
+        assert torch.equal(again.model.pixel_std, predictor.model.pixel_std)
+        require_same(predictor, again, "dog; road; sky")
 
 
 VOCABULARY = Vocabulary(

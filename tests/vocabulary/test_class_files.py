@@ -42,3 +42,26 @@ def test_a_key_twice(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match="the key '(classes|version)' is there twice"):
         Vocabulary.from_json(path)
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        Vocabulary((("chien", "hündin"), ('a "b", c',)), "mine", "2", ("sky",), ("wall, high",)),
+        Vocabulary((("dog",),)),
+        Vocabulary.from_text("dog, puppy; road"),
+    ],
+)
+def test_what_is_written_is_read_as_the_same(tmp_path, vocabulary):
+    vocabulary.to_json(tmp_path / "ü.json")
+    again = Vocabulary.from_json(tmp_path / "ü.json")
+    assert again == vocabulary and again.typed == vocabulary.typed
+    assert vocabulary.name in (tmp_path / "ü.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_whether_names_were_typed_is_true_or_false(tmp_path, value):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(FILE | {"typed": value}))
+    with pytest.raises(ValueError, match="typed: got .*, expected true or false"):
+        Vocabulary.from_json(path)

@@ -25,8 +25,8 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -37,10 +37,10 @@ from ..config.keys import load_config
 from ..data import dataset_file, vocabulary_of
 from ..load import check_system
 from ..predictor import Predictor
-from ..results import WRITERS, Writer, build_writers
+from ..results import WRITERS, Writer, build_writers, close_all
 from ..runtime import files, memory, program
+from ..segmenter import BACKGROUNDS, Question
 from ..vocabulary import Vocabulary, load_vocabulary
-from ..vocabulary.names import split_words
 from . import register_systems
 from .demo_inputs import IMAGE_RESULTS, Source, find_inputs, name_results, webcam
 from .demo_results import ClassList, check_scores, chosen_kinds
@@ -63,7 +63,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--recursive", action="store_true", help="take folders within folders, too")
     add("--output", required=True, type=files.user_path, help="folder of the results")
     add("--vocabulary", help="'name, synonym; name; …', or a file of names; default: the config's")
-    add("--negatives", default="", help="'name; name; …': what is none of the classes (CLIPer)")
+    rest = "'name; name; …': what is none of the classes, asked and left unpainted"
+    add("--negatives", default="", help=rest)
+    rules = "which pixels belong to no class, see docs/background.md; default: the system's own"
+    add("--background", default="", choices=BACKGROUNDS, help=rules)
     below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
     add("--threshold", type=float, default=0.0, help=below)
     kinds = f"results of each image, joined by commas: {', '.join(IMAGE_RESULTS)}"
@@ -98,15 +101,27 @@ def check_threshold(cfg: CfgNode, threshold: float) -> None:
         raise ValueError(f"--threshold: got {threshold}, expected {expected}")
 
 
+def choose_question(cfg: CfgNode, arguments: argparse.Namespace) -> Question:
+    """What the command line asks; ValueError for classes, negatives, a background and a threshold
+    that do not go together.
+    """
+    return Question.of(
+        choose_vocabulary(cfg, arguments),
+        background=arguments.background,
+        negatives=arguments.negatives,
+        threshold=arguments.threshold or None,
+        scores="scores" in arguments.save,
+    )
+
+
 def choose_vocabulary(cfg: CfgNode, arguments: argparse.Namespace) -> Vocabulary:
     """The classes of the command line, or TEST_CLASS_JSON's, or those of the first test set;
     ValueError for no class, a name that is there twice, or negatives without classes.
     """
     if arguments.vocabulary is not None:
         if Path(arguments.vocabulary).suffix.lower() not in (".txt", ".json"):
-            return Vocabulary.from_text(arguments.vocabulary, arguments.negatives)
-        loaded = load_vocabulary(arguments.vocabulary)
-        return replace(loaded, negatives=split_words(arguments.negatives) or loaded.negatives)
+            return Vocabulary.from_text(arguments.vocabulary)
+        return load_vocabulary(arguments.vocabulary)
     if arguments.negatives:
         raise ValueError(
             "--negatives: give --vocabulary too; the config's classes bring negatives of their own"
@@ -140,14 +155,11 @@ def find_sources(arguments: argparse.Namespace) -> list[Source]:
 
 
 def check_formats(arguments: argparse.Namespace, sources: Sequence[Source]) -> None:
-    """ValueError where ``--format`` does not go with the sources or with ``--resume``."""
+    """ValueError where ``--format`` does not go with the sources."""
     if not arguments.format.strip(" ,"):
         if not arguments.save:
             raise ValueError(f"--save: got nothing, expected some of {list(IMAGE_RESULTS)}")
         return
-    if arguments.resume:
-        what = "which hold all images of one run"
-        raise ValueError(f"--resume: got --format {arguments.format}, {what}; leave one out")
     for source in sources:
         if source.is_video:
             what = f"got {arguments.format} with the video {source.path}"
@@ -173,15 +185,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.every < 1:
         raise ValueError(f"--every: got {arguments.every}, expected a whole number from 1 on")
     arguments.save = chosen_kinds(arguments.save)
-    vocabulary = choose_vocabulary(cfg, arguments)
+    question = choose_question(cfg, arguments)
     sources = find_sources(arguments)
-    if "scores" in arguments.save:
-        check_scores(sources, len(vocabulary))
-    regions = {"instances": arguments.instances, "smallest": arguments.smallest}
-    writers = build_writers(arguments.format, arguments.output, vocabulary.names, **regions)
+    if question.scores:
+        check_scores(sources, len(question.vocabulary))
+    description = describe_run(cfg, question, arguments)
+    writers = build_writers(
+        arguments.format,
+        arguments.output,
+        question.vocabulary.names,
+        instances=arguments.instances,
+        smallest=arguments.smallest,
+        settings=description,
+        resume=arguments.resume,
+    )
     files.need_output_folder(arguments.output, "--output")
     with program.terminated_as_interrupted():
-        failed = run(cfg, vocabulary, sources, writers, arguments)
+        failed = run(cfg, question, description, sources, writers, arguments)
     if failed:
         count = f"{failed} of {len(sources)} files"
         logger.error("%s could not be read in full or their results not be written", count)
@@ -190,31 +210,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(
     cfg: CfgNode,
-    vocabulary: Vocabulary,
+    question: Question,
+    description: dict[str, Any],
     sources: list[Source],
     writers: Sequence[Writer],
     arguments: argparse.Namespace,
 ) -> int:
     """Segment the sources, or with ``--resume`` those that are not done; how many failed."""
-    output, description = arguments.output, describe_run(cfg, vocabulary, arguments)
+    output, count = arguments.output, len(sources)
     if arguments.resume:
-        count = len(sources)
-        sources = still_to_do(output, description, sources, arguments.save)
+        sources = still_to_do(output, description, sources, arguments.save, writers)
         logger.info("--resume: %d of %d are done", count - len(sources), count)
-        if not sources:
-            return 0
+    if not sources:
+        close_all(writers)
+        return 0
     predictor = Predictor.from_config(cfg)
     file = output / "classes.json"
-    classes = ClassList(file, vocabulary, predictor.model.text, arguments.resume)
+    text = predictor.model.text
+    classes = ClassList(file, question.vocabulary, text, arguments.resume)
     note_start(output, description, arguments.resume)
     job = Job(
         predictor=predictor,
-        vocabulary=vocabulary,
+        question=question,
         output=output,
         kinds=arguments.save,
         classes=classes,
         writers=writers,
-        threshold=arguments.threshold,
         image_bits=cfg.INPUT.IMAGE_BITS,
         max_pixels=cfg.INPUT.MAX_PIXELS,
         every=arguments.every,
@@ -222,5 +243,4 @@ def run(
     try:
         return segment_all(job, sources)
     finally:  # of what was done when somebody interrupts, too
-        for writer in writers:
-            writer.close()
+        close_all(writers)

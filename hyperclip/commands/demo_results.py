@@ -118,21 +118,17 @@ def save_prediction(
     output: Path,
     name: str,
     image: np.ndarray,
-    labels: np.ndarray,
     prediction: Prediction,
     kinds: Collection[str] = ("overlay", "labels"),
 ) -> None:
-    """Write the results of one image: those of the ``kinds``; OSError if they cannot be written.
-
-    Args:
-        labels: int64 (H, W), those of the prediction but where it is below the threshold.
-    """
+    """Write the results of one image: those of the ``kinds``; OSError if they cannot be written."""
+    labels, names = prediction.labels, prediction.names
     targets = {kind: output / IMAGE_RESULTS[kind].format(name) for kind in kinds}
     if "overlay" in targets:
-        painted = Image.fromarray(overlay(image, labels, prediction.names))
+        painted = Image.fromarray(overlay(image, labels, names))
         files.write_atomically(targets["overlay"], lambda p: painted.save(p, format="PNG"))
     if "labels" in targets:
-        save_labels(targets["labels"], labels, len(prediction.names))
+        save_labels(targets["labels"], labels, len(names))
     if "scores" in targets:
         save_scores(targets["scores"], prediction)
 

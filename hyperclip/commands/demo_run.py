@@ -2,18 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
 from .. import __version__
-from ..config.keys import input_keys, output_keys, plain_settings
+from ..config import input_keys, output_keys, plain_settings
 from ..evaluation.kept_rows import content_hash
 from ..evaluation.paper_figures import NO_INFLUENCE
+from ..results import Writer
 from ..runtime.files import local_path, read_json, write_text
-from ..vocabulary import Vocabulary
+from ..segmenter import Question
 from .demo_inputs import Source, result_files
 
 FILE = "run.json"
@@ -25,9 +26,7 @@ MOST_NAMED = 5
 """Differences that a line names at most."""
 
 
-def describe_run(
-    cfg: CfgNode, vocabulary: Vocabulary, arguments: argparse.Namespace
-) -> dict[str, Any]:
+def describe_run(cfg: CfgNode, question: Question, arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides the results: config keys, files that they name by content, classes, options."""
     keys = plain_settings(cfg)
     settings = {key: value for key, value in keys.items() if not key.startswith(NO_DIFFERENCE)}
@@ -37,8 +36,9 @@ def describe_run(
         if settings.get(key) and (path := local_path(str(settings[key]))).exists():
             settings[key] = f"sha256:{content_hash(path)}"
     options = {
-        "--vocabulary": vocabulary.classes,
-        "--negatives": vocabulary.negatives,
+        "--vocabulary": question.vocabulary.classes,
+        "--negatives": [*question.vocabulary.background, *question.vocabulary.negatives],
+        "--background": question.background,
         "--threshold": arguments.threshold,
         "--save": sorted(arguments.save),
         "--every": arguments.every,
@@ -47,11 +47,16 @@ def describe_run(
 
 
 def still_to_do(
-    folder: Path, run: dict[str, Any], sources: list[Source], kinds: Iterable[str]
+    folder: Path,
+    run: dict[str, Any],
+    sources: list[Source],
+    kinds: Iterable[str],
+    writers: Sequence[Writer] = (),
 ) -> list[Source]:
     """The sources that an earlier run, which this one goes on with, has not done.
 
-    A source is done if all its results are there, and newer than itself and than the run's start.
+    A source is done if all its results are there, newer than itself and than the run's start, and
+    every writer has it.
     ValueError for results of a run with other settings, or without a run.json.
     """
     file, kinds = folder / FILE, tuple(kinds)
@@ -67,7 +72,14 @@ def still_to_do(
         advice = "Give the same again, choose another --output, or leave --resume out"
         raise ValueError(f"--resume: {folder} is of a run with other settings: {what}. {advice}")
     start = file.stat().st_mtime_ns
-    return [source for source in sources if not is_done(folder, source, kinds, start)]
+    return [
+        source
+        for source in sources
+        if not (
+            is_done(folder, source, kinds, start)
+            and all(writer.has(source.name) for writer in writers)
+        )
+    ]
 
 
 def note_start(folder: Path, run: dict[str, Any], resume: bool) -> None:

@@ -14,12 +14,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data import read_image
-from ..labels import NO_CLASS
 from ..predictor import Prediction, Predictor
-from ..results import Answer, Writer, add_to_all
+from ..results import Writer, add_to_all
 from ..runtime import files, finite
+from ..segmenter import Question
 from ..visualization import overlay
-from ..vocabulary import Vocabulary
 from .demo_inputs import FRAME_RESULTS, Source, remark_pages
 from .demo_results import (
     ClassList,
@@ -41,27 +40,23 @@ class Job:
     """What is done with every image and frame.
 
     Attributes:
-        kinds: of results. threshold: pixels below this confidence have no class.
+        kinds: of results.
         image_bits, max_pixels: see :func:`read_image`. every: the frames that count.
     """
 
     predictor: Predictor
-    vocabulary: Vocabulary
+    question: Question
     output: Path
     kinds: tuple[str, ...]
     classes: ClassList
     writers: Sequence[Writer] = ()
-    threshold: float = 0.0
     image_bits: int = 0
     max_pixels: int = 0
     every: int = 1
 
-    def ask(self, image: np.ndarray) -> tuple[Prediction, np.ndarray]:
-        """The prediction of an image, uint8 RGB (H, W, 3), and its labels above the threshold."""
-        encoded, scores = self.predictor.encode(image), "scores" in self.kinds
-        prediction = self.predictor.segment(encoded, self.vocabulary, scores=scores)
-        unsure = prediction.confidence < self.threshold
-        return prediction, np.where(unsure, NO_CLASS, prediction.labels)
+    def ask(self, image: np.ndarray) -> Prediction:
+        """The prediction of an image, uint8 RGB (H, W, 3)."""
+        return self.predictor.answer(self.predictor.encode(image), self.question)
 
 
 def segment_all(job: Job, sources: Sequence[Source]) -> int:
@@ -76,9 +71,8 @@ def segment_all(job: Job, sources: Sequence[Source]) -> int:
                 failed, done = failed + (not succeeded), done + 1
                 bar.update()
     except KeyboardInterrupt:
-        on = "" if job.writers else "; the same command with --resume goes on from there"
         what = f"{done} of {len(sources)} are done, and no file is half-written"
-        logger.warning("Interrupted: %s%s", what, on)
+        logger.warning("Interrupted: %s; the same command with --resume goes on from there", what)
         raise
     return failed
 
@@ -106,15 +100,14 @@ def segment_image(job: Job, source: Source) -> bool:
         logger.error("%s: skipped: %s", path, error)
         return False
     try:
-        prediction, labels = job.ask(image)
-        save_prediction(job.output, name, image, labels, prediction, job.kinds)
-        answer = Answer(labels, prediction.confidence, prediction.names)
-        add_to_all(job.writers, name, source.relative.as_posix(), answer)
+        prediction = job.ask(image)
+        save_prediction(job.output, name, image, prediction, job.kinds)
+        add_to_all(job.writers, name, source.relative.as_posix(), prediction.answer)
     # of this image, as broken weights were refused above, or of the length of its name, say
     except (finite.NotFiniteError, OSError) as error:
         logger.error("%s: skipped: %s", path, error)
         return False
-    job.classes.add(name, labels)
+    job.classes.add(name, prediction.labels)
     seconds = time.perf_counter() - start
     logger.info("%s: %s (%.1f s)", path, largest_classes(prediction), seconds)
     return True
@@ -172,15 +165,16 @@ def _segment_frames(job: Job, source: Source, reader: VideoReader) -> int:
 
 
 def _segment_frame(job: Job, source: Source, frame: Frame, video: VideoFile | None) -> None:
-    prediction, labels = job.ask(frame.image)
+    prediction = job.ask(frame.image)
+    labels, names = prediction.labels, prediction.names
     targets = {
         kind: job.output / FRAME_RESULTS[kind].format(source.name, frame.number)
         for kind in job.kinds
         if kind in FRAME_RESULTS
     }
     if "labels" in targets:
-        save_labels(targets["labels"], labels, len(prediction.names), steady=True)
+        save_labels(targets["labels"], labels, len(names), steady=True)
     if "scores" in targets:
         save_scores(targets["scores"], prediction)
     if video is not None:
-        video.add(overlay(frame.image, labels, prediction.names, steady=True), frame.seconds)
+        video.add(overlay(frame.image, labels, names, steady=True), frame.seconds)

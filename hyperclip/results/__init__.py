@@ -17,4 +17,4 @@ from .panoptic import Panoptic, panoptic
 from .tables import ClassRow, class_table
 from .voc import Voc, voc
 from .writer import Writer
-from .writers import WRITERS, add_to_all, build_writers
+from .writers import WRITERS, add_to_all, build_writers, close_all

@@ -65,6 +65,12 @@ def build_writers(
     return [WRITERS[name](run) for name in wanted]
 
 
+def close_all(writers: Sequence[Writer]) -> None:
+    """Write what is about all images, of every writer."""
+    for writer in writers:
+        writer.close()
+
+
 def add_to_all(writers: Sequence[Writer], name: str, file_name: str, answer: Answer) -> None:
     """Give an image's answer to every writer."""
     for writer in writers:

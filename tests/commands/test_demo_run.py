@@ -113,7 +113,9 @@ def test_scores_are_those_of_the_model(tmp_path):
         (["--save", "overlay,score"], "--save: got 'score', expected some of .* Did you mean sco"),
         (["--save", "none"], "--save: got 'none', expected some of"),
         (["--save", " , "], "--save: got nothing, expected some of"),
-        (["--resume", "--format", "coco"], "--resume: got --format coco, which hold all images"),
+        (["--background", "none", "--threshold", "0.5"], "'none': got a threshold, too"),
+        (["--background", "words"], "'words': vocabulary 'custom' has no background words"),
+        (["--negatives", "level 1"], "'level 1' is also a class"),
     ],
 )
 def test_options_that_are_wrong(tmp_path, segment, options, message):
@@ -156,8 +158,9 @@ def test_results_that_cannot_be_written(tmp_path, segment, caplog):
 def test_a_format_without_pictures(tmp_path, photos, segment):
     """Files within folders are called by their path."""
     segment("--save", "", "--format", "table,npz")
-    names = ["npz/a.npz", "npz/b.npz", "npz/x/a.npz", "table.csv"]
-    assert files_in(tmp_path / "out") == ["classes.json", *names[:3], "run.json", names[3]]
+    notes = [".formats/npz.jsonl", ".formats/table.jsonl", "classes.json"]
+    names = ["npz/a.npz", "npz/b.npz", "npz/x/a.npz", "run.json", "table.csv"]
+    assert files_in(tmp_path / "out") == [*notes, *names]
     lines = (tmp_path / "out/table.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in lines[1:]} == {"a.png", "b.png", "x/a.png"}
 
@@ -196,6 +199,39 @@ def test_an_interrupted_run_goes_on(tmp_path, segment, caplog):
     assert segment() == [0, 1, 2]
 
 
+def test_formats_go_on_too(tmp_path, segment):
+    """Also when the pictures are there and the format's part of an image is not."""
+    whole = tmp_path / "out/coco.json"
+    with pytest.raises(KeyboardInterrupt):
+        segment("--format", "coco", stop=stop_at(1))
+    assert len(json.loads(whole.read_text())["images"]) == 1
+    assert segment("--format", "coco", "--resume") == [1, 2]
+    assert len(json.loads(whole.read_text())["images"]) == 3
+    before = whole.read_bytes()
+    whole.unlink()
+    assert segment("--format", "coco", "--resume") == [] and whole.read_bytes() == before
+    assert segment("--format", "coco,table", "--resume") == [0, 1, 2]
+    assert (tmp_path / "out/table.csv").read_text().count("\n") == 1 + 3 * LEVELS
+
+
+def test_words_that_are_left_unpainted(tmp_path):
+    """As the predictor leaves them: --negatives, --background."""
+    Image.fromarray(render_scene("val_seen", 0)[0]).save(tmp_path / "a.png")
+    words, more = "red plain circle; blue striped star", "green dotted cross; grey ground"
+    given = ["--config-file", CONFIG, "--input", str(tmp_path / "a.png"), "--vocabulary", words]
+    predictor = demo.Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    encoded = predictor.encode(tmp_path / "a.png")
+    middle = round(float(np.median(predictor.segment(encoded, words).confidence)), 3)
+    for options in ({"negatives": more}, {"background": "other"}, {"threshold": middle}):
+        flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+        out = ["--output", str(tmp_path / "out"), "--opts", "MODEL.DEVICE", "cpu"]
+        assert demo.main([*given, *flags, *out]) == 0
+        labels = predictor.segment(encoded, words, **options).labels
+        assert 0 < (labels < 0).sum() < labels.size
+        painted = np.asarray(Image.open(tmp_path / "out/a_labels.png"))
+        np.testing.assert_array_equal(painted, np.where(labels < 0, 255, labels))
+
+
 def test_what_is_done_again(tmp_path, photos, segment):
     """What is missing in part, or changed since, or of an image that failed."""
     (photos / "broken.png").write_text("no image")
@@ -224,7 +260,7 @@ def test_results_of_a_run_before_the_one_that_goes_on(tmp_path, segment):
             r"--vocabulary was \[\[\"level 0\"\], .*\.\.\., is \[\[\"do",
         ),
         (["--threshold", "0.5"], {}, r"settings: --threshold was 0.0, is 0.5\. Give the same"),
-        (["--negatives", "sky"], {}, r"settings: --negatives was \[\], is \[\"sky\"\]\. Give"),
+        (["--negatives", "sky"], {}, r"settings: --negatives was \[\], is \[\"sky\"\]; --back"),
         (["--save", "labels"], {}, r"--save was \[\"labels\", \"overlay\"\], is \[\"labels\"\]\."),
         (["--every", "2"], {}, r"settings: --every was 1, is 2\. Give the same again, choose ano"),
         ([], {"opts": ("TEST.SLIDING_WINDOW", "True")}, "TEST.SLIDING_WINDOW was false, is true"),

@@ -253,7 +253,7 @@ def test_demo_s_class_list_agrees_with_the_label_maps(tmp_path):
     for name, values in (("one", labels), ("two", plain)):
         prediction = Prediction(values, np.ones(values.shape, np.float32), names)
         image = np.zeros((*values.shape, 3), np.uint8)
-        save_prediction(tmp_path, name, image, values, prediction)
+        save_prediction(tmp_path, name, image, prediction)
         classes.add(name, values)
     listed = json.loads(file.read_text())
     assert [i for i, entry in enumerate(listed) if "recolored" in entry] == [158]

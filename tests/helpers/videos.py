@@ -62,13 +62,13 @@ class LevelPredictor:
         self.seen.append(weakref.ref(image))
         return EncodedImage(int(image.mean() // (256 / LEVELS)), image.shape[:2])
 
-    def segment(self, encoded, vocabulary, scores=False, **options):
+    def answer(self, encoded, question):
         labels = np.full(encoded.size, encoded.encoded, np.int64)
-        maps = np.zeros((len(vocabulary), *encoded.size), np.float32)
+        maps = np.zeros((len(question.vocabulary), *encoded.size), np.float32)
         maps[encoded.encoded] = 0.75
         confidence = np.full(encoded.size, 0.75, np.float32)
-        maps = maps if scores else None
-        return Prediction(labels, confidence, vocabulary.names, scores=maps)
+        names = question.vocabulary.names
+        return Prediction(labels, confidence, names, scores=maps if question.scores else None)
 
 
 class Camera:

@@ -56,6 +56,7 @@ def test_panoptic(labels, instances, tmp_path):
     rgb = np.asarray(Image.open(tmp_path / "panoptic.png")).astype(np.int64)
     ids = rgb[..., 0] + 256 * rgb[..., 1] + 256 * 256 * rgb[..., 2]
     (entry,) = json.loads(json.dumps(document))["annotations"]
+    assert [image["id"] for image in document["images"]] == [entry["image_id"]] == [1]
     segments = {segment["id"]: segment for segment in entry["segments_info"]}
     assert set(np.unique(ids)) - {0} == segments.keys()
     got = np.full(labels.shape, -1)
@@ -84,6 +85,7 @@ def test_labelme(labels, instances):
 @each
 def test_hugging_face_and_numpy_and_the_table(labels, tmp_path):
     asked, got = prediction_of(labels), np.full(labels.shape, -1)
+    assert len(asked.to_hf()) == len(np.unique(labels[labels >= 0]))
     for segment in asked.to_hf():
         assert segment.keys() == {"score", "label", "mask"} and segment["mask"].mode == "L"
         mask = np.asarray(segment["mask"])

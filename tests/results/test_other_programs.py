@@ -204,6 +204,7 @@ def test_without_supervision_a_line_says_how_to_get_it(monkeypatch):
         ("voc", ["a\nb"], "got the name .*, expected no control characters"),
         ("voc", ["a", "a"], "got the name 'a' twice"),
         ("cityscapes", ["unlabeled"], "called 'unlabeled', which"),
+        ("cityscapes", ["a", "b", "a"], "got the name 'a' twice"),
         ("cityscapes", [str(i) for i in range(255)], "got 255 classes, expected at most 254"),
         ("cvat", ["a\x00"], "expected no control characters"),
         ("cvat", [""], "got an empty name"),
@@ -217,6 +218,22 @@ def test_names_that_a_format_cannot_hold(form, names, message, tmp_path):
     with pytest.raises(ValueError, match=f"format {form}: .*{message}"):
         build_writers(f"coco,{form}", tmp_path, names)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("to_voc", ()),
+        ("to_cityscapes", ()),
+        ("to_cvat", ("a.jpg",)),
+        ("to_label_studio", ("a.jpg",)),
+    ],
+)
+def test_names_that_a_method_cannot_hold(method, given):
+    labels = np.zeros((2, 3), dtype=int)
+    asked = Prediction(labels, np.ones(labels.shape), ["a", "b", "a"])
+    with pytest.raises(ValueError, match="got the name 'a' twice"):
+        getattr(asked, method)(*given)
 
 
 @pytest.mark.parametrize("form", ["voc", "cityscapes"])

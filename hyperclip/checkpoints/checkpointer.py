@@ -1,5 +1,6 @@
 """Strict loading of checkpoints, ours and the published ones, and atomic saving."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -69,6 +70,21 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def frozen_state(model: nn.Module) -> dict[str, Tensor]:
+    """The entries of a state dict that :func:`trained_state` leaves out."""
+    trained = trained_state(model)
+    return {name: value for name, value in model.state_dict().items() if name not in trained}
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """A digest of the names and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
 def settings_of(model: nn.Module) -> dict[str, Any]:
     """What a system computes with besides its parameters; {} for other modules."""
     return model.checkpoint_settings() if isinstance(model, Segmenter) else {}
@@ -97,7 +113,9 @@ def check_settings(
         )
 
 
-DESCRIBED = ("settings", "trained_on", HOLDS)
+OVER = "over"
+"""A note of a file that holds only what was trained: :func:`digest_of` what it was trained over."""
+DESCRIBED = ("settings", "trained_on", HOLDS, OVER)
 """What a checkpoint says besides tensors; as JSON in the metadata of safetensors."""
 
 
@@ -112,6 +130,20 @@ def read_checkpoint(path: str | Path) -> dict:
         notes = read_notes(path)
         others = {name: json.loads(notes[name]) for name in DESCRIBED if name in notes}
     return {**others, "model": state}
+
+
+def completed(model: nn.Module, state: Mapping[str, Tensor], over: str) -> dict[str, Tensor]:
+    """What was trained, with CLIP's own weights, which the model has loaded already; ValueError
+    unless they are those that it was trained ``over``.
+    """
+    frozen = frozen_state(model)
+    if (got := digest_of(frozen)) != over:
+        raise ValueError(
+            "MODEL.WEIGHTS has only what was trained over CLIP, whose own weights are others here "
+            f"(digest {got}, expected {over}). Set MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, "
+            "MODEL.CLIP_WEIGHTS and CLIP_FINETUNE to what they were in training"
+        )
+    return {**frozen, **state}
 
 
 def require_file(path: str) -> None:
@@ -151,10 +183,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         state, source = checkpoint.pop("model"), self.path or "file"
         check_settings(self.model, state, checkpoint.pop("settings", None), source)
         trained_on = checkpoint.pop("trained_on", None)
-        if checkpoint.pop(HOLDS, None) == TRAINED:  # CLIP's own weights are in the model already
-            own, trained = self.model.state_dict(), trained_state(self.model)
-            frozen = {name: value for name, value in own.items() if name not in trained}
-            state = frozen | rename_for(state, own, source)
+        over = checkpoint.pop(OVER, "")
+        if checkpoint.pop(HOLDS, None) == TRAINED:
+            state = completed(self.model, rename_for(state, self.model.state_dict(), source), over)
         load_strictly(self.model, state, source)
         if trained_on is not None and isinstance(self.model, Segmenter):
             self.model.trained_on = tuple(trained_on)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import hub
 from ..adapters import adapter_names, adapters, merge
-from ..checkpoints.checkpointer import settings_of, trained_state
+from ..checkpoints.checkpointer import OVER, digest_of, frozen_state, settings_of, trained_state
 from ..clip import activation_of
 from ..load import load_model
 from ..runtime.files import refused, user_path
@@ -115,10 +115,8 @@ def _write_whole(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[st
     """Write all weights as they are, adapters merged or not."""
     if _is_merged(model, cfg):
         settings["MODEL.ADAPTER.MERGED"] = True
-    if portable.names_file(
-        cfg.MODEL.CLIP_WEIGHTS
-    ):  # it says no more than this, once its weights are in the model's file
-        del settings[portable.CLIP_WEIGHTS]
+    if portable.names_file(cfg.MODEL.CLIP_WEIGHTS):
+        del settings[portable.CLIP_WEIGHTS]  # the model's file has its weights; this is the rest
         settings["MODEL.CLIP_ACTIVATION"] = activation_of(model.clip) or "auto"
         settings["MODEL.CLIP_PIXEL_MEAN"] = model.pixel_mean.flatten().tolist()
         settings["MODEL.CLIP_PIXEL_STD"] = model.pixel_std.flatten().tolist()
@@ -135,21 +133,21 @@ def _write_trained(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[
     if portable.names_file(cfg.MODEL.CLIP_WEIGHTS):
         settings["MODEL.CLIP_ACTIVATION"] = activation_of(model.clip) or "auto"
     portable.copy_files(settings, folder, shipped=False)
-    portable.save_tensors(state, folder / WEIGHTS, {**notes, HOLDS: json.dumps(TRAINED)})
+    portable.save_tensors(state, folder / WEIGHTS, notes)
     settings["MODEL.WEIGHTS"] = WEIGHTS
 
 
 def _trained(model: Segmenter, cfg: CfgNode) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What training changed, and what its checkpoint says besides; if the model's adapters are
-    merged, both are read again from the checkpoint, which has to be the one that the model is of.
+    """What training changed, and the notes of its file; if the model's adapters are merged, both
+    are read again from the checkpoint, which has to be the one that the model is of.
     """
     if not _is_merged(model, cfg):
-        return trained_state(model), _notes(model)
+        return trained_state(model), _notes_of_trained(model)
     problem = "only: got 'trained', but the adapters of this model are merged into CLIP"
     if cfg.MODEL.ADAPTER.MERGED or not cfg.MODEL.WEIGHTS:
         raise ValueError(f"{problem}. Load it from the checkpoint of its training, or leave it out")
     again = load_model(cfg, merged=False)
-    state, notes = trained_state(again), _notes(again)
+    state, notes = trained_state(again), _notes_of_trained(again)
     merge(again)
     own, other = model.state_dict(), again.state_dict()
     if own.keys() != other.keys() or not all(torch.equal(own[n], other[n]) for n in own):
@@ -168,6 +166,12 @@ def _notes(model: Segmenter) -> dict[str, str]:
     """What a checkpoint says besides tensors."""
     notes = {"settings": settings_of(model), "trained_on": list(model.trained_on)}
     return {name: json.dumps(value) for name, value in notes.items()}
+
+
+def _notes_of_trained(model: Segmenter) -> dict[str, str]:
+    """The same of a file that holds only what was trained."""
+    over = digest_of(frozen_state(model))
+    return {**_notes(model), HOLDS: json.dumps(TRAINED), OVER: json.dumps(over)}
 
 
 def _nested(settings: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,9 @@ CONTAINERS = (
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What DistributedDataParallel, torch.compile and FSDP put between a module and its own names."""
 
+HOLDS, TRAINED = "holds", "trained"
+"""A note of a weights file, and what it says if the file has only what was trained over CLIP."""
+
 DICTS = (
     "yacs.config.CfgNode",
     "fvcore.common.config.CfgNode",
@@ -84,10 +87,6 @@ def read_weights(path: str | Path, key: str) -> Any:
         "torch.load(FILE, weights_only=False); torch.save(content['state_dict'], NEW); or allow "
         "the classes in your program with torch.serialization.add_safe_globals"
     )
-
-
-HOLDS, TRAINED = "holds", "trained"
-"""A note of a weights file, and what it says if the file has only what was trained over CLIP."""
 
 
 def read_notes(path: str | Path) -> dict[str, str]:

@@ -82,12 +82,14 @@ def test_what_was_trained_is_a_small_part(tmp_path):
     require_same(predictor, loaded(tmp_path / "third"))
 
 
-def test_a_file_of_what_was_trained_loads_nowhere_without_clip(tmp_path):
+def test_what_was_trained_loads_over_the_same_clip_alone(tmp_path):
     predictor = Predictor.from_config(trained_config(tmp_path))
     folder = predictor.save_pretrained(tmp_path / "part", only="trained")
-    keys = [*CPU, "MODEL.CLIP_WEIGHTS", "none"]
-    other = Predictor.from_pretrained(folder, keys)
-    assert not np.array_equal(answer(predictor)[1], answer(other)[1])  # CLIP counts
+    for key, value in (("CLIP_WEIGHTS", "none"), ("SEM_SEG_HEAD.CLIP_FINETUNE", "none")):
+        with pytest.raises(
+            ValueError, match="whose own weights are others here .digest .*expected"
+        ):
+            Predictor.from_pretrained(folder, [*CPU, f"MODEL.{key}", value])
     wrong = [*CPU, "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "lora"]
     with pytest.raises(ValueError, match="does not fit the model of this config"):
         Predictor.from_pretrained(folder, wrong)

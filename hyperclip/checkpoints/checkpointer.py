@@ -80,8 +80,8 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     """A digest of the names and values of a state dict."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(name.encode() + raw.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -33,6 +33,7 @@ RECORDED = ROOT / "tests" / "golden" / "arrays"
 LONG = (
     "test_resume.py",
     "test_app.py",
+    "test_hub.py",
     "test_user_errors.py",
     "test_h4_head.py",
     "test_curves.py",

@@ -23,6 +23,7 @@ import hashlib
 from hyperclip import Predictor
 from tests.pretrained import IMAGE, WORDS
 predictor = Predictor.from_pretrained({name!r}, ["MODEL.DEVICE", "cpu"], {options})
+{then}
 predictor.set_image(IMAGE)
 prediction = predictor.predict(WORDS)
 print(hashlib.sha256(prediction.confidence.tobytes() + prediction.labels.tobytes()).hexdigest())
@@ -170,27 +171,25 @@ def test_two_processes_at_once(tiny, tmp_path):
 def test_a_model_goes_up_and_comes_down(online, tmp_path):
     """By ``push_to_hub`` of one process, and ``from_pretrained`` of others, the last offline."""
     cache, name = tmp_path / "cache", "some-user/quick.model_1"
-    push = (
-        "from hyperclip import Predictor\n"
-        "p = Predictor.from_pretrained('quickstart/hyperclip', ['MODEL.DEVICE', 'cpu'])\n"
-        f"print(p.push_to_hub('{name}', only='trained', message='First «try»', measured='Good.'))"
-    )
-    done = online.run(push, cache, HF_TOKEN="hf_right")
+    options = "only='trained', message='First «try»', measured='Good.'"
+    push = f"print(predictor.push_to_hub('{name}', {options}))"
+    code = ANSWER.format(name="quickstart/hyperclip", options="", then=push)
+    done = online.run(code, cache, HF_TOKEN="hf_right")
     assert done.returncode == 0, done.stderr
     commit = online.commit("model", name)
-    assert done.stdout.strip() == f"{online.address}/{name}/commit/{commit}"
+    address, local = done.stdout.split()
+    assert address == f"{online.address}/{name}/commit/{commit}" and len(local) == 64
     assert online.messages == ["First «try»"]
     names = {"config.yaml", "model.safetensors", "README.md"}
     assert {n for n in online.of("model", name) if not n.startswith(".")} == names
     card = online.of("model", name)["README.md"].decode()
     assert f"from_pretrained('{name}')" in card and "Good." in card
-    local = online.run(ANSWER.format(name="quickstart/hyperclip", options=""), cache).stdout
     digest = hashlib.sha256(online.of("model", name)["model.safetensors"]).hexdigest()
     options = f"revision='main', sha256='{digest}'"
-    first = online.run(ANSWER.format(name=name, options=options), cache)
-    assert len(local) == 65 and first.stdout == local, first.stderr
-    pinned = ANSWER.format(name=name, options=f"revision='{commit}'")
-    assert online.run(pinned, cache, HF_HUB_OFFLINE="1").stdout == local
+    first = online.run(ANSWER.format(name=name, options=options, then=""), cache)
+    assert first.stdout.strip() == local, first.stderr
+    pinned = ANSWER.format(name=name, options=f"revision='{commit}'", then="")
+    assert online.run(pinned, cache, HF_HUB_OFFLINE="1").stdout.strip() == local
 
 
 def test_an_upload_replaces_the_files_of_the_one_before(tiny, tmp_path):
@@ -229,12 +228,11 @@ from hyperclip import Predictor
 p = Predictor.from_pretrained("catseg-vitb", ["MODEL.DEVICE", "cpu"])
 print(p.model.state_dict()["clip.ln_final.weight"].unique().item(), p.model.describe().method)
 """
-    for offline in "01":
-        done = online.run(code, tmp_path / "cache", HF_HUB_OFFLINE=offline)
-        assert done.returncode == 0, done.stderr
-        place = list(keys).index("sem_seg_head.predictor.clip_model.ln_final.weight")
-        value, method = done.stdout.split()
-        assert float(value) == values[place].item() and method == "CAT-Seg"
+    done = online.run(code, tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    place = list(keys).index("sem_seg_head.predictor.clip_model.ln_final.weight")
+    value, method = done.stdout.split()
+    assert float(value) == values[place].item() and method == "CAT-Seg"
     assert zoo.ZOO["catseg-vitb"].missing().endswith("which its first use downloads")
 
 

@@ -126,9 +126,8 @@ def devices() -> Iterator[str]:
     if torch.cuda.is_available():
         yield f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     else:
-        yield "no CUDA device" + (
-            "" if torch.version.cuda else ": this torch is built without CUDA"
-        )
+        why = "" if torch.version.cuda else ": this torch is built without CUDA"
+        yield f"no CUDA device{why}"
     if torch.backends.mps.is_available():
         yield "mps: Apple's graphics processor"
 
@@ -206,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         sys.stdout.flush()
     if findings.broken:
         listed = "\n".join(f"  {one}" for one in findings.broken)
-        sys.stdout.write(f"{len(findings.broken)} things are broken:\n{listed}\n")
+        sys.stdout.write(f"Broken ({len(findings.broken)}):\n{listed}\n")
         return 1
     sys.stdout.write("Everything essential works.\n")
     return 0

@@ -2,7 +2,7 @@
 
     hyperclip-new-dataset photos/ masks/ --output streets.yaml
     hyperclip-new-dataset photos/ instances.json --output streets.yaml
-    hyperclip-new-dataset photos/ photos/ --format labelme --output streets.yaml
+    hyperclip-new-dataset photos/ masks/ --names names.txt --output streets.yaml
 
 MASKS is a folder of masks (of class indices, with or without a palette, or colour-coded), of
 LabelMe's JSON files or of YOLO's polygons, or a JSON file of COCO (instances or panoptic). They are
@@ -105,9 +105,10 @@ def report(request: Request, description: Description) -> str:
 def train_command(request: Request, classes: int, held_out: bool) -> str:
     """A command that trains photo-mini on the dataset."""
     test = f"['{request.name}_val']" if held_out else "[]"
+    files = f"[{str(request.output)!r}]"
     words = [
         "hyperclip-train", "--config-file", "configs/photos/mini.yaml",
-        "DATASETS.FILES", f"['{request.output}']", "DATASETS.TRAIN", f"['{request.name}_train']",
+        "DATASETS.FILES", files, "DATASETS.TRAIN", f"['{request.name}_train']",
         "DATASETS.TEST", test, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(classes),
         "OUTPUT_DIR", f"output/{request.name}",
     ]  # fmt: skip

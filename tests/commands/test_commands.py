@@ -32,6 +32,14 @@ def test_a_script_runs_the_program_of_its_name(tmp_path, monkeypatch, capsys):
     assert left.value.code == 0 and "tinyscenes_val_seen" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["new-dataset", "check-datasets", "doctor"])
+def test_scripts_of_several_words(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [f"/bin/hyperclip-{name}", "--help"])
+    with pytest.raises(SystemExit) as left:
+        hyperclip.commands.console()
+    assert left.value.code == 0 and f"hyperclip-{name}" in capsys.readouterr().out
+
+
 def test_the_page_offers_what_is_installed(monkeypatch, caplog):
     app = importlib.reload(importlib.import_module("hyperclip.commands.app"))
     app.offer_first([["configs/quickstart/dense_clip.yaml"]])

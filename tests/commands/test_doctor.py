@@ -45,6 +45,7 @@ def test_what_is_essential_and_missing_is_broken(monkeypatch, capsys):
     assert doctor.main(["--no-self-test"]) == 1
     said = capsys.readouterr().out
     assert "BROKEN: no_such_module cannot be imported (ModuleNotFoundError" in said
+    assert "Broken (1):\n" in said
     assert said.rstrip().splitlines()[-1].endswith("pip install such-a-package")
 
 

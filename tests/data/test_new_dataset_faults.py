@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import shlex
+
 import numpy as np
 import pytest
-from hyperclip.commands.new_dataset import main, parse_arguments, quoted, request_of
+from hyperclip.commands.new_dataset import main, parse_arguments, quoted, request_of, train_command
 from hyperclip.data.new_dataset.yaml_text import flow, scalar
 from hyperclip.runtime.yaml_files import load_yaml
 from PIL import Image
@@ -187,3 +190,7 @@ def test_any_text_in_yaml(tmp_path, text):
 def test_words_of_a_command_line():
     assert quoted("['own.yaml']") == "\"['own.yaml']\"" and quoted("a.yaml") == "a.yaml"
     assert quoted("$HOME `x`") == "'$HOME `x`'"
+    request = request_of(parse_arguments(["a", "b", "--output", "it's $here.yaml"]))
+    words = shlex.split(train_command(request, 3, True))
+    assert ast.literal_eval(words[4]) == ["it's $here.yaml"]
+    assert words[6:9] == ["['it_s_here_train']", "DATASETS.TEST", "['it_s_here_val']"]

@@ -156,7 +156,8 @@ def find_sources(arguments: argparse.Namespace) -> list[Source]:
 
 def check_formats(arguments: argparse.Namespace, sources: Sequence[Source]) -> None:
     """ValueError where ``--format`` does not go with the sources."""
-    if not arguments.format.strip(" ,"):
+    formats = [name.strip() for name in arguments.format.split(",")]
+    if not any(formats):
         if not arguments.save:
             raise ValueError(f"--save: got nothing, expected some of {list(IMAGE_RESULTS)}")
         return
@@ -165,7 +166,7 @@ def check_formats(arguments: argparse.Namespace, sources: Sequence[Source]) -> N
             what = f"got {arguments.format} with the video {source.path}"
             raise ValueError(f"--format: {what}, expected images alone; use --save labels")
         folder = source.name.partition("/")[0]
-        if "/" in source.name and folder in WRITERS:
+        if "/" in source.name and folder in formats:
             what = f"results of {source.path} would go among those of --format {folder}"
             raise ValueError(f"--input: {what}. Rename its folder, or leave the format out")
 

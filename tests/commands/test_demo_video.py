@@ -135,10 +135,9 @@ def test_times_that_cannot_be_true(tmp_path):
     assert len(read_video(tmp_path / "a.mp4")[0]) == 1 + 1 + 120 + 1
 
 
-def test_times_always_grow(tmp_path, monkeypatch):
-    write_video(tmp_path / "a.mp4", 5)
-    reader = VideoReader(tmp_path / "a.mp4")
-    stated = iter([0.0, 0.0, 50.0, float("nan"), 1000.0])
+def reader_of(file, milliseconds):
+    """A reader of a video whose frames have these times."""
+    reader, stated = VideoReader(file), iter(milliseconds)
 
     class Times:
         def get(self, key):
@@ -148,7 +147,25 @@ def test_times_always_grow(tmp_path, monkeypatch):
             return getattr(kept, name)
 
     kept, reader.capture = reader.capture, Times()
+    return reader
+
+
+def test_times_always_grow(tmp_path):
+    write_video(tmp_path / "a.mp4", 5)
+    reader = reader_of(tmp_path / "a.mp4", [0.0, 0.0, 50.0, float("nan"), 1000.0])
     assert [f.seconds for f in reader.frames()] == pytest.approx([0, 0.1, 0.2, 0.3, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("last", "fault"),
+    [(4.9, ""), (3.0, "5 of 50 frames can be read; is it damaged or cut short?")],
+)
+def test_a_number_of_frames_that_is_estimated_from_the_length(tmp_path, last, fault):
+    """As OpenCV does for some formats: at a varying rate there are fewer, but up to the end."""
+    write_video(tmp_path / "a.mp4", 5, rate=10)
+    reader = reader_of(tmp_path / "a.mp4", [1000 * last * k / 4 for k in range(5)])
+    reader.announced = 50
+    assert len(list(reader.frames())) == 5 and reader.fault() == fault
 
 
 @pytest.mark.parametrize(("turn", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])

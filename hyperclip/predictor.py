@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_SCORES = 2**25
+"""Scores of all classes that :meth:`Predictor.top` has in memory at a time: 128 MB."""
+
 AnyImage = str | Path | Image.Image | np.ndarray | Tensor
 """What :func:`pixels_of` takes."""
 
@@ -360,3 +363,25 @@ class Predictor:
         asked, synonyms = (text.asked(vocabulary), text.rule(vocabulary)) if text else (None, "")
         maps = None if answer.scores is None else answer.scores.float().cpu().numpy()
         return Prediction(labels, confidence, vocabulary.names, asked, synonyms, maps)
+
+    def top(
+        self, image: EncodedImage, vocabulary: str | Vocabulary, k: int = 3
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best classes of each pixel, best first, without any background: labels int32
+        (k, h, w) and scores float16 (k, h, w), fewer than k for as few classes.
+
+        They are of the image's size, or smaller in its proportions where the scores of all classes
+        would be more than ``MOST_SCORES``. Raises as :meth:`segment`, and ValueError for k < 1.
+        """
+        if k < 1:
+            raise ValueError(f"k: got {k}, expected 1 or more best classes")
+        vocabulary = Question.of(vocabulary).vocabulary
+        height, width = image.size
+        scale = min(1.0, (MOST_SCORES / (len(vocabulary) * height * width)) ** 0.5)
+        size = (max(1, int(height * scale)), max(1, int(width * scale)))
+        with self._lock, float32_products(self.precision == "tf32"):
+            answer = self.model.segment(image.encoded, Question(vocabulary, scores=True), size)
+        scores = answer.as_dict()["sem_seg"]
+        FiniteCheck().add("the scores", scores).require(self.model)
+        best, labels = scores.topk(min(k, len(scores)), dim=0)
+        return labels.cpu().numpy().astype(np.int32), best.half().cpu().numpy()

@@ -1,213 +1,225 @@
-"""The page in a real browser: upload, type, segment, and compare the returned mask with Python's;
-bad input.
-
-And its HTTP interface, as a program that means harm would use it.
+"""The page in a real browser: upload, type, segment, compare the returned mask with Python's, every
+control, bad input, the queue, the keyboard, and axe-core's rules.
 """
 
 from __future__ import annotations
 
-import http.server
-import importlib
-import io
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from pathlib import Path
 
-import hyperclip.commands.app
+import axe_core_python
 import numpy as np
 import pytest
-import torch
-from cliper.postprocess import LabelOptions
-from detectron2.modeling import build_model
-from hyperclip.config import load_config
-from hyperclip.data import read_image
+from hyperclip.page.pictures import pictures
 from hyperclip.predictor import Predictor
 from hyperclip.tinyscenes.drawing import render_scene
+from hyperclip.visualization import palette
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
-from selenium import webdriver
+from pycocotools import mask as run_lengths
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-from tests.conftest import ROOT
-from tests.helpers.defaults import default
+from tests.helpers.page import (
+    CLASSES,
+    answered,
+    ask,
+    ask_in_queue,
+    chromium,
+    download,
+    fill,
+    find,
+    labels_in,
+    labels_of,
+    message,
+    png,
+    press,
+    running,
+    send,
+    upload,
+    wait_for,
+)
 
 CONFIG = "configs/quickstart/cliper.yaml"
-CLASSES, NO_CLASS = "red plain circle; blue striped star; green dotted cross, cross", "grey ground"
-
-
-@contextmanager
-def running(temporary, *arguments):
-    """The app in a process of its own, as a user starts it, with a folder of its own for temporary
-    files: its address.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(ROOT / "demo" / "app.py"),
-        "--port",
-        str(port),
-        *map(str, arguments),
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "TMPDIR": str(temporary),
-    }
-    environment.pop("GRADIO_TEMP_DIR", None)
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=(log := open(temporary / "stderr", "w")),
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}/"
-    for _ in range(240):
-        assert process.poll() is None, (temporary / "stderr").read_text()
-        try:
-            urllib.request.urlopen(url, timeout=2).read()
-            break
-        except OSError:
-            time.sleep(0.5)
-    try:
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        log.close()
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 
 
 @pytest.fixture(scope="module")
 def temporary(tmp_path_factory):
-    """The app's temporary files."""
+    """The program's temporary files."""
     return tmp_path_factory.mktemp("temporary")
 
 
 @pytest.fixture(scope="module")
-def address(temporary):
-    with running(temporary) as url:
-        yield url
+def program(temporary):
+    """With a small system, so that most tests wait for the browser alone, and the default one."""
+    offer = ("--config-file", CONFIG, "MODEL.DEVICE", "cpu")
+    with running(temporary, *offer, "--max-megapixels", 1, "--max-megabytes", 1) as program:
+        yield program
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Headless Chromium from Debian's packages."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.fail(
-            "this test needs Chromium: apt-get install chromium chromium-driver (.ci/run does)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "no-first-run",
-        "window-size=1400,1200",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "disable-quic",
-        f"user-data-dir={profile}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    session.implicitly_wait(20)
-    yield session
-    session.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as session:
+        yield session
 
 
 @pytest.fixture
-def page(browser, address):
-    browser.get(address)
+def page(browser, program):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(program.address)
+    for kind in ("performance", "browser"):
+        browser.get_log(kind)
     return browser
 
 
-def fill(page, element, text):
-    box = page.find_element(By.CSS_SELECTOR, f"#{element} textarea, #{element} input[type=text]")
-    box.clear()
-    box.send_keys(text)
-
-
-def upload(page, path):
-    page.find_element(By.CSS_SELECTOR, "#picture input[type=file]").send_keys(str(path))
-    page.find_element(By.CSS_SELECTOR, "#picture img")  # waits for the preview
-
-
-def press(page):
-    page.find_element(By.CSS_SELECTOR, "#segment, #segment button").click()
-
-
-def message(page):
-    return page.find_element(By.CSS_SELECTOR, ".toast-body").get_attribute("textContent")
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    path = tmp_path_factory.mktemp("picture") / "scene.png"
-    Image.fromarray(render_scene("val_seen", 0)[0]).save(path)
+    path = tmp_path_factory.mktemp("picture") / "scène 1.png"
+    Image.fromarray(render_scene("val_seen", 7)[0]).save(path)
     return path
 
 
-def test_upload_type_segment_compare(page, scene, address):
+def tick(page, group, label):
+    """Click on the radio button or the box that has this label."""
+    find(page, f"#{group}").find_element(By.XPATH, f".//label[contains(., '{label}')]").click()
+
+
+def typed(page, element):
+    """What a box holds."""
+    return find(page, f"#{element} textarea").get_attribute("value")
+
+
+def source(page):
+    """Where the browser has the overlay from."""
+    return find(page, "#overlay img").get_attribute("src")
+
+
+def pixels_shown(page):
+    """The overlay as the browser draws it, uint8 RGB (H, W, 3)."""
+    script = """
+    const image = document.querySelector("#overlay img"), canvas = document.createElement("canvas")
+    canvas.width = image.naturalWidth; canvas.height = image.naturalHeight
+    const context = canvas.getContext("2d"); context.drawImage(image, 0, 0)
+    return [canvas.height, canvas.width,
+            Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)]
+    """
+    height, width, values = page.execute_script(script)
+    return np.asarray(values, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def test_upload_type_segment_compare_and_every_control(page, scene, predictor, tmp_path):
+    """A visit from the upload to the files."""
     upload(page, scene)
     fill(page, "classes", CLASSES)
-    fill(page, "background", NO_CLASS)
     press(page)
-    returned = labels_of(
-        page.find_element(By.CSS_SELECTOR, "#labels a[download='labels.png']").get_attribute(
-            "outerHTML"
-        )
-    )
-    predictor = Predictor.from_pretrained(overrides=["MODEL.DEVICE", "cpu"])
-    predictor.set_image(scene)
-    vocabulary = Vocabulary.from_text(CLASSES, NO_CLASS)
-    expected = predictor.predict(vocabulary).labels
-    assert returned.shape == expected.shape and (returned == expected).all()
-    picture = page.find_element(By.CSS_SELECTOR, "#overlay img")
-    assert int(picture.get_attribute("naturalWidth")) > 300
-    asked = [
-        entry["message"]
-        for entry in page.get_log("performance")
-        if '"Network.requestWillBeSent"' in entry["message"]
+    answered(page)
+    expected = predictor.segment(predictor.encode(scene), CLASSES)
+    rows = [row for row in expected.to_table() if row.pixels]
+    legend = find(page, "#legend table")
+    for row in rows:
+        assert f"{row.name} {row.share:.1%} {row.confidence:.2f}" in legend.text
+    colors = palette(3)[sorted(range(3), key=lambda i: -expected.to_table()[i].pixels)][: len(rows)]
+    swatches = legend.find_elements(By.CSS_SELECTOR, ".hc-swatch")
+    found = [swatch.value_of_css_property("background-color") for swatch in swatches]
+    assert found == [f"rgba({r}, {g}, {b}, 1)" for r, g, b in colors.tolist()]
+    _compare_files(page, expected, tmp_path)
+    _compare_pixels(page, expected, predictor, scene)
+    _hide_and_fade(page, expected)
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls = [params["request"]["url"] for params in sent]
+    outside = [u for u in urls if u.startswith("http") and not u.startswith("http://127.0.0.1:")]
+    assert urls and outside == []
+    assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def _compare_files(page, expected, folder):
+    files = [download(page, f"{name}-file", folder) for name in ("overlay", "labels", "coco")]
+    assert [re.sub(".*_", "", file.name) for file in files] == [
+        "overlay.png",
+        "labels.png",
+        "coco.json",
     ]
-    # nothing from outside
-    assert asked and not [
-        m for m in asked if '"url":"http' in m and '"url":"http://127.0.0.1' not in m
-    ]
+    np.testing.assert_array_equal(labels_in(files[1].read_bytes()), expected.labels)
+    document = json.loads(files[2].read_text())
+    assert document["images"][0]["width"] == 96 and len(document["annotations"]) > 1
+    for entry in document["annotations"]:
+        mask = run_lengths.decode(entry["segmentation"]).astype(bool)
+        np.testing.assert_array_equal(mask, expected.labels == entry["category_id"] - 1)
+    with Image.open(files[0]) as overlay:
+        assert overlay.height == 384 and overlay.width > 384  # with its legend
+
+
+def _compare_pixels(page, expected, predictor, scene):
+    picture = find(page, "#overlay img")
+    picture.click()  # its middle
+    said = wait_for(page, lambda p: find(p, "#pixel").text)
+    column, row = (int(find(page, f"#{n} input").get_attribute("value")) for n in ("column", "row"))
+    assert abs(column - 48) <= 1 and abs(row - 48) <= 1
+    labels, scores = predictor.top(predictor.encode(scene), CLASSES)
+    for y, x in ((row, column), (3, 90)):
+        if (y, x) != (row, column):  # by the keyboard
+            fill(page, "column", str(x))
+            fill(page, "row", str(y) + Keys.ENTER)
+            said = wait_for(
+                page, lambda p, y=y, x=x: f"({x}, {y})" in (t := find(p, "#pixel").text) and t
+            )
+        assert f"Pixel ({x}, {y}): {expected.names[expected.labels[y, x]]}" in said
+        for k in range(3):
+            assert f"{expected.names[labels[k, y, x]]}: {scores[k, y, x]:.3f}" in said
+
+
+def _hide_and_fade(page, expected):
+    largest = max(range(3), key=lambda i: (expected.labels == i).sum())
+    before, colored = source(page), pixels_shown(page)
+    tick(page, "visible", expected.names[largest])
+    after = wait_for(page, lambda p: source(p) != before and source(p))
+    time.sleep(0.3)
+    changed = (pixels_shown(page) != colored).any(axis=2)
+    mask = np.kron(expected.labels == largest, np.ones((4, 4), bool))
+    assert changed[mask].mean() > 0.8 and not changed[~mask].any()
+    fill(page, "opacity", "0")
+    find(page, "#opacity input[type=number]").send_keys(Keys.ENTER)
+    wait_for(page, lambda p: source(p) != after)
+    time.sleep(0.3)
+    image = np.kron(render_scene("val_seen", 7)[0], np.ones((4, 4, 1), np.uint8))
+    np.testing.assert_array_equal(pixels_shown(page), image)
 
 
 @pytest.mark.parametrize(
-    ("classes", "background", "expected"),
+    ("classes", "words", "threshold", "expected"),
     [
-        ("", "", "got no class"),
-        ("cat; cat", "", "are both 'cat'"),
-        ("cat; dog", "dog", "'dog' is also a class"),
+        ("", "", "", "got no class"),
+        ("cat; cat", "", "", "are both 'cat'"),
+        ("cat; dog", "dog", "", "'dog' is also a class"),
+        ("cat; dog", " ", "", "Background words: got none"),
+        ("cat; dog", "", "3", "expected a number from 0 to 2"),
+        ("cat; dog", "", "much", "got 'much', expected a number"),
     ],
 )
-def test_bad_words_give_a_message(page, scene, classes, background, expected):
+def test_bad_words_give_a_message_that_stays(page, scene, classes, words, threshold, expected):
     upload(page, scene)
     fill(page, "classes", classes)
-    fill(page, "background", background)
+    if words:
+        tick(page, "background", "Named by words")
+        fill(page, "background-words", words)
+    if threshold:
+        find(page, ".label-wrap").click()
+        fill(page, "class-threshold", threshold)
     press(page)
     assert expected in message(page)
+    page.implicitly_wait(0)
+    assert not page.find_elements(By.CSS_SELECTOR, ".toast-body, #overlay img")
+    page.implicitly_wait(20)
 
 
 def test_no_picture_gives_a_message(page):
@@ -216,344 +228,165 @@ def test_no_picture_gives_a_message(page):
     assert "Upload an image first" in message(page)
 
 
-def test_a_broken_picture_gives_a_message(page, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    page.find_element(By.CSS_SELECTOR, "#picture input[type=file]").send_keys(str(broken))
-    page.find_element(By.CSS_SELECTOR, "#picture img")
+def test_bad_pictures_give_a_message(page, tmp_path):
+    """Broken, of 100 megapixels, of too many bytes: the last two as soon as they are uploaded."""
+    (broken := tmp_path / "text.jpg").write_text("no image")
+    Image.new("1", (10_000, 10_000)).save(huge := tmp_path / "huge.png")
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(png(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)))
     fill(page, "classes", "cat")
+    find(page, "#picture input[type=file]").send_keys(str(huge))
+    assert "'huge.png': got 10000 x 10000 = 100.0 megapixels, expected at most 1" in message(page)
+    for path, expected in ((heavy, "got 1.4 MB, expected at most 1"), (broken, "cannot be read")):
+        find(page, "#picture [aria-label='Remove Image']").click()
+        find(page, "#picture input[type=file]").send_keys(str(path))
+        find(page, "#picture img")
+        press(page)
+        assert wait_for(page, lambda p, e=expected: e in message(p))
+        assert path.name in message(page)
+
+
+def test_examples_and_words_of_the_background(page, predictor):
+    buttons = page.find_elements(By.CSS_SELECTOR, "#examples button")
+    assert [button.text for button in buttons] == [picture.title for picture in pictures()]
+    for button, picture in zip(buttons, pictures(), strict=True):
+        button.click()
+        wait_for(page, lambda p, w=picture.words: typed(p, "classes") == w)
+        find(page, "#picture img")
+    tick(page, "background", "Named by words")
+    fill(page, "background-words", "water; floor")
     press(page)
-    assert "cannot be read" in message(page)
+    answered(page)
+    vocabulary = Vocabulary.from_text(picture.words + "; water; floor")
+    labels = predictor.segment(predictor.encode(picture.draw()), vocabulary).labels
+    nothing = (labels >= len(vocabulary) - 2).mean()
+    assert nothing > 0 and f"no class {nothing:.1%}" in find(page, "#legend").text
+    tick(page, "background", "Pixels below a confidence")
+    fill(page, "threshold", "2")
+    find(page, "#threshold input[type=number]").send_keys(Keys.TAB)
+    press(page)
+    wait_for(page, lambda p: "no class 100.0%" in find(p, "#legend").text)
 
 
-def test_thresholds_out_of_range_give_a_message(page, address, scene):
+def test_a_class_list_is_uploaded(page, tmp_path):
+    (good := tmp_path / "names.txt").write_text("cat, kitten\nBär\n\nroad\n", encoding="utf-8")
+    (bad := tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    box = find(page, "input[type=file][accept*='.txt']")
+    box.send_keys(str(good))
+    wait_for(page, lambda p: typed(p, "classes") == "cat, kitten\nBär\nroad")
+    box.send_keys(str(bad))
+    assert "'bad.txt': not text in UTF-8" in message(page)
+    assert typed(page, "classes") == "cat, kitten\nBär\nroad"
+
+
+def test_whoever_waits_sees_the_place_in_the_queue(page, program, scene):
+    words = "; ".join(f"thing {k}" for k in range(1000))
+    picture = send(program.address, scene.read_bytes())
     upload(page, scene)
-    fill(page, "classes", "cat")
-    page.find_element(By.CSS_SELECTOR, "#class-threshold input").send_keys("3")
+    fill(page, "classes", "cat; dog")
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(ask_in_queue, program.address, picture, words) for _ in range(4)]
+        time.sleep(0.3)
+        press(page)
+        place = re.compile(r"queue: [1-5]/[1-5] \| [\d.]+")
+        wait_for(page, lambda p: place.search(find(p, "#message").text))
+        answered(page)
+        assert all('role="alert"' not in other.result()[0] for other in others)
+
+
+def test_a_browser_that_goes_away_takes_nobody_with_it(page, program, scene, temporary, predictor):
+    upload(page, scene)
+    page.execute_script(
+        """const box = document.querySelector("#classes textarea")
+        box.value = Array.from({length: 1000}, (_, k) => "thing " + k).join(";")
+        box.dispatchEvent(new Event("input"))"""
+    )
     press(page)
-    assert "expected a number from 0 to 2" in message(page)
-    for wrong in (-0.5, 2.5, float("nan"), "0.5"):
-        status, answer = ask(address, send(address, scene.read_bytes()), "cat", pixel=wrong)
-        assert status != 200 and "data" not in answer
+    page.get("about:blank")
+    picture = send(program.address, scene.read_bytes())
+    values = ask(program.address, picture, CLASSES, system=CONFIG)[1]["data"]
+    expected = predictor.segment(predictor.encode(scene), CLASSES).labels
+    np.testing.assert_array_equal(labels_of(program.address, values), expected)
+    assert "Traceback" not in (temporary / "stderr").read_text()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 1400), ("dark", 360)])
+def test_axe_core_finds_nothing_serious(page, program, scene, theme, width):
+    """At first, with an error, and with all controls and an answer; and no page wider than it."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.get(f"{program.address}?__theme={theme}")
+    find(page, "#segment")
+    page.execute_script(AXE.read_text(encoding="utf-8"))
+    faults = serious_faults(page)
+    press(page)
+    message(page)
+    upload(page, scene)
+    faults += serious_faults(page)
+    fill(page, "classes", CLASSES)
+    tick(page, "background", "Pixels below a confidence")
+    tick(page, "background", "Named by words")
+    fill(page, "background-words", "wall")
+    find(page, ".label-wrap").click()
+    find(page, "#class-threshold textarea, #class-threshold input")
+    press(page)
+    answered(page)
+    fill(page, "column", "1")
+    fill(page, "row", "1" + Keys.ENTER)
+    find(page, "#pixel ol")
+    page.implicitly_wait(0)
+    wait_for(page, lambda p: not p.find_elements(By.CSS_SELECTOR, ".pending"))  # which is faint
+    page.implicitly_wait(20)
+    faults += serious_faults(page)
+    assert faults == []
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def serious_faults(page):
+    """What axe-core calls serious or critical, with the elements it is about."""
+    page.set_script_timeout(60)
+    found = page.execute_async_script(
+        "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done)"
+    )
+    return [
+        (fault["id"], [node["any"][0]["message"] for node in fault["nodes"]])
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_the_keyboard_reaches_every_control(page, scene):
+    upload(page, scene)
+    fill(page, "classes", CLASSES)
+    press(page)
+    answered(page)
+    wanted = (
+        "picture classes class-list background segment examples opacity legend visible "
+        "overlay-file labels-file coco-file column row name-pixel"
+    ).split()
+    reached, marked = set(), []
+    page.execute_script("document.activeElement.blur()")
+    for _ in range(60):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        reached |= set(page.execute_script(WHERE))
+        marked.append(page.execute_script(OUTLINE))
+    assert [name for name in wanted if name not in reached] == []
+    assert sum(marked) > 0.8 * len(marked)  # where one is can be seen
+    find(page, "#segment").send_keys(Keys.ENTER)
+    answered(page)
+
+
+WHERE = """
+const ids = []
+for (let e = document.activeElement; e; e = e.parentElement) if (e.id) ids.push(e.id)
+return ids
+"""
+OUTLINE = """
+const style = getComputedStyle(document.activeElement)
+return style.outlineStyle != "none" && parseFloat(style.outlineWidth) >= 2
+"""
 
 
 def test_no_box_takes_a_path(page):
-    labels = page.find_element(By.CSS_SELECTOR, "body").text
-    assert "Weights" not in labels and not page.find_elements(By.CSS_SELECTOR, "#weights")
-
-
-# The HTTP interface
-# ------------------------------------------------------------------------------------------------
-
-
-def labels_of(html):
-    """The label map of the second answer."""
-    link = re.search('href="(data:image/png;name=labels.png;base64,[^"]+)"', html).group(1)
-    with urllib.request.urlopen(link) as answer:
-        return np.asarray(Image.open(io.BytesIO(answer.read())))
-
-
-def ask(address, picture, classes, system="CLIPer (quickstart)", score=None, pixel=None):
-    """Call the page's function past its queue: (status, answer)."""
-    body = json.dumps({"data": [picture, classes, "", score, pixel, system]}).encode()
-    request = urllib.request.Request(
-        f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def send(address, content, name="image.png"):
-    """Upload a file; what the page would send of it."""
-    head = f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'  # noqa: E501
-    body = head.encode() + content + b"\r\n--edge--\r\n"
-    header = {"Content-Type": "multipart/form-data; boundary=edge"}
-    with urllib.request.urlopen(
-        urllib.request.Request(f"{address}gradio_api/upload", body, header)
-    ) as answer:
-        (path,) = json.loads(answer.read())
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-
-def png(array):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, format="PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def fetched():
-    """A server on this machine and the addresses that were asked of it."""
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        do_HEAD = do_GET
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/secret.png", asked
-    server.shutdown()
-
-
-def attempts(path, meta):
-    """Descriptions of a file that was not uploaded."""
-    described = {"path": str(path), **({"meta": {"_type": "gradio.FileData"}} if meta else {})}
-    return [
-        described,
-        {**described, "is_stream": True},
-        {**described, "url": f"file://{path}"},
-        [described],
-        str(path),
-    ]
-
-
-@pytest.mark.parametrize("meta", [True, False])
-def test_no_request_opens_a_file_of_the_machine(address, scene, temporary, meta):
-    good = send(address, scene.read_bytes())
-    folder = os.path.dirname(os.path.dirname(good["path"]))
-    link = scene.parent / "link"
-    if not link.exists():
-        os.symlink(scene, link)
-    missing = scene.parent / "missing.png"
-    sidelong = os.path.join(folder, os.path.relpath(scene, folder))
-    messages = set()
-    others = (ROOT / "docs/quickstart.png", "docs/quickstart.png", "/dev/zero", folder, "", "a\0b")
-    for path in (scene, link, missing, sidelong, *others):
-        for payload in attempts(path, meta):
-            status, answer = ask(address, payload, "cat")
-            assert status != 200 and "data" not in answer, payload
-            messages.add((isinstance(payload, str), answer["error"]))
-    # the same for files that exist and others
-    assert len({text for plain, text in messages if not plain}) == 1
-    assert str(scene) not in str(messages)
-    assert ask(address, good, "cat")[0] == 200
-
-
-@pytest.mark.parametrize("box", range(6))
-def test_no_request_fetches_an_address(address, scene, fetched, box):
-    url, asked = fetched
-    for payload in [
-        url,
-        *attempts(url, True),
-        {"path": send(address, scene.read_bytes())["path"], "url": url},
-    ]:
-        data = [send(address, scene.read_bytes()), "cat", "", None, None, "CLIPer (quickstart)"]
-        data[box] = payload
-        body = json.dumps({"data": data}).encode()
-        request = urllib.request.Request(
-            f"{address}gradio_api/run/segment", body, {"Content-Type": "application/json"}
-        )
-        try:
-            urllib.request.urlopen(request, timeout=60).read()
-        except urllib.error.HTTPError:
-            pass
-    assert asked == []
-
-
-def test_requests_past_the_queue_do_not_meet_and_leave_no_file(address, temporary):
-    words = [
-        "red plain circle; blue striped star",
-        "green dotted cross; yellow plain square; cyan plain star",
-    ]
-    images = [render_scene("val_seen", k)[0] for k in range(4)]
-    uploads = [send(address, png(image)) for image in images]
-    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    expected = {
-        (k, w): predictor.segment(predictor.encode(images[k]), words[w]).labels
-        for k in range(4)
-        for w in range(2)
-    }
-    before = sorted(temporary.rglob("*"))
-
-    def call(number):
-        k, w = number % 4, number // 4 % 2
-        status, answer = ask(address, uploads[k], words[w])
-        return status == 200 and (labels_of(answer["data"][1]) == expected[k, w]).mean() > 0.999
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(call, range(24)))
-    assert sorted(temporary.rglob("*")) == before
-
-
-def test_nothing_is_left_when_the_program_ends(tmp_path, scene):
-    with running(tmp_path) as address:
-        picture = send(address, scene.read_bytes())
-        assert os.path.isfile(picture["path"]) and picture["path"].startswith(str(tmp_path))
-        assert ask(address, picture, "cat")[0] == 200
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file() and p.name != "stderr"] == []
-    assert "Traceback" not in (tmp_path / "stderr").read_text()
-
-
-# The functions behind it
-# -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def app():
-    return importlib.reload(hyperclip.commands.app)
-
-
-ABSTAIN = [
-    "MODEL.DEVICE",
-    "cpu",
-    "MODEL.CLIPER.PROTOCOL",
-    "abstain",
-    "MODEL.CLIPER.SCORE_THRESHOLD",
-    "0.3",
-    "MODEL.CLIPER.BACKGROUND_THRESHOLD",
-    "0.45",
-    "MODEL.CLIPER.NORMALIZE",
-    "True",
-]
-
-
-def test_thresholds_of_the_config_hold_until_they_are_changed():
-    predictor = Predictor.from_config(CONFIG, ABSTAIN)
-    image, words = (
-        predictor.encode(render_scene("val_seen", 0)[0]),
-        Vocabulary.from_text(CLASSES, NO_CLASS),
-    )
-    own, cases = (
-        predictor.model.labels,
-        {
-            (None, None): default(LabelOptions, "abstain", 0.3, 0.45, True),
-            (0.9, None): default(LabelOptions, "abstain", 0.9, 0.45, True),
-            (None, 0.8): default(LabelOptions, "abstain", 0.3, 0.8, True),
-            (0.0, 0.0): default(LabelOptions, "abstain", 0.0, 1e-6, True),
-        },
-    )
-    answers = {}
-    for (score, pixel), options in cases.items():
-        found = answers[score, pixel] = predictor.segment(
-            image, words, class_threshold=score, threshold=pixel
-        ).labels
-        assert predictor.model.labels == own
-        predictor.model.labels = options  # as if the config said so
-        np.testing.assert_array_equal(found, predictor.segment(image, words).labels)
-        predictor.model.labels = own
-    assert len({found.tobytes() for found in answers.values()}) >= 3
-    assert (answers[None, None] == -1).any() and (answers[0.0, 0.0] == -1).mean() < 0.01
-
-
-def test_a_system_that_gives_every_pixel_a_class_does_so_until_a_threshold_is_typed():
-    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    image, words = (
-        predictor.encode(render_scene("val_seen", 0)[0]),
-        Vocabulary.from_text(CLASSES, NO_CLASS),
-    )
-    own = predictor.segment(image, words)
-    assert (own.labels >= 0).all()
-    cut = predictor.segment(image, words, threshold=float(np.median(own.confidence)))
-    assert 0.4 < (cut.labels == -1).mean() < 0.6
-    kept = cut.labels != -1
-    np.testing.assert_array_equal(cut.labels[kept], own.labels[kept])
-    best = [own.confidence[own.labels == i].max(initial=0) for i in range(3)]
-    assert (
-        set(np.unique(predictor.segment(image, words, class_threshold=1.99).labels)) == {-1}
-        and max(best) < 1.99
-    )
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 2.5, "1", True, [0.5]])
-def test_thresholds_that_are_none(app, value):
-    with pytest.raises(ValueError, match="Pixel threshold: got .*, expected a number from 0 to 2"):
-        app.checked_threshold("Pixel threshold", value)
-    assert app.checked_threshold("x", None) is None and app.checked_threshold("x", 0) == 0
-
-
-def test_a_replaced_checkpoint_gives_new_answers(app, tmp_path):
-    """Of the same name, size and time; and the same content is not built again."""
-    config, weights = "configs/quickstart/hyperclip.yaml", tmp_path / "model.pth"
-    states = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        states.append(build_model(load_config(config, ["MODEL.DEVICE", "cpu"])).state_dict())
-    app.offer_first([[config, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(weights)]])
-    image, answers, built = render_scene("val_seen", 0)[0], [], []
-    for state in (states[0], states[0], states[1], states[0]):
-        torch.save({"model": state}, weights)
-        os.utime(weights, (1e9, 1e9))
-        built.append(app.predictors.get(config))
-        answers.append(built[-1].segment(built[-1].encode(image), CLASSES).confidence)
-    np.testing.assert_array_equal(answers[0], answers[1])
-    np.testing.assert_array_equal(answers[0], answers[3])
-    assert np.abs(answers[0] - answers[2]).max() > 1e-3
-    assert built[0] is built[1] and built[0] is built[3] and built[2] is not built[0]
-
-
-def test_configs_are_offered_with_their_overrides(app, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("VERSION: 2\n")
-    app.offer_first([["mine.yaml"], ["mine.yaml", "MODEL.WEIGHTS", "a.pth"]])
-    assert list(app.SYSTEMS)[:2] == ["mine.yaml", "mine.yaml (2)"] and len(app.SYSTEMS) == 4
-    assert app.SYSTEMS["mine.yaml"] == app.SYSTEMS["mine.yaml (2)"] == str(tmp_path / "mine.yaml")
-    assert app.OVERRIDES["mine.yaml"] == [] and app.OVERRIDES["mine.yaml (2)"] == [
-        "MODEL.WEIGHTS",
-        "a.pth",
-    ]
-    with pytest.raises(FileNotFoundError, match="got 'none.yaml', which does not exist"):
-        app.offer_first([["none.yaml"]])
-    with pytest.raises(ValueError, match="unknown config key MODEL.WEIGHT "):
-        app.offer_first([["mine.yaml", "MODEL.WEIGHT", "a.pth"]])
-
-
-def test_the_best_model_here_comes_first_where_no_config_is_given(app, scene, monkeypatch):
-    app.offer_first([])
-    first = next(iter(app.SYSTEMS))
-    assert first == app.zoo.ZOO["photo-mini"].what and len(app.SYSTEMS) == 3
-    answer = app.segment(str(scene), "circle; cross", "", None, None, first)[1]
-    assert labels_of(answer).shape == (96, 96)
-
-    def nothing():
-        raise FileNotFoundError("no model is on this machine")
-
-    monkeypatch.setattr(app.zoo, "best_here", nothing)
-    app.SYSTEMS.pop(first)
-    app.offer_first([])
-    assert len(app.SYSTEMS) == 2
-
-
-def test_images_are_read_as_the_system_s_config_says(app, tmp_path):
-    """12 bits in 16, which are black without it; and the size that is allowed."""
-    grey = render_scene("val_seen", 0)[0].astype(np.uint16)[..., 0] << 4
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    pairs = (["INPUT.IMAGE_BITS", "12"], ["INPUT.MAX_PIXELS", "99"])
-    app.offer_first([[CONFIG, "MODEL.DEVICE", "cpu", *pair] for pair in pairs])
-    words = "red plain circle; blue striped star"
-    answer = app.segment(str(tmp_path / "grey.png"), words, "", None, None, CONFIG)[1]
-    predictor = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-    right, black = (read_image(tmp_path / "grey.png", image_bits=bits) for bits in (12, 0))
-    wanted, wrong = (
-        predictor.segment(predictor.encode(image), words).labels for image in (right, black)
-    )
-    np.testing.assert_array_equal(labels_of(answer), wanted)
-    assert right.max() > 8 * black.max() and (wanted != wrong).any()
-    with pytest.raises(app.gr.Error, match="'grey.png.*9216 pixels are more than 99"):
-        app.segment(str(tmp_path / "grey.png"), words, "", None, None, f"{CONFIG} (2)")
-
-
-def test_the_page_says_which_names_were_asked(app, scene):
-    app.offer_first([[CONFIG, "MODEL.DEVICE", "cpu"]])
-
-    def said(words):
-        return re.findall("<p>(.*?)</p>", app.segment(str(scene), words, "", None, None, CONFIG)[1])
-
-    asked = "red plain circle: asked by red plain circle, a circle (mean of these names)"
-    assert said("red plain circle; cross") == []
-    assert (
-        said("red plain circle, a circle; cross") == said("red plain circle, a circle;") == [asked]
-    )
-    first, warning = said("red plain circle, a circle")
-    assert first == asked and warning.startswith("Warning: ") and "for 2 classes write" in warning
-    assert "&lt;b&gt;cross: asked by &lt;b&gt;cross, x" in said("<b>cross, x; star")[0]
+    labels = find(page, "body").text
+    assert "Weights" not in labels

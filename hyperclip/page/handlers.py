@@ -1,0 +1,159 @@
+"""What the page's controls do. Errors that a visitor can mend come back as text for the page."""
+
+from __future__ import annotations
+
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..vocabulary import Vocabulary
+from . import rendering, words
+from .answers import Answer, Answers, Request
+from .background import Background, threshold_of
+from .pictures import Picture
+
+MENDABLE = (ImportError, MemoryError, OSError, ValueError)
+"""What the visitor, or who started the program, can mend."""
+LIST_BYTES = 2**20
+
+
+class Handlers:
+    """The functions behind the controls: they answer with values of Gradio's components."""
+
+    def __init__(self, answers: Answers, pictures: list[Picture]) -> None:
+        self.answers, self.pictures = answers, pictures
+
+    def segment(
+        self,
+        image: str | None,
+        classes: str,
+        rule: str,
+        threshold: float,
+        background: str,
+        class_threshold: str,
+        system: str,
+        opacity: float,
+        token: str,
+    ) -> tuple[Any, ...]:
+        """Message, visibility of the results, overlay, legend, boxes of the classes, the three
+        files, and the token of the answer; after an error the message alone, and no results.
+
+        Args:
+            image: the uploaded file. classes, background: words as typed. token: of the answer
+                before, which is dropped. others: see :class:`Background` and :class:`Request`.
+        """
+        try:
+            if not image:
+                raise ValueError("Upload an image first, or take an example")
+            self.answers.forget(token)
+            least = threshold_of("Class threshold", class_threshold)
+            wanted = Background(rule, threshold, background or "", least)
+            answer = self.answers.ask(Request(system, image, classes or "", wanted))
+            files = rendering.save_files(answer, opacity)
+        except MENDABLE as error:
+            message = str(error).replace(image or "\0", Path(image or "").name)
+            return words.error(message), gr.update(visible=False), *[None] * 3, *[None] * 3, "", ""
+        lines = words.asked_names(answer.vocabulary, answer.prediction)
+        return (
+            words.notes(lines),
+            gr.update(visible=True),
+            rendering.shown(answer, opacity, ()),
+            words.legend(answer),
+            _boxes(answer),
+            *files,
+            "",
+            answer.token,
+        )
+
+    def check_image(self, image: str | None, system: str) -> Any:
+        """The message on an image that was just uploaded, if it is too large."""
+        try:
+            if image:
+                self.answers.check_image(system, image)
+        except MENDABLE as error:
+            return words.error(str(error))
+        return gr.skip()
+
+    def repaint(self, token: str, opacity: float, visible: list[int]) -> tuple[Any, Any, str]:
+        """Overlay, its file and message for another opacity, or other classes that are visible."""
+        try:
+            answer = self.answers.find(token)
+            hidden = set(range(len(answer.vocabulary))).difference(map(int, visible))
+            overlay = rendering.shown(answer, opacity, hidden)
+            return overlay, rendering.overlay_file(answer, opacity, hidden), ""
+        except MENDABLE as error:
+            return gr.skip(), gr.skip(), words.error(str(error))
+
+    def clicked(self, token: str, event: gr.SelectData) -> tuple[Any, Any, str]:
+        """Column and row of the pixel that was clicked in the overlay, and what it is."""
+        try:
+            answer = self.answers.find(token)
+        except ValueError as error:
+            return gr.skip(), gr.skip(), words.error(str(error))
+        height, width = answer.prediction.labels.shape
+        scale = rendering.scale_of(answer)
+        column, row = (int((place + 0.5) / scale) for place in event.index)
+        column, row = min(column, width - 1), min(row, height - 1)
+        return column, row, self.name_pixel(token, column, row)
+
+    def name_pixel(self, token: str, column: float | None, row: float | None) -> str:
+        """What a pixel of the image is, or an error."""
+        try:
+            if column is None or row is None:
+                raise ValueError("Pixel: type its column and its row, or click on the overlay")
+            answer = self.answers.find(token)
+            return words.pixel(answer, self.answers.best(token), int(column), int(row))
+        except MENDABLE as error:
+            return words.error(str(error))
+
+    def read_list(self, file: str | None) -> tuple[Any, str]:
+        """The classes of an uploaded list, one a line, and the message."""
+        try:
+            if not file:
+                return gr.skip(), ""
+            return _text_of_list(Path(file)), ""
+        except MENDABLE as error:
+            return gr.skip(), words.error(str(error).replace(str(file), Path(str(file)).name))
+
+    def example(self, index: int) -> tuple[Any, str, str]:
+        """Picture, words and message of an example."""
+        picture = self.pictures[index]
+        return picture.draw(), picture.words, ""
+
+    def of_system(self, system: str, threshold: float) -> Any:
+        """The slider of the background's threshold for a system's range."""
+        try:
+            largest = self.answers.systems.largest_confidence(system)
+        except MENDABLE:  # which the button says
+            return gr.skip()
+        return gr.update(maximum=largest, value=min(threshold, largest))
+
+
+def of_rule(rule: str) -> tuple[Any, Any]:
+    """Visibility of the threshold and of the words of the background."""
+    return gr.update(visible=rule == "threshold"), gr.update(visible=rule == "words")
+
+
+def _boxes(answer: Answer) -> Any:
+    """A ticked box for each class in the image."""
+    rows = enumerate(answer.prediction.to_table())
+    present = sorted((-row.pixels, i, row.name) for i, row in rows if row.pixels)
+    return gr.update(
+        choices=[(name, i) for _, i, name in present], value=[i for _, i, _ in present]
+    )
+
+
+def _text_of_list(path: Path) -> str:
+    """Classes of a .txt or .json class file as text of a line for each; ValueError for one that is
+    too large or no such list.
+    """
+    size = path.stat().st_size
+    if size > LIST_BYTES:
+        got = f"got {size / 2**20:.1f} MB, expected at most {LIST_BYTES // 2**20} MB"
+        raise ValueError(f"class file {path.name!r}: {got}")
+    listed = Vocabulary.from_file(path)
+    end = ";" if len(listed) == 1 else ""
+    return "\n".join(", ".join(synonyms) for synonyms in listed.classes) + end

@@ -1,0 +1,104 @@
+"""The pictures and files of an answer. Shapes: H W image, h w as the page shows it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from ..labels import NO_CLASS
+from ..visualization import label_image, legend, line_width, paint
+from .answers import Answer
+
+SHOWN_SIDE = (384, 1280)
+"""Smallest and largest longer side, in pixels, of what the page shows; files have every pixel."""
+OPACITY = 0.55
+"""How much of an overlay is colour, to begin with."""
+
+
+class Files(NamedTuple):
+    """Paths of an answer's files, in Gradio's cache: kept and removed as uploads are."""
+
+    overlay: str
+    labels: str
+    coco: str
+
+
+def shown(answer: Answer, opacity: float, hidden: Collection[int]) -> np.ndarray:
+    """The image with its classes, but for the hidden ones, painted over it in a size for the page:
+    uint8 RGB (h, w, 3).
+    """
+    image, labels = _resized(answer.image, _visible(answer, hidden), *SHOWN_SIDE)
+    return paint(image, labels, answer.colors, opacity) if opacity > 0 else image
+
+
+def scale_of(answer: Answer) -> float:
+    """Pixels on the page for a pixel of the image."""
+    height, width = answer.prediction.labels.shape
+    return _scale(height, width, *SHOWN_SIDE)
+
+
+def overlay_file(answer: Answer, opacity: float, hidden: Collection[int]) -> str:
+    """Save the same with all pixels and a legend as a PNG file; its path."""
+    image, labels = _resized(answer.image, _visible(answer, hidden), SHOWN_SIDE[0], sys.maxsize)
+    panel = legend(
+        labels, answer.prediction.names, answer.colors, len(image), line_width(image.shape)
+    )
+    whole = paint(image, labels, answer.colors, opacity) if opacity > 0 else image
+    return _saved(answer, "overlay", Image.fromarray(np.concatenate([whole, panel], axis=1)))
+
+
+def _visible(answer: Answer, hidden: Collection[int]) -> np.ndarray:
+    """The label map without the hidden classes."""
+    labels = answer.prediction.labels
+    return np.where(np.isin(labels, list(hidden)), NO_CLASS, labels)
+
+
+def _scale(height: int, width: int, smallest: int, largest: int) -> float:
+    longer = max(height, width)
+    return min(max(longer, smallest), largest) / longer
+
+
+def _resized(
+    image: np.ndarray, labels: np.ndarray, smallest: int, largest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and labels with a longer side within limits."""
+    height, width = labels.shape
+    scale = _scale(height, width, smallest, largest)
+    if scale == 1:
+        return image, labels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    nearest = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(image, size, interpolation=smooth), nearest
+
+
+def save_files(answer: Answer, opacity: float) -> Files:
+    """Save an answer's overlay, its label map as a PNG file, and its masks in COCO's format."""
+    prediction, name = answer.prediction, Path(answer.request.file).name
+    labels = label_image(prediction.labels, len(prediction.names))
+    coco = json.dumps(prediction.to_coco(name)).encode()
+    return Files(
+        overlay_file(answer, opacity, ()),
+        _saved(answer, "labels", labels),
+        save_bytes_to_cache(coco, _name(answer, "coco", "json"), get_upload_folder()),
+    )
+
+
+def _saved(answer: Answer, what: str, image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=3)
+    return save_bytes_to_cache(file.getvalue(), _name(answer, what, "png"), get_upload_folder())
+
+
+def _name(answer: Answer, what: str, suffix: str) -> str:
+    return f"{Path(answer.request.file).stem[:80]}_{what}.{suffix}"

@@ -1,0 +1,147 @@
+"""The systems that the page offers: their configs by name, and their models, built when asked."""
+
+from __future__ import annotations
+
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
+
+import contextlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from .. import zoo
+from ..config.keys import input_keys, load_config, plain_settings
+from ..evaluation.kept_rows import content_hash
+from ..predictor import EncodedImage, Predictor
+from ..runtime import files
+from .recent import Recent
+
+logger = logging.getLogger("hyperclip.app")
+
+ENCODED_IMAGES = 8
+"""Encoded images that are kept of each model."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A config file, KEY VALUE pairs for it, and a checkpoint that is used as soon as it exists."""
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    trained: str = ""
+
+
+QUICKSTART = {
+    "CLIPer (quickstart)": Offer("configs/quickstart/cliper.yaml"),
+    "HyperCLIP (quickstart, trained by run_train_test.sh)": Offer(
+        "configs/quickstart/hyperclip.yaml",
+        trained="output/quickstart/hyperclip/model_final.pth",
+    ),
+}
+"""What is offered behind everything else."""
+
+
+def offered(configs: Sequence[Sequence[str]]) -> dict[str, Offer]:
+    """What to offer, by the name that visitors see: configs, each a file and its KEY VALUE pairs,
+    or without any the best model of :mod:`hyperclip.zoo` that is on this machine; then those of
+    ``QUICKSTART`` whose package is installed. Raises as :func:`load_config` does.
+    """
+    others = {name: offer for name, offer in QUICKSTART.items() if _loads(name, offer)}
+    offers: dict[str, Offer] = {}
+    if not configs:
+        with contextlib.suppress(FileNotFoundError):  # the quickstart's systems are left
+            best = zoo.best_here()
+            if best.config not in [offer.config for offer in others.values()]:
+                offers[best.what] = Offer(best.config, tuple(best.overrides))
+    given: Counter[str] = Counter()
+    for file, *overrides in configs:
+        load_config(file, overrides)
+        given[file] += 1
+        name = f"{file} ({given[file]})" if given[file] > 1 else file
+        offers[name] = Offer(str(files.local_path(file).resolve()), tuple(overrides))
+    return offers | others
+
+
+def _loads(name: str, offer: Offer) -> bool:
+    try:
+        load_config(offer.config)
+    except (OSError, ValueError) as error:
+        logger.warning("%s is not offered: %s", name, str(error).partition(";")[0])
+        return False
+    return True
+
+
+def content_of(cfg: CfgNode) -> tuple[str, ...]:
+    """A config, and the names and hashes of the files and folders that it names."""
+    values = plain_settings(cfg)
+    named = [values[key] for key in input_keys()]
+    places = [files.local_path(name) for name in named if isinstance(name, str) and name]
+    return (cfg.dump(), *(f"{place} {content_hash(place)}" for place in places if place.exists()))
+
+
+class Model:
+    """A system's model, which encodes an image once for all words, as long as it is among the last
+    ``ENCODED_IMAGES``.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._encoded: Recent[str, EncodedImage] = Recent(ENCODED_IMAGES)
+
+    def encode(self, file: str, image: np.ndarray) -> EncodedImage:
+        """An upload as the model sees it; the path of one has its content's hash."""
+        encoded = self._encoded.get(file)
+        if encoded is None:
+            encoded = self.predictor.encode(image)
+            self._encoded.put(file, encoded)
+        return encoded
+
+
+class Systems:
+    """The systems on offer, at least one; of their models the last two in use are kept."""
+
+    def __init__(self, offers: dict[str, Offer]) -> None:
+        self._offers = dict(offers)
+        self._built: Recent[tuple[str, ...], Model] = Recent(2)
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """What visitors choose from, the first one by default."""
+        return list(self._offers)
+
+    def config(self, name: str) -> CfgNode:
+        """The config of a system, with its checkpoint if that exists by now; ValueError for another
+        name, and what :func:`load_config` raises.
+        """
+        if name not in self._offers:
+            raise ValueError(f"system: got {name!r}, expected one of {self.names}")
+        offer = self._offers[name]
+        trained = files.local_path(offer.trained)
+        weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
+        return load_config(offer.config, [*offer.overrides, *weights])
+
+    def largest_confidence(self, name: str) -> float:
+        """The highest confidence that a system's answers can have."""
+        cfg = self.config(name)
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).largest_confidence(cfg)
+
+    def model(self, name: str) -> Model:
+        """The model of a system, built anew after its files have changed; raises as :meth:`config`
+        and :meth:`Predictor.from_config` do.
+        """
+        with self._lock:
+            cfg = self.config(name)
+            key = content_of(cfg)
+            while (built := self._built.get(key)) is None:
+                predictor = Predictor.from_config(cfg)
+                before, key = key, content_of(cfg)
+                if key == before:  # else its files changed while they were read
+                    self._built.put(key, Model(predictor))
+            return built

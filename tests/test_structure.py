@@ -28,7 +28,7 @@ FLOORS = (
     ("hyperclip.load",),
     ("hyperclip.pretrained",),
     ("hyperclip.predictor", "hyperclip.evaluation"),
-    ("hyperclip.training",),
+    ("hyperclip.training", "hyperclip.page"),
     ("hyperclip.commands",),
 )
 """From the ground up. A module imports from floors below it, or from its own room."""

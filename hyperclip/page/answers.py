@@ -1,6 +1,6 @@
 """From a visitor's image and words to an answer, and what is kept of both for a while.
 
-Shapes: T classes, H W image, k best classes, h w the size at which these are known.
+Shapes: T classes, H W image, k best classes, h w grid of their scores.
 """
 
 from __future__ import annotations

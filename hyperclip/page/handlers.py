@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..runtime import memory
 from ..vocabulary import Vocabulary
 from . import rendering, words
 from .answers import Answer, Answers, Request
@@ -56,6 +57,8 @@ class Handlers:
         except MENDABLE as error:
             message = str(error).replace(image or "\0", Path(image or "").name)
             return words.error(message), gr.update(visible=False), *[None] * 3, *[None] * 3, "", ""
+        finally:
+            memory.give_back_freed_memory()
         lines = words.asked_names(answer.vocabulary, answer.prediction)
         return (
             words.notes(lines),

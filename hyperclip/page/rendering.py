@@ -1,4 +1,4 @@
-"""The pictures and files of an answer. Shapes: H W image, h w as the page shows it."""
+"""The pictures and files of an answer. Shapes: H W image, h w grid of pixels shown."""
 
 from __future__ import annotations
 

@@ -46,6 +46,17 @@ def keep_freed_memory() -> bool:
     )
 
 
+def give_back_freed_memory() -> bool:
+    """Return freed memory to the system, that of :func:`keep_freed_memory` too; False where that
+    cannot be asked for, or nothing was left to return.
+    """
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # Windows has no such handle
+        return False
+    return trim is not None and bool(trim(0))
+
+
 def forget_peak(device: torch.device) -> None:
     """Have :func:`peak_bytes` count from now on, where the system can do so."""
     if device.type == "cuda":

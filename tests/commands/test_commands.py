@@ -40,22 +40,6 @@ def test_scripts_of_several_words(monkeypatch, capsys, name):
     assert left.value.code == 0 and f"hyperclip-{name}" in capsys.readouterr().out
 
 
-def test_the_page_offers_what_is_installed(monkeypatch, caplog):
-    app = importlib.reload(importlib.import_module("hyperclip.commands.app"))
-    app.offer_first([["configs/quickstart/dense_clip.yaml"]])
-    assert [file.split("/")[-1] for file in app.SYSTEMS.values()] == [
-        "dense_clip.yaml",
-        "cliper.yaml",
-        "hyperclip.yaml",
-    ]
-    app = importlib.reload(app)
-    monkeypatch.setattr(keys, "_PACKAGES", {keys.add_hyperclip_config: keys.FRAMEWORK})
-    app.offer_first([])
-    best = app.zoo.best_here().config
-    assert list(app.SYSTEMS.values()) == [best, "configs/quickstart/hyperclip.yaml"]
-    assert "CLIPer (quickstart) is not offered: " in caplog.text
-
-
 def test_shipped_models_have_one_name_from_everywhere(tmp_path, monkeypatch):
     assert SHIPPED == ROOT
     monkeypatch.chdir(tmp_path)

@@ -334,9 +334,6 @@ def test_axe_core_finds_nothing_serious(page, program, scene, theme, width):
     fill(page, "column", "1")
     fill(page, "row", "1" + Keys.ENTER)
     find(page, "#pixel ol")
-    page.implicitly_wait(0)
-    wait_for(page, lambda p: not p.find_elements(By.CSS_SELECTOR, ".pending"))  # which is faint
-    page.implicitly_wait(20)
     faults += serious_faults(page)
     assert faults == []
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
@@ -344,6 +341,7 @@ def test_axe_core_finds_nothing_serious(page, program, scene, theme, width):
 
 def serious_faults(page):
     """What axe-core calls serious or critical, with the elements it is about."""
+    wait_for(page, lambda p: p.execute_script(SETTLED))
     page.set_script_timeout(60)
     found = page.execute_async_script(
         "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done)"
@@ -376,6 +374,9 @@ def test_the_keyboard_reaches_every_control(page, scene):
     answered(page)
 
 
+SETTLED = """
+return !document.querySelector(".pending, .generating") && !document.getAnimations().length
+"""
 WHERE = """
 const ids = []
 for (let e = document.activeElement; e; e = e.parentElement) if (e.id) ids.push(e.id)

@@ -53,3 +53,30 @@ def test_freed_memory_stays_with_the_process():
             subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
         )
     assert returned == {False: 31, True: 0}
+
+
+RETURNED = """
+import re, torch
+from pathlib import Path
+from hyperclip.runtime.memory import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+keep_freed_memory()
+blocks = [torch.ones(2**18) for _ in range(100)]  # 1 MB each
+before = resident()
+del blocks
+kept = before - resident()
+assert give_back_freed_memory()
+print(kept, before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="malloc_trim is glibc's")
+def test_freed_memory_goes_back_when_asked():
+    done = subprocess.run(
+        [sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True
+    )
+    kept, returned = map(int, done.stdout.split())
+    assert kept < 20 and returned > 80

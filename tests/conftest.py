@@ -34,6 +34,7 @@ LONG = (
     "test_resume.py",
     "test_app.py",
     "test_hub.py",
+    "test_app_requests.py",
     "test_user_errors.py",
     "test_h4_head.py",
     "test_curves.py",

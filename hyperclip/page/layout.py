@@ -180,6 +180,7 @@ def _answer(handlers: Handlers, token: Any, message: Any) -> tuple[Shown, Any]:
             buttons=["fullscreen"],
             elem_id="overlay",
         )
+        pixel: Any = gr.HTML(label="Pixel", elem_id="pixel", min_height=24)
         opacity: Any = gr.Slider(
             0, 1, value=OPACITY, step=0.05, label="Opacity of the overlay", elem_id="opacity"
         )
@@ -189,27 +190,28 @@ def _answer(handlers: Handlers, token: Any, message: Any) -> tuple[Shown, Any]:
         )
         with gr.Row():
             files = [
-                gr.DownloadButton(label, size="sm", elem_id=name)
+                gr.DownloadButton(label, size="sm", min_width=100, elem_id=name)
                 for label, name in (
                     ("Overlay (PNG)", "overlay-file"),
                     ("Label map (PNG)", "labels-file"),
                     ("Masks (COCO JSON)", "coco-file"),
                 )
             ]
-        pixel = _pixel(handlers, token, overlay)
+        _pixel(handlers, token, overlay, pixel)
     repaint = (handlers.repaint, [token, opacity, visible], [overlay, files[0], message])
     opacity.change(*repaint, trigger_mode="always_last", **private)
     visible.input(*repaint, trigger_mode="always_last", **private)
     return Shown(results, overlay, legend, visible, files[0], files[1], files[2], pixel), opacity
 
 
-def _pixel(handlers: Handlers, token: Any, overlay: Any) -> Any:
+def _pixel(handlers: Handlers, token: Any, overlay: Any, pixel: Any) -> None:
     """The pixel that is named: by a click, or by typing where it is."""
     with gr.Row():
-        column: Any = gr.Number(label="Column", precision=0, minimum=0, elem_id="column")
-        row: Any = gr.Number(label="Row", precision=0, minimum=0, elem_id="row")
-        ask = gr.Button("Name this pixel", size="sm", elem_id="name-pixel")
-    pixel: Any = gr.HTML(label="Pixel", elem_id="pixel", min_height=24)
+        column: Any = gr.Number(
+            label="Column", precision=0, minimum=0, min_width=80, elem_id="column"
+        )
+        row: Any = gr.Number(label="Row", precision=0, minimum=0, min_width=80, elem_id="row")
+        ask = gr.Button("Name this pixel", size="sm", min_width=100, elem_id="name-pixel")
     overlay.select(
         handlers.clicked,
         token,
@@ -220,4 +222,3 @@ def _pixel(handlers: Handlers, token: Any, overlay: Any) -> Any:
     )
     for event in (ask.click, column.submit, row.submit):
         event(handlers.name_pixel, [token, column, row], pixel, api_visibility="private")
-    return pixel

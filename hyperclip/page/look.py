@@ -10,6 +10,7 @@ CSS = """
 .hc-scroll { max-height: 24rem; overflow: auto }
 .hc-legend { border: 0 !important; border-collapse: collapse; width: 100%;
   color: var(--body-text-color) }
+.hc-legend :is(thead, tbody, tr) { border: 0 !important }
 .hc-legend caption { text-align: left; font-weight: 600; padding: .25rem }
 .hc-legend th, .hc-legend td { text-align: left; padding: .2rem .4rem; font-weight: 400;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
@@ -18,6 +19,7 @@ CSS = """
 .hc-legend td, .hc-legend thead th + th { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
 #name-pixel { align-self: end }
+.hc-pixel ol { display: flex; flex-wrap: wrap; gap: .25rem 2.5rem; margin: 0 }
 .hc-swatch { display: inline-block; width: 1em; height: 1em; margin-right: .5em;
   border: 1px solid var(--body-text-color); vertical-align: -.15em }
 :focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px }

@@ -79,7 +79,7 @@ def pixel(answer: Answer, best: BestClasses, column: int, row: int) -> str:
     ]
     coarse = f" on a grid of {grid[1]} x {grid[0]}" if grid != (height, width) else ""
     return (
-        f'<div class="hc-note" role="status"><p>Pixel ({column}, {row}): '
-        f"<strong>{html.escape(name)}</strong></p><p>Best scores{coarse}:</p>"
+        f'<div class="hc-note hc-pixel" role="status"><p>Pixel ({column}, {row}): '
+        f"<strong>{html.escape(name)}</strong>. Best scores{coarse}:</p>"
         f"<ol>{''.join(items)}</ol></div>"
     )

@@ -68,7 +68,7 @@ setup(
         "setuptools<82",
     ],
     extras_require={
-        "demo": ["gradio"],
+        "demo": ["gradio>=6.31"],
         "diffusion": ["diffusers>=0.35", "transformers>=4.49", "accelerate"],
         # Towers that come as packages, for configs/photos: no other download
         "photos": [

@@ -10,14 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ..runtime import memory
+from ..runtime.program import one_line, user_errors
 from ..vocabulary import Vocabulary
 from . import rendering, words
 from .answers import Answer, Answers, Request
 from .background import Background, threshold_of
 from .pictures import Picture
 
-MENDABLE = (ImportError, MemoryError, OSError, ValueError)
-"""What the visitor, or who started the program, can mend."""
 LIST_BYTES = 2**20
 
 
@@ -54,8 +53,8 @@ class Handlers:
             wanted = Background(rule, threshold, background or "", least)
             answer = self.answers.ask(Request(system, image, classes or "", wanted))
             files = rendering.save_files(answer, opacity)
-        except MENDABLE as error:
-            message = str(error).replace(image or "\0", Path(image or "").name)
+        except user_errors() as error:
+            message = one_line(error).replace(image or "\0", Path(image or "").name)
             return words.error(message), gr.update(visible=False), *[None] * 3, *[None] * 3, "", ""
         finally:
             memory.give_back_freed_memory()
@@ -76,7 +75,7 @@ class Handlers:
         try:
             if image:
                 self.answers.check_image(system, image)
-        except MENDABLE as error:
+        except user_errors() as error:
             return words.error(str(error))
         return gr.skip()
 
@@ -87,7 +86,7 @@ class Handlers:
             hidden = set(range(len(answer.vocabulary))).difference(map(int, visible))
             overlay = rendering.shown(answer, opacity, hidden)
             return overlay, rendering.overlay_file(answer, opacity, hidden), ""
-        except MENDABLE as error:
+        except user_errors() as error:
             return gr.skip(), gr.skip(), words.error(str(error))
 
     def clicked(self, token: str, event: gr.SelectData) -> tuple[Any, Any, str]:
@@ -109,7 +108,7 @@ class Handlers:
                 raise ValueError("Pixel: type its column and its row, or click on the overlay")
             answer = self.answers.find(token)
             return words.pixel(answer, self.answers.best(token), int(column), int(row))
-        except MENDABLE as error:
+        except user_errors() as error:
             return words.error(str(error))
 
     def read_list(self, file: str | None) -> tuple[Any, str]:
@@ -118,7 +117,7 @@ class Handlers:
             if not file:
                 return gr.skip(), ""
             return _text_of_list(Path(file)), ""
-        except MENDABLE as error:
+        except user_errors() as error:
             return gr.skip(), words.error(str(error).replace(str(file), Path(str(file)).name))
 
     def example(self, index: int) -> tuple[Any, str, str]:
@@ -130,7 +129,7 @@ class Handlers:
         """The slider of the background's threshold for a system's range."""
         try:
             largest = self.answers.systems.largest_confidence(system)
-        except MENDABLE:  # which the button says
+        except user_errors():  # which the button says
             return gr.skip()
         return gr.update(maximum=largest, value=min(threshold, largest))
 

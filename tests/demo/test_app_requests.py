@@ -140,7 +140,7 @@ def test_only_one_function_is_open_to_programs(address):
     ("changes", "expected"),
     [
         ({1: ""}, "got no class"),
-        ({2: "other"}, "Background: got"),
+        ({2: "sky"}, "Background: got"),
         ({2: "threshold", 3: -0.5}, "Background threshold: got -0.5"),
         ({2: "threshold", 3: "0.5"}, "Background threshold: got"),
         ({5: "2.5"}, "Class threshold: got"),

@@ -81,7 +81,7 @@ def test_the_config_s_own_thresholds_hold_until_another_rule_is_chosen():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "other"}, "Background: got 'other', expected one of"),
+        ({"rule": "sky"}, "Background: got 'sky', expected one of"),
         ({"rule": "words", "words": " ; ,"}, "Background words: got none, expected names such as"),
         ({"rule": "threshold", "threshold": float("nan")}, "Background threshold: got nan"),
         ({"rule": "threshold", "threshold": True}, "Background threshold: got True"),

@@ -39,7 +39,7 @@ class Handlers:
         token: str,
     ) -> tuple[Any, ...]:
         """Message, visibility of the results, overlay, legend, boxes of the classes, the three
-        files, and the token of the answer; after an error the message alone, and no results.
+        files, no pixel yet, and the token; after an error the message alone.
 
         Args:
             image: the uploaded file. classes, background: words as typed. token: of the answer
@@ -52,23 +52,20 @@ class Handlers:
             least = threshold_of("Class threshold", class_threshold)
             wanted = Background(rule, threshold, background or "", least)
             answer = self.answers.ask(Request(system, image, classes or "", wanted))
-            files = rendering.save_files(answer, opacity)
+            return (
+                words.notes(words.asked_names(answer.vocabulary, answer.prediction)),
+                gr.update(visible=True),
+                rendering.shown(answer, opacity, ()),
+                words.legend(answer),
+                _boxes(answer),
+                *rendering.save_files(answer, opacity),
+                "",
+                answer.token,
+            )
         except user_errors() as error:
-            message = one_line(error).replace(image or "\0", Path(image or "").name)
-            return words.error(message), gr.update(visible=False), *[None] * 3, *[None] * 3, "", ""
+            return _said(error, image), gr.update(visible=False), *[None] * 6, "", ""
         finally:
             memory.give_back_freed_memory()
-        lines = words.asked_names(answer.vocabulary, answer.prediction)
-        return (
-            words.notes(lines),
-            gr.update(visible=True),
-            rendering.shown(answer, opacity, ()),
-            words.legend(answer),
-            _boxes(answer),
-            *files,
-            "",
-            answer.token,
-        )
 
     def check_image(self, image: str | None, system: str) -> Any:
         """The message on an image that was just uploaded, if it is too large."""
@@ -76,7 +73,7 @@ class Handlers:
             if image:
                 self.answers.check_image(system, image)
         except user_errors() as error:
-            return words.error(str(error))
+            return _said(error, image)
         return gr.skip()
 
     def repaint(self, token: str, opacity: float, visible: list[int]) -> tuple[Any, Any, str]:
@@ -87,14 +84,14 @@ class Handlers:
             overlay = rendering.shown(answer, opacity, hidden)
             return overlay, rendering.overlay_file(answer, opacity, hidden), ""
         except user_errors() as error:
-            return gr.skip(), gr.skip(), words.error(str(error))
+            return gr.skip(), gr.skip(), _said(error)
 
     def clicked(self, token: str, event: gr.SelectData) -> tuple[Any, Any, str]:
         """Column and row of the pixel that was clicked in the overlay, and what it is."""
         try:
             answer = self.answers.find(token)
         except ValueError as error:
-            return gr.skip(), gr.skip(), words.error(str(error))
+            return gr.skip(), gr.skip(), _said(error)
         height, width = answer.prediction.labels.shape
         scale = rendering.scale_of(answer)
         column, row = (int((place + 0.5) / scale) for place in event.index)
@@ -109,7 +106,7 @@ class Handlers:
             answer = self.answers.find(token)
             return words.pixel(answer, self.answers.best(token), int(column), int(row))
         except user_errors() as error:
-            return words.error(str(error))
+            return _said(error)
 
     def read_list(self, file: str | None) -> tuple[Any, str]:
         """The classes of an uploaded list, one a line, and the message."""
@@ -118,7 +115,7 @@ class Handlers:
                 return gr.skip(), ""
             return _text_of_list(Path(file)), ""
         except user_errors() as error:
-            return gr.skip(), words.error(str(error).replace(str(file), Path(str(file)).name))
+            return gr.skip(), _said(error, file)
 
     def example(self, index: int) -> tuple[Any, str, str]:
         """Picture, words and message of an example."""
@@ -137,6 +134,12 @@ class Handlers:
 def of_rule(rule: str) -> tuple[Any, Any]:
     """Visibility of the threshold and of the words of the background."""
     return gr.update(visible=rule == "threshold"), gr.update(visible=rule == "words")
+
+
+def _said(error: BaseException, file: str | None = None) -> str:
+    """An error for the page, in which an uploaded file has its own name."""
+    text = one_line(error)
+    return words.error(text.replace(file, Path(file).name) if file else text)
 
 
 def _boxes(answer: Answer) -> Any:

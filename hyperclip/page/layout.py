@@ -13,6 +13,7 @@ from .blocks import Page
 from .handlers import Handlers, of_rule
 from .pictures import pictures
 from .rendering import OPACITY
+from .systems import Systems
 from .words import error
 
 AGE = 3600
@@ -107,10 +108,22 @@ def _question(handlers: Handlers, message: Any) -> Asked:
         size="sm",
         elem_id="class-list",
     )
-    first = systems.names[0]
-    rule, threshold, words = _background(systems.largest_confidence(first))
+    rule, threshold, words = _background(systems.largest_confidence(systems.names[0]))
+    system, class_threshold = _system(systems)
+    private: Any = {"api_visibility": "private", "show_progress": "hidden"}
+    image.upload(handlers.check_image, [image, system], message, **private)
+    image.clear(lambda: "", None, message, **private)
+    listed.upload(handlers.read_list, listed, [classes, message], **private)
+    system.change(handlers.of_system, [system, threshold], threshold, **private)
+    return Asked(image, classes, rule, threshold, words, class_threshold, system)
+
+
+def _system(systems: Systems) -> tuple[Any, Any]:
+    """The system, and the threshold for its classes."""
     with gr.Accordion("System and classes that are left out", open=False):
-        system: Any = gr.Dropdown(systems.names, value=first, label="System", elem_id="system")
+        system: Any = gr.Dropdown(
+            systems.names, value=systems.names[0], label="System", elem_id="system"
+        )
         # No box for numbers: Gradio fills an empty one with 0
         class_threshold: Any = gr.Textbox(
             "",
@@ -120,12 +133,7 @@ def _question(handlers: Handlers, message: Any) -> Asked:
             max_lines=1,
             elem_id="class-threshold",
         )
-    private: Any = {"api_visibility": "private", "show_progress": "hidden"}
-    image.upload(handlers.check_image, [image, system], message, **private)
-    image.clear(lambda: "", None, message, **private)
-    listed.upload(handlers.read_list, listed, [classes, message], **private)
-    system.change(handlers.of_system, [system, threshold], threshold, **private)
-    return Asked(image, classes, rule, threshold, words, class_threshold, system)
+    return system, class_threshold
 
 
 def _background(largest: float) -> tuple[Any, Any, Any]:

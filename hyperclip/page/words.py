@@ -3,7 +3,10 @@
 import html
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..predictor import Prediction
+from ..results import ClassRow
 from ..vocabulary import Vocabulary
 from .answers import Answer, BestClasses
 
@@ -37,14 +40,9 @@ def legend(answer: Answer) -> str:
     share of the pixels and its mean confidence; then the names that no pixel has.
     """
     table = answer.prediction.to_table()
-    found = sorted((row.pixels, -i) for i, row in enumerate(table) if row.pixels)[::-1]
-    rows = []
-    for _, i in found:
-        row = table[-i]
-        color = "#" + bytes(answer.colors[-i].tolist()).hex()
-        swatch = f'<span class="hc-swatch" style="background:{color}" aria-hidden="true"></span>'
-        cells = f"<td>{row.share:.1%}</td><td>{row.confidence:.2f}</td>"
-        rows.append(f'<tr><th scope="row">{swatch}{html.escape(row.name)}</th>{cells}</tr>')
+    found = [i for i, row in enumerate(table) if row.pixels]
+    largest_first = sorted(found, key=lambda i: -table[i].pixels)
+    rows = [_legend_row(table[i], answer.colors[i]) for i in largest_first]
     nothing = 1 - sum(row.share for row in table)
     if nothing > 1e-9 or not found:
         rows.append(f'<tr><th scope="row">no class</th><td>{nothing:.1%}</td><td></td></tr>')
@@ -57,6 +55,13 @@ def legend(answer: Answer) -> str:
         f'<table class="hc-legend"><caption>Classes in the image</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{without}</div>"
     )
+
+
+def _legend_row(row: ClassRow, color: np.ndarray) -> str:
+    code = bytes(color.tolist()).hex()
+    swatch = f'<span class="hc-swatch" style="background:#{code}" aria-hidden="true"></span>'
+    cells = f"<td>{row.share:.1%}</td><td>{row.confidence:.2f}</td>"
+    return f'<tr><th scope="row">{swatch}{html.escape(row.name)}</th>{cells}</tr>'
 
 
 def pixel(answer: Answer, best: BestClasses, column: int, row: int) -> str:

@@ -16,8 +16,11 @@ from . import rendering, words
 from .answers import Answer, Answers, Request
 from .background import Background, threshold_of
 from .pictures import Picture
+from .recent import Recent
 
 LIST_BYTES = 2**20
+SESSIONS = 10_000
+"""Open pages of which is known whose answer is whose."""
 
 
 class Handlers:
@@ -25,6 +28,7 @@ class Handlers:
 
     def __init__(self, answers: Answers, pictures: list[Picture]) -> None:
         self.answers, self.pictures = answers, pictures
+        self._tokens: Recent[str, str] = Recent(SESSIONS)
 
     def segment(
         self,
@@ -37,13 +41,15 @@ class Handlers:
         system: str,
         opacity: float,
         token: str,
+        visit: gr.Request,
     ) -> tuple[Any, ...]:
         """Message, visibility of the results, overlay, legend, boxes of the classes, the three
         files, no pixel yet, and the token; after an error the message alone.
 
         Args:
             image: the uploaded file. classes, background: words as typed. token: of the answer
-                before, which is dropped. others: see :class:`Background` and :class:`Request`.
+                before, which is dropped. visit: Gradio's own. others: see :class:`Background`
+                and :class:`Request`.
         """
         try:
             if not image:
@@ -52,6 +58,8 @@ class Handlers:
             least = threshold_of("Class threshold", class_threshold)
             wanted = Background(rule, threshold, background or "", least)
             answer = self.answers.ask(Request(system, image, classes or "", wanted))
+            if visit.session_hash:
+                self._tokens.put(visit.session_hash, answer.token)
             return (
                 words.notes(words.asked_names(answer.vocabulary, answer.prediction)),
                 gr.update(visible=True),
@@ -66,6 +74,12 @@ class Handlers:
             return _said(error, image), gr.update(visible=False), *[None] * 6, "", ""
         finally:
             memory.give_back_freed_memory()
+
+    def leave(self, visit: gr.Request) -> None:
+        """Drop the answer of a visitor who has closed the page."""
+        session = visit.session_hash or ""
+        self.answers.forget(self._tokens.get(session) or "")
+        self._tokens.drop(session)
 
     def check_image(self, image: str | None, system: str) -> Any:
         """The message on an image that was just uploaded, if it is too large."""

@@ -79,6 +79,7 @@ def build_page(answers: Answers) -> gr.Blocks:
             api_name="segment",
             show_progress_on=message,
         )
+        page.unload(handlers.leave)
         done.failure(lambda: error(FAILED), None, message, api_visibility="private")
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 

@@ -106,8 +106,10 @@ def chromium(profile):
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     session.implicitly_wait(20)
-    yield session
-    session.quit()
+    try:
+        yield session
+    finally:
+        session.quit()
 
 
 def find(page, selector):

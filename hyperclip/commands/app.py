@@ -18,6 +18,7 @@ hour at most, in a folder that is removed when the program ends. --max-megapixel
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
+import argparse
 import os
 import signal
 import socket
@@ -40,17 +41,18 @@ from ..runtime import memory, program  # noqa: E402
 from . import register_systems  # noqa: E402
 
 
-def check_port(port: int) -> None:
-    """ValueError or OSError unless the page can listen on this port of the machine."""
+def check_port(port: int, host: str = "127.0.0.1") -> None:
+    """ValueError or OSError unless the page can listen on this port of an address."""
     if not 0 < port < 2**16:
         raise ValueError(f"--port: got {port}, expected 1 to 65535")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((host, port))
         except OSError as error:
+            where = f"--port: got {port}" + f" with --host {host}" * (host != "127.0.0.1")
             reason = f"where nothing can listen ({error.strerror}). Choose another one"
-            raise OSError(f"--port: got {port}, {reason}") from error
+            raise OSError(f"{where}, {reason}") from error
 
 
 def limits_of(megapixels: float, megabytes: float) -> Limits:
@@ -61,19 +63,26 @@ def limits_of(megapixels: float, megabytes: float) -> Limits:
     return Limits(int(megapixels * 1e6), int(megabytes * 2**20))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Open the page for as long as this process runs."""
-    register_systems()
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; SystemExit 2 where it is wrong."""
     parser = program.program_parser(__doc__)
     add = parser.add_argument
     names, offer = ("FILE", "KEY VALUE"), "offer this system too, first"
     add("--config-file", action="append", nargs="+", default=[], metavar=names, help=offer)
     add("--port", type=int, default=7860)
+    where = "address to listen on; default: %(default)s, this machine alone; 0.0.0.0: its networks"
+    add("--host", default="127.0.0.1", help=where)
     add("--share", action="store_true", help="publish the page through Gradio's tunnel")
     add("--max-megapixels", type=float, default=25, help="of an image; default: %(default)s")
     add("--max-megabytes", type=float, default=25, help="of a file; default: %(default)s")
-    arguments = parser.parse_args(argv)
-    check_port(arguments.port)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Open the page for as long as this process runs."""
+    register_systems()
+    arguments = parse_arguments(argv)
+    check_port(arguments.port, arguments.host)
     limits = limits_of(arguments.max_megapixels, arguments.max_megabytes)
     memory.keep_freed_memory()
     systems = Systems(offered(arguments.config_file))
@@ -82,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="uploads-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of this program alone
         build_page(Answers(systems, limits)).launch(
-            server_name="127.0.0.1",
+            server_name=arguments.host,
             server_port=arguments.port,
             share=arguments.share,
             max_file_size=4 * limits.bytes,  # up to there our own message says what is too much

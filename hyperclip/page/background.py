@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from ..labels import NO_CLASS
 from ..predictor import EncodedImage, Prediction, Predictor
+from ..segmenter import Question
 from ..vocabulary import Vocabulary
 from ..vocabulary.names import split_words
 
@@ -21,6 +19,7 @@ RULES: Mapping[str, str] = {
     "none": "None: every pixel gets a class",
     "threshold": "Pixels below a confidence",
     "words": "Named by words",
+    "other": "Unlike all of the classes",
 }
 """The rules on offer, in the words that visitors see."""
 
@@ -30,11 +29,11 @@ class Background:
     """Which pixels get no class.
 
     Attributes:
-        rule: of ``RULES``; "own" leaves it to the system's config.
+        rule: of ``RULES``, see :data:`hyperclip.segmenter.BACKGROUNDS`.
         threshold: for "threshold", the confidence below which pixels get no class.
         words: for "words", what the background is named, in text as of classes.
-        class_threshold: classes whose best pixel stays below it are left out; None for the rule's
-            own, which is 0 for "none".
+        class_threshold: classes whose best pixel stays below it are left out; None for the
+            system's own.
     Raises:
         ValueError: another rule, no words, a threshold outside 0 to 2.
     """
@@ -64,17 +63,9 @@ class Background:
         self, predictor: Predictor, image: EncodedImage, vocabulary: Vocabulary
     ) -> Prediction:
         """Ask for the classes under this rule; raises as :meth:`Predictor.segment` does."""
-        options: dict[str, Any] = {"class_threshold": self.class_threshold}
-        if self.rule == "threshold":
-            options["pixel_threshold"] = self.threshold
-        elif self.rule == "none":
-            options = {"class_threshold": self.class_threshold or 0.0, "pixel_threshold": 0.0}
-        asked = vocabulary.with_background_prompts()
-        prediction = predictor.segment(image, asked, **options)
-        classes = len(vocabulary)
-        named = prediction.asked[:classes] if prediction.asked else None
-        labels = np.where(prediction.labels < classes, prediction.labels, NO_CLASS)
-        return replace(prediction, labels=labels, names=vocabulary.names, asked=named)
+        least = self.threshold if self.rule == "threshold" else None
+        question = Question(vocabulary, self.rule, self.class_threshold, least)
+        return predictor.answer(image, question)
 
 
 def threshold_of(name: str, text: str) -> float | None:

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .. import zoo
-from ..config.keys import input_keys, load_config, plain_settings
+from ..config import input_keys, load_config, plain_settings
 from ..evaluation.kept_rows import content_hash
 from ..predictor import EncodedImage, Predictor
 from ..runtime import files

@@ -37,6 +37,12 @@ IMAGE_RESULTS = {"overlay": "{}.png", "labels": "{}_labels.png", "scores": "{}_s
 FRAME_RESULTS = {"labels": "{}_labels/{:06d}.png", "scores": "{}_scores/{:06d}.npz"}
 """The file of each kind of result of a frame, by the video's name and the frame's number."""
 
+VIDEO, TIMES = "{}.mp4", "{}_frames.csv"
+"""The painted video and the table of its frames' times, by the video's name."""
+
+PART = "{}_part.mp4"
+"""The painted video, by its name, as far as it was done when somebody interrupted."""
+
 MOST_NAMED = 20
 """Files that a line names at most."""
 
@@ -183,24 +189,42 @@ def name_results(inputs: dict[Path, Path], output: Path, kinds: Iterable[str]) -
     for path, relative in inputs.items():
         last = path.stem if stems[path.parent, path.stem] == 1 else path.name
         source = Source(path, relative, (relative.parent / last).as_posix())
-        for target in [output / name for name in result_files(source, kinds)]:
+        for target in [output / name for name in reserved_files(source, kinds)]:
             if target.resolve() in originals:
-                what = f"{target} is an input image and would be replaced"
+                what = f"{target} is an input and would be replaced"
                 raise ValueError(f"--output: {what}. Choose another folder")
             if target in written:
                 what = f"{written[target]} and {path} would both be written to {target}"
                 raise ValueError(f"--input: {what}. Rename one, or keep folders by --recursive")
             written[target] = path
         sources.append(source)
+    _check_frame_folders(sources, output, [*written, *originals])
     return sources
+
+
+def _check_frame_folders(sources: list[Source], output: Path, others: list[Path]) -> None:
+    """ValueError for inputs or results of others in a folder of a video's frames."""
+    videos = [source for source in sources if source.is_video]
+    taken = {path.parent.resolve(): path for path in others} if videos else {}
+    for source in videos:
+        for result in FRAME_RESULTS.values():
+            folder = (output / result.format(source.name, 0)).parent
+            if (place := folder.resolve()) in taken:
+                what = f"{taken[place]} would be among the frames of {source.path} in {folder}"
+                raise ValueError(f"--input: {what}. Rename one, or choose another --output")
 
 
 def result_files(source: Source, kinds: Iterable[str]) -> list[str]:
     """Files of the results that are there when a source is done, relative to the output folder."""
     if not source.is_video:
         return [IMAGE_RESULTS[kind].format(source.name) for kind in kinds]
-    videos = [f"{source.name}.mp4"] if "overlay" in kinds else []
-    return [*videos, f"{source.name}_frames.csv"]
+    ends = [VIDEO, TIMES] if "overlay" in kinds else [TIMES]
+    return [end.format(source.name) for end in ends]
+
+
+def reserved_files(source: Source, kinds: Iterable[str]) -> list[str]:
+    """:func:`result_files`, and for a video what is left of it after an interruption."""
+    return result_files(source, kinds) + [PART.format(source.name)] * source.is_video
 
 
 def remark_pages(path: Path) -> None:

@@ -19,7 +19,7 @@ from ..results import Writer, add_to_all
 from ..runtime import files, finite
 from ..segmenter import Question
 from ..visualization import overlay
-from .demo_inputs import FRAME_RESULTS, Source, remark_pages
+from .demo_inputs import FRAME_RESULTS, PART, TIMES, VIDEO, Source, remark_pages
 from .demo_results import (
     ClassList,
     largest_classes,
@@ -143,8 +143,8 @@ def _segment_frames(job: Job, source: Source, reader: VideoReader) -> int:
         bar = stack.enter_context(progress_bar(total, "frame"))
         video = None
         if "overlay" in job.kinds:
-            target = job.output / f"{source.name}.mp4"
-            video = stack.enter_context(VideoFile(target, reader.rate / job.every))
+            target, part = (job.output / name.format(source.name) for name in (VIDEO, PART))
+            video = stack.enter_context(VideoFile(target, part, reader.rate / job.every))
         told = time.monotonic()
         try:
             for frame in reader.frames(job.every):
@@ -160,7 +160,7 @@ def _segment_frames(job: Job, source: Source, reader: VideoReader) -> int:
                 raise
     if count:
         table = f"frame,seconds\n{times.getvalue()}"
-        files.write_text(job.output / f"{source.name}_frames.csv", table)
+        files.write_text(job.output / TIMES.format(source.name), table)
     return count
 
 

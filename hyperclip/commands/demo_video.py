@@ -124,15 +124,15 @@ class VideoFile:
     """Writes the painted video ``NAME.mp4`` (MPEG-4) beside others, in a ``with`` statement.
 
     It gets its name when the statement ends. If that is by an exception, it holds what was done
-    until then and is called ``NAME_part.mp4``. OSError if it cannot be written.
+    until then and gets the name of a part. OSError if it cannot be written.
 
     Args:
-        target: the path. rate: frames a second.
+        target, part: the paths. rate: frames a second.
     """
 
-    def __init__(self, target: Path, rate: float) -> None:
-        self.target, self.rate = target, max(rate, RATES[0])
-        self.part = target.with_name(f"{target.stem}_part.mp4")
+    def __init__(self, target: Path, part: Path, rate: float) -> None:
+        self.target, self.part, self.rate = target, part, max(rate, RATES[0])
+        self.size: tuple[int, ...] = (0, 0)
         self.written = 0
         self._writer: cv2.VideoWriter | None = None
         self._last = np.empty(0)

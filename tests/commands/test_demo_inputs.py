@@ -157,6 +157,22 @@ def test_names_that_clash(tmp_path):
         names_of(one, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "output"),
+    [
+        ("clip.mp4", "clip_part.mp4", "out"),  # what is left of the one after an interruption
+        ("clip.mp4", "clip_labels/000000.png", "out"),
+        ("clip.mp4", "clip_scores/a.jpg", "out"),
+        ("in/clip.mp4", "clip_labels/a.jpg", "."),
+    ],
+)
+def test_names_that_clash_with_what_a_video_writes(tmp_path, first, second, output):
+    touch(tmp_path, first, second)
+    inputs = {tmp_path / first: Path(Path(first).name), tmp_path / second: Path(second)}
+    with pytest.raises(ValueError, match="would be among the frames of|would both be written to"):
+        names_of(inputs, tmp_path / output)
+
+
 def test_what_counts_as_a_video(tmp_path, caplog):
     touch(tmp_path, "a.jpg", "b.mp4", "c.MKV")
     (image,) = find_inputs([str(tmp_path)])

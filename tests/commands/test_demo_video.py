@@ -116,7 +116,7 @@ def test_one_frame_at_a_time(tmp_path, segment):
 
 def test_frames_of_a_varying_rate_keep_their_times(tmp_path):
     times = [0.0, 0.1, 0.15, 0.9, 1.0, 1.02, 1.04, 2.0]
-    with VideoFile(tmp_path / "a.mp4", 10.0) as video:
+    with VideoFile(tmp_path / "a.mp4", tmp_path / "part.mp4", 10.0) as video:
         for k, seconds in enumerate(times):
             video.add(np.repeat(frame_of(k), 5, axis=0).repeat(5, axis=1), seconds)
     frames, rate = read_video(tmp_path / "a.mp4")
@@ -129,7 +129,7 @@ def test_frames_of_a_varying_rate_keep_their_times(tmp_path):
 
 def test_times_that_cannot_be_true(tmp_path):
     """A gap of hours, as where recordings were joined, is no reason to write for hours."""
-    with VideoFile(tmp_path / "a.mp4", 2.0) as video:
+    with VideoFile(tmp_path / "a.mp4", tmp_path / "part.mp4", 2.0) as video:
         for seconds in (0.0, 0.5, 1e6, 1e6 + 0.5):
             video.add(frame_of(3), seconds)
     assert len(read_video(tmp_path / "a.mp4")[0]) == 1 + 1 + 120 + 1
@@ -209,7 +209,7 @@ def test_videos_of_any_size(tmp_path, segment, size):
 
 
 def test_sides_are_even_as_the_format_wants(tmp_path):
-    with VideoFile(tmp_path / "a.mp4", 10.0) as video:
+    with VideoFile(tmp_path / "a.mp4", tmp_path / "part.mp4", 10.0) as video:
         for k in range(3):
             video.add(frame_of(k, (63, 47)), k / 10)
     frames, _ = read_video(tmp_path / "a.mp4")
@@ -218,7 +218,7 @@ def test_sides_are_even_as_the_format_wants(tmp_path):
 
 
 def test_a_video_that_changes_its_size(tmp_path):
-    with VideoFile(tmp_path / "a.mp4", 10.0) as video:
+    with VideoFile(tmp_path / "a.mp4", tmp_path / "part.mp4", 10.0) as video:
         for k, size in enumerate([(64, 48), (64, 48), (32, 90), (65, 49)]):
             video.add(frame_of(k, size), k / 10)
     frames, _ = read_video(tmp_path / "a.mp4")
@@ -314,7 +314,7 @@ def test_a_video_that_is_too_large_to_write(tmp_path):
     with pytest.raises(
         OSError, match="a.mp4' cannot be written: OpenCV refuses a video of 10000 x"
     ):
-        with VideoFile(tmp_path / "a.mp4", 10.0) as video:
+        with VideoFile(tmp_path / "a.mp4", tmp_path / "part.mp4", 10.0) as video:
             video.add(np.zeros((8, 10000, 3), np.uint8), 0.0)
     assert list(tmp_path.iterdir()) == []
 

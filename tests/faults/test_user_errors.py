@@ -240,7 +240,7 @@ def test_demo_gives_images_of_one_stem_names_of_their_own(tmp_path):
     with pytest.raises(ValueError, match="would both be written to"):
         names(*images, "a.jpg.png")
     output = tmp_path
-    with pytest.raises(ValueError, match="is an input image and would be replaced"):
+    with pytest.raises(ValueError, match="is an input and would be replaced"):
         names(*images, "a.png.png")
 
 

@@ -83,6 +83,16 @@ def test_masks_of_indices(tmp_path, run, places, dtype):
     assert f"7: class_7  # {100 * pixels:.2g} % of the pixels, in 5 masks" in text
 
 
+def test_a_file_behind_a_link(tmp_path, run, places):
+    save(tmp_path, {name: place.astype(np.uint8) for name, place in places.items()})
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/away")
+    path, _ = run(output="link/own.yaml")
+    assert "root: ../..\n" in path.read_text()
+    judge(path, places, {k: f"class_{k}" for k in range(3)})
+    judge(tmp_path / "far/away/own.yaml", places, {k: f"class_{k}" for k in range(3)})
+
+
 def test_black_and_white_masks(tmp_path, run, places):
     arrays = {name: np.where(place > 0, 255, 0).astype(np.uint8) for name, place in places.items()}
     save(tmp_path, arrays)

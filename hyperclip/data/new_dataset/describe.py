@@ -198,8 +198,12 @@ def _content(
 
 
 def relative_root(root: Path, folder: Path) -> str:
-    """How a dataset file in a folder names its root: relative, unless they share no folder."""
-    shared = Path(os.path.commonpath([root, os.path.abspath(folder)]))
+    """How a dataset file in a folder names its root: relative, unless they share no folder.
+
+    Links are followed first, since ".." behind a link is another folder.
+    """
+    root, folder = Path(os.path.realpath(root)), Path(os.path.realpath(folder))
+    shared = Path(os.path.commonpath([root, folder]))
     if shared == shared.parent:
         return root.as_posix()
     return Path(os.path.relpath(root, folder)).as_posix()

@@ -114,6 +114,9 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
             yield "no released settings for this row are here to be compared with"
         elif changed:
             yield f"other settings than the released ones: {', '.join(changed)}"
+    if _other_background(found, spec):
+        rule = f"background by the rule {found.protocol!r} (TEST.BACKGROUND)"
+        yield f"{rule} instead of a threshold: a protocol of its own"
     if system.class_lists == "catseg" and found.protocol == "threshold":
         rule = f"background below a score of {cfg.TEST.BACKGROUND_THRESHOLD}"
         yield f"{rule}, which no paper reports for this model"
@@ -121,7 +124,14 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
 
 def _comparable(found: Evaluation, spec: DatasetSpec) -> list[Published]:
     """The papers' figures beside a result: none where it is of another protocol than theirs."""
-    return [] if found.ask == PRESENT else published_for(found.description, spec.alias)
+    if found.ask == PRESENT or _other_background(found, spec):
+        return []
+    return published_for(found.description, spec.alias)
+
+
+def _other_background(found: Evaluation, spec: DatasetSpec) -> bool:
+    """Whether the background was found otherwise than by the dataset's threshold."""
+    return spec.background == "threshold" and found.protocol != "threshold"
 
 
 def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:

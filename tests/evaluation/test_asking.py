@@ -352,3 +352,22 @@ def test_other_needs_more_than_the_present_names(dataset):
     cfg = load_config(DENSE, [*PRESENT, "TEST.BACKGROUND", "other"])
     with pytest.raises(ValueError, match="TEST.BACKGROUND 'other' with TEST.ASK 'present'"):
         evaluate_dataset(cfg, Given({}), "asked", records=records)
+
+
+@pytest.mark.parametrize("background", ["dataset", "none", "other"])
+def test_rows_say_how_the_background_was_found(dataset, background):
+    """And no paper stands beside another way than its own."""
+    records = dataset([[[0, 2]]], ["cat", "dog"], "threshold", ["sky"])
+    options = [*CPU, "TEST.BACKGROUND", background]
+    cfg = load_config("configs/vitb_384_hyperbolic.yaml", options)
+    given = {"cat": np.array([[0.6, 0.1]]), "dog": np.array([[0.4, 0.2]])}
+    system = Given({0: given})
+    if background == "other":  # which asks a third class
+        system.answer = system.segment
+    found = evaluate_dataset(cfg, system, "asked", records=records)
+    papers = dataclasses.replace(found, description=Description("CLIPer", "ViT-B/16", "CLIPer"))
+    row = describe_evaluation(cfg, Benchmark(find_dataset("voc21"), records, 1), papers)
+    assert row["protocol"] == ("threshold" if background == "dataset" else background)
+    note = f"background by the rule {background!r} (TEST.BACKGROUND) instead of a threshold"
+    assert any(note in text for text in row["notes"]) == (background != "dataset")
+    assert bool(row["published"]) == (background == "dataset")

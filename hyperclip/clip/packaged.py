@@ -54,6 +54,12 @@ PACKAGED = {
 """Models by their name in MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED."""
 
 
+_concepts: dict[str, Tensor] = {}
+"""The embeddings of ImageNet's names (1000, C) by the digest of the packages' files: they take
+seconds, and are the same for each model of a process.
+"""
+
+
 class ConceptClip(nn.Module):
     """An image classifier and a text encoder with what an open_clip model has: ``visual``,
     ``text``, ``encode_image``, ``encode_text``, ``logit_scale``, ``context_length``.
@@ -120,10 +126,13 @@ def load_packaged(name: str) -> tuple[ConceptClip, Tokenizer]:
     """
     packages = PACKAGED[name]
     text, tokenizer = _text_encoder(packages)
-    concepts = _embed(text, tokenize(tokenizer, IMAGENET_CLASSNAMES, packages.context_length))
     files = (_file(packages.image), _file(packages.text) / TEXT_WEIGHTS)
     origin = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    model = ConceptClip(_image_encoder(packages, concepts), text, packages.context_length, origin)
+    if origin not in _concepts:
+        names = tokenize(tokenizer, IMAGENET_CLASSNAMES, packages.context_length)
+        _concepts[origin] = _embed(text, names)
+    visual = _image_encoder(packages, _concepts[origin].clone())
+    model = ConceptClip(visual, text, packages.context_length, origin)
     return model.eval().requires_grad_(False), tokenizer
 
 

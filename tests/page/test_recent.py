@@ -24,5 +24,6 @@ def test_weights_count_and_the_last_one_stays_whatever_it_weighs():
     assert (kept.get("a"), kept.get("b"), kept.get("huge")) == (None, None, 4)
     kept.drop("huge")
     kept.drop("never there")
+    assert len(kept) == 0
     kept.put("c", 5, 10)
     assert len(kept) == 1 and kept.get("c") == 5

@@ -66,3 +66,12 @@ def test_training_by_a_shipped_name_from_any_folder(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="dataset tinyscenes_train: not found below"):
         importlib.import_module("hyperclip.commands.train").main(arguments)
     assert (tmp_path / "output/quickstart/hyperclip/config.yaml").is_file()
+
+
+def test_the_page_s_limits_of_uploads():
+    app = importlib.import_module("hyperclip.commands.app")
+    limits = app.limits_of(0.5, 2)
+    assert (limits.pixels, limits.bytes) == (500_000, 2 * 2**20)
+    for megapixels, megabytes in ((0, 1), (float("nan"), 1), (1, -1), (1, float("inf"))):
+        with pytest.raises(ValueError, match="--max-mega.*expected a number above 0"):
+            app.limits_of(megapixels, megabytes)

@@ -381,7 +381,10 @@ class Predictor:
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
         with self._lock, float32_products(self.precision == "tf32"):
             answer = self.model.segment(image.encoded, Question(vocabulary, scores=True), size)
-        scores = answer.as_dict()["sem_seg"]
+        scores = answer.scores
+        if scores is None:
+            system = type(self.model).__name__
+            raise TypeError(f"{system}.segment gave no scores, which the question asked for")
         FiniteCheck().add("the scores", scores).require(self.model)
         best, labels = scores.topk(min(k, len(scores)), dim=0)
         return labels.cpu().numpy().astype(np.int32), best.half().cpu().numpy()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hyperclip.config import keys, load_config
 from hyperclip.config.key_rules import KeyRules
+from hyperclip.page.systems import Systems, offered
 from hyperclip.predictor import Predictor
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
@@ -102,8 +103,6 @@ def test_both_programs_that_evaluate_give_the_same_rows(config, root, tmp_path):
 
 
 def test_the_demo_the_page_and_python_give_the_same_labels(config, predictor, root, tmp_path):  # noqa: F811
-    from hyperclip.commands import app
-
     image = render_scene("val_seen", 0)[0]
     Image.fromarray(image).save(tmp_path / "scene.png")
     expected = predictor.segment(predictor.encode(image), WORDS)
@@ -129,10 +128,10 @@ def test_the_demo_the_page_and_python_give_the_same_labels(config, predictor, ro
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "out/scene_labels.png")), expected.labels
     )
-    app.offer_first([[str(config), "MODEL.DEVICE", "cpu"]])
-    offered = app.predictors.get(str(config))
-    shown = offered.segment(offered.encode(image), Vocabulary.from_text(WORDS))
-    np.testing.assert_array_equal(shown.labels, expected.labels)
+    systems = Systems(offered([[str(config), "MODEL.DEVICE", "cpu"]]))
+    shown = systems.model(str(config)).predictor
+    answer = shown.segment(shown.encode(image), Vocabulary.from_text(WORDS))
+    np.testing.assert_array_equal(answer.labels, expected.labels)
 
 
 def test_it_attends_by_its_keys(predictor):

@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..adapters import adapters
-from ..runtime.files import local_name, write_atomically, write_text
+from ..runtime.files import local_name, local_path, write_atomically, write_text
 from ..runtime.weights import (
     HOLDS,
     TRAINED,
@@ -148,7 +148,7 @@ def completed(model: nn.Module, state: Mapping[str, Tensor], over: str) -> dict[
 
 def require_file(path: str) -> None:
     """FileNotFoundError if a local checkpoint does not exist; "" and addresses pass."""
-    if path and "://" not in path and not Path(path).is_file():
+    if path and "://" not in path and not local_path(path).is_file():
         read_checkpoint(path)  # raises with advice
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hyperclip.checkpoints.checkpointer import fetched
+from hyperclip.checkpoints.checkpointer import fetched, require_file
 from hyperclip.config import load_config
 from hyperclip.evaluation.results_files import read_results, write_json
 from hyperclip.evaluation.tables import comparison_table
@@ -452,4 +452,5 @@ def test_shipped_names_from_any_folder(tmp_path, monkeypatch):
     for name in ("", "none", "ViT-B/16", "hf-hub:a/b", "http://a.org//b", "x" * 5000):
         assert local_name(name) == name
     assert Predictor.from_config(DENSE, ["MODEL.DEVICE", "cpu"]).model.text is not None
+    require_file("configs/quickstart/hyperclip_trained.safetensors")
     assert local_name("configs/quickstart/tiny_clip") == str(ROOT / "configs/quickstart/tiny_clip")

@@ -32,9 +32,9 @@ class Vocabulary:
         classes: T tuples of synonyms. name, version: what results report.
         negatives: names of what is none of the classes, for systems that use them (CLIPer).
         background: names that are prompted like classes, but count as background.
-        other: whether one more class is behind them, embedded as the mean of all the others.
         typed: whether a person wrote the names for this use, see :func:`synonym_rule`.
         doubt: what else may have been meant, or ""; programs without a log show it.
+        other: whether one more class is behind them, embedded as the mean of all the others.
     Raises:
         ValueError: no class, an empty name, two classes of the same names (if typed: with one in
             common), a negative or background word that is a class or is there twice.
@@ -45,9 +45,9 @@ class Vocabulary:
     version: str = ""
     negatives: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
-    other: bool = False
     typed: bool = field(default=False, compare=False)
     doubt: str = field(default="", compare=False)
+    other: bool = False
 
     def __post_init__(self) -> None:
         if not self.classes:

@@ -30,19 +30,16 @@ ENCODED_IMAGES = 8
 
 @dataclass(frozen=True)
 class Offer:
-    """A config file, KEY VALUE pairs for it, and a checkpoint that is used as soon as it exists."""
+    """A config file, and KEY VALUE pairs for it."""
 
     config: str
     overrides: tuple[str, ...] = ()
-    trained: str = ""
 
 
+_HYPERCLIP = zoo.ZOO["quickstart/hyperclip"]
 QUICKSTART = {
     "CLIPer (quickstart)": Offer("configs/quickstart/cliper.yaml"),
-    "HyperCLIP (quickstart, trained by run_train_test.sh)": Offer(
-        "configs/quickstart/hyperclip.yaml",
-        trained="output/quickstart/hyperclip/model_final.pth",
-    ),
+    "HyperCLIP (quickstart)": Offer(_HYPERCLIP.config, _HYPERCLIP.overrides),
 }
 """What is offered behind everything else."""
 
@@ -70,7 +67,7 @@ def offered(configs: Sequence[Sequence[str]]) -> dict[str, Offer]:
 
 def _loads(name: str, offer: Offer) -> bool:
     try:
-        load_config(offer.config)
+        load_config(offer.config, list(offer.overrides))
     except (OSError, ValueError) as error:
         logger.warning("%s is not offered: %s", name, str(error).partition(";")[0])
         return False
@@ -117,15 +114,13 @@ class Systems:
         return list(self._offers)
 
     def config(self, name: str) -> CfgNode:
-        """The config of a system, with its checkpoint if that exists by now; ValueError for another
-        name, and what :func:`load_config` raises.
+        """The config of a system; ValueError for another name, and what :func:`load_config`
+        raises.
         """
         if name not in self._offers:
             raise ValueError(f"system: got {name!r}, expected one of {self.names}")
         offer = self._offers[name]
-        trained = files.local_path(offer.trained)
-        weights = ["MODEL.WEIGHTS", str(trained)] if trained.is_file() else []
-        return load_config(offer.config, [*offer.overrides, *weights])
+        return load_config(offer.config, list(offer.overrides))
 
     def largest_confidence(self, name: str) -> float:
         """The highest confidence that a system's answers can have."""

@@ -83,13 +83,11 @@ def test_what_is_not_installed_is_not_offered(monkeypatch, caplog):
     assert "CLIPer (quickstart) is not offered: " in caplog.text
 
 
-def test_a_checkpoint_is_used_as_soon_as_it_exists(tmp_path):
-    trained = tmp_path / "model_final.pth"
-    systems = Systems({"a": Offer(CONFIG, trained=str(trained)), "b": Offer(CONFIG)})
-    assert systems.names == ["a", "b"] and systems.config("a").MODEL.WEIGHTS == ""
-    trained.write_bytes(b"")
-    assert systems.config("a").MODEL.WEIGHTS == str(trained)
-    assert systems.config("b").MODEL.WEIGHTS == ""
+@pytest.mark.parametrize("name", QUICKSTART)
+def test_the_quickstart_s_systems_answer(name):
+    model = Systems(QUICKSTART).model(name)
+    encoded = model.encode("a", render_scene("val_seen", 0)[0])
+    assert model.predictor.segment(encoded, CLASSES).confidence.max() > 0.1
 
 
 def test_another_name_is_refused():

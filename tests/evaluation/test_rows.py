@@ -239,7 +239,7 @@ def noted(config, alias, *overrides):
     found = Evaluation(
         {},
         evaluated_vocabulary(cfg, name),
-        "abstain",
+        "threshold" if benchmark.spec.background == "threshold" else "abstain",
         described(cfg, (name, benchmark.spec.alias)),
         None,
         0.0,

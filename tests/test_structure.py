@@ -25,7 +25,7 @@ FLOORS = (
     ("hyperclip.adapters",),
     ("hyperclip.segmenter", "hyperclip.inference", "hyperclip.tinyscenes", "hyperclip.zoo"),
     ("hyperclip.meta_arch", "hyperclip.data", "hyperclip.checkpoints", "cliper"),
-    ("hyperclip.load",),
+    ("hyperclip.load", "hyperclip.prediction"),
     ("hyperclip.pretrained",),
     ("hyperclip.predictor", "hyperclip.evaluation"),
     ("hyperclip.training", "hyperclip.page"),

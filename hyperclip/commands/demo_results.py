@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..clip import TextEmbedder
 from ..data.image_plugins import need_plugin
-from ..predictor import Prediction
+from ..prediction import Prediction
 from ..runtime import files
 from ..visualization import label_image, map_palette, overlay, palette
 from ..vocabulary import Vocabulary

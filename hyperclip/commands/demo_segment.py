@@ -14,7 +14,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..data import read_image
-from ..predictor import Prediction, Predictor
+from ..prediction import Prediction
+from ..predictor import Predictor
 from ..results import Writer, add_to_all
 from ..runtime import files, finite
 from ..segmenter import Question

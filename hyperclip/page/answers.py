@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..data import read_image
-from ..predictor import Prediction
+from ..prediction import Prediction
 from ..visualization import map_palette
 from ..vocabulary import Vocabulary
 from .background import Background

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..predictor import EncodedImage, Prediction, Predictor
+from ..prediction import Prediction
+from ..predictor import EncodedImage, Predictor
 from ..segmenter import Question
 from ..vocabulary import Vocabulary
 from ..vocabulary.names import split_words

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..predictor import Prediction
+from ..prediction import Prediction
 from ..results import ClassRow
 from ..vocabulary import Vocabulary
 from .answers import Answer, BestClasses

@@ -20,7 +20,7 @@ from hyperclip.config import load_config
 from hyperclip.data import DATASETS
 from hyperclip.data.detectron2_catalog import unregister
 from hyperclip.load import load_model
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from hyperclip.tinyscenes.drawing import SPLITS, render_scene
 from PIL import Image
 

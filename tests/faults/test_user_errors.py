@@ -16,7 +16,8 @@ from hyperclip.commands.demo_inputs import find_inputs, name_results
 from hyperclip.commands.demo_results import ClassList, save_prediction
 from hyperclip.config.keys import load_config
 from hyperclip.data.class_lists import train_vocabulary
-from hyperclip.predictor import Prediction, Predictor
+from hyperclip.prediction import Prediction
+from hyperclip.predictor import Predictor
 from hyperclip.training.run_folder import check_output_folder, clear_run
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image

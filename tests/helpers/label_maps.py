@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from PIL import Image
 
 from tests.conftest import ROOT

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-from hyperclip.predictor import EncodedImage, Prediction
+from hyperclip.prediction import Prediction
+from hyperclip.predictor import EncodedImage
 
 LEVELS = 16
 WORDS = "; ".join(f"level {k}" for k in range(LEVELS))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hyperclip.page import rendering, words
 from hyperclip.page.answers import Answer, BestClasses, Request
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from hyperclip.visualization import palette
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from hyperclip.results import Answer, build_writers
 from PIL import Image
 from pycocotools.coco import COCO

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from hyperclip.results import build_writers
 from PIL import Image
 

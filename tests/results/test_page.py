@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hyperclip import Predictor
 from hyperclip.commands import demo
-from hyperclip.predictor import Prediction
+from hyperclip.prediction import Prediction
 from hyperclip.results import WRITERS
 from hyperclip.tinyscenes.drawing import render_scene
 from PIL import Image

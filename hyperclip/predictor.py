@@ -209,7 +209,7 @@ class Predictor:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""
         self._of_thread.image = self.encode(image)
 
-    def predict(self, vocabulary: str | Vocabulary, **options: Any) -> Prediction:
+    def predict(self, vocabulary: str | Sequence[str] | Vocabulary, **options: Any) -> Prediction:
         """Segment this thread's image, see :meth:`segment`; RuntimeError if it has set none."""
         image: EncodedImage | None = getattr(self._of_thread, "image", None)
         if image is None:
@@ -222,7 +222,7 @@ class Predictor:
     def __call__(
         self,
         images: Iterable[AnyImage],
-        vocabulary: str | Vocabulary,
+        vocabulary: str | Sequence[str] | Vocabulary,
         *,
         batch_size: int = 4,
         **options: Any,
@@ -257,11 +257,12 @@ class Predictor:
         return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
 
     def segment(
-        self, image: EncodedImage, vocabulary: str | Vocabulary, **options: Any
+        self, image: EncodedImage, vocabulary: str | Sequence[str] | Vocabulary, **options: Any
     ) -> Prediction:
         """Segment an encoded image by a vocabulary: in text ``;`` or a line end separates classes,
-        ``,`` synonyms. The options are those of :meth:`Question.of`: ``background``, ``negatives``,
-        ``threshold``, ``class_threshold``, ``scores``.
+        ``,`` synonyms; or a list with a text for each class. The options are those of
+        :meth:`Question.of`: ``background``, ``negatives``, ``threshold``, ``class_threshold``,
+        ``scores``.
 
         Raises:
             ValueError: an empty vocabulary, duplicates, a name that is too long, options that
@@ -282,7 +283,7 @@ class Predictor:
         return Prediction(labels, confidence, vocabulary.names, asked, synonyms, maps)
 
     def top(
-        self, image: EncodedImage, vocabulary: str | Vocabulary, k: int = 3
+        self, image: EncodedImage, vocabulary: str | Sequence[str] | Vocabulary, k: int = 3
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best classes of each pixel, best first, without any background: labels int32
         (k, h, w) and scores float16 (k, h, w), fewer than k for as few classes.

@@ -74,7 +74,7 @@ class Question:
     @classmethod
     def of(
         cls,
-        vocabulary: str | Vocabulary,
+        vocabulary: str | Sequence[str] | Vocabulary,
         *,
         background: str = "",
         negatives: str = "",
@@ -85,22 +85,28 @@ class Question:
         """What a person asks: in texts ``;`` or a line end separates names, ``,`` synonyms.
 
         Args:
+            vocabulary: names as text, or a list of a text for each class.
             background: one of ``BACKGROUNDS``; "" for "words" if there are ``negatives``, else
                 "own".
-            negatives: names of what is none of the classes. With another background than "words"
-                they are the vocabulary's negatives, which CLIPer weighs its classes against.
+            negatives: names of what is none of the classes, for the background "words".
             threshold: pixels of a lower score get no class. class_threshold, scores: see above.
         Raises:
-            ValueError: an empty vocabulary, a name that is there twice, or as above.
+            ValueError: an empty vocabulary, a name that is there twice, negatives with another
+                background, or as above.
         """
         if isinstance(vocabulary, str):
             vocabulary = Vocabulary.from_text(vocabulary)
-        background = background or ("words" if negatives.strip() else "own")
+        elif not isinstance(vocabulary, Vocabulary):
+            vocabulary = replace(Vocabulary.from_names(list(vocabulary)), typed=True)
         words = split_words(negatives)
-        if words and background == "words":
+        background = background or ("words" if words else "own")
+        if words and background != "words":
+            raise ValueError(
+                f"negatives: got {', '.join(words)} with background {background!r}, expected "
+                "'words', which leaves out what looks like them (a threshold may go with it)"
+            )
+        if words:
             vocabulary = replace(vocabulary, background=words)
-        elif words:
-            vocabulary = replace(vocabulary, negatives=words)
         return cls(vocabulary, background, class_threshold, threshold, scores)
 
     @property

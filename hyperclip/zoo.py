@@ -81,7 +81,8 @@ ZOO = {
         rank=10,
         measured=(
             "mIoU 19.6 % on 20 photos of COCO train2017 that were held out, all 129 names asked, "
-            "windows; docs/photo_mini.md has the command and more."
+            "windows. Two of the sets that it was trained on, MSRC-21 and CamVid, are for "
+            "non-commercial use."
         ),
     ),
     "quickstart/hyperclip": ZooModel(

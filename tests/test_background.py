@@ -158,3 +158,18 @@ def test_other_needs_two_classes_and_embeddings():
     system = Cosine(None, None)
     with pytest.raises(ValueError, match="'other': Cosine has no embeddings of names"):
         system.answer(torch.zeros(2, 2, 4), Question.of(WORDS, background="other"), (2, 2))
+
+
+@pytest.mark.parametrize("background", ["own", "none", "threshold", "other"])
+def test_negatives_are_never_ignored(background):
+    with pytest.raises(ValueError, match=f"negatives: got sky, wall with background '{background}"):
+        Question.of(WORDS, background=background, negatives="sky; wall")
+
+
+def test_a_list_has_a_text_for_each_class():
+    listed = Question.of(["dog, puppy", "road"]).vocabulary
+    typed = Question.of("dog, puppy; road").vocabulary
+    assert listed == typed and listed.typed and len(Question.of(["dog"]).vocabulary) == 1
+    for names, message in (([], "got no class"), (["dog", " "], "class 1 has an empty name")):
+        with pytest.raises(ValueError, match=message):
+            Question.of(names)

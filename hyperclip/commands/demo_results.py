@@ -153,6 +153,8 @@ def save_scores(target: Path, prediction: Prediction) -> None:
 
 
 def largest_classes(prediction: Prediction) -> str:
-    """Names of the three classes with the most pixels, largest first."""
-    pixels = np.bincount(prediction.labels[prediction.labels >= 0], minlength=len(prediction.names))
-    return ", ".join(prediction.names[i] for i in pixels.argsort()[::-1][:3] if pixels[i])
+    """Names of the three largest classes, largest first, and how many more there are."""
+    rows = [row for row in prediction.to_table() if row.pixels]
+    rows.sort(key=lambda row: -row.pixels)
+    more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+    return ", ".join(row.name for row in rows[:3]) + more

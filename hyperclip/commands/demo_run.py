@@ -1,7 +1,9 @@
 """run.json: what decides the results in a folder, for ``--resume`` to add none of another kind."""
 
 import argparse
+import contextlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from ..results import Writer
 from ..runtime.files import local_path, read_json, write_text
 from ..segmenter import Question
 from .demo_inputs import Source, result_files
+
+logger = logging.getLogger("hyperclip.demo")
 
 FILE = "run.json"
 
@@ -83,8 +87,17 @@ def still_to_do(
 
 
 def note_start(folder: Path, run: dict[str, Any], resume: bool) -> None:
-    """Write run.json, whose time is the run's start; one that is gone on with keeps its own."""
-    if not (resume and (folder / FILE).exists()):
+    """Write run.json, whose time is the run's start; one that is gone on with keeps its own. A line
+    says so where the folder has results of other settings, which stay unless they are replaced.
+    """
+    file = folder / FILE
+    if file.exists() and not resume:
+        with contextlib.suppress(ValueError):  # a damaged one is replaced
+            before = read_json(file, "--output")
+            if isinstance(before, dict) and (differing := differences(before, run)):
+                what = "results of an earlier run with other settings stay beside the new ones"
+                logger.warning("%s: %s (%s)", folder, what, differing[0])
+    if not (resume and file.exists()):
         write_text(folder / FILE, json.dumps(run, indent=1) + "\n")
 
 

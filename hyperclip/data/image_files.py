@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from .image_plugins import need_plugin
@@ -104,7 +104,9 @@ def decode(path: str | Path, what: str, max_pixels: int = 0) -> ImageFile:
             "max_pixels in the dataset's YAML file, or by the config key INPUT.MAX_PIXELS"
         ) from error
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        problem = f"cannot be read ({error}); is it empty or cut short?"
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no image, or of an unknown format" if unknown else str(error)
+        problem = f"cannot be read ({reason}); is it empty or cut short?"
         raise ValueError(f"{what} {str(path)!r} {problem}") from error
 
 

@@ -133,4 +133,7 @@ def save_tensors(state: Mapping[str, Tensor], target: Path, notes: Mapping[str, 
     plain = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()
     }
+    target.touch()
+    mode = target.stat().st_mode
     save_file(plain, target, metadata={"format": "pt", **notes})
+    target.chmod(mode)  # as any other file: safetensors lets the owner alone read it

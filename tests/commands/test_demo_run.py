@@ -116,6 +116,7 @@ def test_scores_are_those_of_the_model(tmp_path):
         (["--background", "none", "--threshold", "0.5"], "'none': got a threshold, too"),
         (["--background", "words"], "'words': vocabulary 'custom' has no background words"),
         (["--negatives", "level 1"], "'level 1' is also a class"),
+        (["--negatives", "sky", "--background", "other"], "negatives: got sky with background"),
     ],
 )
 def test_options_that_are_wrong(tmp_path, segment, options, message):
@@ -231,6 +232,15 @@ def test_words_that_are_left_unpainted(tmp_path):
         assert 0 < (labels < 0).sum() < labels.size
         painted = np.asarray(Image.open(tmp_path / "out/a_labels.png"))
         np.testing.assert_array_equal(painted, np.where(labels < 0, 255, labels))
+
+
+def test_a_folder_of_other_words_is_noted(segment, caplog):
+    segment()
+    segment()
+    assert "other settings stay beside" not in caplog.text
+    segment("--threshold", "0.5")
+    note = "results of an earlier run with other settings stay beside the new ones"
+    assert f"{note} (--threshold was 0.0, is 0.5)" in caplog.text
 
 
 def test_what_is_done_again(tmp_path, photos, segment):

@@ -246,6 +246,13 @@ def test_nothing_of_this_machine_is_in_the_config(tmp_path):
     assert "SEED: 7" in text and text.startswith("# A model that hyperclip saved.")
 
 
+def test_whoever_reads_one_file_reads_all(quickstart, tmp_path):
+    folder = quickstart.save_pretrained(tmp_path / "model")
+    modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_a_saved_model_is_replaced_and_what_is_beside_it_stays(quickstart, tmp_path):
     folder = tmp_path / "saved"
     folder.mkdir()  # an empty one is as good as none

@@ -45,7 +45,7 @@ MAY_CHANGE = (
 )
 """Prefixes of keys that --resume may change, since they do not change what is learned."""
 
-MAY_NOT_CHANGE = ("TEST.ASK",)
+MAY_NOT_CHANGE = ("TEST.ASK", "TEST.BACKGROUND")
 """Keys of these that it may not, since scores before and after would not be comparable."""
 
 

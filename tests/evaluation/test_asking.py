@@ -318,8 +318,10 @@ def test_a_training_keeps_its_way_of_asking(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     (tmp_path / "model_0000001.pth").write_text("")
     check_output_folder(load_config(HYPERCLIP, [*keys, "TEST.BOUNDARY_IOU", "True"]), resume=True)
-    with pytest.raises(ValueError, match="TEST.ASK: all -> present"):
-        check_output_folder(load_config(HYPERCLIP, [*keys, "TEST.ASK", "present"]), resume=True)
+    for key, before, now in (("ASK", "all", "present"), ("BACKGROUND", "dataset", "other")):
+        changed = load_config(HYPERCLIP, [*keys, f"TEST.{key}", now])
+        with pytest.raises(ValueError, match=f"TEST.{key}: {before} -> {now}"):
+            check_output_folder(changed, resume=True)
 
 
 def test_only_two_ways_are_known():

@@ -126,7 +126,8 @@ class Answers:
         """The answer, which is kept; OSError, ValueError or ImportError for whatever the visitor,
         or who started the program, can mend.
         """
-        vocabulary = request.background.vocabulary(request.classes)
+        question = request.background.question(request.classes)
+        vocabulary = question.vocabulary
         if len(vocabulary) > MOST_NAMES:
             got = f"got {len(vocabulary)} classes, expected at most {MOST_NAMES}"
             raise ValueError(f"Classes: {got}. Ask for fewer at a time")
@@ -135,7 +136,7 @@ class Answers:
             image = self._read(request)
             model = self.systems.model(request.system)
             encoded = model.encode(request.file, image)
-            prediction = request.background.segment(model.predictor, encoded, vocabulary)
+            prediction = model.predictor.answer(encoded, question)
         labels = prediction.labels.astype(np.int32)
         answer = Answer(request, image, vocabulary, replace(prediction, labels=labels))
         self._answers.put(answer.token, answer, answer.nbytes)

@@ -6,13 +6,10 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ..prediction import Prediction
-from ..predictor import EncodedImage, Predictor
 from ..segmenter import Question
-from ..vocabulary import Vocabulary
 from ..vocabulary.names import split_words
 
 RULES: Mapping[str, str] = {
@@ -53,20 +50,15 @@ class Background:
         if self.rule == "words" and not split_words(self.words):
             raise ValueError("Background words: got none, expected names such as 'wall; sky'")
 
-    def vocabulary(self, classes: str) -> Vocabulary:
-        """The typed classes, with the words of the background; ValueError as
-        :meth:`Vocabulary.from_text`, and for a word that is also a class.
-        """
-        typed = Vocabulary.from_text(classes)
-        return replace(typed, background=split_words(self.words) if self.rule == "words" else ())
-
-    def segment(
-        self, predictor: Predictor, image: EncodedImage, vocabulary: Vocabulary
-    ) -> Prediction:
-        """Ask for the classes under this rule; raises as :meth:`Predictor.segment` does."""
-        least = self.threshold if self.rule == "threshold" else None
-        question = Question(vocabulary, self.rule, self.class_threshold, least)
-        return predictor.answer(image, question)
+    def question(self, classes: str) -> Question:
+        """The typed classes under this rule; ValueError as :meth:`Question.of`."""
+        return Question.of(
+            classes,
+            background=self.rule,
+            negatives=self.words if self.rule == "words" else "",
+            threshold=self.threshold if self.rule == "threshold" else None,
+            class_threshold=self.class_threshold,
+        )
 
 
 def threshold_of(name: str, text: str) -> float | None:

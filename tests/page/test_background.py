@@ -24,8 +24,8 @@ def asked(request):
 
 
 def answer(asked, **options):
-    background = Background(**options)
-    return background.segment(*asked, background.vocabulary(CLASSES))
+    predictor, encoded = asked
+    return predictor.answer(encoded, Background(**options).question(CLASSES))
 
 
 def test_every_rule_has_words():
@@ -105,7 +105,7 @@ def test_what_is_no_rule(options, message):
 
 def test_a_word_that_is_also_a_class():
     with pytest.raises(ValueError, match="'cross' is also a class"):
-        Background("words", words="wall; cross").vocabulary(CLASSES)
+        Background("words", words="wall; cross").question(CLASSES)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "2.5", "x", [0.5], "0,5"])

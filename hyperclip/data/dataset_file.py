@@ -167,8 +167,12 @@ def _format_of(splits: Mapping, where: str) -> type[AnnotationSource] | None:
             continue
         _check_keys(given, LABELS_KEYS, ("format",), f"{here}, labels")
         kind, coco = FORMATS[given["format"]], ("crowds",) if "file" in given else ()
-        _check_keys(given, {key: LABELS_KEYS[key] for key in ("format", *kind.paths, *coco)},
-                    kind.paths, f"{here}, labels of format {kind.format}")  # fmt: skip
+        _check_keys(
+            given,
+            {key: LABELS_KEYS[key] for key in ("format", *kind.paths, *coco)},
+            kind.paths,
+            f"{here}, labels of format {kind.format}",
+        )
         formats.add(kind.format)
     if len(formats) > 1:
         got = sorted(name or "masks" for name in formats)

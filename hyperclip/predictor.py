@@ -228,11 +228,14 @@ class Predictor:
         **options: Any,
     ) -> Iterator[Prediction]:
         """Segment images, of any sizes, one after the other: what :meth:`encode_all` and
-        :meth:`segment` give. No more images than ``batch_size`` are in memory at a time.
+        :meth:`segment` give. No more images than ``batch_size`` are in memory at a time. What is
+        wrong with the question is raised before the first image.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected a number from 1 on")
-        return self._answers(images, Question.of(vocabulary, **options), batch_size)
+        question = Question.of(vocabulary, **options)
+        self.model.check(question.vocabulary)
+        return self._answers(images, question, batch_size)
 
     def _answers(
         self, images: Iterable[AnyImage], question: Question, batch_size: int

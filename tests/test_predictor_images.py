@@ -95,3 +95,9 @@ def test_what_is_wrong_is_said_before_the_first_image():
         predictor([SCENE], WORDS, batch_size=0)
     with pytest.raises(ValueError, match="got no class"):
         predictor([SCENE], " ")
+    for asked in (
+        {"vocabulary": f"red; {'very ' * 90}red"},
+        {"vocabulary": "red", "negatives": "x " * 90},
+    ):
+        with pytest.raises(ValueError, match="tokens"):
+            predictor([SCENE], **asked)

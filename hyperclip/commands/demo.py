@@ -226,6 +226,7 @@ def run(
         close_all(writers)
         return 0
     predictor = Predictor.from_config(cfg)
+    predictor.model.check(question.vocabulary)
     file = output / "classes.json"
     text = predictor.model.text
     classes = ClassList(file, question.vocabulary, text, arguments.resume)

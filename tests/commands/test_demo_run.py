@@ -201,6 +201,15 @@ def test_an_interrupted_run_goes_on(tmp_path, segment, caplog):
     assert segment() == [0, 1, 2]
 
 
+def test_a_name_that_is_too_long_ends_a_run_before_its_first_image(tmp_path):
+    Image.fromarray(render_scene("val_seen", 0)[0]).save(tmp_path / "a.png")
+    given = ["--config-file", CONFIG, "--input", str(tmp_path / "a.png"), "--vocabulary", "red"]
+    more = ["--negatives", "very " * 90, "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="tokens"):
+        demo.main([*given, *more, "--opts", "MODEL.DEVICE", "cpu"])
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_formats_go_on_too(tmp_path, segment):
     """Also when the pictures are there and the format's part of an image is not."""
     whole = tmp_path / "out/coco.json"

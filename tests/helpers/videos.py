@@ -54,7 +54,7 @@ class LevelPredictor:
     """
 
     def __init__(self, before=lambda count: None):
-        self.model = SimpleNamespace(text=None)
+        self.model = SimpleNamespace(text=None, check=lambda vocabulary: None)
         self.before, self.alive, self.seen = before, [], []
 
     def encode(self, image):

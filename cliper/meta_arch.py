@@ -15,7 +15,7 @@ from hyperclip.clip.vit_tower import VitTower
 from hyperclip.config.key_rules import options_of
 from hyperclip.normalization import pixel_statistics
 from hyperclip.runtime.finite import FiniteCheck
-from hyperclip.segmenter import Description, Question, Segmentation, Segmenter
+from hyperclip.segmenter import Description, Question, Segmentation, Segmenter, label
 from hyperclip.vocabulary import Vocabulary
 from hyperclip.vocabulary.names import tokens_of
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from .feature_refiner import FeatureExtractor
 from .fusion import FusionOptions, encode_layers, proxy_affinity
-from .postprocess import LabelOptions, full_size_maps, fuse_scores, label_map
+from .postprocess import ClassMaps, LabelOptions, fuse_scores
 from .preprocess import resize_for_clip, target_size
 from .refiner import DiffusionRefiner, Refinement, Refiner, build_extractor, build_refiner
 from .scores import Embedded, ScoreOptions, coarse_scores, with_negatives
@@ -202,6 +202,11 @@ class CLIPer(Segmenter):
         says; thresholds of the question take the place of the system's own. NotFiniteError for NaN
         or infinity on the way, as :meth:`encode`.
         """
+        return label(self.score(encoded, question, size), size, question.scores)
+
+    @torch.no_grad()
+    def score(self, encoded: EncodedImage, question: Question, size: tuple[int, int]) -> ClassMaps:
+        """See :class:`Segmenter`: refined by its own refiner, if any; raises as :meth:`segment`."""
         vocabulary = question.vocabulary
         prompts, class_of = self.embed_vocabulary(vocabulary), self.class_of(vocabulary)
         embedded, refine = encoded
@@ -213,12 +218,14 @@ class CLIPer(Segmenter):
         check = FiniteCheck().add("the embeddings of the class names", prompts)
         check.add("the scores", coarse, scores).add("the refined scores", refined)
         check.require(self, self._half)
-        options = self._label_options(question)
-        best, confidence = label_map(refined, scores, size, options)
-        maps = None
-        if question.scores:
-            maps = torch.cat([maps for _, maps in full_size_maps(refined, scores, size, options)])
-        return Segmentation(best, confidence, maps)
+        return ClassMaps(refined, scores, self._label_options(question), coarse)
+
+    def features(self, encoded: EncodedImage) -> Tensor:
+        """See :class:`Segmenter`; of the selected layer."""
+        embedded = encoded.embedded
+        layer = self.scores.select_layer if self.scores.average != "none" else 0
+        unit = F.normalize(embedded.features[layer].float(), dim=-1)
+        return unit.T.unflatten(1, embedded.grid)
 
     def _label_options(self, question: Question) -> LabelOptions:
         protocols = {"own": self.labels.protocol, "none": "argmax", "threshold": "abstain"}

@@ -5,11 +5,12 @@ classes at a time, h w refined scores, H W image. Source: CLIPer (ICCV 2025) and
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from hyperclip.labels import NO_CLASS
+from hyperclip.score_maps import ScoreMaps
 from torch import Tensor
 
 from .config import CLIPER_RULES
@@ -65,19 +66,44 @@ def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
     return torch.where(maps < options.background_threshold, 0.0, maps)
 
 
-def label_map(
-    refined: Tensor, scores: Tensor, size: tuple[int, int], options: LabelOptions
-) -> tuple[Tensor, Tensor]:
-    """Labels int64 (H, W), 0..T-1 or ``NO_CLASS``, and their scores (H, W), from refined maps
-    (T, h, w) and the class scores (T,) of :func:`fuse_scores`. Ties go to the lower class.
+@dataclass(frozen=True)
+class ClassMaps(ScoreMaps):
+    """CLIPer's scores of an image: refined maps, each scaled to the score of its class.
+
+    Args:
+        refined: (T, h, w), the coarse ones where nothing refined them.
+        scores: of the classes (T,), see :func:`fuse_scores`.
+        unrefined: the coarse ones (T, h, w), which :meth:`replaced` fuses with others.
     """
-    best = refined.new_full(size, float("-inf"))
-    labels = torch.full(size, NO_CLASS, device=refined.device)
-    for start, maps in full_size_maps(refined, scores, size, options):
-        top, place = maps.max(dim=0)
-        better = top > best
-        best, labels = torch.where(better, top, best), torch.where(better, place + start, labels)
-    if options.protocol == "argmax":
-        return labels, best
-    nothing = best == 0 if options.background_threshold > 0 else (1 - best).square() >= best
-    return torch.where(nothing, NO_CLASS, labels), best
+
+    refined: Tensor
+    scores: Tensor
+    options: LabelOptions
+    unrefined: Tensor
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return len(self.refined)
+
+    def coarse(self) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.refined
+
+    def at(self, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`ScoreMaps`."""
+        classes = torch.arange(len(self.scores), device=self.scores.device)
+        for start, maps in full_size_maps(self.refined, self.scores, size, self.options):
+            yield classes[start : start + len(maps)], maps
+
+    def replaced(self, coarse: Tensor) -> "ClassMaps":
+        """See :class:`ScoreMaps`."""
+        return replace(self, refined=coarse, scores=fuse_scores(coarse, self.unrefined))
+
+    def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        if self.options.protocol == "argmax":
+            return labels
+        best = confidence
+        by_threshold = self.options.background_threshold > 0
+        nothing = best == 0 if by_threshold else (1 - best).square() >= best
+        return torch.where(nothing, NO_CLASS, labels)

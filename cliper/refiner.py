@@ -1,51 +1,26 @@
-"""Refiners: what turns coarse class scores into fine ones, chosen by MODEL.CLIPER.REFINER.NAME.
+"""The refiners of CLIPer, for it and any other system, by their names in REFINER_REGISTRY."""
 
-A refiner gives each image a :class:`Refinement`, which serves any vocabulary. To add one, register
-a function of a config that returns a refiner (or None):
-
-    @REFINER_REGISTRY.register()
-    def blur(cfg):
-        return lambda images: [lambda coarse: box_filter(coarse) for _ in images]
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from fvcore.common.registry import Registry
 from hyperclip.config.key_rules import options_of
+from hyperclip.stages.refining import (
+    REFINER_REGISTRY,
+    GridRefinement,
+    Refinement,
+    Refiner,
+    build_entry,
+)
 from torch import Tensor, nn
 
 from .affinity import FuseOptions
 from .diffusion import DiffusionAttention, DiffusionOptions
 from .feature_refiner import FeatureExtractor, mix_alike
 from .pretrained import load_diffusion
-
-Refinement = Callable[[Tensor], Tensor]
-"""Coarse scores (T, h, w) to fine ones (T, h', w'). Its "inputs", if any, are checked for NaN."""
-
-Refiner = Callable[[Sequence[Tensor]], list[Refinement]]
-"""Images (3, H, W), RGB 0..255, of any sizes, to a refinement for each."""
-
-REFINER_REGISTRY = Registry("REFINER")
-"""Functions of a config that build a refiner, or None for none."""
-
-
-@dataclass(frozen=True)
-class GridRefinement:
-    """Resize scores to the grid (h', w') of an operator on (N, T), bilinearly, and apply it."""
-
-    grid: tuple[int, int]
-    apply: Callable[[Tensor], Tensor]
-    inputs: tuple[Tensor, ...] = ()
-
-    def __call__(self, coarse: Tensor) -> Tensor:
-        fine = F.interpolate(coarse[None], size=self.grid, mode="bilinear", align_corners=False)
-        return self.apply(fine[0].flatten(1).T.contiguous()).T.unflatten(1, self.grid)
 
 
 class DiffusionRefiner(nn.Module):
@@ -85,11 +60,6 @@ class FeatureRefiner(nn.Module):
 
 
 @REFINER_REGISTRY.register()
-def none(cfg: CfgNode) -> None:
-    """No refinement."""
-
-
-@REFINER_REGISTRY.register()
 def diffusion(cfg: CfgNode) -> DiffusionRefiner:
     """Build from MODEL.CLIPER.DIFFUSION; with MODEL.CLIPER.HALF in float16 on a GPU."""
     node = cfg.MODEL.CLIPER.DIFFUSION
@@ -120,12 +90,6 @@ def fuse_options(cfg: CfgNode) -> FuseOptions:
 
 
 def build_refiner(cfg: CfgNode) -> Refiner | None:
-    """Build the refiner that the config names; ValueError for an unknown name."""
-    name = cfg.MODEL.CLIPER.REFINER.NAME
-    if name not in REFINER_REGISTRY:
-        known = sorted(key for key, _ in REFINER_REGISTRY)
-        raise ValueError(
-            f"MODEL.CLIPER.REFINER.NAME: got {name!r}, expected one of {known}, or one that you "
-            "registered"
-        )
-    return REFINER_REGISTRY.get(name)(cfg)
+    """The refiner of MODEL.CLIPER.REFINER.NAME; ValueError for an unknown name."""
+    key, name = "MODEL.CLIPER.REFINER.NAME", cfg.MODEL.CLIPER.REFINER.NAME
+    return build_entry(REFINER_REGISTRY, key, name, cfg)

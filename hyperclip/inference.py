@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .head.logits import PartOfView, ViewLogits
-from .labels import NO_CLASS
 from .runtime.memory import items_at_a_time
-
-Size = tuple[int, int]  # height and width in pixels
+from .score_maps import Chunks, GridMaps, ScoreMaps, Size, best_of, leave_out, resize
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,6 @@ class SlidingWindow:
         """Upper left corners (y, x) of the windows, row by row."""
         starts = range(0, self.size - self.kernel + 1, self.stride)
         return [(y, x) for y in starts for x in starts]
-
-
-def resize(x: Tensor, size: Size) -> Tensor:
-    """Bilinear resize of (N, C, h, w) without anti-aliasing, as in the released code."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def make_views(
@@ -152,37 +143,89 @@ def best_classes(
     """Best class of each pixel of one image, int64 (H, W), the lower one of equals, and its score
     (H, W): the maximum of :func:`score_maps`, which has the same arguments, without all maps.
     """
-    best = views.logits.new_full(size, -1.0)
-    labels = torch.zeros(size, dtype=torch.int64, device=best.device)
-    update = _update_at_once if best.device.type == "cuda" else _update_in_turn
-    for prompts, maps in full_size_scores(views, sliding, size):
-        update(best, labels, prompts, maps)
+    labels, best = best_of(full_size_scores(views, sliding, size))
     return labels if class_of is None else class_of[labels], best
 
 
-def _update_in_turn(best: Tensor, labels: Tensor, prompts: Tensor, maps: Tensor) -> None:
-    """Take the scores (t, H, W) of more prompts (t,) into the best and its labels (H, W)."""
-    for prompt, scores in zip(prompts.tolist(), maps, strict=True):
-        labels.masked_fill_(scores > best, prompt)
-        torch.maximum(best, scores, out=best)
+@dataclass(frozen=True)
+class ViewScores(ScoreMaps):
+    """Scores of the logits of an image's views, merged and resized a chunk of classes at a time.
 
-
-def _update_at_once(best: Tensor, labels: Tensor, prompts: Tensor, maps: Tensor) -> None:
-    """The same in few steps, for GPUs; on a CPU it takes four times as long."""
-    scores, places = maps.max(dim=0)
-    labels.copy_(torch.where(scores > best, prompts[places], labels))
-    torch.maximum(best, scores, out=best)
-
-
-def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float) -> Tensor:
-    """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached by their scores, the
-    confidence (H, W): ``classes`` by a class's best pixel, ``pixels`` by each pixel.
+    Args:
+        views, sliding, class_of: as of :func:`score_maps`.
+        class_threshold, pixel_threshold: see :class:`GridMaps`.
     """
-    if pixels > 0:
-        labels = labels.masked_fill(confidence < pixels, NO_CLASS)
-    if classes > 0 and (labels != NO_CLASS).any():
-        best = confidence.new_zeros(int(labels.max()) + 1)
-        found = labels != NO_CLASS
-        best.scatter_reduce_(0, labels[found], confidence[found], "amax")
-        labels = labels.masked_fill(found & (best[labels.clamp_min(0)] < classes), NO_CLASS)
-    return labels
+
+    views: ViewLogits
+    sliding: SlidingWindow | None
+    class_of: Tensor | None = None
+    class_threshold: float = 0.0
+    pixel_threshold: float = 0.0
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return self.views.classes if self.class_of is None else int(self.class_of[-1]) + 1
+
+    def coarse(self) -> Tensor:
+        """Scores (T, S, S) on the square of the windows, or on the logits' own grid."""
+        h, w = self.views.logits.shape[-2:]
+        size = (h, w) if self.sliding is None else (self.sliding.size, self.sliding.size)
+        return score_maps(self.views, self.sliding, size, self.class_of)
+
+    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`ScoreMaps`; a class that no view kept is not among them."""
+        chunks = full_size_scores(self.views, self.sliding, size)
+        return chunks if self.class_of is None else _best_prompts(chunks, self.class_of)
+
+    def best(self, size: Size) -> tuple[Tensor, Tensor]:
+        """See :class:`ScoreMaps`."""
+        return best_classes(self.views, self.sliding, size, self.class_of)
+
+    def replaced(self, coarse: Tensor) -> GridMaps:
+        """See :class:`ScoreMaps`."""
+        return GridMaps(coarse, self.class_threshold, self.pixel_threshold)
+
+    def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return leave_out(labels, confidence, self.class_threshold, self.pixel_threshold)
+
+
+def _best_prompts(chunks: Chunks, class_of: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of prompts as chunks of their classes, each with the score of its best prompt."""
+    held: tuple[Tensor, Tensor] | None = None  # the last class so far, which may go on
+    for prompts, maps in chunks:
+        classes, places = class_of[prompts].unique_consecutive(return_inverse=True)
+        best = maps.new_zeros(len(classes), *maps.shape[1:])
+        best.scatter_reduce_(0, places[:, None, None].expand_as(maps), maps, "amax")
+        if held is not None:
+            if held[0] == classes[0]:
+                torch.maximum(best[0], held[1][0], out=best[0])
+            else:
+                yield held
+        if len(classes) > 1:
+            yield classes[:-1], best[:-1]
+        held = classes[-1:], best[-1:]
+    if held is not None:
+        yield held
+
+
+def merge_features(views: Tensor, sliding: SlidingWindow | None) -> Tensor:
+    """Unit embeddings (C, h', w') of an image from those of its views (V, C, h, w): on the square
+    of the windows, whose cells are as large as a window's, each the mean of the windows that cover
+    it, and of the view of the whole image, half and half, if there is one.
+    """
+    unit = F.normalize(views.float(), dim=1)
+    if sliding is None:
+        return unit[0]
+    h, w = unit.shape[-2:]
+    rows, columns = (round(sliding.size * n / sliding.kernel) for n in (h, w))
+    total, count = unit.new_zeros(len(unit[0]), rows, columns), unit.new_zeros(rows, columns)
+    for view, (y, x) in zip(unit, sliding.origins, strict=False):
+        top = min(round(y * h / sliding.kernel), rows - h)
+        left = min(round(x * w / sliding.kernel), columns - w)
+        total[:, top : top + h, left : left + w] += view
+        count[top : top + h, left : left + w] += 1
+    total = total / count.clamp_min(1)
+    if sliding.global_view:
+        total = total + resize(unit[-1:], (rows, columns))[0]
+    return F.normalize(total, dim=0)

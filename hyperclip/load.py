@@ -12,6 +12,7 @@ from . import meta_arch  # noqa: F401  (registers HyperCLIP)
 from .adapters import merge
 from .checkpoints import StrictCheckpointer, require_weights
 from .segmenter import Segmenter
+from .stages import with_stages
 
 
 def build_system(cfg: CfgNode) -> Segmenter:
@@ -23,6 +24,13 @@ def build_system(cfg: CfgNode) -> Segmenter:
 
 
 def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
+    """The system of a config in evaluation mode, with its weights and the stages of
+    :func:`hyperclip.stages.build_stages`; raises as :func:`load_system`.
+    """
+    return with_stages(load_system(cfg, merged), cfg)
+
+
+def load_system(cfg: CfgNode, merged: bool = True) -> Segmenter:
     """The system of a config in evaluation mode, with its weights and, if ``merged``, its adapters
     in them, which only makes it faster.
 

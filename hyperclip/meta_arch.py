@@ -20,13 +20,13 @@ from .clip.text_tower import text_tower
 from .config.key_rules import FRAMEWORK, options_of
 from .dense_features import DenseFeatures
 from .head import CosineHead, CostVolumeHead, loss
-from .inference import SlidingWindow, best_classes, leave_out, make_views, resize, score_maps
+from .inference import SlidingWindow, ViewScores, make_views, merge_features, resize
 from .normalization import pixel_statistics
 from .runtime.files import local_path
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
 from .runtime.weights import holds_trained_alone
-from .segmenter import Description, Question, Segmentation, Segmenter
+from .segmenter import Description, Question, Segmentation, Segmenter, label
 from .vocabulary import Vocabulary
 
 HEAD_SETTINGS = ("NUM_HEADS", "ATTENTION_TYPE", "LOSS")
@@ -185,6 +185,11 @@ class HyperCLIP(Segmenter):
         """Scores are in 0..1; see :class:`Segmenter`. Where a background exists, pixels below its
         threshold belong to it. NotFiniteError for NaN or infinity on the way, as :meth:`encode`.
         """
+        return label(self.score(encoded, question, size), size, question.scores)
+
+    @torch.no_grad()
+    def score(self, encoded: Any, question: Question, size: tuple[int, int]) -> ViewScores:
+        """See :class:`Segmenter`; raises as :meth:`segment`."""
         vocabulary = question.vocabulary
         text = self.text(self.clip, vocabulary)
         logits = self.sem_seg_head.infer(encoded, text, self.class_chunk).precise()
@@ -192,17 +197,15 @@ class HyperCLIP(Segmenter):
             logits = replace(logits, logits=loss.softmax_logits(logits.logits))
         check = FiniteCheck().add("the embeddings of the class names", text)
         check.add("the head's logits", logits.logits).require(self)
-        class_of, scores = self.class_of(vocabulary), None
-        if question.scores:
-            scores = score_maps(logits, self.sliding, size, class_of)
-            confidence, labels = scores.max(dim=0)
-        else:
-            labels, confidence = best_classes(logits, self.sliding, size, class_of)
         pixels = question.pixel_threshold
         if pixels is None:
             pixels = self.background_threshold if question.background == "threshold" else 0.0
-        labels = leave_out(labels, confidence, question.class_threshold or 0.0, pixels)
-        return Segmentation(labels, confidence, scores)
+        classes = question.class_threshold or 0.0
+        return ViewScores(logits, self.sliding, self.class_of(vocabulary), classes, pixels)
+
+    def features(self, encoded: Any) -> Tensor:
+        """See :class:`Segmenter`; of windows on the square of them all."""
+        return merge_features(encoded.embeddings, self.sliding)
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
         """See :class:`Segmenter`."""

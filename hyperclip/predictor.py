@@ -37,6 +37,7 @@ from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
+from .stages import without_stages
 from .vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,8 @@ class Predictor:
             ValueError: the predictor has no config, the folder holds something else.
             OSError: the folder cannot be written.
         """
-        return save_model(self.model, self._own_config(), folder, self._save_options(options))
+        model = without_stages(self.model)
+        return save_model(model, self._own_config(), folder, self._save_options(options))
 
     def push_to_hub(
         self,
@@ -186,7 +188,8 @@ class Predictor:
         """
         upload = {"message": message, "private": private, "revision": revision, "token": token}
         saved = self._save_options(options)
-        return push_model(self.model, self._own_config(), repository, saved, **upload)
+        model = without_stages(self.model)
+        return push_model(model, self._own_config(), repository, saved, **upload)
 
     def _save_options(self, options: dict[str, Any]) -> SaveOptions:
         return SaveOptions(**{"measured": self.measured, **options})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .clip.embedder import TextEmbedder
 from .labels import NO_CLASS
 from .normalization import CLIP_MEAN, CLIP_STD
+from .score_maps import GridMaps, ScoreMaps
 from .vocabulary import Vocabulary
 from .vocabulary.names import split_words
 
@@ -137,6 +138,18 @@ class Segmentation:
         return answer if self.scores is None else {"sem_seg": self.scores, **answer}
 
 
+def label(maps: ScoreMaps, size: tuple[int, int], scores: bool = False) -> Segmentation:
+    """The answer that scores give in a size (H, W): the best class of each pixel, as far as the
+    thresholds let it; with ``scores`` all maps, too.
+    """
+    if not scores:
+        labels, confidence = maps.best(size)
+        return Segmentation(maps.decide(labels, confidence), confidence)
+    whole = maps.whole(size)
+    confidence, labels = whole.max(dim=0)
+    return Segmentation(maps.decide(labels, confidence), confidence, whole)
+
+
 @dataclass(frozen=True)
 class Description:
     """What a result says about the system that it is of."""
@@ -194,6 +207,32 @@ class Segmenter(nn.Module, abc.ABC):
         Raises:
             ValueError: a name that does not fit into the text tower.
         """
+
+    def score(self, encoded: Any, question: Question, size: tuple[int, int]) -> ScoreMaps:
+        """What :meth:`segment` makes labels of, with the question's thresholds: what the stages of
+        :mod:`hyperclip.stages` work on. By itself all maps in the size (H, W) of the answer; a
+        system that has them smaller should say so, since stages are slow on large ones.
+
+        Raises:
+            ValueError: as :meth:`segment`, or for a system that gives no scores.
+        """
+        whole = self.segment(encoded, replace(question, scores=True), size)
+        if whole.scores is None:
+            system = type(self).__name__
+            raise ValueError(f"{system}.segment gave no scores, which the question asked for")
+        classes, pixels = question.class_threshold, question.pixel_threshold
+        return GridMaps(whole.scores, classes or 0.0, pixels or 0.0)
+
+    def features(self, encoded: Any) -> Tensor:
+        """Unit embeddings (C, h, w) of an image's cells, in the space of the text embeddings.
+
+        Raises:
+            ValueError: a system that has none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} gives no embeddings of an image's cells, which examples, "
+            "memory banks and attention within regions need: its class lacks `features`"
+        )
 
     def answer(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
         """As :meth:`segment`, with any background: words, or the mean of the classes, are asked as

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hyperclip.score_maps
 import pytest
 import torch
 from hyperclip import inference
@@ -136,6 +137,6 @@ def test_updates_keep_the_lower_class_of_equals(update):
     prompts = torch.tensor([0, 2, 3, 7, 8, 11, 12, 13, 20])
     best, labels = torch.full((5, 7), -1.0), torch.zeros(5, 7, dtype=torch.int64)
     for part in (slice(0, 4), slice(4, 9)):
-        getattr(inference, update)(best, labels, prompts[part], maps[part])
+        getattr(hyperclip.score_maps, update)(best, labels, prompts[part], maps[part])
     assert torch.equal(best, maps.amax(0))
     assert torch.equal(labels, prompts[torch.tensor(maps.numpy().argmax(0))])  # first of equals

@@ -163,6 +163,7 @@ FRAMEWORK = KeyRules(
         "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupPolyLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
         "SOLVER.WARMUP_METHOD": ("linear", "constant"),
         "TEST.ASK": ("all", "present"),
+        "TEST.REGIONS.RULE": ("mean", "majority"),
         "TEST.BACKGROUND": ("dataset", "none", "threshold", "words", "other"),
         "WANDB.MODE": ("online", "offline"),
     },

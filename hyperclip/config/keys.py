@@ -28,7 +28,12 @@ from .config_files import Layer, command_line_layer, flat_config, key_faults, re
 from .key_rules import ANY, FRAMEWORK, LEGACY_VALUES, NOT_NEGATIVE, KeyRules, unread_advice
 from .value_parsing import convert, locate, shown
 
-REGISTERING = ("hyperclip.adapters", "hyperclip.meta_arch", "hyperclip.data.detectron2_catalog")
+REGISTERING = (
+    "hyperclip.adapters",
+    "hyperclip.meta_arch",
+    "hyperclip.stages",
+    "hyperclip.data.detectron2_catalog",
+)
 """Modules that register what a config can name, each on a floor above this one: they are imported
 by name when a config is made, as plug-ins are."""
 
@@ -46,6 +51,7 @@ def add_hyperclip_config(cfg: CfgNode) -> None:
     _add_adapter_keys(cfg.MODEL)
     _add_data_keys(cfg)
     _add_test_keys(cfg.TEST)
+    _add_stage_keys(cfg.TEST)
     _add_solver_keys(cfg.SOLVER)
     cfg.WANDB = CfgNode()
     cfg.WANDB.PROJECT = ""  # also send the metrics to this project of Weights & Biases; "" = no
@@ -174,6 +180,16 @@ def _add_test_keys(test: CfgNode) -> None:
     test.PRECISION = EXACT  # or tf32: less exact, faster on some GPUs; of the predictor, too
     test.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what CPU caches or GPU memory take
     test.IMS_PER_BATCH = 1  # images of one evaluation step and process
+
+
+def _add_stage_keys(test: CfgNode) -> None:
+    """Stages between the scores and the labels of any system, see docs/stages.md."""
+    test.REFINER = CfgNode()
+    # none, diffusion and features (of CLIPer's keys), or one registered in REFINER_REGISTRY
+    test.REFINER.NAME = "none"
+    test.REGIONS = CfgNode()
+    test.REGIONS.NAME = "none"  # what proposes them: none, or one registered in REGIONS_REGISTRY
+    test.REGIONS.RULE = "mean"  # of a region's class: mean (of its scores) or majority
 
 
 def _add_solver_keys(solver: CfgNode) -> None:

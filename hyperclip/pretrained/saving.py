@@ -19,7 +19,7 @@ from .. import hub
 from ..adapters import adapter_names, adapters, merge
 from ..checkpoints.checkpointer import OVER, digest_of, frozen_state, settings_of, trained_state
 from ..clip import activation_of
-from ..load import load_model
+from ..load import load_system
 from ..runtime.files import refused, user_path
 from ..runtime.weights import HOLDS, TRAINED
 from ..segmenter import Segmenter
@@ -146,7 +146,7 @@ def _trained(model: Segmenter, cfg: CfgNode) -> tuple[dict[str, Tensor], dict[st
     problem = "only: got 'trained', but the adapters of this model are merged into CLIP"
     if cfg.MODEL.ADAPTER.MERGED or not cfg.MODEL.WEIGHTS:
         raise ValueError(f"{problem}. Load it from the checkpoint of its training, or leave it out")
-    again = load_model(cfg, merged=False)
+    again = load_system(cfg, merged=False)
     state, notes = trained_state(again), _notes_of_trained(again)
     merge(again)
     own, other = model.state_dict(), again.state_dict()

@@ -30,6 +30,7 @@ from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
 from ..segmenter import bare
+from ..stages import Staged, with_stages
 from . import checkpoint_hooks, monitors
 from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
@@ -200,7 +201,8 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, stop: Callable[[], bool] | None = None
     ) -> OrderedDict:
-        """Evaluate on each dataset of DATASETS.TEST with its vocabulary, and write the results.
+        """Evaluate a system, with the stages of the config, on each dataset of DATASETS.TEST with
+        its vocabulary, and write the results.
 
         Args:
             stop: says whether to end early, see :func:`evaluate_dataset`.
@@ -208,6 +210,8 @@ class Trainer(DefaultTrainer):
             scores by dataset, in percent (on the main process); raises as ``check_test_sets``.
         """
         check_test_sets(cfg)
+        staged = with_stages(bare(model), cfg)
+        model = staged if isinstance(staged, Staged) else model
         rows: list[dict[str, Any]] = []
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         for name in registered_names(cfg.DATASETS.TEST):

@@ -10,11 +10,18 @@ import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions, StreamedMaps
 from cliper.fusion import FusionOptions, encode_layers, fused_maps, proxy_affinity
-from cliper.postprocess import LabelOptions, filter_maps, full_size_maps, fuse_scores, label_map
+from cliper.postprocess import (
+    ClassMaps,
+    LabelOptions,
+    filter_maps,
+    full_size_maps,
+    fuse_scores,
+)
 from cliper.preprocess import resize_for_clip, target_size
 from cliper.refiner import GridRefinement, build_refiner, fuse_options
 from hyperclip.clip import load_clip
 from hyperclip.config.keys import load_config
+from hyperclip.segmenter import label
 from PIL import Image
 
 from reference.cliper import GivenMaps
@@ -279,8 +286,9 @@ def test_maps_are_normalised_each_by_its_own_range():
 
 
 def labels_of(maps, scores, **options):
-    labels, best = label_map(maps, scores, maps.shape[1:], default(LabelOptions, **options))
-    return labels.tolist(), best
+    class_maps = ClassMaps(maps, scores, default(LabelOptions, **options), maps)
+    answer = label(class_maps, maps.shape[1:])
+    return answer.labels.tolist(), answer.confidence
 
 
 def test_pixels_below_the_background_threshold_belong_to_nothing():
@@ -314,8 +322,9 @@ def test_each_map_is_scaled_to_its_classs_score(monkeypatch):
             sum(sizes[:k]) for k in range(len(sizes))
         ]
         torch.testing.assert_close(torch.cat([part for _, part in parts]), expected)
-    labels, best = label_map(refined, scores, (8, 7), default(LabelOptions, "argmax"))
-    assert torch.equal(labels, expected.argmax(0)) and torch.equal(best, expected.amax(0))
+    answer = label(ClassMaps(refined, scores, default(LabelOptions, "argmax"), refined), (8, 7))
+    assert torch.equal(answer.labels, expected.argmax(0))
+    assert torch.equal(answer.confidence, expected.amax(0))
 
 
 def test_scores_are_half_refined_and_half_coarse():

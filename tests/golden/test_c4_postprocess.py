@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cliper.affinity import FuseOptions
-from cliper.postprocess import LabelOptions, filter_maps, fuse_scores, label_map
+from cliper.postprocess import ClassMaps, LabelOptions, filter_maps, fuse_scores
 from cliper.refiner import GridRefinement
+from hyperclip.segmenter import label
 
 from reference.cliper import GivenMaps
 from tests.golden.test_c3_refinement import make_logits
@@ -67,37 +68,41 @@ def test_score_fusion(recorded, fake_state):
     torch.testing.assert_close(fuse_scores(coarse, coarse), recorded["fusion_none_final_score"])
 
 
+def label_map(recorded, options):
+    """Labels and confidence (50, 70) of the recorded maps and class scores."""
+    refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
+    answer = label(ClassMaps(refined, scores, options, refined), (50, 70))
+    return answer.labels, answer.confidence
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_labels_of_the_whole_evaluation(recorded, name):
     background, score, normalize = re.fullmatch(
         r"bkg([\d.]+)_cls([\d.]+)_norm(\d)_ign.*", name
     ).groups()
     options = default(LabelOptions, "abstain", float(score), float(background), normalize == "1")
-    labels, confidence = label_map(
-        recorded["fusion_pred_mask"], recorded["fusion_final_score"], (50, 70), options
-    )
+    labels, confidence = label_map(recorded, options)
     expected = recorded[f"main_label_{name}"].long() - 1
     assert (labels != expected).float().mean() <= 0.001
     assert ((confidence > 0) | (labels == -1)).all()
 
 
 def test_chunks_give_the_same_labels(recorded, monkeypatch):
-    refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
     for options in (
         default(LabelOptions, "abstain", 0.1, 0.2),
         default(LabelOptions, "argmax"),
         default(LabelOptions, "abstain", 0.1, 0.0, True),
     ):
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", 2**26)
-        whole = label_map(refined, scores, (50, 70), options)
+        whole = label_map(recorded, options)
         monkeypatch.setattr("cliper.postprocess.CHUNK_PIXELS", 1)
-        for a, b in zip(label_map(refined, scores, (50, 70), options), whole, strict=True):
+        for a, b in zip(label_map(recorded, options), whole, strict=True):
             assert torch.equal(a, b)
 
 
 def test_argmax_never_abstains(recorded):
     refined, scores = recorded["fusion_pred_mask"], recorded["fusion_final_score"]
-    labels, _ = label_map(refined, scores, (50, 70), default(LabelOptions, "argmax", 9.0, 9.0))
+    labels, _ = label_map(recorded, default(LabelOptions, "argmax", 9.0, 9.0))
     up = F.interpolate(refined[None], (50, 70), mode="bilinear")[0]
     expected = (up / (up.amax((1, 2), keepdim=True) + 1e-5) * scores[:, None, None]).argmax(0)
     assert torch.equal(labels, expected) and len(np.unique(labels)) > 1

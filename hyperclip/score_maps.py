@@ -1,0 +1,150 @@
+"""Scores of classes between a system and its labels: what refiners and regions work on.
+
+Shapes: T classes, t classes of a chunk, h w grid of the scores, H W image.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .labels import NO_CLASS
+from .runtime.memory import items_at_a_time
+
+Size = tuple[int, int]
+Chunks = Iterable[tuple[Tensor, Tensor]]
+"""Classes (t,) and their maps (t, H, W), of one size, ascending."""
+
+
+class ScoreMaps(abc.ABC):
+    """Scores of T classes of one image, the higher the better, on the system's own scale."""
+
+    classes: int  # T
+
+    @abc.abstractmethod
+    def coarse(self) -> Tensor:
+        """All maps, float (T, h, w), on the system's own grid."""
+
+    @abc.abstractmethod
+    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+        """All maps in a size (H, W), a chunk of classes at a time: classes (t,), int64, ascending,
+        and maps (t, H, W). A class that is not among them scores 0.
+        """
+
+    @abc.abstractmethod
+    def replaced(self, coarse: Tensor) -> ScoreMaps:
+        """The same with other scores (T, h', w') in the place of :meth:`coarse`."""
+
+    def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
+        """Labels (H, W) with ``NO_CLASS`` where the question's thresholds leave out the best class,
+        whose score is the confidence (H, W).
+        """
+        return labels
+
+    def best(self, size: Size) -> tuple[Tensor, Tensor]:
+        """:func:`best_of` all maps in a size."""
+        return best_of(self.at(size))
+
+    def whole(self, size: Size) -> Tensor:
+        """All maps in a size, (T, H, W)."""
+        maps = None
+        for classes, chunk in self.at(size):
+            if maps is None:
+                maps = chunk.new_zeros(self.classes, *size)
+            maps[classes] = chunk
+        if maps is None:
+            raise ValueError("scores: got none for any class, expected one or more")
+        return maps
+
+
+@dataclass(frozen=True)
+class GridMaps(ScoreMaps):
+    """Scores on a grid, resized bilinearly.
+
+    Args:
+        scores: (T, h, w). class_threshold, pixel_threshold: labels below them are left out, see
+            :func:`leave_out`; 0 for none.
+    """
+
+    scores: Tensor
+    class_threshold: float = 0.0
+    pixel_threshold: float = 0.0
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return len(self.scores)
+
+    def coarse(self) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.scores
+
+    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`ScoreMaps`."""
+        step = items_at_a_time(size[0] * size[1], self.scores.device)
+        classes = torch.arange(len(self.scores), device=self.scores.device)
+        for chunk in classes.split(step):
+            yield chunk, resize(self.scores[None, chunk[0] : chunk[-1] + 1], size)[0]
+
+    def replaced(self, coarse: Tensor) -> GridMaps:
+        """See :class:`ScoreMaps`."""
+        return GridMaps(coarse, self.class_threshold, self.pixel_threshold)
+
+    def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return leave_out(labels, confidence, self.class_threshold, self.pixel_threshold)
+
+
+def resize(x: Tensor, size: Size) -> Tensor:
+    """Bilinear resize of (N, C, h, w) without anti-aliasing, as in the released code."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def best_of(chunks: Chunks) -> tuple[Tensor, Tensor]:
+    """The best class of each pixel, int64 (H, W), the lower one of equals, and its score (H, W),
+    of all chunks, without all maps in memory; ValueError for no chunk.
+    """
+    best = labels = None
+    for classes, maps in chunks:
+        if best is None or labels is None:
+            best = maps.new_full(maps.shape[1:], -torch.inf)
+            labels = torch.full(maps.shape[1:], NO_CLASS, dtype=torch.int64, device=maps.device)
+        update = _update_at_once if maps.device.type == "cuda" else _update_in_turn
+        update(best, labels, classes, maps)
+    if best is None or labels is None:
+        raise ValueError("scores: got none for any class, expected one or more")
+    return labels, best
+
+
+def _update_in_turn(best: Tensor, labels: Tensor, classes: Tensor, maps: Tensor) -> None:
+    """Take the scores (t, H, W) of more classes (t,) into the best and its labels (H, W)."""
+    for index, scores in zip(classes.tolist(), maps, strict=True):
+        labels.masked_fill_(scores > best, index)
+        torch.maximum(best, scores, out=best)
+
+
+def _update_at_once(best: Tensor, labels: Tensor, classes: Tensor, maps: Tensor) -> None:
+    """The same in few steps, for GPUs; on a CPU it takes four times as long."""
+    scores, places = maps.max(dim=0)
+    labels.copy_(torch.where(scores > best, classes[places], labels))
+    torch.maximum(best, scores, out=best)
+
+
+def leave_out(labels: Tensor, confidence: Tensor, classes: float, pixels: float) -> Tensor:
+    """Labels (H, W) with ``NO_CLASS`` where a threshold is not reached by their scores, the
+    confidence (H, W): ``classes`` by a class's best pixel, ``pixels`` by each pixel.
+    """
+    if pixels > 0:
+        labels = labels.masked_fill(confidence < pixels, NO_CLASS)
+    if classes > 0 and (labels != NO_CLASS).any():
+        best = confidence.new_zeros(int(labels.max()) + 1)
+        found = labels != NO_CLASS
+        best.scatter_reduce_(0, labels[found], confidence[found], "amax")
+        labels = labels.masked_fill(found & (best[labels.clamp_min(0)] < classes), NO_CLASS)
+    return labels

@@ -1,0 +1,9 @@
+"""What stands between a system's scores and its labels, for any system: refiners and regions.
+
+encode -> scores -> [refine] -> [regions] -> labels. A stage that is off leaves every bit as it was.
+"""
+
+from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
+from .regions import REGIONS_REGISTRY, Proposer
+from .stage import Asked, Stage
+from .staged import Refine, Regions, Staged, with_stages, without_stages

@@ -1,0 +1,176 @@
+"""A system with stages between its scores and its labels, as a config names them."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ..runtime.finite import FiniteCheck
+from ..score_maps import ScoreMaps, Size
+from ..segmenter import Description, Question, Segmentation, Segmenter, label
+from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
+from .regions import REGIONS_REGISTRY, RULES, Proposer
+from .stage import Asked, Stage
+
+
+class StagedImage(NamedTuple):
+    """What a system and its stages see in an image."""
+
+    encoded: Any
+    seen: list[Any]
+
+
+class Staged(Segmenter):
+    """A system whose scores go through stages, in their order, before they become labels.
+
+    Args:
+        system: any that is no ``Staged``. stages: one or more.
+    """
+
+    takes_checkpoint = False
+
+    def __init__(self, system: Segmenter, stages: Sequence[Stage]) -> None:
+        statistics = (values.flatten().tolist() for values in (system.pixel_mean, system.pixel_std))
+        super().__init__(*statistics)
+        self.to(system.device)
+        self.system, self.stages = system, nn.ModuleList(stages)
+        self.text, self.half_precision = system.text, system.half_precision
+        self.trained_on = system.trained_on
+
+    @property
+    def clip(self) -> Any:  # type: ignore[override]
+        """The system's CLIP."""
+        return self.system.clip
+
+    def encode(self, images: Sequence[Tensor]) -> list[StagedImage]:
+        """See :class:`Segmenter`."""
+        encoded = self.system.encode(images)
+        with torch.no_grad():
+            seen = [stage.see(images, encoded, self.system) for stage in self._stages()]
+        return [
+            StagedImage(own, [of_stage[i] for of_stage in seen]) for i, own in enumerate(encoded)
+        ]
+
+    @torch.no_grad()
+    def segment(self, encoded: StagedImage, question: Question, size: Size) -> Segmentation:
+        """See :class:`Segmenter`; NotFiniteError for NaN or infinity in the scores of a stage."""
+        return label(self.score(encoded, question, size), size, question.scores)
+
+    @torch.no_grad()
+    def score(self, encoded: StagedImage, question: Question, size: Size) -> ScoreMaps:
+        """See :class:`Segmenter`: the scores after all stages."""
+        maps = self.system.score(encoded.encoded, question, size)
+        asked = Asked(self.system, encoded.encoded, question, size)
+        with torch.autocast(self.device.type, enabled=False):  # sums are in float32
+            for stage, seen in zip(self._stages(), encoded.seen, strict=True):
+                maps = stage.rescore(maps, seen, asked)
+        return maps
+
+    def features(self, encoded: StagedImage) -> Tensor:
+        """See :class:`Segmenter`."""
+        return self.system.features(encoded.encoded)
+
+    def describe(self, dataset: Collection[str] = ()) -> Description:
+        """See :class:`Segmenter`: with the stages among the settings, and no published method."""
+        own = self.system.describe(dataset)
+        stages = {type(stage).__name__: stage.describe() for stage in self._stages()}
+        return replace(own, method="", settings={**own.settings, "stages": stages})
+
+    def _stages(self) -> Iterator[Stage]:
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            yield stage
+
+
+class Refine(Stage):
+    """Scores through the refinement that a refiner gives each image."""
+
+    def __init__(self, refiner: Refiner, name: str = "") -> None:
+        super().__init__()
+        self.refiner, self.name = refiner, name or type(refiner).__name__
+
+    def see(
+        self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter
+    ) -> list[Refinement]:
+        """See :class:`Stage`."""
+        refinements = self.refiner(images)
+        check = FiniteCheck()
+        for refinement in refinements:
+            check.add("what the refiner sees in the image", *getattr(refinement, "inputs", ()))
+        check.require(self)
+        return refinements
+
+    def rescore(self, maps: ScoreMaps, seen: Refinement, asked: Asked) -> ScoreMaps:
+        """See :class:`Stage`."""
+        refined = seen(maps.coarse())
+        if refined.dim() != 3 or len(refined) != maps.classes:
+            got = f"got {tuple(refined.shape)} from {self.name!r}"
+            raise ValueError(f"refined scores: {got}, expected ({maps.classes}, h, w)")
+        FiniteCheck().add("the refined scores", refined).require(asked.system)
+        return maps.replaced(refined)
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {"name": self.name}
+
+
+class Regions(Stage):
+    """One class for each region that a proposer finds; ValueError for an unknown rule."""
+
+    def __init__(self, proposer: Proposer, rule: str, name: str = "") -> None:
+        super().__init__()
+        if rule not in RULES:
+            raise ValueError(f"TEST.REGIONS.RULE: got {rule!r}, expected one of {sorted(RULES)}")
+        self.proposer, self.rule = proposer, rule
+        self.name = name or type(proposer).__name__
+
+    def see(
+        self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter
+    ) -> list[Tensor]:
+        """See :class:`Stage`."""
+        found = []
+        for image, regions in zip(images, self.proposer(images), strict=True):
+            if tuple(regions.shape) != tuple(image.shape[1:]):
+                got = f"got {tuple(regions.shape)} from {self.name!r}"
+                expected = f"the image's size {tuple(image.shape[1:])}"
+                raise ValueError(f"regions: {got}, expected {expected}")
+            found.append(regions.to(system.device, torch.int64))
+        return found
+
+    def rescore(self, maps: ScoreMaps, seen: Tensor, asked: Asked) -> ScoreMaps:
+        """See :class:`Stage`."""
+        return RULES[self.rule](maps, seen)
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        return {"name": self.name, "rule": self.rule}
+
+
+def build_stages(cfg: CfgNode) -> list[Stage]:
+    """The stages that a config names, in the order of their work; ValueError for unknown names and
+    what their builders raise.
+    """
+    stages: list[Stage] = []
+    node = cfg.TEST.REFINER
+    refiner = build_entry(REFINER_REGISTRY, "TEST.REFINER.NAME", node.NAME, cfg)
+    if refiner is not None:
+        stages.append(Refine(refiner, node.NAME))
+    node = cfg.TEST.REGIONS
+    proposer = build_entry(REGIONS_REGISTRY, "TEST.REGIONS.NAME", node.NAME, cfg)
+    if proposer is not None:
+        stages.append(Regions(proposer, node.RULE, node.NAME))
+    return stages
+
+
+def with_stages(system: Segmenter, cfg: CfgNode) -> Segmenter:
+    """The system with the stages of a config, or itself where the config names none."""
+    stages = build_stages(cfg)
+    return Staged(system, stages).train(system.training) if stages else system
+
+
+def without_stages(system: Segmenter) -> Segmenter:
+    """The system itself, which has the weights."""
+    return system.system if isinstance(system, Staged) else system

@@ -1,0 +1,47 @@
+"""What stages do, pixel by pixel. Shapes: T classes, R regions, H W image."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+
+def region_means(scores: Tensor, regions: Tensor) -> Tensor:
+    """Scores (T, H, W) with those of a region's pixels, int64 (H, W), replaced by their mean;
+    pixels of region -1 keep theirs.
+    """
+    result = scores.clone()
+    for region in range(int(regions.max()) + 1):
+        places = (regions == region).nonzero().tolist()
+        for index in range(len(scores)):
+            values = [float(scores[index, y, x]) for y, x in places]
+            for y, x in places:
+                result[index, y, x] = sum(values) / len(values)
+    return result
+
+
+def region_majority(labels: Tensor, regions: Tensor) -> Tensor:
+    """Labels (H, W) with each region's replaced by its most frequent one, of equals the lowest."""
+    result = labels.clone()
+    for region in range(int(regions.max()) + 1):
+        places = (regions == region).nonzero().tolist()
+        if places:
+            votes = Counter(int(labels[y, x]) for y, x in places)
+            most = max(votes.values())
+            winner = min(index for index, count in votes.items() if count == most)
+            for y, x in places:
+                result[y, x] = winner
+    return result
+
+
+def smallest_masks(masks: Tensor) -> Tensor:
+    """The index (H, W) of the smallest mask, bool (R, H, W), that covers a pixel, of equals the
+    first, -1 for none.
+    """
+    result = torch.full(masks.shape[1:], -1)
+    for y in range(masks.shape[1]):
+        for x in range(masks.shape[2]):
+            covering = [(int(mask.sum()), i) for i, mask in enumerate(masks) if mask[y, x]]
+            if covering:
+                result[y, x] = min(covering)[1]
+    return result

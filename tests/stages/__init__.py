@@ -1,0 +1,1 @@
+"""Stages between scores and labels."""

@@ -9,7 +9,16 @@ ROOT = Path(__file__).parent
 VERSION = re.findall(
     '^__version__ = "(.+)"', (ROOT / "hyperclip/__init__.py").read_text("utf-8"), re.M
 )[0]
-PROGRAMS = ("train", "evaluate", "demo", "app", "new-dataset", "check-datasets", "doctor")
+PROGRAMS = (
+    "train",
+    "evaluate",
+    "demo",
+    "app",
+    "new-dataset",
+    "check-datasets",
+    "analyze-errors",
+    "doctor",
+)
 
 setup(
     name="hyperclip",

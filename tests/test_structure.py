@@ -30,6 +30,7 @@ FLOORS = (
     ("hyperclip.load", "hyperclip.prediction"),
     ("hyperclip.pretrained",),
     ("hyperclip.predictor", "hyperclip.evaluation"),
+    ("hyperclip.analysis",),
     ("hyperclip.training", "hyperclip.page"),
     ("hyperclip.commands",),
 )

@@ -171,6 +171,8 @@ def _add_test_keys(test: CfgNode) -> None:
     test.BEST_METRIC = "mIoU"  # of model_best.pth: its mean over the test sets, or DATASET/SCORE
     test.BOUNDARY_IOU = False  # also compute the Boundary IoU (on the CPU)
     test.PER_IMAGE_RESULTS = False  # write the scores of each image to OUTPUT_DIR/per_image
+    # write the labels and confidence of each image to OUTPUT_DIR/predictions, see docs/errors.md
+    test.SAVE_PREDICTIONS = False
     test.SLIDING_WINDOW = False  # windows plus a global view, or the whole image alone
     test.SLIDING = CfgNode()
     test.SLIDING.SIZE = 640  # side of the square that the image is squashed to

@@ -20,6 +20,7 @@ from ..labels import NO_CLASS
 from ..runtime import files, finite
 from .asking import Asked, background_rule
 from .confusion import BoundaryCounts, ConfusionMatrix, SegmentationScores
+from .saved_predictions import PredictionWriter
 
 
 def to_dataset_labels(answer: Tensor, classes: int, background: str) -> Tensor:
@@ -49,16 +50,21 @@ class SemSegEvaluator(DatasetEvaluator):
         dataset_name: of Detectron2's catalog, with ``stuff_classes`` and ``ignore_label``.
         boundary: also compute the mean Boundary IoU, on the CPU.
         per_image: file that gets a line of JSON for each image: image_id, its own mIoU, pACC.
+        saved: what saves labels and confidence of each image; records then say their place.
     """
 
     def __init__(
-        self, dataset_name: str, boundary: bool = False, per_image: Path | None = None
+        self,
+        dataset_name: str,
+        boundary: bool = False,
+        per_image: Path | None = None,
+        saved: PredictionWriter | None = None,
     ) -> None:
         meta = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.names, self.ignore = list(meta.stuff_classes), meta.ignore_label
         self.background = background_rule(dataset_name)
-        self.with_boundary, self.per_image = boundary, per_image
+        self.with_boundary, self.per_image, self.saved = boundary, per_image, saved
         self.reset()
 
     def reset(self) -> None:
@@ -98,6 +104,11 @@ class SemSegEvaluator(DatasetEvaluator):
             self.images += 1
             if self.with_boundary:
                 self.boundary.update(truth.numpy(), prediction.cpu().numpy())
+            if self.saved is not None:
+                confidence = output.get("sem_seg_confidence")
+                if confidence is None and "sem_seg" in output:
+                    confidence = output["sem_seg"].amax(0)
+                self.saved.add(record, prediction, confidence, len(self.names))
             if self.per_image is not None:
                 found = SegmentationScores.from_counts(added)
                 scores = {"mIoU": found.miou, "pACC": found.pixel_accuracy}

@@ -26,6 +26,7 @@ FREE = (
     *("TEST.CLASS_CHUNK", "TEST.IMS_PER_BATCH", "TEST.BOUNDARY_IOU", "TEST.PER_IMAGE_RESULTS"),
     *("TEST.BEST_METRIC", "TEST.EVAL_PERIOD", "IMPORTS", "WANDB.", "SEED", "VIS_PERIOD"),
     *("CUDNN_BENCHMARK", "MODEL.SYNONYMS", "TEST.VOCABULARY", "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON"),
+    "TEST.SAVE_PREDICTIONS",
 )
 """Those that change no method: no result, or class names alone, of which a row says more."""
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -18,12 +20,15 @@ from torch.utils.data import DataLoader
 
 from ..data import SemSegMapper, batches
 from ..data.detectron2_catalog import spec_of
+from ..data.label_maps import LabelMap
 from ..runtime import finite, memory
+from ..runtime.files import portable_name
 from ..runtime.precision import float32_products, inference_precision
-from ..segmenter import Description, Question, bare
+from ..segmenter import Description, Question, Segmenter, bare
 from ..vocabulary import Vocabulary
 from .asking import PRESENT, PresentNames, background_rule, dataset_question
 from .evaluator import SemSegEvaluator
+from .saved_predictions import PLACE, writer_for
 
 LOOK_EVERY = 10
 """Batches between two looks of several processes at whether their evaluation is to end."""
@@ -73,30 +78,55 @@ def evaluate_dataset(
             what one of them met first.
     """
     system = bare(model)
-    with failing_together():
-        finite.require_finite_weights(system)
-        question = dataset_question(cfg, name)
-        present = PresentNames(cfg, name) if cfg.TEST.ASK == PRESENT else None
-        records = DatasetCatalog.get(name) if records is None else records
-        evaluator = evaluator or build_evaluator(cfg, name)
-        start = time.perf_counter()
-        memory.forget_peak(system.device)
-        precision = inference_precision(cfg.TEST.PRECISION, system)
-        with float32_products(precision == "tf32"):
-            loader = build_test_loader(cfg, records)
-            _run(loader, model, present or question, evaluator, stop)
-    with failing_together():
-        result = evaluator.evaluate()
+    with contextlib.ExitStack() as stack:
+        with failing_together():
+            finite.require_finite_weights(system)
+            question = dataset_question(cfg, name)
+            present = PresentNames(cfg, name) if cfg.TEST.ASK == PRESENT else None
+            records = DatasetCatalog.get(name) if records is None else records
+            evaluator = evaluator or build_evaluator(cfg, name)
+            if evaluator.saved is not None:
+                stack.enter_context(evaluator.saved.writing())
+                records = [{**record, PLACE: k} for k, record in enumerate(records)]
+        with failing_together():
+            start = time.perf_counter()
+            memory.forget_peak(system.device)
+            precision = inference_precision(cfg.TEST.PRECISION, system)
+            with float32_products(precision == "tf32"):
+                loader = build_test_loader(cfg, records)
+                _run(loader, model, present or question, evaluator, stop)
+        with failing_together():
+            result = evaluator.evaluate()
+        scores = dict(result["sem_seg"]) if result else {}
+        seconds = (time.perf_counter() - start) / len(records)
+        label_map = records[0].get("label_map")
+        found = _evaluation(cfg, name, system, question, scores, label_map, seconds, precision)
+        if evaluator.saved is not None:
+            with failing_together():
+                evaluator.saved.finish(_about(found, evaluator))
+    return found
+
+
+def _evaluation(
+    cfg: CfgNode,
+    name: str,
+    system: Segmenter,
+    question: Question,
+    scores: dict[str, float],
+    label_map: LabelMap | None,
+    seconds: float,
+    precision: str,
+) -> Evaluation:
+    """What was found, with what the system says of itself."""
     description = system.describe((name, spec_of(name).alias))
     rule, unruled = background_rule(name), "abstain" if description.abstains else "argmax"
-    label_map = records[0].get("label_map")
     return Evaluation(
-        dict(result["sem_seg"]) if result else {},
+        scores,
         question.vocabulary,
         {"none": unruled, "threshold": question.background}.get(rule, rule),
         description,
         label_map.name if label_map else None,
-        (time.perf_counter() - start) / len(records),
+        seconds,
         memory.peak_bytes(system.device) / 1e6,
         precision,
         cfg.TEST.ASK,
@@ -104,9 +134,33 @@ def evaluate_dataset(
     )
 
 
+def _about(found: Evaluation, evaluator: SemSegEvaluator) -> dict[str, Any]:
+    """What saved predictions say of themselves."""
+    file = spec_of(evaluator.dataset_name).file
+    scores = {key: found.scores.get(key, math.nan) for key in ("mIoU", "pACC", "images")}
+    return {
+        "dataset": evaluator.dataset_name,
+        "dataset_file": portable_name(file) if file else None,
+        "names": evaluator.names,
+        "ignore": evaluator.ignore,
+        "background": evaluator.background,
+        "system": found.description.system,
+        "backbone": found.description.backbone,
+        "protocol": found.protocol,
+        "ask": found.ask,
+        "vocabulary": f"{found.vocabulary.name} {found.vocabulary.version}".strip(),
+        "precision": found.precision,
+        "trained_on": list(found.trained_on),
+        "settings": dict(found.description.settings),
+        "scores": {key: None if math.isnan(value) else value for key, value in scores.items()},
+    }
+
+
 def build_evaluator(cfg: CfgNode, name: str) -> SemSegEvaluator:
     """The evaluator of a dataset with what the config asks for."""
-    return SemSegEvaluator(name, cfg.TEST.BOUNDARY_IOU, per_image_file(cfg, name))
+    return SemSegEvaluator(
+        name, cfg.TEST.BOUNDARY_IOU, per_image_file(cfg, name), writer_for(cfg, name)
+    )
 
 
 def per_image_file(cfg: CfgNode, name: str) -> Path | None:

@@ -20,6 +20,7 @@ from .kept_rows import read_row, write_row
 from .result_rows import Benchmark, describe_evaluation, fingerprint
 from .results_files import write_class_table, write_results
 from .running import evaluate_dataset, failing_together, per_image_file
+from .saved_predictions import INDEX, predictions_folder
 
 logger = logging.getLogger("hyperclip.evaluation")
 
@@ -175,7 +176,9 @@ def _kept(system: System, benchmark: Benchmark, path: Path) -> tuple[str, dict[s
         if comm.is_main_process():
             mark = fingerprint(system.cfg, benchmark)
             per_image = per_image_file(system.cfg, benchmark.spec.name)
-            whole = per_image is None or per_image.is_file()
+            saved = predictions_folder(system.cfg, benchmark.spec.name)
+            needed = [per_image, saved / INDEX if saved else None]
+            whole = all(path is None or path.is_file() for path in needed)
             found = mark, read_row(path, mark) if whole else None
     return comm.all_gather(found)[0]
 

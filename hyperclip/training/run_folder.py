@@ -32,6 +32,8 @@ LEFT_BEHIND = (
     "events.out.tfevents.*",
     "nonfinite_iteration_*.json",
     "per_image/*.jsonl",
+    "predictions/*/*.png",
+    "predictions/*/predictions.json",
 )
 """Files of a training that OVERWRITE removes."""
 

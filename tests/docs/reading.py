@@ -85,7 +85,7 @@ def headings(page: Path) -> list[str]:
 def shell_code() -> str:
     """Definitions for :func:`calls_of`."""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"^PROGRAMS = \((.*)\)", setup, re.M)
+    (listed,) = re.findall(r"^PROGRAMS = \((.*?)\)", setup, re.M | re.S)
     names = [*PROGRAMS, *(f"hyperclip-{name}" for name in re.findall(r'"(.+?)"', listed))]
     variables = " ".join(f'"${{{name}-}}"' for name in VARIABLES)
     functions = "".join(f'{name}() {{ record {name} "$@"; }}\n' for name in names)

@@ -142,10 +142,12 @@ def test_overwriting_takes_what_a_training_wrote_and_nothing_else(tmp_path):
         "events.out.tfevents.1.host.2.0",
         "nonfinite_iteration_3_process_0.json",
         "per_image/colours_val.jsonl",
+        "predictions/colours_val/000000_labels.png",
+        "predictions/colours_val/predictions.json",
     ]
     others = ["notes.txt", "model_zoo.pth", "ViT-B-16.pt", "data/model_final.pth"]
     for name in written + others:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     clear_run(load_config(QUICK, keys[:2]))
     assert all((tmp_path / name).exists() for name in written)

@@ -1,0 +1,1 @@
+"""Instruments that look into results and models: what a number does not say."""

@@ -21,19 +21,17 @@ def bar(value: float | None, kind: str = "main", scale: float = 100) -> str:
 
 
 def shares(parts: Sequence[tuple[str, str, float | None]], title: str) -> str:
-    """One bar of parts that add up to 100: (label, kind, percent), those of 8 or more labelled."""
+    """One bar of parts that add up to 100: (label, kind, percent), those with room labelled."""
     drawn, x = [], 0.0
     for label, kind, value in parts:
-        width = 6 * (value or 0)
-        drawn.append(f'<rect class="{kind}" x="{x:.1f}" width="{width:.1f}" height="34"/>')
-        if (value or 0) >= 8:
-            text = f"{label} {value:.0f} %" if width > 9 * len(label) + 40 else f"{value:.0f} %"
-            drawn.append(f'<text class="on" x="{x + 8:.1f}" y="22">{escape(text)}</text>')
+        width = value or 0.0
+        drawn.append(f'<rect class="{kind}" x="{x:.2f}%" width="{width:.2f}%" height="34"/>')
+        if width >= 8:
+            text = f"{label} {width:.0f} %" if width > 1.4 * len(label) + 8 else f"{width:.0f} %"
+            place = f'x="{x:.2f}%" dx="10" y="22"'
+            drawn.append(f'<text class="on-{kind}" {place}>{escape(text)}</text>')
         x += width
-    return (
-        f'<svg class="shares" viewBox="0 0 600 34" role="img"><title>{escape(title)}</title>'
-        f"{''.join(drawn)}</svg>"
-    )
+    return f'<svg class="shares" role="img"><title>{escape(title)}</title>{"".join(drawn)}</svg>'
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:

@@ -171,6 +171,6 @@ def seen_classes(result: Result, given: str = "") -> dict[str, Any]:
 def _given_names(given: str) -> Vocabulary:
     """Names of a file, of a built-in list, or of a text."""
     is_file = Path(given).suffix.lower() in (".txt", ".json")
-    if is_file or (LISTS / f"{given}.json").is_file():
+    if is_file or given in {path.stem for path in LISTS.glob("*.json")}:
         return load_vocabulary(given)
     return Vocabulary.from_text(given)

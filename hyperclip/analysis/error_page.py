@@ -49,7 +49,8 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Row], texts: int =
 
 def with_bar(value: float | None, kind: str = "main", scale: float = 100) -> str:
     """A percentage and its bar."""
-    return f'<span class="with-bar">{number(value)}{charts.bar(value, kind, scale)}</span>'
+    bar = charts.bar(value, kind, scale)
+    return f'<span class="with-bar"><span>{number(value)}</span>{bar}</span>'
 
 
 def section(title: str, about: str, *content: str) -> str:
@@ -123,8 +124,8 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     ]
     header = ("is", "is called", "pixels", "% of the class", "% of all errors")
     about = (
-        "Which class is taken for which, by pixels. Pairs in both directions are names that the "
-        "words do not tell apart; one direction alone is a name that attracts others."
+        "Which class is taken for which, by pixels. A pair in both directions is often two names "
+        "that the system does not tell apart, one in one direction a name that attracts others."
     )
     if not rows:
         return section("Confusion pairs", "No pixel is wrong.")
@@ -152,19 +153,22 @@ def _seen(report: Mapping[str, Any]) -> str:
                 *(number(taken[k]) for k in ("seen", "unseen", "background", "no class")),
             )
         )
-        kinds = (("right", "main", group["right"]), ("seen", "wrong", taken["seen"]))
-        kinds += (("unseen", "wrong-2", taken["unseen"]),)
-        rest = (taken["background"] or 0) + (taken["no class"] or 0)
+        kinds = [
+            ("right", "main", group["right"]),
+            ("called another seen class", "wrong", taken["seen"]),
+            ("called another unseen class", "wrong-2", taken["unseen"]),
+            ("no class", "soft", (taken["background"] or 0) + (taken["no class"] or 0)),
+        ]
         label = f"Pixels of {name} classes"
-        bars.append(f"<h3>{label}</h3>{charts.shares([*kinds, ('none', 'soft', rest)], label)}")
+        bars.append(f"<h3>{label}</h3>{charts.shares(kinds, label)}")
     header = (
         "classes", "in the truth", "pixels", "mIoU", "% right", "% called seen",
         "% called unseen", "% background", "% no class",
     )  # fmt: skip
     about = (
-        f"{escape(seen['source'])}. Blue is right; orange is called another class of those that "
-        "training showed with masks, violet another that it did not show. Systems trained on few "
-        "classes tend to call things by those."
+        f"Seen are the classes that training showed with masks ({escape(seen['source'])}). Blue is "
+        "right; orange is called another seen class, violet another unseen one. What was trained "
+        "on few classes tends to call things by those."
     )
     return section(title, about, *bars, table("Seen against unseen classes", header, rows))
 
@@ -201,8 +205,8 @@ def _border(border: Mapping[str, Any]) -> str:
     about = (
         f"Near means within {border['band']:g} % of the image's diagonal of another label, ignored "
         f"ones too. Of the pixels near a border {number(border['wrong_near'])} % are wrong, of "
-        f"the others {number(border['wrong_far'])} %. Errors near borders are of outlines; those "
-        "elsewhere are of names."
+        f"the others {number(border['wrong_far'])} %. Errors far from borders are regions with a "
+        "wrong name; near ones may be outlines, or regions that are all border."
     )
     return section("Borders", about, bars)
 
@@ -218,11 +222,12 @@ def _calibration(report: Mapping[str, Any]) -> str:
         )
         for row in found["bins"]
     ]
+    scale = "from 0 to 1" if largest == 1 else f"from 0 to {largest:g}, divided by {largest:g}"
     outside = report["overall"].get("outside", 0)
     cut = f" {number(outside, 0)} pixels outside of it were cut off." if outside else ""
     about = (
-        f"The confidence is the system's own score of the class it chose, from 0 to {largest:g}, "
-        f"divided by {largest:g}, so not a probability by itself.{cut} Pixels that got a class are "
+        f"The confidence is the system's own score of the class it chose, {scale}; it is no "
+        f"probability by itself.{cut} Pixels that got a class are "
         "in ten bins of it. Where a bar ends at the diagonal, the confidence says how often the "
         f"system is right; red is the difference. On the whole it says "
         f"{number(found['confidence'])} % and is right in {number(found['right'])} %; the mean "

@@ -48,7 +48,7 @@ def pictures_of(result: Result, place: int, names: Sequence[str]) -> Pictures:
     ]
     together = np.concatenate(maps)
     colors = map_palette(together, len(names))
-    panels = [small, *(paint(small, labels, colors, 0.6) for labels in maps)]
+    panels = [small, *(paint(small, labels, colors, 0.75) for labels in maps)]
     present, areas = np.unique(together[together != NO_CLASS], return_counts=True)
     order = present[np.argsort(-areas, kind="stable")][:SHOWN].tolist()
     legend = [("#" + bytes(colors[k].tolist()).hex(), names[k]) for k in order]

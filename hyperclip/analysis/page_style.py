@@ -2,7 +2,7 @@
 
 STYLE = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1b2330;--quiet:#5a6576;
---line:#e1e5eb;--track:#e9edf2;--main:#2f6fde;--wrong:#d9702b;--wrong-2:#8a5bd6;--gap:#d2334c;
+--line:#e1e5eb;--track:#e9edf2;--main:#2b68d4;--wrong:#bd5514;--wrong-2:#8a5bd6;--gap:#d2334c;
 --soft:#c3cbd6;--on:#fff}
 @media (prefers-color-scheme:dark){:root{--page:#12161c;--card:#1a2029;--ink:#e7ebf1;
 --quiet:#9ba7b8;--line:#2b3340;--track:#262e3a;--main:#6ea2ff;--wrong:#f0924f;--wrong-2:#b394f5;
@@ -36,11 +36,13 @@ tbody tr:last-child>*{border-bottom:0}
 thead .number{white-space:normal}
 th:last-child,td:last-child{padding-right:0}
 .with-bar{display:inline-flex;align-items:center;gap:10px;flex-direction:row-reverse}
+.with-bar span{min-width:4.5ch}
 svg.bar{width:110px;height:8px}
 svg.shares{display:block;width:100%;height:34px;border-radius:6px}
 svg.plot{width:340px;max-width:100%;flex:none}
 svg text{fill:var(--quiet);font-size:12px}
-svg text.on{fill:var(--on);font-size:13px;font-weight:600}
+svg.shares text{fill:var(--on);font-size:13px;font-weight:600}
+svg.shares text.on-soft{fill:var(--ink)}
 .track{fill:var(--track)}.main{fill:var(--main)}.wrong{fill:var(--wrong)}
 .wrong-2{fill:var(--wrong-2)}.soft{fill:var(--soft)}
 .gap{fill:var(--gap);fill-opacity:.35;stroke:var(--gap);stroke-width:1}

@@ -35,6 +35,7 @@ from hyperclip.tinyscenes.drawing import SPLITS, render_scene
 from PIL import Image
 
 from reference import analysis as slow
+from tests.helpers.programs import run_program
 
 CONFIG = "configs/quickstart/hyperclip.yaml"
 WEIGHTS = "configs/quickstart/hyperclip_trained.safetensors"
@@ -292,13 +293,63 @@ def test_a_failed_evaluation_leaves_the_earlier_predictions(copied, monkeypatch)
     assert not list(predictions_of(copied).parent.glob(".*"))
 
 
+PROCESSES = """
+import sys
+from pathlib import Path
+import hyperclip.evaluation  # first, see hyperclip/runtime/detectron2.py
+import torch
+from detectron2.data.samplers import InferenceSampler
+from detectron2.engine import launch
+from detectron2.utils import comm
+from hyperclip.evaluation.running import failing_together
+from hyperclip.evaluation.saved_predictions import PredictionWriter
+
+def main(folder):
+    writer = PredictionWriter(folder, 2.0)
+    with writer.writing():
+        comm.synchronize()
+        for place in InferenceSampler(5):
+            labels = torch.full((2, 3), place - 1)
+            confidence = torch.full((2, 3), place - 1.0)
+            writer.add({"place": place, "image_id": f"i{place}"}, labels, confidence, 300)
+        with failing_together():
+            about = {"dataset": "d", "names": ["a"] * 300, "ignore": 65535, "background": "none"}
+            writer.finish({**about, "system": "s", "protocol": "p", "trained_on": [], "scores": {}})
+    if comm.get_world_size() > 1:
+        torch.distributed.destroy_process_group()
+
+if __name__ == "__main__":
+    launch(main, int(sys.argv[2]), dist_url="auto", args=(Path(sys.argv[1]),))
+"""
+
+
+def test_two_processes_write_what_one_writes(tmp_path):
+    """Also 16-bit labels, and confidences outside of 0..2, which are cut off and counted."""
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    for count in (1, 2):
+        done = run_program(str(script), str(tmp_path / f"out/{count}"), str(count))
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / f"out/{count}").iterdir()}
+        for count in (1, 2)
+    )
+    assert one == two and len(one) == 11
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1", "2"]
+    saved = read_predictions(tmp_path / "out/2")
+    assert [saved.labels(image)[0, 0] for image in saved.images] == [-1, 0, 1, 2, 3]
+    confidence = [saved.confidence(image)[0, 0] for image in saved.images]
+    assert confidence == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
+    assert [image["outside"] for image in saved.images] == [6, 0, 0, 0, 6]
+
+
 def test_which_classes_were_seen(evaluated, tmp_path):
     seen, unseen = (find_result(evaluated, f"tiny_val_{x}") for x in ("seen", "unseen_b"))
     assert seen_classes(seen)["flags"] == [True] * 60
     assert seen_classes(unseen)["flags"] == [False] * 30 + [None]
     file = tmp_path / "names.txt"
     file.write_text("Red  Plain Circle\nother thing")
-    for given in (str(file), "red plain circle, ring; other thing"):
+    for given in (str(file), "red plain circle, ring; other thing" + "; a long name" + "x" * 400):
         found = seen_classes(unseen, given)
         assert found["flags"] == [True, *[False] * 29, None] and given in found["source"]
     saved = unseen.saved.about

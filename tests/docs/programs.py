@@ -149,6 +149,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-app": check_page,
     "hyperclip-new-dataset": new_dataset.request_of,
     "hyperclip-check-datasets": lambda arguments: check_datasets.choose(arguments.datasets),
+    "hyperclip-analyze-errors": nothing_more,
     "hyperclip-doctor": nothing_more,
     "tools/visualize.py": check_drawing,
     "tools/compare_runs.py": nothing_more,

@@ -39,6 +39,7 @@ th:last-child,td:last-child{padding-right:0}
 .with-bar span{min-width:4.5ch}
 svg.bar{width:110px;height:8px}
 svg.shares{display:block;width:100%;height:34px;border-radius:6px}
+svg.shares+.scroll{margin-top:14px}
 svg.plot{width:340px;max-width:100%;flex:none}
 svg text{fill:var(--quiet);font-size:12px}
 svg.shares text{fill:var(--on);font-size:13px;font-weight:600}

@@ -328,7 +328,7 @@ def test_two_processes_write_what_one_writes(tmp_path):
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES)
     for count in (1, 2):
-        done = run_program(str(script), str(tmp_path / f"out/{count}"), str(count))
+        done = run_program(script, tmp_path / f"out/{count}", count, timeout=300)
         assert done.returncode == 0, done.stderr
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / f"out/{count}").iterdir()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..labels import IGNORE
 from ..runtime.files import local_path, user_path
 from ..tinyscenes import drawing as tinyscenes
+from ..tinyscenes import fine
 from ..vocabulary import Vocabulary, builtin
 from . import layouts
 from .layouts import Layout
@@ -102,18 +103,20 @@ OWN_LABELS = "the papers made their labels from COCO's instances in ways of thei
 IN_HALVES = "each image cut into two squares, as CLIPer does; others take it whole or in windows"
 
 
-def _tinyscenes(name: str, background: bool = False) -> DatasetSpec:
-    """A split of tinyscenes; with ``background`` pixels of the ground are to get no class."""
-    split = tinyscenes.SPLITS[name]
+def _tinyscenes(name: str, ground: tuple[str, ...] = (), ending: str = "") -> DatasetSpec:
+    """A split of tinyscenes; with words for the ground its pixels count, and are to get no class.
+    The dataset's name is the split's with an ending, of which the alias has the first two letters.
+    """
+    split = (tinyscenes.SPLITS | fine.FINE_SPLITS)[name]
     names = tinyscenes.class_names(split.part)
     vocabulary = Vocabulary.from_names(names, f"tinyscenes_{split.part}", "1")
     return DatasetSpec(
-        f"tinyscenes_{name}" + "_background" * background,
-        f"tiny_{name}" + "_b" * background,
+        f"tinyscenes_{name}{ending}",
+        f"tiny_{name}{ending[:2]}",
         (split.images,),
-        "threshold" if background else "none",
-        layouts.tinyscenes(name, len(names), background),
-        {"catseg": replace(vocabulary, background=tinyscenes.GROUND) if background else vocabulary},
+        "threshold" if ground else "none",
+        layouts.tinyscenes(name, len(names), bool(ground)),
+        {"catseg": replace(vocabulary, background=ground)},
         "run datasets/prepare_tinyscenes.py",
         benchmark=False,
     )
@@ -143,7 +146,8 @@ _TABLE = (
     DatasetSpec("cityscapes_halves_test_sem_seg", "city_halves", (1000,), "none", layouts.CITYSCAPES, CITY, GET_CITY,
                 halves=True, note=IN_HALVES),
     *map(_tinyscenes, tinyscenes.SPLITS),
-    *(_tinyscenes(name, background=True) for name in ("val_seen", "val_unseen")),
+    *(_tinyscenes(name, tinyscenes.GROUND, "_background") for name in ("val_seen", "val_unseen")),
+    *(_tinyscenes(name, fine.GROUNDS) for name in fine.FINE_SPLITS),
 )  # fmt: skip
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _TABLE}

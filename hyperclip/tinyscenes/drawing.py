@@ -6,6 +6,7 @@ pure function of (seed, index), so the dataset needs no download and is the same
 with the same OpenCV.
 """
 
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -61,18 +62,18 @@ GROUND = ("grey ground", "background")
 SCENE_SIZE, _OBJECT_STREAM, _SCENE_STREAM = 96, 100, 101
 
 
-def _polygon(shape: str) -> np.ndarray:
+def polygon(shape: str) -> np.ndarray:
     """Corners (N, 2) of a shape with a circumradius of 1."""
     if shape == "cross":
         w = 0.36
         one_arm = np.array([[w, w], [1.0, w], [1.0, -w]])
-        return np.concatenate([one_arm @ _turn(a) for a in -np.pi / 2 * np.arange(4)])
+        return np.concatenate([one_arm @ turn(a) for a in -np.pi / 2 * np.arange(4)])
     corners, first_angle, radii = _POLYGONS[shape]
     radians = np.deg2rad(np.arange(corners) * (360.0 / corners) + first_angle)
     return np.stack([np.cos(radians), np.sin(radians)], 1) * np.resize(radii, corners)[:, None]
 
 
-def _turn(angle: float) -> np.ndarray:
+def turn(angle: float) -> np.ndarray:
     """Matrix (2, 2) that turns rows of points by an angle in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, sin], [-sin, cos]])
@@ -84,11 +85,19 @@ def shape_mask(
     """Draw one filled shape of ``SHAPES`` as a mask, bool (size, size), around a center (x, y) in
     pixels, with a circumradius in pixels and an angle in degrees.
     """
-    corners = _polygon(shape) @ _turn(np.deg2rad(angle)) * radius + center
+    return filled(polygon(shape) @ turn(np.deg2rad(angle)) * radius + center, size)
+
+
+def filled(corners: np.ndarray, size: int) -> np.ndarray:
+    """The inside of a polygon of corners (N, 2), x and y in pixels: bool (size, size)."""
     mask = np.zeros((size, size), np.uint8)
     fixed_point = np.round(corners * 16).astype(np.int32)
     cv2.fillPoly(mask, [fixed_point], 1, shift=4)
     return mask.astype(bool)
+
+
+MaskOf = Callable[[str, int, np.ndarray, float, float], np.ndarray]
+"""Draws the mask of an object as :func:`shape_mask` does, with its arguments."""
 
 
 def _pattern(texture: str, size: int, angle: float, period: float, phase: float) -> np.ndarray:
@@ -112,12 +121,19 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     return ground + grain + rng.uniform(50, 190)
 
 
-def _paint(
-    image: np.ndarray, phrase: str, center: np.ndarray, radius: float, rng: np.random.Generator
+def paint(
+    image: np.ndarray,
+    phrase: str,
+    center: np.ndarray,
+    radius: float,
+    rng: np.random.Generator,
+    mask_of: MaskOf = shape_mask,
 ) -> np.ndarray:
-    """Paint an object into ``image`` (size, size, 3) in place; returns its mask (size, size)."""
+    """Paint an object into ``image`` (size, size, 3) in place; returns its mask (size, size), which
+    ``mask_of`` draws.
+    """
     color, texture, shape = phrase.split(" ")
-    mask = shape_mask(shape, len(image), center, radius, rng.uniform(-25, 25))
+    mask = mask_of(shape, len(image), center, radius, rng.uniform(-25, 25))
     tone = np.array(COLORS[color], np.float32) * rng.uniform(0.8, 1.1) + rng.uniform(-14, 14, 3)
     second = 0.2 * tone + 0.8 * rng.uniform(225, 255)
     period = rng.uniform(6.0, 8.0) * max(radius / 18.0, 0.8)
@@ -126,7 +142,7 @@ def _paint(
     return mask
 
 
-def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light, blur a little, and return uint8 RGB."""
     image = cv2.GaussianBlur(image.astype(np.float32), (3, 3), 0.55) * rng.uniform(0.85, 1.1)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
@@ -152,8 +168,8 @@ def _draw_scene(
         k = int(rng.integers(len(names)))
         radius = rng.uniform(0.13, 0.25) * size
         center = rng.uniform(radius * 0.7, size - radius * 0.7, 2)
-        label[_paint(image, names[k], center, radius, rng)] = k
-    return _finish(image, rng), label
+        label[paint(image, names[k], center, radius, rng)] = k
+    return finish(image, rng), label
 
 
 def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, str]:
@@ -164,8 +180,8 @@ def render_object(seed: int, index: int, size: int = 48) -> tuple[np.ndarray, st
     radius = rng.uniform(12.0, 22.0) * size / 48
     center = rng.uniform(radius * 0.85, size - radius * 0.85, 2)
     image = _background(size, rng)
-    _paint(image, phrase, center, radius, rng)
-    return _finish(image, rng), phrase
+    paint(image, phrase, center, radius, rng)
+    return finish(image, rng), phrase
 
 
 def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, list[str]]:

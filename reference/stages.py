@@ -1,5 +1,6 @@
 """What stages do, pixel by pixel. Shapes: T classes, R regions, H W image."""
 
+import math
 from collections import Counter
 
 import torch
@@ -45,3 +46,36 @@ def smallest_masks(masks: Tensor) -> Tensor:
             if covering:
                 result[y, x] = min(covering)[1]
     return result
+
+
+def region_attention(
+    scores: Tensor, features: Tensor, regions: Tensor, temperature: float
+) -> Tensor:
+    """Scores (T, H, W) of cells, each the mean of those of its region, int64 (H, W), weighted by
+    exp(cosine / temperature) of the embeddings (C, H, W); cells of region -1 keep theirs.
+    """
+    result = scores.clone()
+    for y, x in (regions >= 0).nonzero().tolist():
+        weights = {}
+        for v, u in (regions == regions[y, x]).nonzero().tolist():
+            one, other = features[:, y, x].double(), features[:, v, u].double()
+            cosine = float(one @ other / one.norm() / other.norm())
+            weights[v, u] = math.exp(cosine / temperature)
+        total = sum(weights.values())
+        result[:, y, x] = sum(scores[:, v, u] * (w / total) for (v, u), w in weights.items())
+    return result
+
+
+def distinct_masks(masks: Tensor, quality: Tensor, most: float) -> list[int]:
+    """Which of masks, bool (R, H, W), stay: from the best quality (R,) on, of equals the first,
+    those that are not empty and whose IoU with each that stays is at most ``most``.
+    """
+    stay: list[int] = []
+    for index in sorted(range(len(masks)), key=lambda i: (-float(quality[i]), i)):
+        ious = [
+            int((masks[index] & masks[k]).sum()) / int((masks[index] | masks[k]).sum())
+            for k in stay
+        ]
+        if masks[index].any() and all(iou <= most for iou in ious):
+            stay.append(index)
+    return stay

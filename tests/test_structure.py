@@ -27,7 +27,7 @@ FLOORS = (
     ("hyperclip.segmenter", "hyperclip.inference"),
     ("hyperclip.stages",),
     ("hyperclip.meta_arch", "hyperclip.data", "hyperclip.checkpoints", "cliper"),
-    ("hyperclip.load", "hyperclip.prediction"),
+    ("hyperclip.load", "hyperclip.prediction", "hyperclip.stages.proposers"),
     ("hyperclip.pretrained",),
     ("hyperclip.predictor", "hyperclip.evaluation"),
     ("hyperclip.analysis",),

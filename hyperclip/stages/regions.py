@@ -14,15 +14,17 @@ Shapes: T classes, t classes of a chunk, R regions, H W image, h w grid of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor
 
-from ..score_maps import ScoreMaps, Size
+from ..score_maps import ScoreMaps, Size, best_of
 
 NO_REGION = -1
 
@@ -31,6 +33,24 @@ Proposer = Callable[[Sequence[Tensor]], list[Tensor]]
 
 REGIONS_REGISTRY = Registry("REGIONS")
 """Functions of a config that build a proposer, or None for none."""
+
+
+class RecordProposer(abc.ABC):
+    """A proposer that has to know which file an image is, in place of a :data:`Proposer`."""
+
+    @abc.abstractmethod
+    def of_records(self, records: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """The regions of images, int64 (H, W), each in the size of its file: the record's "height"
+        and "width", or else those of its "image".
+
+        Raises:
+            ValueError: a record without "file_name", or what does not fit its image. OSError: a
+                file that is missing.
+        """
+
+    @abc.abstractmethod
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """ValueError or OSError for records, without an "image" yet, that have no regions."""
 
 
 @REGIONS_REGISTRY.register()
@@ -61,10 +81,18 @@ def in_size(regions: Tensor, size: Size) -> Tensor:
 
 
 def sums(maps: Tensor, regions: Tensor, count: int) -> Tensor:
-    """Sums (t, R) of maps (t, H, W) over R regions (H, W); pixels of no region are left out."""
-    inside = regions != NO_REGION
-    total = maps.new_zeros(len(maps), count)
-    return total.index_add_(1, regions[inside], maps[:, inside])
+    """Sums, float64 (t, R), of maps (t, H, W) over R regions (H, W); pixels of no region are left
+    out.
+    """
+    places = regions.flatten() + 1  # those of no region come first
+    total = maps.new_zeros(len(maps), count + 1, dtype=torch.float64)
+    for own, pixels in zip(total, maps.flatten(1), strict=True):  # all at once takes more memory
+        own.scatter_add_(0, places, pixels.double())
+    return total[:, 1:]
+
+
+def _count(regions: Tensor) -> int:
+    return max(int(regions.max()) + 1, 1)
 
 
 @dataclass(frozen=True)
@@ -105,11 +133,31 @@ class MeanMaps(RegionMaps):
     def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`ScoreMaps`."""
         regions = in_size(self.regions, size)
-        count, inside = max(int(regions.max()) + 1, 1), regions != NO_REGION
-        area = sums(regions.new_ones(1, *size, dtype=torch.float32), regions, count)[0]
-        for classes, maps in self.maps.at(size):
-            means = sums(maps, regions, count) / area.clamp_min(1)
+        inside = regions != NO_REGION
+        for classes, means, maps in self._means(regions):
             yield classes, torch.where(inside, means[:, regions.clamp_min(0)], maps)
+
+    def best(self, size: Size) -> tuple[Tensor, Tensor]:
+        """See :class:`ScoreMaps`: the best class of each region first, then of its pixels."""
+        regions = in_size(self.regions, size)
+        outside = regions == NO_REGION
+        # a region is one entry of a row (1, R + N), which the N pixels of no region go on
+        rows = (
+            (classes, torch.cat([means, maps[:, outside]], dim=1)[:, None])
+            for classes, means, maps in self._means(regions)
+        )
+        found = best_of(rows)
+        places = regions.clone()
+        places[outside] = torch.arange(int(outside.sum()), device=regions.device) + _count(regions)
+        labels, confidence = (values[0][places] for values in found)
+        return labels, confidence
+
+    def _means(self, regions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Classes (t,), means (t, R) and maps (t, H, W) in the size of the regions."""
+        count = _count(regions)
+        area = (regions.flatten() + 1).bincount(minlength=count + 1)[1:].clamp_min(1)
+        for classes, maps in self.maps.at((regions.shape[0], regions.shape[1])):
+            yield classes, (sums(maps, regions, count) / area).to(maps.dtype), maps
 
 
 class MajorityMaps(RegionMaps):
@@ -131,10 +179,10 @@ class MajorityMaps(RegionMaps):
         chosen[pairs[order] // self.classes] = pairs[order] % self.classes
         won = torch.where(inside, chosen[regions.clamp_min(0)], labels)
         voted = torch.where(inside & (labels == won), regions, NO_REGION)
-        area = sums(torch.ones_like(confidence)[None], voted, count)[0].clamp_min(1)
-        means = sums(confidence[None], voted, count)[0] / area
+        area = (voted.flatten() + 1).bincount(minlength=count + 1)[1:].clamp_min(1)
+        means = (sums(confidence[None], voted, count)[0] / area).to(confidence.dtype)
         return won, torch.where(inside, means[regions.clamp_min(0)], confidence)
 
 
 RULES: dict[str, type[RegionMaps]] = {"mean": MeanMaps, "majority": MajorityMaps}
-"""By the values of TEST.REGIONS.RULE."""
+"""Those of one class for each region, by the values of TEST.REGIONS.RULE."""

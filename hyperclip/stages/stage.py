@@ -1,7 +1,7 @@
 """The contract of a stage between scores and labels."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,20 @@ class Stage(nn.Module, abc.ABC):
     def see(self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter) -> list[Any]:
         """What it needs of each of the images, (3, H, W), RGB 0..255, that does not depend on
         words; ``encoded`` is what the system's ``encode`` gave for them.
+        """
+
+    def see_records(
+        self, records: Sequence[Mapping[str, Any]], encoded: Sequence[Any], system: Segmenter
+    ) -> list[Any]:
+        """As :meth:`see`, of records as for :meth:`Segmenter.encode_records`."""
+        return self.see([record["image"] for record in records], encoded, system)
+
+    def check_system(self, system: Segmenter) -> None:
+        """ValueError for a system that lacks what the stage needs of it, before any image."""
+
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """ValueError or OSError if something of images with a "file_name" is missing, before any is
+        read.
         """
 
     @abc.abstractmethod

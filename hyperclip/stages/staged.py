@@ -1,6 +1,6 @@
 """A system with stages between its scores and its labels, as a config names them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,11 +8,13 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..config.key_rules import FRAMEWORK
 from ..runtime.finite import FiniteCheck
 from ..score_maps import ScoreMaps, Size
 from ..segmenter import Description, Question, Segmentation, Segmenter, label
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
-from .regions import REGIONS_REGISTRY, RULES, Proposer
+from .region_attention import ATTENTION, attend
+from .regions import REGIONS_REGISTRY, RULES, Proposer, RecordProposer
 from .stage import Asked, Stage
 
 
@@ -27,7 +29,8 @@ class Staged(Segmenter):
     """A system whose scores go through stages, in their order, before they become labels.
 
     Args:
-        system: any that is no ``Staged``. stages: one or more.
+        system: any that is no ``Staged``. stages: one or more; ValueError for one that the system
+            lacks something for.
     """
 
     takes_checkpoint = False
@@ -37,6 +40,8 @@ class Staged(Segmenter):
         super().__init__(*statistics)
         self.to(system.device)
         self.system, self.stages = system, nn.ModuleList(stages)
+        for stage in stages:
+            stage.check_system(system)
         self.text, self.half_precision = system.text, system.half_precision
         self.trained_on = system.trained_on
 
@@ -47,12 +52,21 @@ class Staged(Segmenter):
 
     def encode(self, images: Sequence[Tensor]) -> list[StagedImage]:
         """See :class:`Segmenter`."""
-        encoded = self.system.encode(images)
+        return self.encode_records([{"image": image} for image in images])
+
+    def encode_records(self, records: Sequence[Mapping[str, Any]]) -> list[StagedImage]:
+        """See :class:`Segmenter`."""
+        encoded = self.system.encode_records(records)
         with torch.no_grad():
-            seen = [stage.see(images, encoded, self.system) for stage in self._stages()]
+            seen = [stage.see_records(records, encoded, self.system) for stage in self._stages()]
         return [
             StagedImage(own, [of_stage[i] for of_stage in seen]) for i, own in enumerate(encoded)
         ]
+
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """See :class:`Stage`."""
+        for stage in self._stages():
+            stage.check_records(records)
 
     @torch.no_grad()
     def segment(self, encoded: StagedImage, question: Question, size: Size) -> Segmentation:
@@ -118,35 +132,76 @@ class Refine(Stage):
 
 
 class Regions(Stage):
-    """One class for each region that a proposer finds; ValueError for an unknown rule."""
+    """The scores of the regions that a proposer finds.
 
-    def __init__(self, proposer: Proposer, rule: str, name: str = "") -> None:
+    Args:
+        rule: "mean" or "majority", which give each region one class, or "attention", whose cells
+            share the scores of their region, see :func:`attend`; ValueError for another.
+        temperature: of "attention", above 0; ValueError else.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer | RecordProposer,
+        rule: str,
+        name: str = "",
+        temperature: float = 0.0,
+    ) -> None:
         super().__init__()
-        if rule not in RULES:
-            raise ValueError(f"TEST.REGIONS.RULE: got {rule!r}, expected one of {sorted(RULES)}")
-        self.proposer, self.rule = proposer, rule
+        if rule not in (*RULES, ATTENTION):
+            expected = f"expected one of {sorted([*RULES, ATTENTION])}"
+            raise ValueError(f"TEST.REGIONS.RULE: got {rule!r}, {expected}")
+        if rule == ATTENTION:
+            FRAMEWORK.require("TEST.REGIONS.", {"temperature": temperature})
+        self.proposer, self.rule, self.temperature = proposer, rule, temperature
         self.name = name or type(proposer).__name__
+
+    def check_system(self, system: Segmenter) -> None:
+        """See :class:`Stage`: attention needs the embeddings of an image's cells."""
+        if self.rule == ATTENTION and type(system).features is Segmenter.features:
+            system.features(None)
+
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """See :class:`Stage`."""
+        if isinstance(self.proposer, RecordProposer):
+            self.proposer.check_records(records)
 
     def see(
         self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter
     ) -> list[Tensor]:
         """See :class:`Stage`."""
-        found = []
-        for image, regions in zip(images, self.proposer(images), strict=True):
-            if tuple(regions.shape) != tuple(image.shape[1:]):
+        return self.see_records([{"image": image} for image in images], encoded, system)
+
+    def see_records(
+        self, records: Sequence[Mapping[str, Any]], encoded: Sequence[Any], system: Segmenter
+    ) -> list[Tensor]:
+        """See :class:`Stage`."""
+        sizes = [tuple(record["image"].shape[1:]) for record in records]
+        if isinstance(self.proposer, RecordProposer):
+            proposed = self.proposer.of_records(records)
+            sizes = [
+                (record.get("height", size[0]), record.get("width", size[1]))
+                for record, size in zip(records, sizes, strict=True)
+            ]
+        else:
+            proposed = self.proposer([record["image"] for record in records])
+        for size, regions in zip(sizes, proposed, strict=True):
+            if tuple(regions.shape) != size:
                 got = f"got {tuple(regions.shape)} from {self.name!r}"
-                expected = f"the image's size {tuple(image.shape[1:])}"
-                raise ValueError(f"regions: {got}, expected {expected}")
-            found.append(regions.to(system.device, torch.int64))
-        return found
+                raise ValueError(f"regions: {got}, expected the image's size {size}")
+        return [regions.to(system.device, torch.int64) for regions in proposed]
 
     def rescore(self, maps: ScoreMaps, seen: Tensor, asked: Asked) -> ScoreMaps:
         """See :class:`Stage`."""
-        return RULES[self.rule](maps, seen)
+        if self.rule != ATTENTION:
+            return RULES[self.rule](maps, seen)
+        features = asked.system.features(asked.encoded)
+        return maps.replaced(attend(maps.coarse(), features, seen, self.temperature))
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Stage`."""
-        return {"name": self.name, "rule": self.rule}
+        own = {"temperature": self.temperature} if self.rule == ATTENTION else {}
+        return {"name": self.name, "rule": self.rule, **own}
 
 
 def build_stages(cfg: CfgNode) -> list[Stage]:
@@ -161,7 +216,7 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
     node = cfg.TEST.REGIONS
     proposer = build_entry(REGIONS_REGISTRY, "TEST.REGIONS.NAME", node.NAME, cfg)
     if proposer is not None:
-        stages.append(Regions(proposer, node.RULE, node.NAME))
+        stages.append(Regions(proposer, node.RULE, node.NAME, node.TEMPERATURE))
     return stages
 
 

@@ -130,6 +130,7 @@ CODE_OF_TESTS = {
     "docs/demo.md": ("tests/commands/test_demo_docs.py", "exec(code"),
     "docs/results.md": ("tests/results/test_page.py", "exec(compile(block"),
     "docs/new_system.md": ("tests/test_new_system.py", 'BLOCKS["python"]'),
+    "docs/stages.md": ("tests/stages/test_proposers.py", "docs/stages.md"),
 }
 """Tests that run the Python blocks of a page, and words of them that show this."""
 

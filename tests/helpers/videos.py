@@ -57,7 +57,7 @@ class LevelPredictor:
         self.model = SimpleNamespace(text=None, check=lambda vocabulary: None)
         self.before, self.alive, self.seen = before, [], []
 
-    def encode(self, image):
+    def encode(self, image, file_name=""):
         self.before(len(self.seen))
         self.alive.append(sum(known() is not None for known in self.seen))
         self.seen.append(weakref.ref(image))

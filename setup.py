@@ -17,6 +17,8 @@ PROGRAMS = (
     "new-dataset",
     "check-datasets",
     "analyze-errors",
+    "analyze-radius",
+    "visualize",
     "doctor",
 )
 

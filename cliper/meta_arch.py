@@ -227,6 +227,12 @@ class CLIPer(Segmenter):
         unit = F.normalize(embedded.features[layer].float(), dim=-1)
         return unit.T.unflatten(1, embedded.grid)
 
+    def affinity(self, encoded: EncodedImage) -> tuple[Tensor, tuple[int, int]]:
+        """How much each patch takes of every patch (N, N), the map that the last layer is read and
+        scores are propagated with, and the grid (h, w) of the patches.
+        """
+        return encoded.embedded.affinity, encoded.embedded.grid
+
     def _label_options(self, question: Question) -> LabelOptions:
         protocols = {"own": self.labels.protocol, "none": "argmax", "threshold": "abstain"}
         own = replace(self.labels, protocol=protocols[question.background])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ class Inspected:
     """Words, and pictures by name with what reads each; ``spec`` of their dataset, if any."""
 
     vocabulary: Vocabulary
-    pictures: dict[str, Callable[[], Pixels]]
+    pictures: Mapping[str, Callable[[], Pixels]]
     spec: DatasetSpec | None = None
 
     @property

@@ -174,24 +174,48 @@ class ClassAggregation(nn.Module):
 
     def attend(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Normalised tokens x (..., T, C) with guidance that broadcasts to (..., T, G)."""
-        copies = max(0, self.pad_length - x.shape[-2])
-        padding = self.projections.of_input(self.norm1(self.padding_token))
-        padding = (padding + self.projections.of_guidance(self.padding_guidance))[None]
-        tokens = self.projections.of_input(x).add_(self.projections.of_guidance(guidance))
-        q, k, v = self._by_heads(tokens)
-        _, pad_k, pad_v = self._by_heads(padding)
+        copies, (q, k, v), (_, pad_k, pad_v) = self._project(x, guidance)
         if self.attention == "full":
             k = torch.cat([k, pad_k.expand(*k.shape[:-2], 1, -1)], -2)
             v = torch.cat([v, pad_v.expand(*v.shape[:-2], 1, -1)], -2)
-            log_copies = math.log(copies) if copies else -math.inf
-            weight = F.pad(q.new_zeros(1, x.shape[-2]), (0, 1), value=log_copies)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=weight)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._weight_of(copies, q))
         else:
             q, k, pad_k = positive(q), positive(k), positive(pad_k)
             context = k.transpose(-1, -2) @ v + copies * (pad_k.transpose(-1, -2) @ pad_v)
             total = k.sum(-2, keepdim=True) + copies * pad_k
             y = q @ context / ((q * total).sum(-1, keepdim=True) + 1e-6)
         return y.transpose(-2, -3).flatten(-2)
+
+    def weights(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """The attention of :meth:`attend` as shares (..., A, T, T + 1): how much each class takes
+        of the value of every class, and in the last column of all padding tokens.
+
+        Linear attention builds no such map; ``phi(q) phi(k) / sum phi(q) phi(k)`` with phi =
+        elu + 1, which it multiplies the values with, is one all the same.
+        """
+        copies, (q, k, _), (_, pad_k, _) = self._project(x, guidance)
+        k = torch.cat([k, pad_k.expand(*k.shape[:-2], 1, -1)], -2)
+        if self.attention == "full":
+            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            return (logits + self._weight_of(copies, q)).softmax(dim=-1)
+        products = positive(q) @ positive(k).transpose(-1, -2)
+        products[..., -1] *= copies
+        return products / (products.sum(-1, keepdim=True) + 1e-6)
+
+    def _project(self, x: Tensor, guidance: Tensor) -> tuple[int, list[Tensor], list[Tensor]]:
+        """How many padding tokens there are, q, k, v of the classes, and of a padding token."""
+        padding = self.projections.of_input(self.norm1(self.padding_token))
+        padding = (padding + self.projections.of_guidance(self.padding_guidance))[None]
+        tokens = self.projections.of_input(x).add_(self.projections.of_guidance(guidance))
+        copies = max(0, self.pad_length - x.shape[-2])
+        return copies, self._by_heads(tokens), self._by_heads(padding)
+
+    def _weight_of(self, copies: int, q: Tensor) -> Tensor:
+        """What is added to the logits (1, T + 1) of full attention: 0, and for so many padding
+        tokens as one their logarithm.
+        """
+        log_copies = math.log(copies) if copies else -math.inf
+        return F.pad(q.new_zeros(1, q.shape[-2]), (0, 1), value=log_copies)
 
     def _by_heads(self, qkv: Tensor) -> list[Tensor]:
         """q, k, v (..., heads, T, C / heads) of (..., T, 3 C)."""
@@ -204,6 +228,16 @@ class ClassAggregation(nn.Module):
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
         x = self.attend(self.norm1(x), guidance).add_(x)
         return mlp(self.mlp, self.norm2, x).add_(x)
+
+
+def pooled_tokens(x: Tensor, pooling: Grid) -> Tensor:
+    """A cost embedding (B, T, h, w, C) as tokens (B, N, T, C): its classes at each of the N cells
+    that are left of the grid by average pooling.
+    """
+    b, t, h, w, c = x.shape
+    if tuple(pooling) != (1, 1):
+        x = x.view(b, t, h // pooling[0], pooling[0], w // pooling[1], pooling[1], c).mean((3, 5))
+    return x.flatten(2, 3).transpose(1, 2)
 
 
 class AggregationLayer(nn.Module):
@@ -243,11 +277,9 @@ class AggregationLayer(nn.Module):
         in_pieces(lambda part: part.add_(self.classes(part, guidance)), step, tokens)
 
     def _across_classes(self, x: Tensor, text: Tensor, pooling: Grid) -> Tensor:
-        b, t, h, w, c = x.shape
+        b, t, h, w, _ = x.shape
         grid = h // pooling[0], w // pooling[1]
-        if tuple(pooling) != (1, 1):
-            x = x.view(b, t, grid[0], pooling[0], grid[1], pooling[1], c).mean((3, 5))
-        tokens = x.flatten(2, 3).transpose(1, 2)  # (B, positions, T, C)
+        tokens = pooled_tokens(x, pooling)
         tokens = self.classes(tokens, text if text.dim() == 2 else text[:, None])
         out = tokens.permute(0, 2, 3, 1).unflatten(3, grid)
         if tuple(pooling) != (1, 1):

@@ -5,7 +5,7 @@ artanh(sqrt(c) |exp0(v)|) = 2 |v| for every curvature c. Measured are embeddings
 normalised to unit length, since all of those have the radius 2. What a block gives is read as if
 the tower ended there, through its last norm and its projection: the last layer is the embedding.
 
-Shapes: L layers, B images, P prompts, N patches, T classes, C embedding, D width, n vectors, m of
+Shapes: L layers, B images, P prompts, N patches, T classes, C embedding, D width, M vectors, K of
 them, E rows of a weight. Source: HyperCLIP (CVPR 2025), whose figure has the names' embeddings.
 """
 
@@ -53,9 +53,9 @@ class Radii:
     """Radii of vectors of one kind in one model.
 
     Attributes:
-        kind: of ``KINDS`` or ``WEIGHTS``. layers: radii (n,) of each of the L layers.
-        of_class: which classes each vector belongs to, bool (n, T); None for weights.
-        embeddings: of the vectors of the last layer, evenly, at most ``KEPT``, (m, C); None for
+        kind: of ``KINDS`` or ``WEIGHTS``. layers: radii (M,) of each of the L layers.
+        of_class: which classes each vector belongs to, bool (M, T); None for weights.
+        embeddings: of the vectors of the last layer, evenly, at most ``KEPT``, (K, C); None for
             weights.
     """
 
@@ -66,7 +66,7 @@ class Radii:
 
 
 def evenly(vectors: Tensor, most: int) -> Tensor:
-    """At most so many of some vectors (n, C), at even distances."""
+    """At most so many of some vectors (M, C), at even distances."""
     if len(vectors) <= most:
         return vectors
     return vectors[torch.linspace(0, len(vectors) - 1, most).round().long()]

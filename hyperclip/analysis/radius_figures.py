@@ -1,6 +1,6 @@
 """Figures of hyperbolic radii: by layer, class and iteration, the paper's densities, the ball.
 
-Shapes: n vectors, C embedding.
+Shapes: M vectors, C embedding.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def densities(measured: Sequence[Measured], kinds: Sequence[str]) -> Figure:
 
 
 def kernel_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Density of values (n,) at the points of a grid: Gaussian kernels of Silverman's width."""
+    """Density of values (M,) at the points of a grid: Gaussian kernels of Silverman's width."""
     spread = min(values.std(), np.subtract(*np.quantile(values, (0.75, 0.25))) / 1.34)
     step = grid[1] - grid[0]
     width = max(0.9 * float(spread) * len(values) ** -0.2, float(step))
@@ -178,7 +178,7 @@ def ball(measured: Sequence[Measured], kinds: Sequence[str], most: int = 400) ->
 
 
 def _some(one: Measured, kind: str, most: int) -> np.ndarray:
-    """At most so many of the vectors of a kind, evenly spread over all (n, C)."""
+    """At most so many of the vectors of a kind, evenly spread over all (M, C)."""
     vectors = one.radii[kind].embeddings
     if vectors is None:
         raise ValueError(f"{kind}: no embeddings were kept, expected those of a checkpoint")
@@ -186,7 +186,7 @@ def _some(one: Measured, kind: str, most: int) -> np.ndarray:
 
 
 def view_of_ball(groups: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """Tangent vectors (n, C) of several groups as points (n, 2) of the unit disc, and the curvature
+    """Tangent vectors (M, C) of several groups as points (M, 2) of the unit disc, and the curvature
     magnitude of the ball that it stands for; see :func:`ball`.
     """
     together = np.concatenate(groups)

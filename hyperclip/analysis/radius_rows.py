@@ -1,6 +1,6 @@
 """Radii of checkpoints as rows of a table, and their CSV file.
 
-Shapes: n vectors, T classes.
+Shapes: M vectors, T classes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def rows_of(
 
 
 def _numbers(radii: np.ndarray, curvature: float, cap: float) -> tuple:
-    """From mean to share of a row, of radii (n,)."""
+    """From mean to share of a row, of radii (M,)."""
     low, middle, high = np.quantile(radii, (0.05, 0.5, 0.95)).tolist()
     saturated = int((radii >= cap * TOUCHING).sum())
     share = saturated / len(radii)

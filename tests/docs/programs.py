@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hyperclip.commands import app, check_datasets, demo, evaluate, new_dataset
+from hyperclip.commands import app, check_datasets, demo, evaluate, new_dataset, visualize
 from hyperclip.commands.demo_results import chosen_kinds
 from hyperclip.config import load_config
 from hyperclip.data import find_dataset
@@ -124,7 +124,16 @@ def check_page(arguments: argparse.Namespace) -> None:
 
 def check_drawing(arguments: argparse.Namespace) -> None:
     check_config(arguments.config_file, arguments.opts)
-    find_dataset(arguments.dataset)
+    visualize.chosen_kinds(arguments.show)
+    visualize.points_of(arguments.at)
+    if arguments.dataset:
+        find_dataset(arguments.dataset)
+
+
+def check_radii(arguments: argparse.Namespace) -> None:
+    check_config(arguments.config_file, arguments.opts)
+    if arguments.dataset:
+        find_dataset(arguments.dataset)
 
 
 def check_speed(arguments: argparse.Namespace) -> None:
@@ -151,7 +160,8 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-check-datasets": lambda arguments: check_datasets.choose(arguments.datasets),
     "hyperclip-analyze-errors": nothing_more,
     "hyperclip-doctor": nothing_more,
-    "tools/visualize.py": check_drawing,
+    "hyperclip-visualize": check_drawing,
+    "hyperclip-analyze-radius": check_radii,
     "tools/compare_runs.py": nothing_more,
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,

@@ -71,6 +71,11 @@ RULES = (
     Rule("README.md: docker", test=("tests/test_container.py", "compose.yaml")),
     Rule("README.md: hyperclip-doctor", test=("tests/commands/test_doctor.py", "doctor.main")),
     Rule(".*: hyperclip-new-dataset", test=("tests/commands/test_own_data.py", "new_dataset")),
+    Rule("docs/inside.md: hyperclip-train ", reason=FIGURES),
+    Rule(
+        "docs/inside.md: hyperclip-[a-z-]+ ",
+        test=("tests/analysis/test_page.py", "docs/inside.md"),
+    ),
     Rule(".*: hyperclip-[a-z-]+$", test=("tests/test_wheel.py", "hyperclip-")),
     Rule(".*: (pip install|python tools/install_detectron2.py)", reason=INSTALLS),
     Rule(".*: bash tools/setup.sh", reason=INSTALLS),
@@ -142,7 +147,7 @@ OUTPUT_KEYS = ("--output", "OUTPUT_DIR")
 QUICK = {
     "hyperclip-train": ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "1", *LITTLE],
     "hyperclip-evaluate": LITTLE,
-    "tools/visualize.py": LITTLE,
+    "hyperclip-visualize": LITTLE,
 }
 """What makes a program quick enough for a test; all but the first take it behind --opts."""
 

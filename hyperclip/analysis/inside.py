@@ -112,11 +112,10 @@ def class_attention(
     guidance = text if text.dim() == 2 else text[0]
     classes = layer.classes
     step = items_at_a_time(classes.heads * tokens.shape[1] ** 2, tokens.device)
-    total = sum(
-        classes.weights(classes.norm1(part), guidance).mean(dim=-3).sum(dim=0)
-        for part in tokens.split(step)
-    )
-    return total / len(tokens)  # type: ignore[operator]
+    total = tokens.new_zeros(tokens.shape[1], tokens.shape[1] + 1)
+    for part in tokens.split(step):
+        total += classes.weights(classes.norm1(part), guidance).mean(dim=-3).sum(dim=0)
+    return total / len(tokens)
 
 
 def cell_of(point: Point, size: Size, grid: Size) -> tuple[int, int]:
@@ -167,7 +166,7 @@ def spread(refinement: Any, point: Point, size: Size, coarse: Tensor) -> Tensor:
     The cell is one of its own grid, or of that of the ``coarse`` scores (T, h, w) where it has
     none.
     """
-    grid = getattr(refinement, "grid", coarse.shape[-2:])
+    grid: Any = getattr(refinement, "grid", coarse.shape[-2:])
     row, column = cell_of(point, size, grid)
     score = coarse.new_zeros(1, *grid)
     score[0, row, column] = 1

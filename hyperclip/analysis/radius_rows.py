@@ -115,6 +115,6 @@ def summary(rows: Sequence[Row]) -> str:
         lines.append(
             f"{kind}: mean radius {first.mean:.3f} ({first.checkpoint}) -> {last.mean:.3f} "
             f"({last.checkpoint}); saturated (radius {last.cap:.1f} at c = {last.curvature:g}): at "
-            f"most {most.saturated} of {most.vectors} ({100 * most.share:.2g} %)"
+            f"most {most.saturated} of {most.vectors} ({100 * most.share:.3g} %)"
         )
     return "\n".join(lines)

@@ -23,6 +23,7 @@ radius_ball.png (a two-dimensional view of the Poincare ball).
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,10 +93,14 @@ def checkpoints_of(given: Sequence[str]) -> list[Checkpoint]:
 
 
 def _described(file: str) -> Checkpoint:
-    saved = read_checkpoint(files.local_path(file)).get("iteration")
-    if isinstance(saved, int):
-        return f"iteration {saved + 1:,}", saved + 1, file
-    return Path(file).stem, None, file
+    path = files.local_path(file)
+    numbered = re.fullmatch(r"model_(\d{7})", path.stem)
+    content = {} if numbered else read_checkpoint(path)
+    trainer = content.get("trainer")
+    last = content.get("iteration", trainer.get("iteration") if trainer else None)
+    if numbered:
+        last = int(numbered[1])
+    return path.stem, last + 1 if isinstance(last, int) else None, file
 
 
 def system_of(cfg: CfgNode, file: str) -> Segmenter:

@@ -182,7 +182,9 @@ def test_the_command(training, tmp_path, capsys):
     common = ["--config-file", CONFIG, *words, "--output", str(out)]
     assert analyze_radius.main([*common, "--weights", str(training), "--opts", *CPU]) == 0
     rows = list(csv.DictReader((out / "radius.csv").open()))
-    names = ["pre-trained CLIP", "iteration 10", "iteration 20"]
+    names = ["pre-trained CLIP", "model_0000009", "model_0000019"]
+    iterations = {row["checkpoint"]: row["iteration"] for row in rows}
+    assert iterations == dict(zip(names, ("0", "10", "20"), strict=True))
     assert list(dict.fromkeys(row["checkpoint"] for row in rows)) == names
     assert {row["kind"] for row in rows} == {*radius.KINDS, *radius.WEIGHTS}
     counts = {row["kind"]: row["vectors"] for row in rows if row["name"] == ALL}

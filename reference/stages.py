@@ -79,3 +79,27 @@ def distinct_masks(masks: Tensor, quality: Tensor, most: float) -> list[int]:
         if masks[index].any() and all(iou <= most for iou in ious):
             stay.append(index)
     return stay
+
+
+def guided_filter(guide: Tensor, scores: Tensor, radius: int, eps: float) -> Tensor:
+    """Scores (T, H, W) filtered by a guide (3, H, W): a linear regression in every box, and a pixel
+    takes the mean of what those of all boxes that hold it say.
+    """
+    height, width = guide.shape[1:]
+    total, count = torch.zeros_like(scores), torch.zeros(height, width, dtype=scores.dtype)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(0, y - radius), y + radius + 1)
+            columns = slice(max(0, x - radius), x + radius + 1)
+            colours = guide[:, rows, columns].flatten(1)
+            mean = colours.mean(dim=1, keepdim=True)
+            away = colours - mean
+            spread = away @ away.T / colours.shape[1] + eps * torch.eye(3, dtype=guide.dtype)
+            for index in range(len(scores)):
+                values = scores[index, rows, columns].flatten()
+                relation = away @ (values - values.mean()) / len(values)
+                slope = torch.linalg.solve(spread, relation)
+                fitted = slope @ away + values.mean()
+                total[index, rows, columns] += fitted.view(scores[index, rows, columns].shape)
+            count[rows, columns] += 1
+    return total / count

@@ -11,11 +11,11 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .. import __version__
-from ..config import input_keys, output_keys, plain_settings
-from ..evaluation.kept_rows import content_hash
+from ..config import output_keys, plain_settings
+from ..evaluation.kept_rows import named_contents
 from ..evaluation.paper_figures import NO_INFLUENCE
 from ..results import Writer
-from ..runtime.files import local_path, read_json, write_text
+from ..runtime.files import read_json, write_text
 from ..segmenter import Question
 from .demo_inputs import Source, result_files
 
@@ -36,9 +36,9 @@ def describe_run(cfg: CfgNode, question: Question, arguments: argparse.Namespace
     settings = {key: value for key, value in keys.items() if not key.startswith(NO_DIFFERENCE)}
     for key in output_keys():
         settings.pop(key, None)
-    for key in input_keys():
-        if settings.get(key) and (path := local_path(str(settings[key]))).exists():
-            settings[key] = f"sha256:{content_hash(path)}"
+    for key, mark in named_contents(cfg).items():
+        if not key.startswith(NO_DIFFERENCE):
+            settings[key] = f"sha256:{mark}"
     options = {
         "--vocabulary": question.vocabulary.classes,
         "--negatives": [*question.vocabulary.background, *question.vocabulary.negatives],

@@ -33,6 +33,7 @@ REGISTERING = (
     "hyperclip.meta_arch",
     "hyperclip.stages",
     "hyperclip.stages.proposers",
+    "hyperclip.ensemble",
     "hyperclip.data.detectron2_catalog",
 )
 """Modules that register what a config can name, each on a floor above this one: they are imported
@@ -80,6 +81,9 @@ def _add_model_keys(model: CfgNode) -> None:
     # pass, which takes less memory, more time and gives the same gradient
     model.CHECKPOINT_ACTIVATIONS = []
     model.COMPILE_HEAD = ""  # backend of torch.compile for the head, "inductor" say; "" = no
+    model.ENSEMBLE = CfgNode()  # of META_ARCHITECTURE Ensemble
+    model.ENSEMBLE.CONFIGS = []  # config files of its members, two or more
+    model.ENSEMBLE.WEIGHTS = []  # of their scores, [2.0, 1.0] say; [] = equal ones
     model.MASK_FORMER = CfgNode()
     # pad whole images to multiples of this before squashing (released: 32, which shifts masks)
     model.MASK_FORMER.SIZE_DIVISIBILITY = 0
@@ -186,10 +190,17 @@ def _add_test_keys(test: CfgNode) -> None:
 
 
 def _add_stage_keys(test: CfgNode) -> None:
-    """Stages between the scores and the labels of any system, see docs/stages.md."""
+    """Test-time views and stages between scores and labels of any system, see docs/stages.md."""
+    test.AUG.ENABLED = False  # see several views of an image, and take the mean of their scores
+    test.AUG.FLIP = True  # a mirrored one of each
+    test.AUG.ZOOMS = []  # overlapping crops, enlarged by each of these, [1.5, 2.0] say; [] = none
     test.REFINER = CfgNode()
-    # none, diffusion and features (of CLIPer's keys), or one registered in REFINER_REGISTRY
+    # none, guided, diffusion and features (of CLIPer's keys), or one registered in REFINER_REGISTRY
     test.REFINER.NAME = "none"
+    test.REFINER.GUIDED = CfgNode()  # the guided filter: no model
+    test.REFINER.GUIDED.RADIUS = 0.0375  # of its boxes, share of the longer side: 24 pixels of 640
+    test.REFINER.GUIDED.EPS = 1e-3  # variance of colours, 0..1, below which a box counts as flat
+    test.REFINER.GUIDED.MAX_SIZE = 640  # images with a longer side are scaled down to it
     test.REGIONS = CfgNode()
     # what proposes them: none, superpixels, files, sam, sam2, eomt, or one registered in
     # REGIONS_REGISTRY

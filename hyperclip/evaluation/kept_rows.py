@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from .. import __version__
+from ..config import input_keys, load_config, plain_settings
 from ..load import registered_systems
-from ..runtime.files import write_text
+from ..runtime.files import local_path, write_text
 
 PACKAGES = (
     "detectron2 sal-detectron2 open_clip_torch timm diffusers transformers pillow "
@@ -35,6 +37,26 @@ def content_hash(path: Path) -> str:
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     return _hash_of_file(path, status.st_ino, status.st_size, changed)
+
+
+def named_contents(cfg: CfgNode) -> dict[str, str]:
+    """Hashes of the files and folders that a config names and that are here, by its keys; of an
+    ensemble also of its members' settings and files. May be OSError, or ValueError of a member.
+    """
+    values, found = plain_settings(cfg), {}
+    for key in input_keys():
+        given = values.get(key) or []
+        names = given if isinstance(given, list) else [given]
+        paths = [path for name in names if (path := local_path(str(name))).exists()]
+        if paths:
+            found[key] = " ".join(map(content_hash, paths))
+    for name in cfg.MODEL.ENSEMBLE.CONFIGS:
+        member = load_config(name)
+        if not member.MODEL.ENSEMBLE.CONFIGS:  # which none may be
+            settings = json.dumps(plain_settings(member), sort_keys=True).encode()
+            found[f"{name}:"] = hashlib.sha256(settings).hexdigest()
+            found |= {f"{name}: {key}": mark for key, mark in named_contents(member).items()}
+    return found
 
 
 @functools.cache

@@ -10,14 +10,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config import input_keys, plain_settings
+from ..config import plain_settings
 from ..data import DatasetSpec, class_lists
 from ..data.annotations.source import IndexSource
 from ..data.pairing import find_path
-from ..runtime.files import local_path
 from ..vocabulary import synonym_rule
 from .asking import PRESENT
-from .kept_rows import content_hash, framework_versions
+from .kept_rows import content_hash, framework_versions, named_contents
 from .paper_figures import NO_INFLUENCE, Published, changed_settings, published_for
 from .running import Evaluation
 
@@ -139,8 +138,7 @@ def fingerprint(cfg: CfgNode, benchmark: Benchmark) -> str:
     data, the meaning of its labels, the framework. Files count by their content; may be OSError.
     """
     keys = {k: v for k, v in plain_settings(cfg).items() if not k.startswith(NO_INFLUENCE)}
-    named = {k: local_path(str(keys[k])) for k in input_keys() if keys.get(k)}
-    files = {k: content_hash(path) for k, path in named.items() if path.exists()}
+    files = {k: v for k, v in named_contents(cfg).items() if not k.startswith(NO_INFLUENCE)}
     spec, records = benchmark.spec, benchmark.records
     vocabulary = class_lists.test_vocabulary(cfg, spec.name)
     asked = [vocabulary.classes, vocabulary.negatives, vocabulary.version]

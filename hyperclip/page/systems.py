@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .. import zoo
-from ..config import input_keys, load_config, plain_settings
-from ..evaluation.kept_rows import content_hash
+from ..config import load_config
+from ..evaluation.kept_rows import named_contents
 from ..predictor import EncodedImage, Predictor
 from ..runtime import files
 from .recent import Recent
@@ -76,10 +76,7 @@ def _loads(name: str, offer: Offer) -> bool:
 
 def content_of(cfg: CfgNode) -> tuple[str, ...]:
     """A config, and the names and hashes of the files and folders that it names."""
-    values = plain_settings(cfg)
-    named = [values[key] for key in input_keys()]
-    places = [files.local_path(name) for name in named if isinstance(name, str) and name]
-    return (cfg.dump(), *(f"{place} {content_hash(place)}" for place in places if place.exists()))
+    return (cfg.dump(), *(f"{name} {mark}" for name, mark in named_contents(cfg).items()))
 
 
 class Model:

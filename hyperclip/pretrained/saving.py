@@ -65,7 +65,7 @@ def save_model(model: Segmenter, cfg: CfgNode, folder: str | Path, options: Save
     target = user_path(folder).resolve()
     _require_free(target)
     name = options.name or target.name
-    with _new_folder(target) as new:
+    with new_folder(target) as new:
         _write(new, model, cfg, options, name)
     logger.info("Saved %s", target)
     return target
@@ -91,6 +91,11 @@ def push_model(
 
 
 def _write(folder: Path, model: Segmenter, cfg: CfgNode, options: SaveOptions, name: str) -> None:
+    if cfg.MODEL.ENSEMBLE.CONFIGS:
+        raise ValueError(
+            "save_pretrained: got an ensemble, which is its members' files; save each of them, and "
+            "name their folders' config.yaml in MODEL.ENSEMBLE.CONFIGS"
+        )
     settings = portable.portable_settings(cfg)
     if not model.takes_checkpoint:
         if options.only:
@@ -198,7 +203,7 @@ def _require_free(target: Path) -> None:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder to write into that becomes the target, unless something is raised: then the target
     stays as it was.
     """

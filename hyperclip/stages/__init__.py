@@ -3,6 +3,7 @@
 encode -> scores -> [refine] -> [regions] -> labels. A stage that is off leaves every bit as it was.
 """
 
+from . import guided  # noqa: F401  (registers it)
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
 from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage

@@ -1,7 +1,6 @@
 """A system with stages between its scores and its labels, as a config names them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from ..config.key_rules import FRAMEWORK
 from ..runtime.finite import FiniteCheck
 from ..score_maps import ScoreMaps, Size
-from ..segmenter import Description, Question, Segmentation, Segmenter, label
+from ..segmenter import Question, Segmenter
+from ..test_time import with_views
+from ..wrapper import Wrapper, unwrapped
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
 from .region_attention import ATTENTION, attend
 from .regions import REGIONS_REGISTRY, RULES, Proposer, RecordProposer
@@ -25,7 +26,7 @@ class StagedImage(NamedTuple):
     seen: list[Any]
 
 
-class Staged(Segmenter):
+class Staged(Wrapper):
     """A system whose scores go through stages, in their order, before they become labels.
 
     Args:
@@ -33,22 +34,11 @@ class Staged(Segmenter):
             lacks something for.
     """
 
-    takes_checkpoint = False
-
     def __init__(self, system: Segmenter, stages: Sequence[Stage]) -> None:
-        statistics = (values.flatten().tolist() for values in (system.pixel_mean, system.pixel_std))
-        super().__init__(*statistics)
-        self.to(system.device)
-        self.system, self.stages = system, nn.ModuleList(stages)
+        super().__init__(system)
+        self.stages = nn.ModuleList(stages)
         for stage in stages:
             stage.check_system(system)
-        self.text, self.half_precision = system.text, system.half_precision
-        self.trained_on = system.trained_on
-
-    @property
-    def clip(self) -> Any:  # type: ignore[override]
-        """The system's CLIP."""
-        return self.system.clip
 
     def encode(self, images: Sequence[Tensor]) -> list[StagedImage]:
         """See :class:`Segmenter`."""
@@ -69,11 +59,6 @@ class Staged(Segmenter):
             stage.check_records(records)
 
     @torch.no_grad()
-    def segment(self, encoded: StagedImage, question: Question, size: Size) -> Segmentation:
-        """See :class:`Segmenter`; NotFiniteError for NaN or infinity in the scores of a stage."""
-        return label(self.score(encoded, question, size), size, question.scores)
-
-    @torch.no_grad()
     def score(self, encoded: StagedImage, question: Question, size: Size) -> ScoreMaps:
         """See :class:`Segmenter`: the scores after all stages."""
         maps = self.system.score(encoded.encoded, question, size)
@@ -87,11 +72,9 @@ class Staged(Segmenter):
         """See :class:`Segmenter`."""
         return self.system.features(encoded.encoded)
 
-    def describe(self, dataset: Collection[str] = ()) -> Description:
-        """See :class:`Segmenter`: with the stages among the settings, and no published method."""
-        own = self.system.describe(dataset)
-        stages = {type(stage).__name__: stage.describe() for stage in self._stages()}
-        return replace(own, method="", settings={**own.settings, "stages": stages})
+    def own_settings(self) -> dict[str, Any]:
+        """See :class:`Wrapper`."""
+        return {"stages": {type(stage).__name__: stage.describe() for stage in self._stages()}}
 
     def _stages(self) -> Iterator[Stage]:
         for stage in self.stages:
@@ -221,11 +204,14 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
 
 
 def with_stages(system: Segmenter, cfg: CfgNode) -> Segmenter:
-    """The system with the stages of a config, or itself where the config names none."""
+    """The system with the test-time views of a config, whose mean its stages work on; itself where
+    the config names neither.
+    """
     stages = build_stages(cfg)
+    system = with_views(system, cfg)
     return Staged(system, stages).train(system.training) if stages else system
 
 
 def without_stages(system: Segmenter) -> Segmenter:
     """The system itself, which has the weights."""
-    return system.system if isinstance(system, Staged) else system
+    return unwrapped(system)

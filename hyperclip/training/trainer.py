@@ -30,7 +30,7 @@ from ..load import build_system, check_system
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
 from ..segmenter import bare
-from ..stages import Staged, with_stages
+from ..stages import with_stages
 from . import checkpoint_hooks, monitors
 from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
@@ -211,7 +211,7 @@ class Trainer(DefaultTrainer):
         """
         check_test_sets(cfg)
         staged = with_stages(bare(model), cfg)
-        model = staged if isinstance(staged, Staged) else model
+        model = model if staged is bare(model) else staged
         rows: list[dict[str, Any]] = []
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         for name in registered_names(cfg.DATASETS.TEST):

@@ -183,8 +183,8 @@ def test_numbers_below_zero_that_mean_something_are_allowed():
 @pytest.mark.parametrize(
     ("key", "value", "advice"),
     [
-        ("TEST.AUG.ENABLED", "True", "use TEST.SLIDING_WINDOW"),
-        ("TEST.AUG.FLIP", "False", "use TEST.SLIDING_WINDOW"),
+        ("TEST.AUG.MIN_SIZES", "[400]", "use TEST.AUG.ZOOMS"),
+        ("TEST.AUG.MAX_SIZE", "400", "use TEST.AUG.ZOOMS"),
         ("SOLVER.WEIGHT_DECAY_BIAS", "0", "WEIGHT_DECAY_NORM"),
         ("SOLVER.BIAS_LR_FACTOR", "2", "CLIP_MULTIPLIER"),
         ("SOLVER.REFERENCE_WORLD_SIZE", "8", "set IMS_PER_BATCH"),
@@ -315,8 +315,7 @@ def test_all_that_a_config_of_cat_seg_holds_is_named_at_once(tmp_path):
     write(tmp_path, LEGACY_CONFIG, "base.yaml")
     leaf = write(
         tmp_path,
-        "_BASE_: base.yaml\nSOLVER: {ADAN_EPS: 1.0e-8}\nTEST: {AUG: {ENABLED: true}}\nMODEL: {X: "
-        "1}",
+        "_BASE_: base.yaml\nSOLVER: {ADAN_EPS: 1.0e-8}\nTEST: {AUG: {MAX_SIZE: 9}}\nMODEL: {X: 1}",
     )
     message = fault(leaf, ["MODEL.PROMPT_ENSEMBLE", "True"])
     for part in (
@@ -332,7 +331,7 @@ def test_all_that_a_config_of_cat_seg_holds_is_named_at_once(tmp_path):
         "PROMPT_LENGTH",
         "BACKBONE_MULTIPLIER",
         "ADAN_EPS",
-        "TEST.AUG.ENABLED",
+        "TEST.AUG.MAX_SIZE",
         "unknown config key MODEL.X",
         "PROMPT_ENSEMBLE (command line)",
     ):

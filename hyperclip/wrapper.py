@@ -1,0 +1,61 @@
+"""What stands around a system and answers in its place, as a system itself."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .segmenter import Description, Question, Segmentation, Segmenter, label
+from .vocabulary import Vocabulary
+
+
+class Wrapper(Segmenter):
+    """A system around another one, which keeps the weights; a subclass fills ``encode``, ``score``,
+    ``features`` and ``own_settings``.
+    """
+
+    takes_checkpoint = False
+
+    def __init__(self, system: Segmenter) -> None:
+        statistics = (values.flatten().tolist() for values in (system.pixel_mean, system.pixel_std))
+        super().__init__(*statistics)
+        self.to(system.device)
+        self.system = system
+        self.text, self.half_precision = system.text, system.half_precision
+        self.trained_on = system.trained_on
+
+    @property
+    def clip(self) -> Any:  # type: ignore[override]
+        """The system's CLIP."""
+        return self.system.clip
+
+    @torch.no_grad()
+    def segment(self, encoded: Any, question: Question, size: tuple[int, int]) -> Segmentation:
+        """See :class:`Segmenter`; NotFiniteError for NaN or infinity in the scores of a stage."""
+        return label(self.score(encoded, question, size), size, question.scores)
+
+    def features(self, encoded: Any) -> Tensor:
+        """See :class:`Segmenter`."""
+        raise NotImplementedError
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """See :class:`Segmenter`."""
+        self.system.check(vocabulary)
+
+    def own_settings(self) -> dict[str, Any]:
+        """Plain values that decide what the wrapper changes, by name."""
+        raise NotImplementedError
+
+    def describe(self, dataset: Collection[str] = ()) -> Description:
+        """See :class:`Segmenter`: with the wrapper's settings, and no published method."""
+        own = self.system.describe(dataset)
+        return replace(own, method="", settings={**own.settings, **self.own_settings()})
+
+
+def unwrapped(system: Segmenter) -> Segmenter:
+    """The system itself, which has the weights."""
+    while isinstance(system, Wrapper):
+        system = system.system
+    return system

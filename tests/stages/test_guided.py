@@ -1,0 +1,98 @@
+"""The guided filter: against a regression in every box, and as a stage of any system."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hyperclip import load_config
+from hyperclip.load import load_model
+from hyperclip.segmenter import Question
+from hyperclip.stages import Staged
+from hyperclip.stages.guided import Guide, GuidedOptions, GuidedRefiner, box_mean
+from hyperclip.vocabulary import Vocabulary
+
+from reference import stages as reference
+
+CPU = torch.device("cpu")
+
+
+def random(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("radius", "eps"), [(1, 1e-2), (2, 1e-3), (9, 1e-4)])
+def test_against_a_regression_in_every_box(radius, eps):
+    guide, scores = random(3, 9, 7), random(2, 9, 7, seed=1)
+    found = Guide(guide, radius, eps)(scores)
+    expected = reference.guided_filter(guide.double(), scores.double(), radius, eps)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_box_means_are_cut_at_the_borders():
+    maps = random(2, 5, 6).double()
+    found = box_mean(maps, 1)
+    torch.testing.assert_close(found[:, 0, 0], maps[:, :2, :2].mean(dim=(1, 2)))
+    torch.testing.assert_close(found[:, 2, 3], maps[:, 1:4, 2:5].mean(dim=(1, 2)))
+    torch.testing.assert_close(box_mean(maps, 9)[:, 4, 5], maps.mean(dim=(1, 2)))
+
+
+def test_one_colour_leaves_means_and_equal_scores_stay():
+    flat = torch.full((3, 8, 8), 0.5)
+    scores = random(1, 8, 8)
+    twice = box_mean(box_mean(scores.double(), 2), 2).float()
+    torch.testing.assert_close(Guide(flat, 2, 1e-3)(scores), twice, atol=1e-5, rtol=1e-5)
+    equal = torch.full((1, 8, 8), 0.25)
+    torch.testing.assert_close(Guide(random(3, 8, 8), 2, 1e-3)(equal), equal)
+
+
+def test_edges_of_the_image_become_edges_of_the_scores():
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[:, :, 16:] = 255
+    coarse = torch.tensor([[[0.0, 1.0]]])  # 1 x 2 cells: a ramp over the whole image
+    (refine,) = GuidedRefiner(GuidedOptions(0.15, 1e-3, 32), CPU)([image])
+    fine = refine(coarse)[0]
+    assert fine.shape == (32, 32)
+    step, ramp = fine[:, 16] - fine[:, 15], 1 / 16
+    assert (step > 3 * ramp).all()
+
+
+def test_chunks_of_classes_give_the_same(monkeypatch):
+    guide, scores = Guide(random(3, 12, 10), 3, 1e-3), random(5, 4, 3, seed=1)
+    whole = guide(scores)
+    monkeypatch.setattr("hyperclip.stages.guided.items_at_a_time", lambda *_: 2)
+    assert torch.equal(guide(scores), whole)
+
+
+def test_large_images_are_scaled_down():
+    image = (random(3, 40, 100) * 255).to(torch.uint8)
+    (refine,) = GuidedRefiner(GuidedOptions(0.1, 1e-3, 50), CPU)([image])
+    assert refine(random(2, 4, 10)).shape == (2, 20, 50) and refine.radius == 5
+    (refine,) = GuidedRefiner(GuidedOptions(0.001, 1e-3, 500), CPU)([image])
+    assert refine(random(2, 4, 10)).shape == (2, 40, 100) and refine.radius == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.0, 1e-3, 640), "RADIUS: got 0.0, expected above 0"),
+        ((1.5, 1e-3, 640), "RADIUS: got 1.5"),
+        ((0.1, 0.0, 640), "EPS: got 0.0, expected 1e-08 or more"),
+        ((0.1, float("nan"), 640), "EPS: got nan"),
+        ((0.1, 1e-3, 0), "MAX_SIZE: got 0"),
+    ],
+)
+def test_mistakes(values, message):
+    with pytest.raises(ValueError, match=message):
+        GuidedOptions(*values)
+
+
+def test_as_a_stage():
+    keys = ["MODEL.DEVICE", "cpu", "TEST.REFINER.NAME", "guided"]
+    system = load_model(load_config("configs/quickstart/dense_clip.yaml", keys))
+    assert isinstance(system, Staged)
+    image = (random(3, 60, 80) * 255).to(torch.uint8)
+    question = Question(Vocabulary.from_text("red circle; blue star"), scores=True)
+    encoded = system.encode([image])[0]
+    plain = system.system.score(encoded.encoded, question, (60, 80)).coarse()
+    expected = GuidedRefiner(GuidedOptions(0.0375, 1e-3, 640), CPU)([image])[0](plain)
+    torch.testing.assert_close(system.segment(encoded, question, (60, 80)).scores, expected)

@@ -19,6 +19,7 @@ PROGRAMS = (
     "analyze-errors",
     "analyze-radius",
     "visualize",
+    "export-clip",
     "doctor",
 )
 

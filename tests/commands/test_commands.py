@@ -32,7 +32,10 @@ def test_a_script_runs_the_program_of_its_name(tmp_path, monkeypatch, capsys):
     assert left.value.code == 0 and "tinyscenes_val_seen" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["new-dataset", "check-datasets", "analyze-errors", "doctor"])
+SEVERAL = ["new-dataset", "check-datasets", "analyze-errors", "export-clip", "doctor"]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
 def test_scripts_of_several_words(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [f"/bin/hyperclip-{name}", "--help"])
     with pytest.raises(SystemExit) as left:

@@ -162,6 +162,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-doctor": nothing_more,
     "hyperclip-visualize": check_drawing,
     "hyperclip-analyze-radius": check_radii,
+    "hyperclip-export-clip": lambda arguments: check_config(arguments.config_file, arguments.opts),
     "tools/compare_runs.py": nothing_more,
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,

@@ -76,6 +76,14 @@ RULES = (
         "docs/inside.md: hyperclip-[a-z-]+ ",
         test=("tests/analysis/test_page.py", "docs/inside.md"),
     ),
+    Rule(
+        "docs/stages.md: hyperclip-export-clip",
+        test=("tests/pretrained/test_clip_folder.py", "export_clip"),
+    ),
+    Rule(
+        "docs/stages.md: .*/cliper_on_hyperclip.yaml",
+        test=("tests/pretrained/test_clip_folder.py", "cliper_on_hyperclip.yaml"),
+    ),
     Rule(".*: hyperclip-[a-z-]+$", test=("tests/test_wheel.py", "hyperclip-")),
     Rule(".*: (pip install|python tools/install_detectron2.py)", reason=INSTALLS),
     Rule(".*: bash tools/setup.sh", reason=INSTALLS),
@@ -124,6 +132,7 @@ RULES = (
     Rule("docs/evaluation.md: python tools/evaluate.py", writes=("results.md",)),
     Rule("docs/errors.md: python tools/evaluate.py", writes=("results.md",)),
     Rule("docs/errors.md: python tools/analyze_errors.py", writes=("errors.html", "errors.json")),
+    Rule("docs/stages.md: python tools/evaluate.py", writes=("results.md",)),
     Rule("docs/training.md: python tools/train_net.py", reason=GPU),
     Rule("datasets/README.md: python tools/train_net.py", reason=CLIP),
     Rule("datasets/README.md: python tools/evaluate.py", writes=("results.md",)),

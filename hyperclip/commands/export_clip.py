@@ -1,0 +1,43 @@
+"""Write the CLIP of a training, its adapters merged, as a folder in open_clip's format.
+
+    hyperclip-export-clip --config-file configs/quickstart/hyperclip_trained.yaml \\
+        --output output/quickstart/hyperclip_clip
+
+MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED of any config takes the folder, and so does open_clip (as
+local-dir:FOLDER). KEY VALUE pairs may follow, MODEL.WEIGHTS FILE say.
+"""
+
+from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..config import load_config
+from ..load import load_system
+from ..pretrained.clip_folder import clip_config, require_free, save_clip
+from ..runtime.files import user_path
+from ..runtime.program import program_parser
+from . import register_systems
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; SystemExit 2 where it is wrong."""
+    parser = program_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="of the training")
+    add("--output", required=True, type=user_path, metavar="FOLDER", help="that is new or empty")
+    add("opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for the config")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Load the model, and write the folder in full or not at all."""
+    register_systems()
+    arguments = parse_arguments(argv)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    require_free(arguments.output)
+    clip_config(cfg)
+    folder = save_clip(load_system(cfg), cfg, arguments.output)
+    sys.stdout.write(f"Written to {folder}: for MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED\n")
+    return 0

@@ -156,6 +156,7 @@ def with_views(system: Segmenter, cfg: CfgNode) -> Segmenter:
     :class:`ViewOptions`.
     """
     node = cfg.TEST.AUG
-    if not node.ENABLED:
+    enabled, flip, zooms = node.ENABLED, node.FLIP, tuple(node.ZOOMS)
+    if not enabled:
         return system
-    return Augmented(system, ViewOptions(node.FLIP, tuple(node.ZOOMS))).train(system.training)
+    return Augmented(system, ViewOptions(flip, zooms)).train(system.training)

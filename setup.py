@@ -15,6 +15,7 @@ PROGRAMS = (
     "demo",
     "app",
     "new-dataset",
+    "build-bank",
     "check-datasets",
     "analyze-errors",
     "analyze-radius",
@@ -92,6 +93,8 @@ setup(
         "regions": ["scikit-image>=0.22", "transformers>=4.56"],
         # The first that does not put opencv-python over opencv-python-headless
         "formats": ["supervision>=0.30"],
+        # Searches memory banks of more than 100,000 regions
+        "bank": ["faiss-cpu>=1.9"],
         "wandb": ["wandb"],
         "dev": [
             "axe-core-python",

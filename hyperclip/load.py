@@ -27,7 +27,11 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
     """The system of a config in evaluation mode, with its weights and the stages of
     :func:`hyperclip.stages.build_stages`; raises as :func:`load_system`.
     """
-    return with_stages(load_system(cfg, merged), cfg)
+    system = load_system(cfg, merged=False)
+    model = with_stages(system, cfg)  # which look at the weights as they were trained
+    if merged:
+        merge(system)
+    return model
 
 
 def load_system(cfg: CfgNode, merged: bool = True) -> Segmenter:

@@ -19,6 +19,7 @@ from ..checkpoints.checkpointer import require_file
 from ..config.keys import load_config
 from ..load import check_system
 from ..runtime.files import local_path, need_output_folder
+from ..stages import with_stages
 from ..training import Trainer, setup_run
 from ..training.checks import check_model, check_test_sets
 from ..training.launch import launch_processes
@@ -44,8 +45,9 @@ def run(args: argparse.Namespace) -> None:
         if not (args.resume and checkpointer.has_checkpoint()):
             require_weights(cfg, model)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        staged = with_stages(model, cfg)  # before adapters are merged: stages look at the weights
         merge(model)
-        results = Trainer.test(cfg, model)
+        results = Trainer.test(cfg, staged)
         if comm.is_main_process():
             verify_expected(cfg, results)
         return

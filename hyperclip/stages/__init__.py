@@ -1,9 +1,15 @@
-"""What stands between a system's scores and its labels, for any system: refiners and regions.
+"""What stands between a system's scores and its labels, for any system: a memory bank, refiners and
+regions.
 
-encode -> scores -> [refine] -> [regions] -> labels. A stage that is off leaves every bit as it was.
+encode -> scores -> [bank] -> [refine] -> [regions] -> labels. A stage that is off leaves every bit
+as it was.
 """
 
 from . import guided  # noqa: F401  (registers it)
+from .bank import Memory, MemoryOptions
+from .bank_file import Bank, GrowingBank, read_bank, write_bank
+from .cutting import Cutter
+from .model_print import ModelPrint
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
 from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage

@@ -25,6 +25,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor
 
 from ..score_maps import ScoreMaps, Size, best_of
+from .refining import build_entry
 
 NO_REGION = -1
 
@@ -56,6 +57,11 @@ class RecordProposer(abc.ABC):
 @REGIONS_REGISTRY.register()
 def none(cfg: CfgNode) -> None:
     """No regions."""
+
+
+def build_proposer(cfg: CfgNode) -> Proposer | None:
+    """The proposer of TEST.REGIONS.NAME, or None for none; ValueError for an unknown name."""
+    return build_entry(REGIONS_REGISTRY, "TEST.REGIONS.NAME", cfg.TEST.REGIONS.NAME, cfg)
 
 
 def partition(masks: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from ..score_maps import ScoreMaps, Size
 from ..segmenter import Question, Segmenter
 from ..test_time import with_views
 from ..wrapper import Wrapper, unwrapped
+from .bank import build_memory
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
 from .region_attention import ATTENTION, attend
-from .regions import REGIONS_REGISTRY, RULES, Proposer, RecordProposer
+from .regions import RULES, Proposer, RecordProposer, build_proposer
 from .stage import Asked, Stage
 
 
@@ -187,17 +188,20 @@ class Regions(Stage):
         return {"name": self.name, "rule": self.rule, **own}
 
 
-def build_stages(cfg: CfgNode) -> list[Stage]:
-    """The stages that a config names, in the order of their work; ValueError for unknown names and
-    what their builders raise.
+def build_stages(cfg: CfgNode, system: Segmenter) -> list[Stage]:
+    """The stages that a config names, in the order of their work, for a system whose adapters are
+    not merged; ValueError for unknown names, and what their builders raise.
     """
     stages: list[Stage] = []
+    memory = build_memory(cfg, system)
+    if memory is not None:
+        stages.append(memory)
     node = cfg.TEST.REFINER
     refiner = build_entry(REFINER_REGISTRY, "TEST.REFINER.NAME", node.NAME, cfg)
     if refiner is not None:
         stages.append(Refine(refiner, node.NAME))
     node = cfg.TEST.REGIONS
-    proposer = build_entry(REGIONS_REGISTRY, "TEST.REGIONS.NAME", node.NAME, cfg)
+    proposer = build_proposer(cfg)
     if proposer is not None:
         stages.append(Regions(proposer, node.RULE, node.NAME, node.TEMPERATURE))
     return stages
@@ -205,9 +209,12 @@ def build_stages(cfg: CfgNode) -> list[Stage]:
 
 def with_stages(system: Segmenter, cfg: CfgNode) -> Segmenter:
     """The system with the test-time views of a config, whose mean its stages work on; itself where
-    the config names neither.
+    the config names neither, or it has them. Its adapters are merged later, if at all: stages look
+    at the weights.
     """
-    stages = build_stages(cfg)
+    if isinstance(system, Wrapper):
+        return system
+    stages = build_stages(cfg, system)
     system = with_views(system, cfg)
     return Staged(system, stages).train(system.training) if stages else system
 

@@ -28,6 +28,11 @@ def check_training(cfg: CfgNode) -> None:
             "are merged into CLIP. Start from the checkpoint of their training or from what "
             "save_pretrained(FOLDER, only='trained') wrote; CLIP_FINETUNE none trains the head"
         )
+    if cfg.TEST.BANK.FILE:
+        raise ValueError(
+            f"TEST.BANK.FILE: got {cfg.TEST.BANK.FILE!r} in a training, which makes another model, "
+            "expected ''. Build the bank of its last checkpoint, and evaluate with --eval-only"
+        )
     class_lists.train_tasks(cfg)
     for name in registered_names(cfg.DATASETS.TRAIN):
         _check_records(name, DatasetCatalog.get(name))

@@ -157,6 +157,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-demo": check_demo,
     "hyperclip-app": check_page,
     "hyperclip-new-dataset": new_dataset.request_of,
+    "hyperclip-build-bank": demo.chosen_config,
     "hyperclip-check-datasets": lambda arguments: check_datasets.choose(arguments.datasets),
     "hyperclip-analyze-errors": nothing_more,
     "hyperclip-doctor": nothing_more,

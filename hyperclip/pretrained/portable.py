@@ -17,8 +17,9 @@ from ..runtime.weights import find_state_dict, read_weights
 from ..vocabulary import Vocabulary, load_vocabulary
 from .layout import FILES, VOCABULARY
 
-LEFT_OUT = ("MODEL.DEVICE", "OVERWRITE", "WANDB", "DATALOADER", "DATASETS.FILES")
-"""Keys, or beginnings of them, that are about a machine and not about the model."""
+LEFT_OUT = ("MODEL.DEVICE", "OVERWRITE", "WANDB", "DATALOADER", "DATASETS.FILES", "TEST.BANK")
+"""Keys, or beginnings of them, that are about a machine and not about the model. A memory bank
+is of the weights before adapters were merged."""
 PLAIN = (".json", ".txt", ".model", ".yaml", ".md", ".safetensors")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RENAMED = {

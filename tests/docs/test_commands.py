@@ -70,6 +70,11 @@ RULES = (
     Rule("README.md: python demo/app.py", test=("tests/helpers/page.py", '"demo" / "app.py"')),
     Rule("README.md: docker", test=("tests/test_container.py", "compose.yaml")),
     Rule("README.md: hyperclip-doctor", test=("tests/commands/test_doctor.py", "doctor.main")),
+    Rule(
+        "docs/stages.md: hyperclip-build-bank",
+        test=("tests/commands/test_build_bank.py", "build_bank.main"),
+    ),
+    Rule("docs/stages.md: hyperclip-demo", test=("tests/stages/test_bank.py", "TEST.BANK.FILE")),
     Rule(".*: hyperclip-new-dataset", test=("tests/commands/test_own_data.py", "new_dataset")),
     Rule("docs/inside.md: hyperclip-train ", reason=FIGURES),
     Rule(

@@ -1,4 +1,4 @@
-"""The memory bank: neighbours and scores against the reference, off and empty, its file, its model."""
+"""The memory bank: neighbours and scores against the reference; off and empty; file and model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hyperclip import load_config
 from hyperclip.load import build_system, load_model
+from hyperclip.pretrained.portable import portable_settings
 from hyperclip.segmenter import Question
 from hyperclip.stages import (
     Bank,
@@ -148,7 +149,9 @@ def test_the_file_of_a_bank(dense, tmp_path):
     bank = a_bank(ModelPrint.of(dense))
     write_bank(tmp_path / "bank.safetensors", bank)
     read = read_bank(tmp_path / "bank.safetensors", "bank")
-    assert torch.equal(read.regions, bank.regions) and torch.equal(read.model.probe, bank.model.probe)
+    assert torch.equal(read.regions, bank.regions) and torch.equal(
+        read.model.probe, bank.model.probe
+    )
     assert (read.images, read.cut) == (bank.images, bank.cut)
     assert (read.model.weights, read.model.settings) == (bank.model.weights, bank.model.settings)
 
@@ -189,6 +192,7 @@ def test_a_bank_is_of_one_model(dense, tmp_path):
     assert staged.describe().settings["stages"]["Memory"]["neighbours"] == 2
     with pytest.raises(ValueError, match="is of another model: got HyperCLIP .* expected CLIPer"):
         load_model(load_config("configs/quickstart/cliper_fusion.yaml", [*CPU, *given]))
+    assert not any("BANK" in key for key in portable_settings(load_config(DENSE, [*CPU, *given])))
     other = ["MODEL.CLIP_PIXEL_STD", "[250.0, 20.0, 90.0]"]
     with pytest.raises(ValueError, match="same weights with other settings.*before CLIP"):
         load_model(load_config(DENSE, [*CPU, *given, *other]))

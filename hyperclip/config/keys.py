@@ -205,7 +205,7 @@ def _add_stage_keys(test: CfgNode) -> None:
     test.BANK.FILE = ""  # memory bank that hyperclip-build-bank wrote with the same model; "" = off
     test.BANK.NEIGHBOURS = 16  # nearest regions of the bank whose mean is taken
     test.BANK.MIX = 0.5  # share of that mean in what a region looks like; 0 changes nothing
-    test.BANK.WEIGHT = 0.5  # how far scores follow the change of probabilities; 0 changes nothing
+    test.BANK.WEIGHT = 0.1  # how far scores follow the change of probabilities; 0 changes nothing
     test.BANK.CELLS = 2  # side, in cells, of a bank's regions where TEST.REGIONS.NAME is none
     test.REGIONS = CfgNode()
     # what proposes them: none, superpixels, files, sam, sam2, eomt, or one registered in

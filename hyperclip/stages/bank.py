@@ -33,7 +33,7 @@ class MemoryOptions:
 
     neighbours: int = 16
     mix: float = 0.5
-    weight: float = 0.5
+    weight: float = 0.1
 
 
 class Seen(NamedTuple):

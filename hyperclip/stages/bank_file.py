@@ -177,10 +177,13 @@ class GrowingBank:
             self._new = []
 
     def finish(self) -> Bank:
-        """Write the file with all images, and remove the folder; what is written."""
+        """Write the file with all images, if there are new ones, and remove the folder; what the
+        file has.
+        """
         self.flush()
         bank = Bank.join(self._kept(), self.model, self.cut)
-        write_bank(self.output, bank)
+        if self._parts() or not self.output.exists():
+            write_bank(self.output, bank)
         for part in self._parts():
             part.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):

@@ -44,7 +44,7 @@ class ModelPrint:
     def of(cls, system: Segmenter) -> ModelPrint:
         """That of a system whose adapters are not merged; ValueError for one without embeddings."""
         was_training = system.training
-        probe = system.eval().features(system.encode([test_picture()])[0]).float().cpu()
+        probe = system.eval().features(system.encode([probe_picture()])[0]).float().cpu()
         system.train(was_training)
         described = system.describe()
         settings = json.loads(json.dumps(dict(described.settings), default=str))
@@ -82,11 +82,12 @@ def hash_of_weights(module: nn.Module) -> str:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()
 
 
-def test_picture() -> Tensor:
+def probe_picture() -> Tensor:
     """A picture, uint8 (3, 96, 128), of slopes and fine grain, the same everywhere."""
     y, x = torch.arange(96)[:, None], torch.arange(128)
     grain = (x * x * 7 + y * y * 13 + x * y * 3) % 61

@@ -223,6 +223,9 @@ def test_growing_keeps_each_image_once(dense, tmp_path, monkeypatch):
     expected = torch.cat([unit(2, width, seed=i) for i in range(3)])
     assert torch.equal(read_bank(file, "bank").regions, expected)
     assert [path.name for path in tmp_path.iterdir()] == ["bank.safetensors"]
+    left = file.with_name(f"{file.name}.parts") / "left.safetensors"
+    write_bank(left, whole)  # as after a kill between the file and the end of its parts
+    assert len(GrowingBank(file, model, cut).finish().images) == 3 and not left.exists()
     with pytest.raises(ValueError, match="got regions by .*'cells': 2.* expected .*'cells': 3"):
         GrowingBank(file, model, Cutter(cells=3).describe())
     with pytest.raises(ValueError, match="--output: .* is of another model"):

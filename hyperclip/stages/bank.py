@@ -20,7 +20,7 @@ from ..runtime.finite import FiniteCheck
 from ..score_maps import ScoreMaps, resize
 from ..segmenter import Segmenter
 from .bank_file import read_bank
-from .cutting import Cutter
+from .cutting import EACH_CELL, Cutter
 from .model_print import ModelPrint
 from .neighbours import Neighbours
 from .regions import NO_REGION
@@ -31,9 +31,9 @@ from .stage import Asked, Stage
 class MemoryOptions:
     """See the keys of TEST.BANK of the same names."""
 
-    neighbours: int = 16
-    mix: float = 0.5
-    weight: float = 0.1
+    neighbours: int
+    mix: float
+    weight: float
 
 
 class Seen(NamedTuple):
@@ -51,11 +51,9 @@ class Memory(Stage):
         cutter: of the image's own regions, by itself each cell.
     """
 
-    def __init__(
-        self, regions: Tensor, options: MemoryOptions, cutter: Cutter | None = None
-    ) -> None:
+    def __init__(self, regions: Tensor, options: MemoryOptions, cutter: Cutter = EACH_CELL) -> None:
         super().__init__()
-        self.bank, self.options, self.cutter = Neighbours(regions), options, cutter or Cutter()
+        self.bank, self.options, self.cutter = Neighbours(regions), options, cutter
 
     def see(
         self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter
@@ -137,5 +135,5 @@ def build_memory(cfg: CfgNode, system: Segmenter) -> Memory | None:
     options = MemoryOptions(node.NEIGHBOURS, node.MIX, node.WEIGHT)
     cutter = Cutter.from_config(cfg)
     if cutter.proposer is None:  # the image's own cells, whatever squares the bank has
-        cutter = Cutter()
+        cutter = EACH_CELL
     return Memory(bank.regions, options, cutter).to(system.device)

@@ -25,9 +25,9 @@ class Cutter:
         proposer: None for squares of ``cells`` x ``cells`` cells. name: of the proposer.
     """
 
-    proposer: Proposer | None = None
-    name: str = "none"
-    cells: int = 1
+    proposer: Proposer | None
+    name: str
+    cells: int
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Cutter:
@@ -49,6 +49,10 @@ class Cutter:
         """See :func:`pooled`, of an image (3, H, W) with the embeddings (C, h, w) of its cells."""
         places = self.places(image, (features.shape[1], features.shape[2]))
         return pooled(features, places.to(features.device))
+
+
+EACH_CELL = Cutter(None, "none", 1)
+"""Every cell is a region."""
 
 
 def squares(grid: tuple[int, int], side: int) -> Tensor:

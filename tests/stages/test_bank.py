@@ -25,7 +25,7 @@ from hyperclip.stages import (
     write_bank,
 )
 from hyperclip.stages.bank_file import BankImage
-from hyperclip.stages.cutting import pooled, squares
+from hyperclip.stages.cutting import EACH_CELL, pooled, squares
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.training.checks import check_training
 from safetensors.torch import load_file, save_file
@@ -37,6 +37,7 @@ WORDS = "red plain circle, circle; blue striped star; green dotted cross"
 IMAGES = [torch.from_numpy(render_scene("val_seen", i)[0].transpose(2, 0, 1)) for i in range(2)]
 SIZE, CPU = (60, 70), ["MODEL.DEVICE", "cpu"]
 DENSE = "configs/quickstart/dense_clip.yaml"
+OPTIONS = MemoryOptions(16, 0.5, 0.5)
 
 
 def unit(*shape, seed=0, dim=-1):
@@ -84,7 +85,7 @@ def halves(images):
 
 
 @pytest.mark.parametrize("owners", [[0, 1, 2], [0, 0, 1, 1, 2]])
-@pytest.mark.parametrize("cutter", [Cutter(), Cutter(halves, "halves")])
+@pytest.mark.parametrize("cutter", [EACH_CELL, Cutter(halves, "halves", 1)])
 def test_scores_against_the_reference(owners, cutter):
     image, bank, text = unit(8, 4, 5, dim=0), unit(40, 8, seed=1), unit(len(owners), 8, seed=2)
     scores = torch.rand(3, 9, 10, generator=torch.Generator().manual_seed(3))
@@ -102,9 +103,9 @@ def test_scores_against_the_reference(owners, cutter):
 def test_cells_of_no_region_keep_their_embeddings():
     image, bank = unit(8, 4, 5, dim=0), unit(40, 8, seed=1)
     system = GivenSystem(unit(3, 8, seed=2), [0, 1, 2], torch.rand(3, 4, 5))
-    nothing = Cutter(lambda images: [torch.full((4, 5), -1)] * len(images), "nothing")
-    for cutter, columns in ((Cutter(halves, "halves"), 1), (nothing, 5)):
-        (seen,) = Memory(bank, MemoryOptions(), cutter).see([image], [image], system)
+    nothing = Cutter(lambda images: [torch.full((4, 5), -1)] * len(images), "nothing", 1)
+    for cutter, columns in ((Cutter(halves, "halves", 1), 1), (nothing, 5)):
+        (seen,) = Memory(bank, OPTIONS, cutter).see([image], [image], system)
         assert torch.equal(seen.own[:, :, :columns], seen.mixed[:, :, :columns])
         assert columns == 5 or not torch.allclose(seen.own, seen.mixed)
 
@@ -116,15 +117,15 @@ def test_an_empty_bank_changes_no_bit(config, synonyms):
     system = build_system(load_config(f"configs/quickstart/{config}.yaml", keys)).eval()
     encoded = system.encode(IMAGES[:1])[0]
     width = len(system.features(encoded))
-    off = [Memory(torch.empty(0, width), MemoryOptions())]
-    off += [Memory(unit(9, width), MemoryOptions(mix=0.0))]
-    off += [Memory(unit(9, width), MemoryOptions(weight=0.0))]
+    off = [Memory(torch.empty(0, width), OPTIONS)]
+    off += [Memory(unit(9, width), replace(OPTIONS, mix=0.0))]
+    off += [Memory(unit(9, width), replace(OPTIONS, weight=0.0))]
     for question in (Question.of(WORDS), Question.of(WORDS, negatives="grey ground")):
         plain = system.answer(encoded, question, SIZE)
         for memory in off:
             staged = Staged(system, [memory])
             same(staged.answer(staged.encode(IMAGES[:1])[0], question, SIZE), plain)
-        staged = Staged(system, [Memory(unit(9, width), MemoryOptions())])
+        staged = Staged(system, [Memory(unit(9, width), OPTIONS)])
         other = staged.answer(staged.encode(IMAGES[:1])[0], question, SIZE)
         assert not torch.equal(other.confidence, plain.confidence)
 
@@ -141,7 +142,7 @@ def test_squares_and_their_means():
 def a_bank(model, images=3, cells=2, seed=0):
     listed = tuple(BankImage(f"{i}.png", f"{seed}{i}" * 32, i) for i in range(images))
     count = sum(image.regions for image in listed)
-    cut = Cutter(cells=cells).describe()
+    cut = Cutter(None, "none", cells).describe()
     return Bank(unit(count, len(model.probe), seed=seed), listed, model, cut)
 
 
@@ -209,7 +210,7 @@ def test_a_bank_is_of_one_model(dense, tmp_path):
 
 def test_growing_keeps_each_image_once(dense, tmp_path, monkeypatch):
     monkeypatch.setattr("hyperclip.stages.bank_file.EVERY", 2)
-    model, cut = ModelPrint.of(dense), Cutter(cells=2).describe()
+    model, cut = ModelPrint.of(dense), Cutter(None, "none", 2).describe()
     file, width = tmp_path / "bank.safetensors", len(model.probe)
     bank = GrowingBank(file, model, cut)
     for i in range(3):
@@ -227,7 +228,7 @@ def test_growing_keeps_each_image_once(dense, tmp_path, monkeypatch):
     write_bank(left, whole)  # as after a kill between the file and the end of its parts
     assert len(GrowingBank(file, model, cut).finish().images) == 3 and not left.exists()
     with pytest.raises(ValueError, match="got regions by .*'cells': 2.* expected .*'cells': 3"):
-        GrowingBank(file, model, Cutter(cells=3).describe())
+        GrowingBank(file, model, Cutter(None, "none", 3).describe())
     with pytest.raises(ValueError, match="--output: .* is of another model"):
         GrowingBank(file, replace(model, weights="0" * 64), cut)
 
@@ -235,6 +236,6 @@ def test_growing_keeps_each_image_once(dense, tmp_path, monkeypatch):
 def test_a_system_without_names_is_told():
     system = GivenSystem(unit(3, 8), [0, 1, 2], torch.rand(3, 4, 5))
     system.text = None
-    staged = Staged(system, [Memory(unit(9, 8), MemoryOptions())])
+    staged = Staged(system, [Memory(unit(9, 8), OPTIONS)])
     with pytest.raises(ValueError, match="GivenSystem has no embeddings of names"):
         staged.segment(staged.encode([unit(8, 4, 5, dim=0)])[0], Question.of(WORDS), SIZE)

@@ -1,8 +1,8 @@
-"""What stands between a system's scores and its labels, for any system: a memory bank, refiners and
-regions.
+"""What stands between a system's scores and its labels, for any system: examples, a memory bank,
+refiners and regions.
 
-encode -> scores -> [bank] -> [refine] -> [regions] -> labels. A stage that is off leaves every bit
-as it was.
+encode -> scores -> [examples] -> [bank] -> [refine] -> [regions] -> labels. A stage that is off
+leaves every bit as it was.
 """
 
 from . import guided  # noqa: F401  (registers it)
@@ -10,7 +10,17 @@ from .bank import Memory, MemoryOptions
 from .bank_file import Bank, GrowingBank, read_bank, write_bank
 from .cutting import Cutter
 from .model_print import ModelPrint
+from .examples import Example, Examples, ExampleStore, encode_example, require_mask
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
 from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage
-from .staged import Refine, Regions, Staged, with_stages, without_stages
+from .staged import (
+    Refine,
+    Regions,
+    Staged,
+    as_seen_by,
+    examples_of,
+    with_examples,
+    with_stages,
+    without_stages,
+)

@@ -14,6 +14,7 @@ from ..segmenter import Question, Segmenter
 from ..test_time import with_views
 from ..wrapper import Wrapper, unwrapped
 from .bank import build_memory
+from .examples import Example, Examples, ExampleStore
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
 from .region_attention import ATTENTION, attend
 from .regions import RULES, Proposer, RecordProposer, build_proposer
@@ -217,6 +218,36 @@ def with_stages(system: Segmenter, cfg: CfgNode) -> Segmenter:
     stages = build_stages(cfg, system)
     system = with_views(system, cfg)
     return Staged(system, stages).train(system.training) if stages else system
+
+
+def with_examples(system: Segmenter, examples: Sequence[Example]) -> Segmenter:
+    """The system with examples before its other stages, beside those that it has; itself for
+    none.
+    """
+    if not examples:
+        return system
+    stages = list(system.stages) if isinstance(system, Staged) else []
+    store = ExampleStore()
+    if stages and isinstance(stages[0], Examples):
+        store = stages.pop(0).store
+    own = system.system if isinstance(system, Staged) else system
+    return Staged(own, [Examples(store.plus(examples)), *stages]).train(system.training)
+
+
+def examples_of(system: Segmenter) -> ExampleStore:
+    """The examples that a system has."""
+    if isinstance(system, Staged) and isinstance(first := system.stages[0], Examples):
+        return first.store
+    return ExampleStore()
+
+
+def as_seen_by(staged: Segmenter, system: Segmenter, encoded: Any) -> Any:
+    """What ``system`` gave for an image, for the same system with examples besides."""
+    if staged is system or not isinstance(staged, Staged):
+        return encoded
+    before = encoded if isinstance(encoded, StagedImage) else StagedImage(encoded, [])
+    missing = len(staged.stages) - len(before.seen)
+    return StagedImage(before.encoded, [*[None] * missing, *before.seen])
 
 
 def without_stages(system: Segmenter) -> Segmenter:

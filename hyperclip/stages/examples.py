@@ -1,0 +1,321 @@
+"""Examples beside words: images with masks that show a class, as prototypes in the text space.
+
+A class with examples is compared with what else could be at a pixel by looks: a score s of it
+becomes s exp(STRENGTH (z - z')), where z is how much the pixel looks like the class's examples, and
+z' the same of the class that is best there by words. What that class looks like is told by its own
+examples, or, since it has none, by those cells of this image where it is best by words. Classes
+without examples keep their scores, bit by bit. The result stays on the system's own scale, see
+:func:`on_scale`. Nothing is fitted in steps: the cost is a few products a class and cell.
+
+Shapes: T classes, t classes of a chunk, C embedding, N cells, h w grid of cells, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..labels import NO_CLASS
+from ..runtime.finite import FiniteCheck
+from ..score_maps import ScoreMaps, Size, best_of, resize
+from ..segmenter import Segmenter
+from ..vocabulary import Vocabulary
+from ..vocabulary.names import is_blank, tokens_of
+from .stage import Asked, Stage
+
+STRENGTH = 2.0
+"""Weight of looks beside words, chosen on scenes of tinyscenes_train, see docs/stages.md."""
+
+TINY = 1e-30
+
+MOST_EXAMPLES = 10_000
+"""Examples that a store takes."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a system sees of one example.
+
+    Attributes:
+        name: of its class. prototype: unit embedding (C,), see :func:`prototype_of`.
+        words: whether the name tells the system something; without, examples alone decide.
+    """
+
+    name: str
+    prototype: Tensor
+    words: bool = True
+
+
+@dataclass(frozen=True)
+class ExampleStore:
+    """Examples of some classes, which have the names' tokens in common with those asked.
+
+    Raises:
+        ValueError: an empty name, a class of which words count and do not, other embeddings than
+            the first one's, more than ``MOST_EXAMPLES``.
+    """
+
+    examples: tuple[Example, ...] = ()
+    words: dict[tuple[int, ...], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.examples) > MOST_EXAMPLES:
+            got = f"got {len(self.examples)}, expected at most {MOST_EXAMPLES}"
+            raise ValueError(f"examples: {got}. Give fewer of each class")
+        words: dict[tuple[int, ...], bool] = {}
+        for example in self.examples:
+            if is_blank(example.name):
+                raise ValueError("example: got an empty name, expected that of its class")
+            if words.setdefault(tokens_of(example.name), example.words) != example.words:
+                raise ValueError(
+                    f"example of {example.name!r}: got words={example.words}, expected "
+                    f"{not example.words} as for this class's other examples"
+                )
+            size, first = len(example.prototype), len(self.examples[0].prototype)
+            if size != first:
+                raise ValueError(
+                    f"example of {example.name!r}: got {size} channels, expected {first} as of the "
+                    "other examples; are they of another model?"
+                )
+        object.__setattr__(self, "words", words)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def plus(self, others: Sequence[Example]) -> ExampleStore:
+        """These and others."""
+        return ExampleStore((*self.examples, *others))
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """ValueError for examples of a class that is not asked."""
+        asked = {tokens_of(name) for synonyms in vocabulary.classes for name in synonyms}
+        asked |= {tokens_of(name) for name in (*vocabulary.background, *vocabulary.negatives)}
+        missing = [e.name for e in self.examples if tokens_of(e.name) not in asked]
+        if missing:
+            more = ", …" if len(vocabulary.classes) > 5 else ""
+            raise ValueError(
+                f"examples: got some of {missing[0]!r}, expected names of the classes asked, "
+                f"{', '.join(vocabulary.names[:5])}{more}. Ask for it, too, or leave its examples "
+                "out"
+            )
+
+    def of(self, vocabulary: Vocabulary) -> tuple[dict[int, Tensor], set[int]]:
+        """Unit prototypes (C,) of the classes that have examples, by the class's place, and those
+        whose words do not count.
+        """
+        places: dict[tuple[int, ...], int] = {}
+        for place, synonyms in enumerate(vocabulary.classes):
+            for name in synonyms:
+                places.setdefault(tokens_of(name), place)
+        total: dict[int, Tensor] = {}
+        silent = set()
+        for example in self.examples:
+            place = places.get(tokens_of(example.name))
+            if place is not None:
+                total[place] = total.get(place, 0) + example.prototype
+                if not example.words:
+                    silent.add(place)
+        return {k: F.normalize(total[k], dim=0) for k in sorted(total)}, silent
+
+
+def prototype_of(features: Tensor, mask: Tensor) -> Tensor:
+    """Unit embedding (C,) of what a mask, bool (H, W), covers: the mean of the cells' embeddings
+    (C, h, w), each weighted by the share of the cell that is covered.
+    """
+    grid = (features.shape[1], features.shape[2])
+    share = F.adaptive_avg_pool2d(mask.to(features.device, torch.float32)[None, None], grid)
+    mean = (features.float() * share[0]).sum(dim=(1, 2)) / share.sum()
+    return F.normalize(mean, dim=0)
+
+
+def require_mask(mask: Tensor, size: Size, what: str) -> None:
+    """ValueError unless a mask, bool (H, W), has an image's size and covers something of it."""
+    if tuple(mask.shape) != tuple(size):
+        got = f"got {' x '.join(map(str, mask.shape))}"
+        expected = f"expected the image's height and width {size[0]} x {size[1]}"
+        raise ValueError(f"mask of {what}: {got}, {expected}. Draw it on this very image")
+    if not mask.any():
+        expected = "expected pixels other than 0 where the class is"
+        raise ValueError(f"mask of {what}: got an empty one, {expected}")
+
+
+def on_scale(ratio: Tensor, best: Tensor, top: Tensor) -> Tensor:
+    """Scores of classes whose ratios (t, H, W) to the best score by words (H, W) are known: the
+    product up to 1, and beyond that what stays below the image's highest score ``top``.
+    """
+    above = best + (top - best) * (1 - 1 / ratio.clamp_min(1))
+    return torch.where(ratio <= 1, best * ratio, above)
+
+
+@dataclass(frozen=True)
+class ExampleMaps(ScoreMaps):
+    """Scores of an image by words and examples.
+
+    Args:
+        maps: by words. features: unit embeddings (C, h, w) of the image's cells.
+        prototypes: (C,) by class. silent: those of them whose words do not count.
+        strength: see :data:`STRENGTH`.
+    """
+
+    maps: ScoreMaps
+    features: Tensor
+    prototypes: dict[int, Tensor]
+    silent: set[int]
+    strength: float
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        return self.maps.classes
+
+    def coarse(self) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        coarse = self.maps.coarse()
+        size = (coarse.shape[1], coarse.shape[2])
+        result = torch.empty_like(coarse)
+        for classes, maps in self._fused(lambda: iter([(self._every(coarse), coarse)]), size):
+            result[classes] = maps
+        return result
+
+    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`ScoreMaps`; those of classes without examples are as they were."""
+        return self._fused(lambda: self.maps.at(size), size)
+
+    def replaced(self, coarse: Tensor) -> ScoreMaps:
+        """See :class:`ScoreMaps`."""
+        return self.maps.replaced(coarse)
+
+    def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.maps.decide(labels, confidence)
+
+    def _every(self, like: Tensor) -> Tensor:
+        return torch.arange(self.classes, device=like.device)
+
+    def _fused(
+        self, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]], size: Size
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of scores by words in a size, with those of classes with examples changed."""
+        labels, best, top = self._best_by_words(chunks(), size)
+        reference, left = self._reference(labels, size), set(self.silent)
+        for classes, maps in chunks():
+            places = [i for i, k in enumerate(classes.tolist()) if k in self.prototypes]
+            if places:
+                chosen = classes[places]
+                changed = self._changed(chosen, maps[places], best, top, reference)
+                maps = maps.clone()
+                maps[places] = changed
+                left -= set(chosen.tolist())
+            yield classes, maps
+        if left:  # the system had no score for them, and none is needed
+            chosen = torch.tensor(sorted(left), device=best.device)
+            nothing = best.new_zeros(len(left), *size)
+            yield chosen, self._changed(chosen, nothing, best, top, reference)
+
+    def _best_by_words(
+        self, chunks: Iterator[tuple[Tensor, Tensor]], size: Size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best class of each pixel, int64 (H, W), and its score (H, W), among those whose words
+        count, and the highest of these scores; of no such class ``NO_CLASS``, 1/2 and 1.
+        """
+        device = self.features.device
+        if len(self.silent) == self.classes:
+            labels = torch.full(size, NO_CLASS, device=device)
+            half = torch.full(size, 0.5, device=device)
+            return labels, half, half.new_ones(())
+        labels, best = best_of(self._heard(chunks))
+        return labels, best, best.amax()
+
+    def _heard(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The classes whose words count."""
+        for classes, maps in chunks:
+            rows = [i for i, k in enumerate(classes.tolist()) if k not in self.silent]
+            if len(rows) == len(classes):
+                yield classes, maps
+            elif rows:
+                yield classes[rows], maps[rows]
+
+    def _reference(self, labels: Tensor, size: Size) -> Tensor:
+        """How much each pixel looks like the class that is best there by words, ``labels`` (H, W):
+        0 for no class, and NaN where nothing says how that class looks.
+        """
+        grid = (self.features.shape[1], self.features.shape[2])
+        cells = F.interpolate(labels[None, None].float(), size=grid, mode="nearest-exact")[0, 0]
+        result = torch.full(size, torch.nan, device=labels.device)
+        result[labels == NO_CLASS] = 0
+        for k in labels[labels != NO_CLASS].unique().tolist():
+            prototype = self.prototypes.get(k)
+            if prototype is None and (cells == k).any():
+                prototype = F.normalize(self.features[:, cells == k].sum(dim=1), dim=0)
+            if prototype is not None:
+                looks = self._looks(prototype[None], size)[0]
+                result = torch.where(labels == k, looks, result)
+        return result
+
+    def _looks(self, prototypes: Tensor, size: Size) -> Tensor:
+        """Cosines of all pixels (t, H, W) with prototypes (t, C)."""
+        cosines = torch.einsum("tc,chw->thw", prototypes, self.features)
+        return resize(cosines[None], size)[0]
+
+    def _changed(
+        self, classes: Tensor, maps: Tensor, best: Tensor, top: Tensor, reference: Tensor
+    ) -> Tensor:
+        """Scores (t, H, W) of classes with examples, of those by words."""
+        chosen = classes.tolist()
+        own = torch.stack([self.prototypes[k] for k in chosen])
+        looks = self._looks(own, (maps.shape[1], maps.shape[2]))
+        silent = torch.tensor([k in self.silent for k in chosen], device=maps.device)
+        words = torch.where(silent[:, None, None], best, maps)
+        factor = (self.strength * (looks - reference).nan_to_num(0.0)).exp()
+        return on_scale(words / best.clamp_min(TINY) * factor, best, top)
+
+
+class Examples(Stage):
+    """Scores by words and by examples of some of the classes."""
+
+    def __init__(self, store: ExampleStore, strength: float = STRENGTH) -> None:
+        super().__init__()
+        self.store, self.strength = store, strength
+
+    def see(
+        self, images: Sequence[Tensor], encoded: Sequence[Any], system: Segmenter
+    ) -> list[None]:
+        """See :class:`Stage`: what the system sees is enough."""
+        return [None] * len(images)
+
+    def rescore(self, maps: ScoreMaps, seen: None, asked: Asked) -> ScoreMaps:
+        """See :class:`Stage`; where no class asked has examples the scores as they are."""
+        prototypes, silent = self.store.of(asked.question.vocabulary)
+        if not prototypes:
+            return maps
+        features = asked.system.features(asked.encoded).float()
+        FiniteCheck().add("the embeddings of the image's cells", features).require(asked.system)
+        size, first = len(features), next(iter(prototypes.values()))
+        if len(first) != size:
+            got = f"got {len(first)} channels, expected {size} as of {type(asked.system).__name__}"
+            raise ValueError(f"examples: {got}; add them with the model that uses them")
+        own = {k: prototype.to(features.device) for k, prototype in prototypes.items()}
+        return ExampleMaps(maps, features, own, silent, self.strength)
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`Stage`."""
+        classes = len({tokens_of(example.name) for example in self.store.examples})
+        return {"examples": len(self.store), "classes": classes, "strength": self.strength}
+
+
+def encode_example(
+    system: Segmenter, image: Tensor, mask: Tensor, name: str, words: bool = True
+) -> Example:
+    """What a system without stages sees of an example: an image as :meth:`Segmenter.encode` takes
+    it, and a mask, bool, of any size, that covers the same.
+
+    Raises:
+        ValueError: a system without embeddings of cells. NotFiniteError: NaN in them.
+    """
+    features = system.features(system.encode([image])[0])
+    FiniteCheck().add("the embeddings of the example's cells", features).require(system)
+    return Example(name, prototype_of(features, mask), words)

@@ -1,0 +1,169 @@
+"""Examples beside words: what they change, what they leave alone, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hyperclip.config import load_config
+from hyperclip.load import build_system
+from hyperclip.score_maps import GridMaps
+from hyperclip.segmenter import Question
+from hyperclip.stages import Example, Examples, ExampleStore, Staged, examples_of, with_examples
+from hyperclip.stages.examples import ExampleMaps, encode_example, prototype_of, require_mask
+from hyperclip.tinyscenes.drawing import class_names, render_scene
+from hyperclip.vocabulary import Vocabulary
+from torch.nn import functional as F
+
+import reference.examples as reference
+
+NAMES = class_names("seen")[:4]
+SIZE = (24, 36)
+
+
+def unit(generator, *shape):
+    return F.normalize(torch.randn(shape, generator=generator), dim=0)
+
+
+@pytest.mark.parametrize("silent", [set(), {1}, {1, 3}])
+@pytest.mark.parametrize("strength", [0.5, 8.0])
+def test_scores_against_the_reference(silent, strength):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        scores = torch.rand(5, 12, 18, generator=generator)
+        features = unit(generator, 7, 4, 6)
+        prototypes = {k: unit(generator, 7) for k in (1, 3, 4)}
+        maps = ExampleMaps(GridMaps(scores), features, prototypes, silent, strength)
+        expected = reference.with_examples(scores, features, prototypes, silent, strength)
+        torch.testing.assert_close(maps.whole((12, 18)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(maps.coarse(), expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(maps.whole((12, 18))[[0, 2]], scores[[0, 2]])
+        assert expected.min() >= 0 and expected.max() <= scores.max()
+
+
+def test_examples_alone_against_the_reference():
+    generator = torch.Generator().manual_seed(1)
+    scores, features = torch.rand(2, 8, 8, generator=generator), unit(generator, 7, 4, 4)
+    prototypes = {k: unit(generator, 7) for k in range(2)}
+    maps = ExampleMaps(GridMaps(scores), features, prototypes, {0, 1}, 3.0).whole((8, 8))
+    expected = reference.with_examples(scores, features, prototypes, {0, 1}, 3.0)
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
+    assert (maps > 0).all() and (maps < 1).all() and (maps[0] > maps[1]).any()
+
+
+def test_prototypes_against_the_reference():
+    generator = torch.Generator().manual_seed(2)
+    features = unit(generator, 7, 4, 6)
+    mask = torch.rand(12, 18, generator=generator) < 0.2
+    torch.testing.assert_close(prototype_of(features, mask), reference.prototype(features, mask))
+
+
+class Pruned(GridMaps):
+    """Without scores of the second class."""
+
+    def at(self, size):
+        for classes, maps in super().at(size):
+            yield classes[classes != 1], maps[classes != 1]
+
+
+def test_a_class_that_the_system_has_no_score_for():
+    """As of many classes HyperCLIP's head leaves some out."""
+    generator = torch.Generator().manual_seed(3)
+    scores, features = torch.rand(3, 8, 8, generator=generator), unit(generator, 7, 4, 4)
+    scores[1] = 0
+    own = {1: unit(generator, 7)}
+    for silent in (set(), {1}):
+        maps = ExampleMaps(Pruned(scores), features, own, silent, 3.0).whole((8, 8))
+        expected = reference.with_examples(scores, features, own, silent, 3.0)
+        torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["dense_clip", "cliper_fusion"])
+def system(request):
+    torch.manual_seed(0)
+    file = f"configs/quickstart/{request.param}.yaml"
+    return build_system(load_config(file, ["MODEL.DEVICE", "cpu"])).eval()
+
+
+def scene(index):
+    image, label = render_scene("val_seen", index)
+    return torch.from_numpy(image.transpose(2, 0, 1)), torch.from_numpy(label)
+
+
+@pytest.fixture(scope="module")
+def example(system):
+    image, label = scene(0)
+    k = int(label[label != 255].mode().values)
+    return encode_example(system, image, label == k, class_names("seen")[k])
+
+
+def test_a_question_without_their_classes_changes_no_bit(system, example):
+    staged = with_examples(system, [example])
+    image = scene(1)[0]
+    names = [name for name in NAMES if name != example.name]
+    question = Question(Vocabulary.from_names(names), scores=True)
+    before = system.answer(system.encode([image])[0], question, SIZE)
+    after = staged.answer(staged.encode([image])[0], question, SIZE)
+    assert torch.equal(before.scores, after.scores) and torch.equal(before.labels, after.labels)
+
+
+def test_others_keep_their_scores_bit_by_bit(system, example):
+    names = [*[name for name in NAMES if name != example.name], example.name]
+    question = Question(Vocabulary.from_names(names), scores=True)
+    image = scene(0)[0]
+    before = system.answer(system.encode([image])[0], question, SIZE)
+    staged = with_examples(system, [example])
+    after = staged.answer(staged.encode([image])[0], question, SIZE)
+    assert torch.equal(before.scores[:-1], after.scores[:-1])
+    assert not torch.equal(before.scores[-1], after.scores[-1])
+    won = (before.labels != after.labels) & (after.labels != len(names) - 1)
+    assert (before.labels[won] == len(names) - 1).all()
+    for words in ("words", "other"):
+        background = {"negatives": "wall"} if words == "words" else {"background": "other"}
+        asked = Question.of(question.vocabulary, **background)
+        staged.answer(staged.encode([image])[0], asked, SIZE)
+
+
+def test_a_name_that_words_do_not_know_is_found_by_its_example(system):
+    image, label = scene(0)
+    k = int(label[label != 255].mode().values)
+    own = encode_example(system, image, label == k, "thing 7", words=False)
+    staged = with_examples(system, [own])
+    question = Question(Vocabulary.from_names(["thing 7", *NAMES[:2]]))
+    found = staged.answer(staged.encode([image])[0], question, label.shape).labels == 0
+    inside, outside = found[label == k].float().mean(), found[label != k].float().mean()
+    assert inside > outside + 0.2
+
+
+def test_no_example_is_the_system_itself(system, example):
+    assert with_examples(system, []) is system and len(examples_of(system)) == 0
+    staged = with_examples(with_examples(system, [example]), [example])
+    assert len(examples_of(staged)) == 2 and len(staged.stages) == 1
+    found = staged.describe().settings["stages"]["Examples"]
+    assert (found["examples"], found["classes"]) == (2, 1)
+
+
+def test_stores_refuse_what_does_not_fit():
+    one = Example("cat", torch.ones(4))
+    with pytest.raises(ValueError, match="'dog': got 5 channels, expected 4"):
+        ExampleStore((one, Example("dog", torch.ones(5))))
+    with pytest.raises(ValueError, match="'Cat': got words=False, expected True"):
+        ExampleStore((one, Example("Cat", torch.ones(4), words=False)))
+    with pytest.raises(ValueError, match="example: got an empty name"):
+        ExampleStore((Example(" ", torch.ones(4)),))
+    store = ExampleStore((one,))
+    store.check(Vocabulary.from_text("tiger, CAT; dog"))
+    with pytest.raises(ValueError, match="got some of 'cat', expected .* asked, dog, wolf. Ask"):
+        store.check(Vocabulary.from_text("dog; wolf"))
+
+
+def test_masks():
+    with pytest.raises(ValueError, match="mask of 'cat': got 3 x 4, expected .* 4 x 3"):
+        require_mask(torch.ones(3, 4, dtype=torch.bool), (4, 3), "'cat'")
+    with pytest.raises(ValueError, match="mask of 'cat': got an empty one"):
+        require_mask(torch.zeros(4, 3, dtype=torch.bool), (4, 3), "'cat'")
+
+
+def test_examples_of_another_model(system):
+    staged = Staged(system, [Examples(ExampleStore((Example(NAMES[0], torch.ones(3)),)))])
+    with pytest.raises(ValueError, match=r"examples: got 3 channels, expected \d+ as of"):
+        staged.answer(staged.encode([scene(0)[0]])[0], Question(Vocabulary.from_names(NAMES)), SIZE)

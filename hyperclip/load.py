@@ -3,7 +3,9 @@
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
 import difflib
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -11,8 +13,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from . import meta_arch  # noqa: F401  (registers HyperCLIP)
 from .adapters import merge
 from .checkpoints import StrictCheckpointer, require_weights
+from .data.example_files import ExampleFiles, read_folder
+from .data.resizing import ResizeShortestEdge
+from .runtime.files import local_path
 from .segmenter import Segmenter
-from .stages import with_stages
+from .stages import Example, encode_example, with_examples, with_stages
 
 
 def build_system(cfg: CfgNode) -> Segmenter:
@@ -27,11 +32,37 @@ def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
     """The system of a config in evaluation mode, with its weights and the stages of
     :func:`hyperclip.stages.build_stages`; raises as :func:`load_system`.
     """
+    examples = find_examples(cfg)
     system = load_system(cfg, merged=False)
     model = with_stages(system, cfg)  # which look at the weights as they were trained
     if merged:
         merge(system)
-    return model
+    return staged(model, cfg, examples)
+
+
+def find_examples(cfg: CfgNode) -> list[ExampleFiles]:
+    """The files of TEST.EXAMPLES.FOLDER, checked; raises as :func:`read_folder`."""
+    folder, limits = cfg.TEST.EXAMPLES.FOLDER, (cfg.INPUT.IMAGE_BITS, cfg.INPUT.MAX_PIXELS)
+    return read_folder(local_path(folder), *limits) if folder else []
+
+
+def staged(
+    system: Segmenter, cfg: CfgNode, examples: Sequence[ExampleFiles] | None = None
+) -> Segmenter:
+    """A system with weights, with the stages of a config unless it has them, and with its examples
+    as it sees them now; itself where the config names neither.
+    """
+    files = find_examples(cfg) if examples is None else examples
+    model = with_stages(system, cfg)
+    return with_examples(model, [_encoded(model, cfg, x) for x in files])
+
+
+def _encoded(system: Segmenter, cfg: CfgNode, files: ExampleFiles) -> Example:
+    image, mask = files.read(cfg.INPUT.IMAGE_BITS, cfg.INPUT.MAX_PIXELS)
+    sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resized = ResizeShortestEdge(*sizes).get_transform(image).apply_image(image)
+    tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+    return encode_example(system, tensor, torch.from_numpy(mask), files.name, files.words)
 
 
 def load_system(cfg: CfgNode, merged: bool = True) -> Segmenter:

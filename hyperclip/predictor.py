@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .config import load_config
+from .data.image_files import read_raw_label
 from .data.mapper import read_image
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
@@ -37,13 +38,24 @@ from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, float32_products, inference_precision
 from .segmenter import Question, Segmenter
-from .stages import without_stages
+from .stages import (
+    Example,
+    as_seen_by,
+    encode_example,
+    examples_of,
+    require_mask,
+    with_examples,
+    without_stages,
+)
 from .vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
 MOST_SCORES = 2**25
 """Scores of all classes that :meth:`Predictor.top` has in memory at a time: 128 MB."""
+
+AnyMask = str | Path | Image.Image | np.ndarray | Tensor
+"""What :func:`mask_of` takes."""
 
 AnyImage = str | Path | Image.Image | np.ndarray | Tensor
 """What :func:`pixels_of` takes."""
@@ -94,6 +106,19 @@ def _named(image: AnyImage, file_name: str = "") -> dict[str, str]:
     return {"file_name": str(user_path(name))} if name else {}
 
 
+def mask_of(mask: AnyMask) -> np.ndarray:
+    """A mask as bool (H, W): what is not 0 in a file of one channel, an image or an array; raises
+    as :func:`hyperclip.data.image_files.read_raw_label`, and ValueError for another shape.
+    """
+    if isinstance(mask, str | Path):
+        return read_raw_label(user_path(str(mask)), "applied") != 0
+    values = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
+        got = f"got {values.dtype} {values.shape}"
+        raise ValueError(f"mask: {got}, expected bool or whole numbers (H, W), 0 for the rest")
+    return values != 0
+
+
 class Predictor:
     """Segments images with a system in evaluation mode.
 
@@ -127,6 +152,7 @@ class Predictor:
         with _locks_guard:
             self._lock = _locks.setdefault(model, threading.RLock())
         self._of_thread = threading.local()
+        self._shown: tuple[Example, ...] = ()
         self._config = config.clone() if config is not None else None
 
     @classmethod
@@ -215,6 +241,36 @@ class Predictor:
         name = self._config.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON if self._config is not None else ""
         return load_vocabulary(name) if name else None
 
+    def example(self, image: AnyImage, mask: AnyMask, name: str, *, words: bool = True) -> Example:
+        """What the model sees of an example: an image, and a mask of its size that is not 0 where
+        the class of this name is. Without ``words`` the name says nothing, "thing 7" say: its
+        examples alone decide.
+
+        Raises:
+            ValueError: a mask of another size or an empty one, an empty name, a system without
+                embeddings of cells.
+        """
+        array, covered = pixels_of(image), torch.from_numpy(mask_of(mask))
+        require_mask(covered, array.shape[:2], repr(name))
+        system, tensor = without_stages(self.model), self._resized(array)
+        with self._lock, float32_products(self.precision == "tf32"):
+            return encode_example(system, tensor, covered, name, words)
+
+    def add_examples(
+        self, image: AnyImage, mask: AnyMask, name: str, *, words: bool = True
+    ) -> None:
+        """Show what a class looks like, from now on and in all threads; see :meth:`example`. Every
+        question has to ask for the class then. ValueError, too, for ``words`` unlike before.
+        """
+        found = self.example(image, mask, name, words=words)
+        with self._lock:
+            examples_of(self.model).plus([*self._shown, found])  # raises
+            self._shown = (*self._shown, found)
+
+    def clear_examples(self) -> None:
+        """Forget what :meth:`add_examples` showed; those of the config stay."""
+        self._shown = ()
+
     def set_image(self, image: AnyImage) -> None:
         """Encode an image, see :meth:`encode`, for this thread's calls of :meth:`predict`."""
         self._of_thread.image = self.encode(image)
@@ -244,8 +300,13 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected a number from 1 on")
         question = Question.of(vocabulary, **options)
-        self.model.check(question.vocabulary)
+        self.check(question.vocabulary)
         return self._answers(images, question, batch_size)
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """ValueError for names that the model cannot take, and for examples of others."""
+        self.model.check(vocabulary)
+        examples_of(self.model).plus(self._shown).check(vocabulary)
 
     def _answers(
         self, images: Iterable[AnyImage], question: Question, batch_size: int
@@ -270,8 +331,7 @@ class Predictor:
         """As :meth:`encode`, of several images, which go through the model together."""
         names = file_names or [""] * len(images)
         arrays = [pixels_of(image) for image in images]
-        resized = [self.resize.get_transform(array).apply_image(array) for array in arrays]
-        tensors = [torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in resized]
+        tensors = [self._resized(array) for array in arrays]
         sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         records = [
             {"image": tensor, "height": size[0], "width": size[1], **_named(image, name)}
@@ -280,6 +340,18 @@ class Predictor:
         with self._lock, float32_products(self.precision == "tf32"):
             encoded = self.model.encode_records(records)
         return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
+
+    def _resized(self, array: np.ndarray) -> Tensor:
+        resized = self.resize.get_transform(array).apply_image(array)
+        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+    def _asked(
+        self, image: EncodedImage, vocabulary: Vocabulary, examples: Sequence[Example]
+    ) -> tuple[Segmenter, Any]:
+        """The model with all examples, and the image as it sees it."""
+        model = with_examples(self.model, [*self._shown, *examples])
+        examples_of(model).check(vocabulary)
+        return model, as_seen_by(model, self.model, image.encoded)
 
     def segment(
         self, image: EncodedImage, vocabulary: str | Sequence[str] | Vocabulary, **options: Any
@@ -295,11 +367,16 @@ class Predictor:
         """
         return self.answer(image, Question.of(vocabulary, **options))
 
-    def answer(self, image: EncodedImage, question: Question) -> Prediction:
-        """Answer a question about an encoded image; raises as :meth:`segment`."""
+    def answer(
+        self, image: EncodedImage, question: Question, examples: Sequence[Example] = ()
+    ) -> Prediction:
+        """Answer a question about an encoded image, with examples for this answer alone besides
+        those of :meth:`add_examples`; raises as :meth:`segment`.
+        """
         vocabulary = question.vocabulary
+        model, encoded = self._asked(image, vocabulary, examples)
         with self._lock, float32_products(self.precision == "tf32"):
-            answer = self.model.answer(image.encoded, question, image.size)
+            answer = model.answer(encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
         text = self.model.text
@@ -308,7 +385,11 @@ class Predictor:
         return Prediction(labels, confidence, vocabulary.names, asked, synonyms, maps)
 
     def top(
-        self, image: EncodedImage, vocabulary: str | Sequence[str] | Vocabulary, k: int = 3
+        self,
+        image: EncodedImage,
+        vocabulary: str | Sequence[str] | Vocabulary,
+        k: int = 3,
+        examples: Sequence[Example] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best classes of each pixel, best first, without any background: labels int32
         (k, h, w) and scores float16 (k, h, w), fewer than k for as few classes.
@@ -322,8 +403,9 @@ class Predictor:
         height, width = image.size
         scale = min(1.0, (MOST_SCORES / (len(vocabulary) * height * width)) ** 0.5)
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
+        model, encoded = self._asked(image, vocabulary, examples)
         with self._lock, float32_products(self.precision == "tf32"):
-            answer = self.model.segment(image.encoded, Question(vocabulary, scores=True), size)
+            answer = model.segment(encoded, Question(vocabulary, scores=True), size)
         scores = answer.scores
         if scores is None:
             system = type(self.model).__name__

@@ -17,7 +17,7 @@ class file. Files of a folder that are no images are named and left out. Images 
 or segmented are reported, the others are done, and the exit status is 1. --resume goes on with what
 was interrupted. --format writes the answers for other programs, too: coco.json and panoptic.json
 with panoptic/NAME.png, labelme/NAME.json, table.csv and more: see docs/results.md; docs/demo.md has
-examples.
+examples. --examples shows what classes look like, see docs/stages.md.
 """
 
 from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
@@ -35,7 +35,7 @@ from detectron2.utils.logger import setup_logger
 from .. import zoo
 from ..config.keys import load_config
 from ..data import dataset_file, vocabulary_of
-from ..load import check_system
+from ..load import check_system, find_examples
 from ..predictor import Predictor
 from ..results import WRITERS, Writer, build_writers, close_all
 from ..runtime import files, memory, program
@@ -67,6 +67,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--negatives", default="", help=rest)
     rules = "which pixels belong to no class, see docs/background.md; default: the system's own"
     add("--background", default="", choices=BACKGROUNDS, help=rules)
+    shown = "folder of NAME/IMAGE.jpg with NAME/IMAGE_mask.png: what classes look like"
+    add("--examples", default="", metavar="FOLDER", help=shown)
     below = "leave pixels below this score unpainted, 0 to 1 (CLIPer: to 2)"
     add("--threshold", type=float, default=0.0, help=below)
     kinds = f"results of each image, joined by commas: {', '.join(IMAGE_RESULTS)}"
@@ -181,6 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     memory.keep_freed_memory()
     quiet_library()
     cfg = chosen_config(arguments)
+    if arguments.examples:
+        cfg.TEST.EXAMPLES.FOLDER = arguments.examples
+    find_examples(cfg)
     check_system(cfg)
     check_threshold(cfg, arguments.threshold)
     if arguments.every < 1:
@@ -226,7 +231,7 @@ def run(
         close_all(writers)
         return 0
     predictor = Predictor.from_config(cfg)
-    predictor.model.check(question.vocabulary)
+    predictor.check(question.vocabulary)
     file = output / "classes.json"
     text = predictor.model.text
     classes = ClassList(file, question.vocabulary, text, arguments.resume)

@@ -194,6 +194,8 @@ def _add_stage_keys(test: CfgNode) -> None:
     test.AUG.ENABLED = False  # see several views of an image, and take the mean of their scores
     test.AUG.FLIP = True  # a mirrored one of each
     test.AUG.ZOOMS = []  # overlapping crops, enlarged by each of these, [1.5, 2.0] say; [] = none
+    test.EXAMPLES = CfgNode()
+    test.EXAMPLES.FOLDER = ""  # of images with masks that show what classes look like; "" = none
     test.REFINER = CfgNode()
     # none, guided, diffusion and features (of CLIPer's keys), or one registered in REFINER_REGISTRY
     test.REFINER.NAME = "none"

@@ -21,6 +21,7 @@ from ..prediction import Prediction
 from ..visualization import map_palette
 from ..vocabulary import Vocabulary
 from .background import Background
+from .examples import Shown, VisitorsExamples
 from .recent import Recent
 from .systems import Systems
 
@@ -65,12 +66,15 @@ def _stored_size(path: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: a system's name, an uploaded file, classes as typed, and the background."""
+    """What is asked: a system's name, an uploaded file, classes as typed, the background, and what
+    the visitor shows of classes.
+    """
 
     system: str
     file: str
     classes: str
     background: Background = field(default_factory=Background)
+    examples: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Answers:
         self._answers: Recent[str, Answer] = Recent(ANSWER_BYTES)
         self._best: Recent[str, BestClasses] = Recent(ANSWER_BYTES)
         self._one_at_a_time = threading.Lock()
+        self.shown = VisitorsExamples()
 
     def check_image(self, system: str, file: str) -> None:
         """ValueError for an image that is too large for a system here."""
@@ -136,7 +141,8 @@ class Answers:
             image = self._read(request)
             model = self.systems.model(request.system)
             encoded = model.encode(request.file, image)
-            prediction = model.predictor.answer(encoded, question)
+            examples = model.examples(request.examples)
+            prediction = model.predictor.answer(encoded, question, examples)
         labels = prediction.labels.astype(np.int32)
         answer = Answer(request, image, vocabulary, replace(prediction, labels=labels))
         self._answers.put(answer.token, answer, answer.nbytes)
@@ -165,10 +171,20 @@ class Answers:
             model = self.systems.model(answer.request.system)
             encoded = model.encode(answer.request.file, answer.image)
             asked = answer.vocabulary.with_background_prompts()
-            labels, scores = model.predictor.top(encoded, asked, k)
+            examples = model.examples(answer.request.examples)
+            labels, scores = model.predictor.top(encoded, asked, k, examples)
         best = BestClasses(labels, scores, asked.names)
         self._best.put(token, best, labels.nbytes + scores.nbytes)
         return best
+
+    def show(self, visitor: str, system: str, name: str, image: str, mask: str) -> int:
+        """Keep an example of a class, two uploaded files; how many the visitor has. ValueError and
+        OSError as :meth:`check_image` and :meth:`VisitorsExamples.add`.
+        """
+        for file in (image, mask):
+            self.check_image(system, file)
+        pixels = self._read(Request(system, image, ""))
+        return len(self.shown.add(visitor, name, pixels, mask))
 
     def _read(self, request: Request) -> np.ndarray:
         keys = self.systems.config(request.system).INPUT

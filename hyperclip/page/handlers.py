@@ -57,7 +57,8 @@ class Handlers:
             self.answers.forget(token)
             least = threshold_of("Class threshold", class_threshold)
             wanted = Background(rule, threshold, background or "", least)
-            answer = self.answers.ask(Request(system, image, classes or "", wanted))
+            examples = self.answers.shown.of(visit.session_hash or "")
+            answer = self.answers.ask(Request(system, image, classes or "", wanted, examples))
             if visit.session_hash:
                 self._tokens.put(visit.session_hash, answer.token)
             return (
@@ -80,6 +81,26 @@ class Handlers:
         session = visit.session_hash or ""
         self.answers.forget(self._tokens.get(session) or "")
         self._tokens.drop(session)
+        self.answers.shown.forget(session)
+
+    def show(
+        self, image: str | None, mask: str | None, name: str, system: str, visit: gr.Request
+    ) -> tuple[Any, Any, str]:
+        """Image and mask, which are emptied, and the message, of an example that is kept until its
+        visitor leaves.
+        """
+        try:
+            if not (image and mask and visit.session_hash):
+                raise ValueError("Example: upload an image and its mask first")
+            count = self.answers.show(visit.session_hash, system, name or "", image, mask)
+            return None, None, words.notes([f"Examples so far: {count}. Press Segment"])
+        except user_errors() as error:
+            return gr.skip(), gr.skip(), _said(error, mask)
+
+    def forget_shown(self, visit: gr.Request) -> str:
+        """Forget a visitor's examples; the message."""
+        self.answers.shown.forget(visit.session_hash or "")
+        return words.notes(["No examples any more"])
 
     def check_image(self, image: str | None, system: str) -> Any:
         """The message on an image that was just uploaded, if it is too large."""

@@ -69,6 +69,7 @@ def build_page(answers: Answers) -> gr.Blocks:
                 asked = _question(handlers, message)
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 message.render()
+                _shown_by_visitors(handlers, asked, message)
                 _examples(handlers, asked, message)
             with gr.Column():
                 shown, opacity = _answer(handlers, token, message)
@@ -155,6 +156,29 @@ def _background(largest: float) -> tuple[Any, Any, Any]:
     )
     rule.change(of_rule, rule, [threshold, words], api_visibility="private", show_progress="hidden")
     return rule, threshold, words
+
+
+def _shown_by_visitors(handlers: Handlers, asked: Asked, message: Any) -> None:
+    """Examples of a visitor's own beside the words."""
+    private: Any = {"api_visibility": "private", "show_progress": "hidden"}
+    with gr.Accordion("Show what a class looks like", open=False):
+        parts: list[Any] = [
+            gr.Image(type="filepath", label=label, sources=["upload"], height=160, elem_id=name)
+            for label, name in (
+                ("An image with the class", "example-image"),
+                ("Its mask: PNG, one channel, 0 for the rest", "example-mask"),
+            )
+        ]
+        for part in parts:
+            part.preprocess = lambda payload: None if payload is None else payload.path
+        name: Any = gr.Textbox(
+            "", label="Name of the class, one of those above", max_lines=1, elem_id="example-name"
+        )
+        with gr.Row():
+            add = gr.Button("Add example", size="sm", elem_id="example-add")
+            forget = gr.Button("Forget examples", size="sm", elem_id="example-forget")
+    add.click(handlers.show, [*parts, name, asked.system], [*parts, message], **private)
+    forget.click(handlers.forget_shown, None, message, **private)
 
 
 def _examples(handlers: Handlers, asked: Asked, message: Any) -> None:

@@ -20,12 +20,16 @@ from ..config import load_config
 from ..evaluation.kept_rows import named_contents
 from ..predictor import EncodedImage, Predictor
 from ..runtime import files
+from ..stages import Example
+from .examples import Shown
 from .recent import Recent
 
 logger = logging.getLogger("hyperclip.app")
 
 ENCODED_IMAGES = 8
 """Encoded images that are kept of each model."""
+ENCODED_EXAMPLES = 256
+"""Examples that are kept of each model as it sees them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Model:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self._encoded: Recent[str, EncodedImage] = Recent(ENCODED_IMAGES)
+        self._examples: Recent[str, Example] = Recent(ENCODED_EXAMPLES)
 
     def encode(self, file: str, image: np.ndarray) -> EncodedImage:
         """An upload as the model sees it; the path of one has its content's hash."""
@@ -95,6 +100,17 @@ class Model:
             encoded = self.predictor.encode(image)
             self._encoded.put(file, encoded)
         return encoded
+
+    def examples(self, shown: Sequence[Shown]) -> list[Example]:
+        """Examples as the model sees them."""
+        found = []
+        for own in shown:
+            example = self._examples.get(own.token)
+            if example is None:
+                example = self.predictor.example(own.image, own.mask, own.name)
+                self._examples.put(own.token, example)
+            found.append(example)
+        return found
 
 
 class Systems:

@@ -9,8 +9,8 @@ from . import guided  # noqa: F401  (registers it)
 from .bank import Memory, MemoryOptions
 from .bank_file import Bank, GrowingBank, read_bank, write_bank
 from .cutting import Cutter
-from .model_print import ModelPrint
 from .examples import Example, Examples, ExampleStore, encode_example, require_mask
+from .model_print import ModelPrint
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
 from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,7 @@ from ..vocabulary import Vocabulary
 from ..vocabulary.names import is_blank, tokens_of
 from .stage import Asked, Stage
 
-STRENGTH = 2.0
+STRENGTH = 0.5
 """Weight of looks beside words, chosen on scenes of tinyscenes_train, see docs/stages.md."""
 
 TINY = 1e-30
@@ -133,7 +134,7 @@ def prototype_of(features: Tensor, mask: Tensor) -> Tensor:
     return F.normalize(mean, dim=0)
 
 
-def require_mask(mask: Tensor, size: Size, what: str) -> None:
+def require_mask(mask: Tensor | np.ndarray, size: Size, what: str) -> None:
     """ValueError unless a mask, bool (H, W), has an image's size and covers something of it."""
     if tuple(mask.shape) != tuple(size):
         got = f"got {' x '.join(map(str, mask.shape))}"

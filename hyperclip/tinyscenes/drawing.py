@@ -157,12 +157,13 @@ def render_scene(split: str, index: int, size: int = SCENE_SIZE) -> tuple[np.nda
     if split not in SPLITS:
         raise ValueError(f"split of tinyscenes: got {split!r}, expected one of {sorted(SPLITS)}")
     names = class_names(SPLITS[split].part)
-    return _draw_scene(names, np.random.default_rng([SPLITS[split].stream, index]), size, (2, 6))
+    return draw_scene(names, np.random.default_rng([SPLITS[split].stream, index]), size, (2, 6))
 
 
-def _draw_scene(
+def draw_scene(
     names: list[str], rng: np.random.Generator, size: int, count: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label, see :func:`render_scene`, with a number of objects in a range."""
     image, label = _background(size, rng), np.full((size, size), IGNORE, np.uint8)
     for _ in range(int(rng.integers(count[0], count[1] + 1))):
         k = int(rng.integers(len(names)))
@@ -196,6 +197,6 @@ def render_captioned(world: str, seed: int, index: int) -> tuple[np.ndarray, lis
         raise ValueError(f"pre-training world: got {world!r}, expected 'objects' or 'scenes'")
     names = class_names()
     rng = np.random.default_rng([_SCENE_STREAM, seed, index])
-    image, label = _draw_scene(names, rng, SCENE_SIZE, (1, 3))
+    image, label = draw_scene(names, rng, SCENE_SIZE, (1, 3))
     visible, pixels = np.unique(label[label != IGNORE], return_counts=True)
     return image, [names[k] for k in visible[pixels >= 0.01 * label.size]]

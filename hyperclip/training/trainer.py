@@ -26,11 +26,10 @@ from ..evaluation.asking import PRESENT
 from ..evaluation.result_rows import Benchmark, describe_evaluation
 from ..evaluation.results_files import write_results
 from ..evaluation.running import build_evaluator, evaluate_dataset
-from ..load import build_system, check_system
+from ..load import build_system, check_system, staged
 from ..runtime.precision import float32_products
 from ..runtime.randomness import kept_random_state
 from ..segmenter import bare
-from ..stages import with_stages
 from . import checkpoint_hooks, monitors
 from .checks import SCORES, best_metric, check_model, check_test_sets, check_training
 from .ema import WeightAverage
@@ -210,8 +209,8 @@ class Trainer(DefaultTrainer):
             scores by dataset, in percent (on the main process); raises as ``check_test_sets``.
         """
         check_test_sets(cfg)
-        staged = with_stages(bare(model), cfg)
-        model = model if staged is bare(model) else staged
+        with_all = staged(bare(model), cfg)
+        model = model if with_all is bare(model) else with_all
         rows: list[dict[str, Any]] = []
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         for name in registered_names(cfg.DATASETS.TEST):

@@ -110,6 +110,11 @@ RULES = (
         "datasets/README.md: python datasets/prepare_(coco|ade|pascal)",
         test=("tests/data/test_conversion.py", "prepare_"),
     ),
+    Rule("docs/stages.md: .*(prepare_tinyscenes.py --examples|EXAMPLES.FOLDER)", reason=FIGURES),
+    Rule(
+        "docs/stages.md: python demo/demo.py .*--examples",
+        test=("tests/test_predictor_examples.py", "demo.main"),
+    ),
     Rule(".*: python datasets/prepare_tinyscenes.py", says="0 written, 2 kept"),
     Rule(
         ".*: python demo/demo.py --input photo.jpg",

@@ -1,4 +1,6 @@
-"""What stages do, pixel by pixel. Shapes: T classes, R regions, H W image."""
+"""What stages do, pixel by pixel. Shapes: T classes, R regions, S names, C embedding, h w grid, H W
+image.
+"""
 
 import math
 from collections import Counter
@@ -103,3 +105,18 @@ def guided_filter(guide: Tensor, scores: Tensor, radius: int, eps: float) -> Ten
                 total[index, rows, columns] += fitted.view(scores[index, rows, columns].shape)
             count[rows, columns] += 1
     return total / count
+
+
+def present_classes(
+    features: Tensor, text: Tensor, class_of: list[int], share: float, scale: float
+) -> list[int]:
+    """The classes of which a name has, in some cell (C, h, w), this share of the probability of the
+    cell's best name (S, C), by the softmax of scaled cosines.
+    """
+    present = set()
+    for cell in features.flatten(1).T:
+        probability = (scale * text @ cell).softmax(dim=0)
+        for name, owner in enumerate(class_of):
+            if probability[name] >= share * probability.max():
+                present.add(owner)
+    return sorted(present)

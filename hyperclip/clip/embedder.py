@@ -32,7 +32,8 @@ class TextEmbedder:
     A class's embedding is the normalised mean of the normalised embeddings of its prompts: every
     template with the first synonym ("first", as released) or with every synonym ("mean"). With
     "max" every synonym has an embedding of its own, and a class scores what its best synonym
-    scores: see :meth:`class_of`. Synonyms with the same tokens count once.
+    scores: see :meth:`class_of`. Synonyms with the same tokens count once. Descriptions of a class
+    are prompts of each of its embeddings; its own templates take the place of these.
 
     Without gradients results are cached under all that they depend on: the prompts, and the text
     tower's weights and precision (:mod:`hyperclip.clip.text_cache_key`).
@@ -78,11 +79,14 @@ class TextEmbedder:
     def prompts(self, vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
         """All prompts of a vocabulary and the embedding that each belongs to."""
         prompts, owners, row = [], [], -1
-        for names in self.asked(vocabulary):
+        each = self.rule(vocabulary) == "max"
+        for k, names in enumerate(self.asked(vocabulary)):
+            own = vocabulary.prompts_of(k)
             for i, name in enumerate(names):
-                row += i == 0 or self.rule(vocabulary) == "max"
-                prompts += [template.format(name) for template in self.templates]
-                owners += [row] * len(self.templates)
+                row += i == 0 or each
+                prompts += own.sentences(self.templates, name)
+                prompts += own.descriptions if i == 0 or each else ()
+                owners += [row] * (len(prompts) - len(owners))
         return prompts, owners
 
     def check(self, clip: nn.Module, vocabulary: Vocabulary) -> None:
@@ -112,6 +116,11 @@ class TextEmbedder:
             ValueError: a name that does not fit into the text context, two classes with the same
                 tokens, or "max" in training with a class of two synonyms.
         """
+        if vocabulary.whole is not None:
+            found = self._rows_of(clip, vocabulary, vocabulary.whole)
+            if vocabulary.other:
+                return self._with_mean(found, vocabulary)
+            return found if only is None else found[only]
         tokens, owners, used = self._tokenized(clip, vocabulary)
         rows = int(owners[-1]) + 1
         classes = len(vocabulary.classes)
@@ -140,6 +149,15 @@ class TextEmbedder:
             return self._with_mean(found, vocabulary)
         return found if only is None else found[only]
 
+    def _rows_of(self, clip: nn.Module, part: Vocabulary, whole: Vocabulary) -> Tensor:
+        """The embeddings (S, C) of a part of a vocabulary, out of those of the whole."""
+        embeddings, owners = self(clip, whole), self.class_of(whole)
+        rows = list(part.places)
+        if owners is not None:
+            chosen = set(rows)
+            rows = [row for row, owner in enumerate(owners) if owner in chosen]
+        return embeddings[torch.tensor(rows, device=embeddings.device)]
+
     def _with_mean(self, embeddings: Tensor, vocabulary: Vocabulary) -> Tensor:
         """The embeddings (S, C) of the classes, and that of their mean behind them."""
         class_of = self.class_of(replace(vocabulary, other=False))
@@ -149,7 +167,7 @@ class TextEmbedder:
     def _asked_key(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple:
         """All that the tokens depend on."""
         classes, tower = vocabulary.classes, text_tower(clip)
-        asked = (classes, self.rule(vocabulary), self.templates)
+        asked = (classes, vocabulary.prompts, self.rule(vocabulary), self.templates)
         device = str(tower.token_embedding.weight.device)
         return (*asked, self.tokenizer, tower.context_length, device)
 

@@ -113,8 +113,7 @@ class PresentNames:
         prompts = list({self._names[k]: k for k in reversed(names)}.values())[::-1]
         question = None
         if prompts:
-            vocabulary = self.whole.vocabulary
-            chosen = replace(vocabulary, classes=tuple(vocabulary.classes[k] for k in prompts))
+            chosen = self.whole.vocabulary.part(prompts)
             background = self.whole.background if rule == "threshold" else "own"
             question = replace(self.whole, vocabulary=chosen, background=background)
         return Asked(question, torch.tensor(prompts, dtype=torch.int64), rule, truth)

@@ -101,6 +101,8 @@ def notes(cfg: CfgNode, benchmark: Benchmark, found: Evaluation) -> Iterator[str
     synonyms = synonym_rule(cfg.MODEL.SYNONYMS, found.vocabulary.typed)
     if synonyms != "first" or found.vocabulary.classes != released.classes:
         yield "other class names or synonyms than the method's released ones"
+    elif found.vocabulary.prompts:
+        yield "classes with descriptions or templates of their own"
     elif found.vocabulary.negatives != released.negatives:
         yield "other negatives than the released ones"
     yield from system.notes

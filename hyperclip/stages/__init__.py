@@ -11,6 +11,7 @@ from .bank_file import Bank, GrowingBank, read_bank, write_bank
 from .cutting import Cutter
 from .examples import Example, Examples, ExampleStore, encode_example, require_mask
 from .model_print import ModelPrint
+from .pruning import Presence
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
 from .regions import REGIONS_REGISTRY, Proposer, RecordProposer
 from .stage import Asked, Stage

@@ -15,6 +15,7 @@ from ..test_time import with_views
 from ..wrapper import Wrapper, unwrapped
 from .bank import build_memory
 from .examples import Example, Examples, ExampleStore
+from .pruning import Presence
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
 from .region_attention import ATTENTION, attend
 from .regions import RULES, Proposer, RecordProposer, build_proposer
@@ -32,13 +33,16 @@ class Staged(Wrapper):
     """A system whose scores go through stages, in their order, before they become labels.
 
     Args:
-        system: any that is no ``Staged``. stages: one or more; ValueError for one that the system
-            lacks something for.
+        system: any that is no ``Staged``. stages: those of its scores; ValueError for one that the
+            system lacks something for.
+        presence: which names are asked of an image; None for all of them.
     """
 
-    def __init__(self, system: Segmenter, stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, system: Segmenter, stages: Sequence[Stage], presence: Presence | None = None
+    ) -> None:
         super().__init__(system)
-        self.stages = nn.ModuleList(stages)
+        self.stages, self.presence = nn.ModuleList(stages), presence
         for stage in stages:
             stage.check_system(system)
 
@@ -63,7 +67,10 @@ class Staged(Wrapper):
     @torch.no_grad()
     def score(self, encoded: StagedImage, question: Question, size: Size) -> ScoreMaps:
         """See :class:`Segmenter`: the scores after all stages."""
-        maps = self.system.score(encoded.encoded, question, size)
+        if self.presence is None:
+            maps = self.system.score(encoded.encoded, question, size)
+        else:
+            maps = self.presence.score(self.system, encoded.encoded, question, size)
         asked = Asked(self.system, encoded.encoded, question, size)
         with torch.autocast(self.device.type, enabled=False):  # sums are in float32
             for stage, seen in zip(self._stages(), encoded.seen, strict=True):
@@ -76,7 +83,11 @@ class Staged(Wrapper):
 
     def own_settings(self) -> dict[str, Any]:
         """See :class:`Wrapper`."""
-        return {"stages": {type(stage).__name__: stage.describe() for stage in self._stages()}}
+        stages = {type(stage).__name__: stage.describe() for stage in self._stages()}
+        settings: dict[str, Any] = {"stages": stages} if stages else {}
+        if self.presence is not None:
+            settings["prune"] = self.presence.share
+        return settings
 
     def _stages(self) -> Iterator[Stage]:
         for stage in self.stages:
@@ -209,15 +220,18 @@ def build_stages(cfg: CfgNode, system: Segmenter) -> list[Stage]:
 
 
 def with_stages(system: Segmenter, cfg: CfgNode) -> Segmenter:
-    """The system with the test-time views of a config, whose mean its stages work on; itself where
-    the config names neither, or it has them. Its adapters are merged later, if at all: stages look
-    at the weights.
+    """The system with the test-time views of a config, whose mean its stages work on, and with its
+    presence; itself where the config names none of them, or it has them. Its adapters are merged
+    later, if at all: stages look at the weights. Raises as :func:`build_stages`.
     """
     if isinstance(system, Wrapper):
         return system
-    stages = build_stages(cfg, system)
+    stages, share = build_stages(cfg, system), cfg.TEST.PRUNE
     system = with_views(system, cfg)
-    return Staged(system, stages).train(system.training) if stages else system
+    presence = Presence(system, share) if share else None
+    if not stages and presence is None:
+        return system
+    return Staged(system, stages, presence).train(system.training)
 
 
 def with_examples(system: Segmenter, examples: Sequence[Example]) -> Segmenter:
@@ -230,14 +244,19 @@ def with_examples(system: Segmenter, examples: Sequence[Example]) -> Segmenter:
     store = ExampleStore()
     if stages and isinstance(stages[0], Examples):
         store = stages.pop(0).store
-    own = system.system if isinstance(system, Staged) else system
-    return Staged(own, [Examples(store.plus(examples)), *stages]).train(system.training)
+    own, presence = system, None
+    if isinstance(system, Staged):
+        own, presence = system.system, system.presence
+    shown = Examples(store.plus(examples))
+    return Staged(own, [shown, *stages], presence).train(system.training)
 
 
 def examples_of(system: Segmenter) -> ExampleStore:
     """The examples that a system has."""
-    if isinstance(system, Staged) and isinstance(first := system.stages[0], Examples):
-        return first.store
+    if isinstance(system, Staged):
+        for stage in system.stages:
+            if isinstance(stage, Examples):
+                return stage.store
     return ExampleStore()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..runtime.files import local_path, read_json, user_path, write_text
 from . import names as naming
+from .prompts import Prompts, read_class
 
 LISTS = Path(__file__).parent / "lists"
 WORDS = ("negatives", "background")
@@ -34,7 +35,10 @@ class Vocabulary:
         background: names that are prompted like classes, but count as background.
         typed: whether a person wrote the names for this use, see :func:`synonym_rule`.
         doubt: what else may have been meant, or ""; programs without a log show it.
+        prompts: of each class, see :class:`Prompts`; () where all are as the model has them.
         other: whether one more class is behind them, embedded as the mean of all the others.
+        background_classes: how many of the last classes are background words, asked like classes.
+        whole, places: of a :meth:`part`, the vocabulary that it is of, and its classes there.
     Raises:
         ValueError: no class, an empty name, two classes of the same names (if typed: with one in
             common), a negative or background word that is a class or is there twice.
@@ -48,14 +52,22 @@ class Vocabulary:
     typed: bool = field(default=False, compare=False)
     doubt: str = field(default="", compare=False)
     other: bool = False
+    prompts: tuple[Prompts, ...] = ()
+    background_classes: int = field(default=0, compare=False)
+    whole: Vocabulary | None = field(default=None, compare=False, repr=False)
+    places: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.whole is not None:  # which was checked
+            assert self.classes == tuple(self.whole.classes[k] for k in self.places)
+            return
         if not self.classes:
             raise ValueError(f"vocabulary {self.name!r}: got no class, expected at least one name")
         for i, synonyms in enumerate(self.classes):
             if not synonyms or any(map(naming.is_blank, synonyms)):
                 problem = f"class {i} has an empty name: {list(synonyms)}"
                 raise ValueError(f"vocabulary {self.name!r}: {problem}")
+        assert len(self.prompts) in (0, len(self.classes))
         self.check_asked(self.classes)
         self._check_words("negatives", self.negatives)
         self._check_words("background", self.background)
@@ -64,6 +76,8 @@ class Vocabulary:
         """Raise ValueError if two classes are prompted by the same names, or typed ones share one:
         the second could not be predicted.
         """
+        if self.whole is not None:
+            return
         for i, one, k, other in naming.shared_names(asked, _released_count(self.classes)):
             alike = {*map(naming.tokens_of, asked[i])} == {*map(naming.tokens_of, asked[k])}
             if not (alike or self.typed):
@@ -98,8 +112,37 @@ class Vocabulary:
 
     def with_background_prompts(self) -> Vocabulary:
         """The classes and then one for each background word, as models are asked to fold them."""
+        if not self.background:
+            return self
         words = tuple((word,) for word in self.background)
-        return replace(self, classes=self.classes + words, background=())
+        own = replace(self, whole=None, places=())
+        count = self.background_classes + len(words)
+        return replace(
+            own,
+            classes=own.classes + words,
+            background=(),
+            background_classes=count,
+            prompts=self.prompts and self.prompts + (Prompts(),) * len(words),
+        )
+
+    def prompts_of(self, place: int) -> Prompts:
+        """Those of a class."""
+        return self.prompts[place] if self.prompts else Prompts()
+
+    def part(self, places: Sequence[int]) -> Vocabulary:
+        """The vocabulary of the classes at these places, one or more, ascending. It is embedded
+        with the whole, so that asking for many parts embeds each name once.
+        """
+        words = sum(k >= len(self.classes) - self.background_classes for k in places)
+        whole = self.whole or (replace(self, other=False) if self.other else self)
+        return replace(
+            self,
+            classes=tuple(self.classes[k] for k in places),
+            prompts=tuple(self.prompts[k] for k in places) if self.prompts else (),
+            background_classes=words,
+            whole=whole,
+            places=tuple(self.places[k] for k in places) if self.whole else tuple(places),
+        )
 
     @classmethod
     def from_names(cls, names: list[str], name: str = "custom", version: str = "") -> Vocabulary:
@@ -137,8 +180,8 @@ class Vocabulary:
     @classmethod
     def from_json(cls, path: str | Path) -> Vocabulary:
         """Read a plain list of names, or ``{"name", "version", "classes": [[synonym, …], …]}`` with
-        optional "negatives", "background" and "typed"; FileNotFoundError, or ValueError for
-        anything else.
+        optional "negatives", "background" and "typed". In both a class may be an object, see
+        :mod:`hyperclip.vocabulary.prompts`. FileNotFoundError, or ValueError for anything else.
         """
         path = local_path(path)
         if not path.is_file():
@@ -148,15 +191,18 @@ class Vocabulary:
                 f"class names, or a .txt; the built-in ones are {known}"
             )
         content = _read_class_file(path)
+        content, prompts = _without_prompts(content, f"class file {str(path)!r}")
         if isinstance(content, list) and all(isinstance(e, str) or _are_names(e) for e in content):
-            return cls(naming.split_entries(content, f"class file {str(path)!r}"), path.stem)
+            classes = naming.split_entries(content, f"class file {str(path)!r}")
+            return cls(classes, path.stem, prompts=prompts)
         try:
             if not all(isinstance(synonyms, list) for synonyms in content["classes"]):
                 raise TypeError("a class is a list of synonyms")
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
             negatives, background = (tuple(content.get(kind, ())) for kind in WORDS)
             named = (content["name"], content["version"])
-            return cls(classes, *named, negatives, background, content.get("typed", False))
+            typed = content.get("typed", False)
+            return cls(classes, *named, negatives, background, typed, prompts=prompts)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"class file {str(path)!r}: expected a list of names, or an object with name, "
@@ -167,6 +213,9 @@ class Vocabulary:
         """Write what :meth:`from_json` reads as the same vocabulary, in full or not at all."""
         content = {key: getattr(self, key) for key in KEYS if getattr(self, key, None)}
         content |= {"name": self.name, "version": self.version}
+        if self.prompts:
+            both = zip(self.prompts, self.classes, strict=True)
+            content["classes"] = [prompts.as_json(synonyms) for prompts, synonyms in both]
         write_text(user_path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -190,6 +239,23 @@ def _read_class_file(path: Path) -> Any:
     if not isinstance(content.get("typed", False), bool):
         raise ValueError(f"{where}: typed: got {content['typed']!r}, expected true or false")
     return content
+
+
+def _without_prompts(content: Any, where: str) -> tuple[Any, tuple[Prompts, ...]]:
+    """The content of a class file with a list of synonyms for each class that is an object, and
+    the prompts of all classes, () if none is; ValueError as :func:`read_class`.
+    """
+    entries = content.get("classes") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not any(isinstance(entry, dict) for entry in entries):
+        return content, ()
+    classes, prompts = [], []
+    for k, entry in enumerate(entries):
+        synonyms, own = entry, Prompts()
+        if isinstance(entry, dict):
+            synonyms, own = read_class(entry, f"{where}: class {k}")
+        classes.append(list(synonyms) if isinstance(synonyms, tuple) else synonyms)
+        prompts.append(own)
+    return {**content, "classes": classes} if isinstance(content, dict) else classes, tuple(prompts)
 
 
 def _are_names(value: Any) -> bool:

@@ -21,6 +21,8 @@ PROGRAMS = (
     "analyze-radius",
     "visualize",
     "export-clip",
+    "vocabulary",
+    "choose-templates",
     "doctor",
 )
 

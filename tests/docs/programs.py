@@ -17,7 +17,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hyperclip.commands import app, check_datasets, demo, evaluate, new_dataset, visualize
+from hyperclip.commands import (
+    app,
+    check_datasets,
+    choose_templates,
+    demo,
+    evaluate,
+    new_dataset,
+    visualize,
+)
+from hyperclip.commands import vocabulary as words_report
 from hyperclip.commands.demo_results import chosen_kinds
 from hyperclip.config import load_config
 from hyperclip.data import find_dataset
@@ -146,6 +155,12 @@ def check_speed(arguments: argparse.Namespace) -> None:
     assert any(arguments.only in case for case in known), (arguments.only, known)
 
 
+def check_words(arguments: argparse.Namespace) -> None:
+    words_report.options_of(arguments)
+    words_report.choose_vocabulary(arguments.vocabulary)
+    words_report.chosen_config(arguments)
+
+
 def nothing_more(arguments: argparse.Namespace) -> None:
     """The parser has said it all."""
 
@@ -164,6 +179,8 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-visualize": check_drawing,
     "hyperclip-analyze-radius": check_radii,
     "hyperclip-export-clip": lambda arguments: check_config(arguments.config_file, arguments.opts),
+    "hyperclip-choose-templates": choose_templates.question_of,
+    "hyperclip-vocabulary": check_words,
     "tools/compare_runs.py": nothing_more,
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,

@@ -89,6 +89,14 @@ RULES = (
         "docs/stages.md: .*/cliper_on_hyperclip.yaml",
         test=("tests/pretrained/test_clip_folder.py", "cliper_on_hyperclip.yaml"),
     ),
+    Rule(
+        ".*: hyperclip-vocabulary ",
+        test=("tests/clip/test_words_report.py", "program.main"),
+    ),
+    Rule(
+        "docs/vocabulary.md: hyperclip-choose-templates ",
+        test=("tests/clip/test_template_experts.py", "program.main"),
+    ),
     Rule(".*: hyperclip-[a-z-]+$", test=("tests/test_wheel.py", "hyperclip-")),
     Rule(".*: (pip install|python tools/install_detectron2.py)", reason=INSTALLS),
     Rule(".*: bash tools/setup.sh", reason=INSTALLS),

@@ -65,7 +65,7 @@ def near_border(labels: np.ndarray, share: float = BAND) -> np.ndarray:
 
 def border_width(shape: tuple[int, ...], share: float = BAND) -> int:
     """The d of :func:`near_border` for an image (H, W)."""
-    return max(1, round(share * float(np.hypot(*shape[:2]))))
+    return max(1, round(share * math.hypot(*shape[:2])))
 
 
 def segments_of(labels: np.ndarray, ignore: int) -> np.ndarray:

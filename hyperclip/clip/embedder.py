@@ -78,15 +78,18 @@ class TextEmbedder:
 
     def prompts(self, vocabulary: Vocabulary) -> tuple[list[str], list[int]]:
         """All prompts of a vocabulary and the embedding that each belongs to."""
-        prompts, owners, row = [], [], -1
-        each = self.rule(vocabulary) == "max"
+        prompts: list[str] = []
+        owners: list[int] = []
+        row, each_name = -1, self.rule(vocabulary) == "max"
         for k, names in enumerate(self.asked(vocabulary)):
             own = vocabulary.prompts_of(k)
             for i, name in enumerate(names):
-                row += i == 0 or each
-                prompts += own.sentences(self.templates, name)
-                prompts += own.descriptions if i == 0 or each else ()
-                owners += [row] * (len(prompts) - len(owners))
+                sentences = list(own.sentences(self.templates, name))
+                if i == 0 or each_name:  # an embedding begins, to which the descriptions belong
+                    row += 1
+                    sentences += own.descriptions
+                prompts += sentences
+                owners += [row] * len(sentences)
         return prompts, owners
 
     def check(self, clip: nn.Module, vocabulary: Vocabulary) -> None:
@@ -117,10 +120,10 @@ class TextEmbedder:
                 tokens, or "max" in training with a class of two synonyms.
         """
         if vocabulary.whole is not None:
-            found = self._rows_of(clip, vocabulary, vocabulary.whole)
+            chosen = self._rows_of(clip, vocabulary, vocabulary.whole)
             if vocabulary.other:
-                return self._with_mean(found, vocabulary)
-            return found if only is None else found[only]
+                return self._with_mean(chosen, vocabulary)
+            return chosen if only is None else chosen[only]
         tokens, owners, used = self._tokenized(clip, vocabulary)
         rows = int(owners[-1]) + 1
         classes = len(vocabulary.classes)

@@ -20,6 +20,7 @@ from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
 
 from reference import stages as reference
+from tests.docs.reading import blocks
 
 WORDS = "red plain circle, circle; blue striped star; green dotted cross, plus, cross"
 IMAGES = [torch.from_numpy(render_scene("val_seen", i)[0].transpose(2, 0, 1)) for i in range(2)]
@@ -285,3 +286,15 @@ def test_features_are_unit_embeddings_where_the_image_has_them():
         np.testing.assert_allclose(features.norm(dim=0).detach().numpy(), 1, atol=1e-5)
     with pytest.raises(ValueError, match="Foreign gives no embeddings"):
         make("foreign").features(None)
+
+
+def test_the_refiner_of_the_docs(monkeypatch):
+    (written,) = (block for block in blocks("docs/stages.md", "python") if "def smooth" in block)
+    monkeypatch.setattr(REFINER_REGISTRY, "_obj_map", dict(REFINER_REGISTRY._obj_map))
+    exec(compile(written, "docs/stages.md", "exec"), {})
+    keys = [*CPU, "TEST.REFINER.NAME", "smooth"]
+    staged = load_model(load_config("configs/quickstart/dense_clip.yaml", keys))
+    own = make("dense_clip").score(staged.encode(IMAGES)[0].encoded, QUESTIONS["own"], SIZE)
+    expected = torch.nn.functional.avg_pool2d(own.coarse(), 3, 1, 1)
+    maps = staged.score(staged.encode(IMAGES)[0], QUESTIONS["own"], SIZE)
+    torch.testing.assert_close(maps.coarse(), expected)

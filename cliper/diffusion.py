@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -174,6 +175,11 @@ class DiffusionAttention(nn.Module):
         return (2 * x[0] - 1).to(reference.dtype)
 
 
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+"""The lock of each list of modules, by the first: a hook is not to be set while another runs."""
+_locks_guard = threading.Lock()
+
+
 class _Finished(Exception):
     """Everything that was wanted has been seen."""
 
@@ -181,7 +187,8 @@ class _Finished(Exception):
 def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tensor]:
     """Call ``run()`` until every module has given its output once, then stop it; these outputs.
 
-    Other threads may use the modules at the same time: what they compute is theirs.
+    Other threads may use the modules at the same time: what they compute is theirs. Of several that
+    want outputs of the same modules, one at a time has them.
     """
     outputs: dict[int, Tensor] = {}
     caller = threading.get_ident()
@@ -193,7 +200,9 @@ def run_until(run: Callable[[], object], modules: list[nn.Module]) -> list[Tenso
         if len(outputs) == len(modules):
             raise _Finished
 
-    with contextlib.ExitStack() as hooks, contextlib.suppress(_Finished):
+    with _locks_guard:
+        lock = _locks.setdefault(modules[0], threading.RLock())
+    with lock, contextlib.ExitStack() as hooks, contextlib.suppress(_Finished):
         for i, module in enumerate(modules):
             hooks.enter_context(module.register_forward_hook(partial(keep, i)))
         run()

@@ -62,7 +62,7 @@ def choose_vocabulary(source: str) -> Vocabulary:
     return Vocabulary.from_text(source)
 
 
-def options_of(arguments: argparse.Namespace) -> ReportOptions:
+def report_options(arguments: argparse.Namespace) -> ReportOptions:
     """What counts as near and far; ValueError as by :class:`ReportOptions`."""
     return ReportOptions(arguments.near, arguments.far, arguments.negatives)
 
@@ -100,7 +100,7 @@ def shown(report: WordsReport) -> str:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read the names, load the model, and write the report."""
     arguments = parse_arguments(argv)
-    options, vocabulary = options_of(arguments), choose_vocabulary(arguments.vocabulary)
+    options, vocabulary = report_options(arguments), choose_vocabulary(arguments.vocabulary)
     others = load_vocabulary(arguments.suggest_from).names
     if arguments.json is not None:
         need_output_folder(arguments.json.parent, "--json")

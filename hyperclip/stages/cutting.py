@@ -68,4 +68,4 @@ def pooled(embeddings: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
     known, places = regions.unique(return_inverse=True)
     if int(known[0]) == NO_REGION:
         known, places = known[1:], places - 1
-    return F.normalize(sums(embeddings, places, len(known)).T, dim=-1), places
+    return F.normalize(sums(embeddings, places, len(known)).to(embeddings.dtype).T, dim=-1), places

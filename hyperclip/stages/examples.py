@@ -7,7 +7,7 @@ examples, or, since it has none, by those cells of this image where it is best b
 without examples keep their scores, bit by bit. The result stays on the system's own scale, see
 :func:`on_scale`. Nothing is fitted in steps: the cost is a few products a class and cell.
 
-Shapes: T classes, t classes of a chunk, C embedding, N cells, h w grid of cells, H W image.
+Shapes: T classes, t classes of a chunk, C embedding, h w grid of cells, H W image.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def segment(tmp_path, photos, monkeypatch):
         predictor, seen = LevelPredictor(stop), []
         encode = predictor.encode
 
-        def note(image):
+        def note(image, file_name=""):
             encoded = encode(image)
             seen.append(encoded.encoded)
             return encoded

@@ -156,7 +156,7 @@ def check_speed(arguments: argparse.Namespace) -> None:
 
 
 def check_words(arguments: argparse.Namespace) -> None:
-    words_report.options_of(arguments)
+    words_report.report_options(arguments)
     words_report.choose_vocabulary(arguments.vocabulary)
     words_report.chosen_config(arguments)
 
@@ -182,6 +182,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-choose-templates": choose_templates.question_of,
     "hyperclip-vocabulary": check_words,
     "tools/compare_runs.py": nothing_more,
+    "datasets/prepare_tinyscenes.py": nothing_more,
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,
     "-m speed": check_speed,

@@ -280,7 +280,9 @@ def test_an_image_that_gives_nan_does_not_end_a_batch(program, tmp_path, monkeyp
     for name in ("a", "b", "c"):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / f"{name}.png")
 
-    def encode_all_but_the_second(self: Predictor, image: np.ndarray) -> EncodedImage:
+    def encode_all_but_the_second(
+        self: Predictor, image: np.ndarray, file_name: str = ""
+    ) -> EncodedImage:
         weight = self.model.clip.visual.conv1.weight.data
         kept = weight.clone()
         if len(broken) == 1:
@@ -304,7 +306,7 @@ def test_an_image_that_gives_nan_does_not_end_a_batch(program, tmp_path, monkeyp
         "--vocabulary",
         "a star; a cross",
     )
-    (line,) = [text for text in caplog.messages if "NaN or infinity" in text]
+    (line,) = {text for text in caplog.messages if "NaN or infinity" in text}
     assert (
         status == 1
         and "b.png: skipped: HyperCLIP: NaN or infinity in" in line

@@ -57,6 +57,9 @@ class LevelPredictor:
         self.model = SimpleNamespace(text=None, check=lambda vocabulary: None)
         self.before, self.alive, self.seen = before, [], []
 
+    def check(self, vocabulary):
+        """Takes every vocabulary."""
+
     def encode(self, image, file_name=""):
         self.before(len(self.seen))
         self.alive.append(sum(known() is not None for known in self.seen))

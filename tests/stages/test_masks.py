@@ -12,6 +12,7 @@ from hyperclip.stages.regions import partition
 from hyperclip.stages.staged import build_stages
 
 from reference import stages as reference
+from tests.stages.test_stages import Foreign
 
 transformers = pytest.importorskip("transformers")
 
@@ -113,7 +114,8 @@ def build(name, folder, **masks):
     keys = ["MODEL.DEVICE", "cpu", "TEST.REGIONS.NAME", name, "TEST.REGIONS.MODEL", folder]
     for key, value in rules.items():
         keys += [f"TEST.REGIONS.MASKS.{key}", value]
-    (stage,) = build_stages(load_config("configs/quickstart/dense_clip.yaml", keys))
+    cfg = load_config("configs/quickstart/dense_clip.yaml", keys)
+    (stage,) = build_stages(cfg, Foreign())
     return stage.proposer
 
 

@@ -86,7 +86,7 @@ def test_a_missing_package_is_named(name, package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     keys = ("TEST.REGIONS.NAME", name, "TEST.REGIONS.MODEL", "folder")
     with pytest.raises(ModuleNotFoundError, match=rf"{package}. Install it: pip .*\[regions\]"):
-        build_stages(config(*keys))
+        build_stages(config(*keys), Foreign())
 
 
 def test_every_name_is_registered():
@@ -177,7 +177,7 @@ def test_kinds_of_files(tmp_path):
 
 def test_wrong_folders(tmp_path):
     with pytest.raises(ValueError, match="TEST.REGIONS.FOLDER: got '', expected a folder"):
-        build_stages(config("TEST.REGIONS.NAME", "files"))
+        build_stages(config("TEST.REGIONS.NAME", "files"), Foreign())
     with pytest.raises(FileNotFoundError, match="TEST.REGIONS.FOLDER: no folder '.*nowhere'"):
         RegionFiles(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="expected .png or .npy files in it"):

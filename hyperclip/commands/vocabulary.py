@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -82,7 +83,7 @@ def shown(report: WordsReport) -> str:
     of = f"vocabulary {report.vocabulary!r}: {report.names} classes"
     longest, tokens = report.longest[0]
     parts = [f"{of}; the longest prompt has {tokens} of {report.context} tokens: {longest!r}"]
-    titles = {
+    titles: dict[str, tuple[list[str], Sequence[Sequence[Any]]]] = {
         "same tokens, so one embedding": (["name", "name"], report.same),
         "almost the same embedding": (["name", "name", "cosine"], report.near),
         "far from all other names": (["name", "nearest", "cosine"], report.far),

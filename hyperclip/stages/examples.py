@@ -110,9 +110,9 @@ class ExampleStore:
         whose words do not count.
         """
         places: dict[tuple[int, ...], int] = {}
-        for place, synonyms in enumerate(vocabulary.classes):
+        for index, synonyms in enumerate(vocabulary.classes):
             for name in synonyms:
-                places.setdefault(tokens_of(name), place)
+                places.setdefault(tokens_of(name), index)
         total: dict[int, Tensor] = {}
         silent = set()
         for example in self.examples:

@@ -54,14 +54,14 @@ class Staged(Wrapper):
         """See :class:`Segmenter`."""
         encoded = self.system.encode_records(records)
         with torch.no_grad():
-            seen = [stage.see_records(records, encoded, self.system) for stage in self._stages()]
+            seen = [stage.see_records(records, encoded, self.system) for stage in self.each_stage()]
         return [
             StagedImage(own, [of_stage[i] for of_stage in seen]) for i, own in enumerate(encoded)
         ]
 
     def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """See :class:`Stage`."""
-        for stage in self._stages():
+        for stage in self.each_stage():
             stage.check_records(records)
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class Staged(Wrapper):
             maps = self.presence.score(self.system, encoded.encoded, question, size)
         asked = Asked(self.system, encoded.encoded, question, size)
         with torch.autocast(self.device.type, enabled=False):  # sums are in float32
-            for stage, seen in zip(self._stages(), encoded.seen, strict=True):
+            for stage, seen in zip(self.each_stage(), encoded.seen, strict=True):
                 maps = stage.rescore(maps, seen, asked)
         return maps
 
@@ -83,13 +83,14 @@ class Staged(Wrapper):
 
     def own_settings(self) -> dict[str, Any]:
         """See :class:`Wrapper`."""
-        stages = {type(stage).__name__: stage.describe() for stage in self._stages()}
+        stages = {type(stage).__name__: stage.describe() for stage in self.each_stage()}
         settings: dict[str, Any] = {"stages": stages} if stages else {}
         if self.presence is not None:
             settings["prune"] = self.presence.share
         return settings
 
-    def _stages(self) -> Iterator[Stage]:
+    def each_stage(self) -> Iterator[Stage]:
+        """The stages, in their order."""
         for stage in self.stages:
             assert isinstance(stage, Stage)
             yield stage
@@ -240,21 +241,17 @@ def with_examples(system: Segmenter, examples: Sequence[Example]) -> Segmenter:
     """
     if not examples:
         return system
-    stages = list(system.stages) if isinstance(system, Staged) else []
-    store = ExampleStore()
-    if stages and isinstance(stages[0], Examples):
-        store = stages.pop(0).store
-    own, presence = system, None
-    if isinstance(system, Staged):
-        own, presence = system.system, system.presence
-    shown = Examples(store.plus(examples))
-    return Staged(own, [shown, *stages], presence).train(system.training)
+    shown = Examples(examples_of(system).plus(examples))
+    if not isinstance(system, Staged):
+        return Staged(system, [shown]).train(system.training)
+    others = [stage for stage in system.each_stage() if not isinstance(stage, Examples)]
+    return Staged(system.system, [shown, *others], system.presence).train(system.training)
 
 
 def examples_of(system: Segmenter) -> ExampleStore:
     """The examples that a system has."""
     if isinstance(system, Staged):
-        for stage in system.stages:
+        for stage in system.each_stage():
             if isinstance(stage, Examples):
                 return stage.store
     return ExampleStore()

@@ -47,6 +47,8 @@ class SamMasks(nn.Module):
         model, processor: of transformers, see :func:`load_masks`.
     """
 
+    model: Any
+
     def __init__(self, model: nn.Module, processor: Any, rules: MaskRules) -> None:
         super().__init__()
         self.model, self.processor, self.rules = model, processor, rules

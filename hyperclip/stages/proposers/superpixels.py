@@ -47,7 +47,9 @@ class Superpixels:
     def _cut(self, image: Tensor) -> Tensor:
         from skimage.segmentation import slic
 
-        pixels = np.ascontiguousarray(image.cpu().float().permute(1, 2, 0).numpy()) / 255
+        pixels: np.ndarray = (
+            np.ascontiguousarray(image.cpu().float().permute(1, 2, 0).numpy()) / 255
+        )
         height, width = pixels.shape[:2]
         longer = max(height, width)
         if 0 < self.max_size < longer:

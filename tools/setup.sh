@@ -40,7 +40,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing PyTorch"
     pip install -q -c requirements.lock torch torchvision "setuptools<82"
     say "installing the framework and its requirements"
-    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,bank]"
+    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,regions,bank]"
     say "installing Detectron2"
     "$python" tools/install_detectron2.py >&2
     pip check

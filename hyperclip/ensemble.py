@@ -5,7 +5,7 @@ Shapes: T classes, H W image.
 
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,26 @@ class Ensemble(Segmenter):
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[SeenImage]:
         """See :class:`Segmenter`."""
-        seen = [member.encode(images) for member in self._all()]
+        return self.encode_records([{"image": image} for image in images])
+
+    @torch.no_grad()
+    def encode_records(self, records: Sequence[Mapping[str, Any]]) -> list[SeenImage]:
+        """See :class:`Segmenter`."""
+        seen = [member.encode_records(records) for member in self._all()]
+        sizes = [(record["image"].shape[1], record["image"].shape[2]) for record in records]
         return [
-            SeenImage([of_member[i] for of_member in seen], (image.shape[1], image.shape[2]))
-            for i, image in enumerate(images)
+            SeenImage([of_member[i] for of_member in seen], size) for i, size in enumerate(sizes)
         ]
+
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """See :class:`Segmenter`."""
+        for member in self._all():
+            member.check_records(records)
+
+    @property
+    def has_features(self) -> bool:
+        """See :class:`Segmenter`: of the first member."""
+        return self._all()[0].has_features
 
     @torch.no_grad()
     def segment(self, encoded: SeenImage, question: Question, size: Size) -> Segmentation:

@@ -18,6 +18,7 @@ from .data.resizing import ResizeShortestEdge
 from .runtime.files import local_path
 from .segmenter import Segmenter
 from .stages import Example, encode_example, with_examples, with_stages
+from .wrapper import unwrapped
 
 
 def build_system(cfg: CfgNode) -> Segmenter:
@@ -54,7 +55,7 @@ def staged(
     """
     files = find_examples(cfg) if examples is None else examples
     model = with_stages(system, cfg)
-    return with_examples(model, [_encoded(model, cfg, x) for x in files])
+    return with_examples(model, [_encoded(unwrapped(model), cfg, x) for x in files])
 
 
 def _encoded(system: Segmenter, cfg: CfgNode, files: ExampleFiles) -> Example:

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .config import load_config
+from .data.example_files import require_mask
 from .data.image_files import read_raw_label
 from .data.mapper import read_image
 from .data.resizing import ResizeShortestEdge
@@ -43,11 +44,10 @@ from .stages import (
     as_seen_by,
     encode_example,
     examples_of,
-    require_mask,
     with_examples,
-    without_stages,
 )
 from .vocabulary import Vocabulary, load_vocabulary
+from .wrapper import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Predictor:
             ValueError: the predictor has no config, the folder holds something else.
             OSError: the folder cannot be written.
         """
-        model = without_stages(self.model)
+        model = unwrapped(self.model)
         return save_model(model, self._own_config(), folder, self._save_options(options))
 
     def push_to_hub(
@@ -221,7 +221,7 @@ class Predictor:
         """
         upload = {"message": message, "private": private, "revision": revision, "token": token}
         saved = self._save_options(options)
-        model = without_stages(self.model)
+        model = unwrapped(self.model)
         return push_model(model, self._own_config(), repository, saved, **upload)
 
     def _save_options(self, options: dict[str, Any]) -> SaveOptions:
@@ -252,7 +252,7 @@ class Predictor:
         """
         array, covered = pixels_of(image), torch.from_numpy(mask_of(mask))
         require_mask(covered, array.shape[:2], repr(name))
-        system, tensor = without_stages(self.model), self._resized(array)
+        system, tensor = unwrapped(self.model), self._resized(array)
         with self._lock, float32_products(self.precision == "tf32"):
             return encode_example(system, tensor, covered, name, words)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -68,12 +68,14 @@ class GridMaps(ScoreMaps):
 
     Args:
         scores: (T, h, w). class_threshold, pixel_threshold: labels below them are left out, see
-            :func:`leave_out`; 0 for none.
+            :func:`leave_out`; 0 for none. left_out: (H, W), pixels that the system itself leaves
+            without a class, whatever becomes of their scores.
     """
 
     scores: Tensor
     class_threshold: float = 0.0
     pixel_threshold: float = 0.0
+    left_out: Tensor | None = None
 
     @property
     def classes(self) -> int:  # type: ignore[override]
@@ -92,10 +94,12 @@ class GridMaps(ScoreMaps):
 
     def replaced(self, coarse: Tensor) -> GridMaps:
         """See :class:`ScoreMaps`."""
-        return GridMaps(coarse, self.class_threshold, self.pixel_threshold)
+        return replace(self, scores=coarse)
 
     def decide(self, labels: Tensor, confidence: Tensor) -> Tensor:
         """See :class:`ScoreMaps`."""
+        if self.left_out is not None:
+            labels = labels.masked_fill(self.left_out, NO_CLASS)
         return leave_out(labels, confidence, self.class_threshold, self.pixel_threshold)
 
 

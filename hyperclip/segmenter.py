@@ -222,12 +222,25 @@ class Segmenter(nn.Module, abc.ABC):
         Raises:
             ValueError: as :meth:`segment`, or for a system that gives no scores.
         """
-        whole = self.segment(encoded, replace(question, scores=True), size)
+        asked = replace(question, scores=True, class_threshold=None)
+        whole = self.segment(encoded, asked, size)
         if whole.scores is None:
             system = type(self).__name__
             raise ValueError(f"{system}.segment gave no scores, which the question asked for")
-        classes, pixels = question.class_threshold, question.pixel_threshold
-        return GridMaps(whole.scores, classes or 0.0, pixels or 0.0)
+        classes, pixels = question.class_threshold or 0.0, question.pixel_threshold
+        if pixels is None:  # then the system's own rule counts
+            return GridMaps(whole.scores, classes, left_out=whole.labels == NO_CLASS)
+        return GridMaps(whole.scores, classes, pixels)
+
+    def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """ValueError or OSError if something that images with a "file_name" need is missing, before
+        any is read.
+        """
+
+    @property
+    def has_features(self) -> bool:
+        """Whether :meth:`features` gives embeddings."""
+        return type(self).features is not Segmenter.features
 
     def features(self, encoded: Any) -> Tensor:
         """Unit embeddings (C, h, w) of an image's cells, in the space of the text embeddings.

@@ -1,11 +1,11 @@
 """What stands around a system and answers in its place, as a system itself."""
 
+import abc
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .segmenter import Description, Question, Segmentation, Segmenter, label
 from .vocabulary import Vocabulary
@@ -36,17 +36,18 @@ class Wrapper(Segmenter):
         """See :class:`Segmenter`; NotFiniteError for NaN or infinity in the scores of a stage."""
         return label(self.score(encoded, question, size), size, question.scores)
 
-    def features(self, encoded: Any) -> Tensor:
+    @property
+    def has_features(self) -> bool:
         """See :class:`Segmenter`."""
-        raise NotImplementedError
+        return self.system.has_features
 
     def check(self, vocabulary: Vocabulary) -> None:
         """See :class:`Segmenter`."""
         self.system.check(vocabulary)
 
+    @abc.abstractmethod
     def own_settings(self) -> dict[str, Any]:
         """Plain values that decide what the wrapper changes, by name."""
-        raise NotImplementedError
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
         """See :class:`Segmenter`: with the wrapper's settings, and no published method."""

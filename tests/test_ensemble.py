@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hyperclip import load_config
@@ -12,6 +13,8 @@ from hyperclip.evaluation.kept_rows import named_contents
 from hyperclip.load import build_system, load_model
 from hyperclip.predictor import Predictor
 from hyperclip.segmenter import Question, Segmenter
+from hyperclip.stages import Regions, Staged
+from hyperclip.stages.proposers import RegionFiles
 from hyperclip.test_time import Augmented
 
 from reference import combining as reference
@@ -163,3 +166,20 @@ def test_mistakes_of_members(members):
     with pytest.raises(ValueError, match="member 0 on cpu, member 1 on meta"):
         ensemble([one, Foreign().to("meta")])
     assert isinstance(other, Segmenter)
+
+
+def test_members_know_the_files_of_images(tmp_path):
+    """A member whose stage looks for a file by the image's name."""
+    np.save(tmp_path / "a.npy", np.ones((96, 96), np.int64))
+    cut = Staged(make("dense_clip"), [Regions(RegionFiles(tmp_path), "mean")])
+    both = ensemble([cut, make("dense_clip")])
+    (record,) = ({"image": IMAGES[0], "file_name": f"{name}.jpg"} for name in "a")
+    whole = both.segment(both.encode_records([record])[0], QUESTIONS["scores"], SIZE)
+    member = cut.segment(cut.encode_records([record])[0], QUESTIONS["scores"], SIZE)
+    other = make("dense_clip")
+    plain = other.segment(other.encode(IMAGES)[0], QUESTIONS["scores"], SIZE)
+    torch.testing.assert_close(whole.scores, (member.scores + plain.scores) / 2)
+    both.check_records([record])
+    with pytest.raises(FileNotFoundError, match="'c.jpg': no file"):
+        both.check_records([{"file_name": "c.jpg"}])
+    assert both.has_features and not ensemble([Foreign(), Foreign()]).has_features

@@ -105,7 +105,9 @@ def test_folders_that_are_refused(folder):
     with pytest.raises(ValueError, match="a_mask.png': got an empty one"):
         read_folder(folder)
     Image.new("L", (9, 8), 1).save(own / "a_mask.png")
-    with pytest.raises(ValueError, match="got 8 x 9, expected its image's 96 x 96"):
+    with pytest.raises(
+        ValueError, match="got 8 x 9, expected the image's height and width 96 x 96"
+    ):
         read_folder(folder)
     (own / "a_mask.png").rename(own / "b_mask.png")
     with pytest.raises(FileNotFoundError, match="a.png' has no mask, expected a_mask.png"):
@@ -167,3 +169,14 @@ def test_examples_of_tinyscenes():
 
 def test_the_key_means_off():
     assert load_config(CONFIG).TEST.EXAMPLES.FOLDER == ""
+
+
+def test_examples_beside_stages_that_look_at_files(folder, tmp_path):
+    """An example is seen by the system alone: its file needs no regions."""
+    np.save(tmp_path / "scene.npy", np.ones((96, 96), np.int64))
+    keys = ["MODEL.DEVICE", "cpu", "TEST.EXAMPLES.FOLDER", str(folder)]
+    keys += ["TEST.REGIONS.NAME", "files", "TEST.REGIONS.FOLDER", str(tmp_path)]
+    predictor = Predictor.from_config(CONFIG, keys)
+    scene = predictor.encode(np.asarray(Image.open(folder / NAME / "a.png")), "scene.png")
+    answer = predictor.segment(scene, f"{NAME}; wall")
+    assert len(np.unique(answer.labels)) == 1

@@ -41,8 +41,8 @@ from ..load import check_system
 from ..predictor import EncodedImage, Predictor
 from ..runtime import files, program
 from ..segmenter import Question
-from ..stages import without_stages
 from ..visualization import comparison, overlay
+from ..wrapper import unwrapped
 from . import register_systems
 from .inspected import Inspected, add_inputs, check_names, inputs_of
 
@@ -120,7 +120,7 @@ def check_kinds(kinds: Sequence[str], predictor: Predictor, inspected: Inspected
         if kind in ("margin", "entropy") and len(inspected.vocabulary) < 2:
             raise ValueError(f"--show {kind}: got one class, expected two or more to choose among")
         if kind == "refiner" and not has_refiner(system):
-            name = type(without_stages(system)).__name__
+            name = type(unwrapped(system)).__name__
             raise ValueError(
                 f"--show refiner: got {name} without a refiner; name one by TEST.REFINER.NAME, or "
                 "MODEL.CLIPER.REFINER.NAME of CLIPer"
@@ -130,7 +130,7 @@ def check_kinds(kinds: Sequence[str], predictor: Predictor, inspected: Inspected
 def has_refiner(system: Any) -> bool:
     """Whether the system itself or a stage behind it refines scores."""
     stages = getattr(system, "stages", ())
-    own = getattr(without_stages(system), "refiner", None)
+    own = getattr(unwrapped(system), "refiner", None)
     return own is not None or any(isinstance(stage, inside.Refine) for stage in stages)
 
 
@@ -138,7 +138,7 @@ def _costs(look: Look) -> tuple[inside.Costs, list[str]]:
     """Costs of an image, and the class of each prompt by name."""
     vocabulary, system = look.inspected.vocabulary, look.system
     costs = inside.costs_of(system, look.encoded.encoded, vocabulary)
-    class_of = without_stages(system).class_of(vocabulary)
+    class_of = unwrapped(system).class_of(vocabulary)
     classes = costs.prompts if class_of is None else class_of[costs.prompts]
     return costs, [vocabulary.names[i] for i in classes.tolist()]
 

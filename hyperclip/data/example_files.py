@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from .image_files import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_raw_label
 from .mapper import read_image
@@ -35,14 +36,19 @@ class ExampleFiles:
         """
         image = read_image(self.image, image_bits=image_bits, max_pixels=max_pixels)
         mask = read_raw_label(self.mask, "applied", max_pixels) != 0
-        if mask.shape != image.shape[:2]:
-            got = f"got {mask.shape[0]} x {mask.shape[1]}"
-            expected = f"expected its image's {image.shape[0]} x {image.shape[1]}"
-            raise ValueError(f"mask {str(self.mask)!r}: {got}, {expected}. Draw it on this image")
-        if not mask.any():
-            expected = "expected values other than 0 where the class is"
-            raise ValueError(f"mask {str(self.mask)!r}: got an empty one, {expected}")
+        require_mask(mask, image.shape[:2], repr(str(self.mask)))
         return image, mask
+
+
+def require_mask(mask: Tensor | np.ndarray, size: tuple[int, int], what: str) -> None:
+    """ValueError unless a mask, bool (H, W), has an image's size and covers something of it."""
+    if tuple(mask.shape) != tuple(size):
+        got = f"got {' x '.join(map(str, mask.shape))}"
+        expected = f"expected the image's height and width {size[0]} x {size[1]}"
+        raise ValueError(f"mask of {what}: {got}, {expected}. Draw it on this very image")
+    if not mask.any():
+        expected = "expected pixels other than 0 where the class is"
+        raise ValueError(f"mask of {what}: got an empty one, {expected}")
 
 
 def read_folder(folder: Path, image_bits: int = 0, max_pixels: int = 0) -> list[ExampleFiles]:

@@ -25,7 +25,6 @@ from ..runtime import finite, memory
 from ..runtime.files import portable_name
 from ..runtime.precision import float32_products, inference_precision
 from ..segmenter import Description, Question, Segmenter, bare
-from ..stages import Staged
 from ..vocabulary import Vocabulary
 from .asking import PRESENT, PresentNames, background_rule, dataset_question
 from .evaluator import SemSegEvaluator
@@ -85,8 +84,7 @@ def evaluate_dataset(
             question = dataset_question(cfg, name)
             present = PresentNames(cfg, name) if cfg.TEST.ASK == PRESENT else None
             records = DatasetCatalog.get(name) if records is None else records
-            if isinstance(system, Staged):
-                system.check_records(records)
+            system.check_records(records)
             evaluator = evaluator or build_evaluator(cfg, name)
             if evaluator.saved is not None:
                 stack.enter_context(evaluator.saved.writing())

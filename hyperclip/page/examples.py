@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.example_files import require_mask
 from ..predictor import mask_of
-from ..stages import require_mask
 from ..vocabulary.names import is_blank
 from .recent import Recent
 

@@ -9,7 +9,7 @@ from . import guided  # noqa: F401  (registers it)
 from .bank import Memory, MemoryOptions
 from .bank_file import Bank, GrowingBank, read_bank, write_bank
 from .cutting import Cutter
-from .examples import Example, Examples, ExampleStore, encode_example, require_mask
+from .examples import Example, Examples, ExampleStore, encode_example
 from .model_print import ModelPrint
 from .pruning import Presence
 from .refining import REFINER_REGISTRY, GridRefinement, Refinement, Refiner
@@ -23,5 +23,4 @@ from .staged import (
     examples_of,
     with_examples,
     with_stages,
-    without_stages,
 )

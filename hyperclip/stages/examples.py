@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -132,17 +131,6 @@ def prototype_of(features: Tensor, mask: Tensor) -> Tensor:
     share = F.adaptive_avg_pool2d(mask.to(features.device, torch.float32)[None, None], grid)
     mean = (features.float() * share[0]).sum(dim=(1, 2)) / share.sum()
     return F.normalize(mean, dim=0)
-
-
-def require_mask(mask: Tensor | np.ndarray, size: Size, what: str) -> None:
-    """ValueError unless a mask, bool (H, W), has an image's size and covers something of it."""
-    if tuple(mask.shape) != tuple(size):
-        got = f"got {' x '.join(map(str, mask.shape))}"
-        expected = f"expected the image's height and width {size[0]} x {size[1]}"
-        raise ValueError(f"mask of {what}: {got}, {expected}. Draw it on this very image")
-    if not mask.any():
-        expected = "expected pixels other than 0 where the class is"
-        raise ValueError(f"mask of {what}: got an empty one, {expected}")
 
 
 def on_scale(ratio: Tensor, best: Tensor, top: Tensor) -> Tensor:

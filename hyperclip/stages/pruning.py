@@ -8,7 +8,7 @@ H W image.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class Presence:
     def __init__(self, system: Segmenter, share: float) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"TEST.PRUNE: got {share}, expected above 0 and at most 1")
-        if system.text is None or type(system).features is Segmenter.features:
+        if system.text is None or not system.has_features:
             raise ValueError(
                 f"TEST.PRUNE: got {share}, but {type(system).__name__} has no embeddings of names "
                 "and of an image's cells to compare. Set it to 0, or give the system `text` and "
@@ -60,9 +60,15 @@ class Presence:
         self.margin = -math.log(share) / float(system.clip.logit_scale.exp())
 
     @torch.no_grad()
-    def present(self, system: Segmenter, encoded: Any, vocabulary: Vocabulary) -> list[int]:
-        """The classes that stay, ascending: one or more, every background word, and all of a
-        vocabulary whose mean is asked.
+    def present(
+        self,
+        system: Segmenter,
+        encoded: Any,
+        vocabulary: Vocabulary,
+        shown: Sequence[int] = (),
+    ) -> list[int]:
+        """The classes that stay, ascending: one or more, every background word, those that are
+        ``shown`` by examples, too, and all of a vocabulary whose mean is asked.
         """
         if vocabulary.other:  # of which every class is a part
             return list(range(len(vocabulary.classes)))
@@ -72,14 +78,22 @@ class Presence:
         behind = nearness(features, text, system.class_of(vocabulary))
         stays = behind >= -self.margin
         stays[len(stays) - vocabulary.background_classes :] = True
+        stays[list(shown)] = True
         return stays.nonzero()[:, 0].tolist()
 
-    def score(self, system: Segmenter, encoded: Any, question: Question, size: Size) -> ScoreMaps:
+    def score(
+        self,
+        system: Segmenter,
+        encoded: Any,
+        question: Question,
+        size: Size,
+        shown: Sequence[int] = (),
+    ) -> ScoreMaps:
         """The system's scores for the classes that stay, as scores of all; where all stay, they are
         those of the system itself.
         """
         whole = question.vocabulary
-        places = self.present(system, encoded, whole)
+        places = self.present(system, encoded, whole, shown)
         if len(places) == len(whole.classes):
             return system.score(encoded, question, size)
         asked = replace(question, vocabulary=whole.part(places))

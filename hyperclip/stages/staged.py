@@ -60,7 +60,8 @@ class Staged(Wrapper):
         ]
 
     def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """See :class:`Stage`."""
+        """See :class:`Segmenter`."""
+        self.system.check_records(records)
         for stage in self.each_stage():
             stage.check_records(records)
 
@@ -70,7 +71,8 @@ class Staged(Wrapper):
         if self.presence is None:
             maps = self.system.score(encoded.encoded, question, size)
         else:
-            maps = self.presence.score(self.system, encoded.encoded, question, size)
+            shown, _ = examples_of(self).of(question.vocabulary)
+            maps = self.presence.score(self.system, encoded.encoded, question, size, tuple(shown))
         asked = Asked(self.system, encoded.encoded, question, size)
         with torch.autocast(self.device.type, enabled=False):  # sums are in float32
             for stage, seen in zip(self.each_stage(), encoded.seen, strict=True):
@@ -155,8 +157,8 @@ class Regions(Stage):
 
     def check_system(self, system: Segmenter) -> None:
         """See :class:`Stage`: attention needs the embeddings of an image's cells."""
-        if self.rule == ATTENTION and type(system).features is Segmenter.features:
-            system.features(None)
+        if self.rule == ATTENTION and not system.has_features:
+            unwrapped(system).features(None)  # says so
 
     def check_records(self, records: Sequence[Mapping[str, Any]]) -> None:
         """See :class:`Stage`."""
@@ -264,8 +266,3 @@ def as_seen_by(staged: Segmenter, system: Segmenter, encoded: Any) -> Any:
     before = encoded if isinstance(encoded, StagedImage) else StagedImage(encoded, [])
     missing = len(staged.stages) - len(before.seen)
     return StagedImage(before.encoded, [*[None] * missing, *before.seen])
-
-
-def without_stages(system: Segmenter) -> Segmenter:
-    """The system itself, which has the weights."""
-    return unwrapped(system)

@@ -47,8 +47,11 @@ MAY_CHANGE = (
 )
 """Prefixes of keys that --resume may change, since they do not change what is learned."""
 
-MAY_NOT_CHANGE = ("TEST.ASK", "TEST.BACKGROUND")
-"""Keys of these that it may not, since scores before and after would not be comparable."""
+MAY_NOT_CHANGE = (
+    *("TEST.ASK", "TEST.BACKGROUND", "TEST.AUG.", "TEST.PRUNE", "TEST.EXAMPLES.", "TEST.BANK."),
+    *("TEST.REFINER.", "TEST.REGIONS."),
+)
+"""Prefixes of these that it may not, since scores before and after would not be comparable."""
 
 
 def setup_run(cfg: CfgNode, arguments: argparse.Namespace) -> None:
@@ -145,7 +148,9 @@ def _of_another_config(cfg: CfgNode, free: tuple[str, ...]) -> str:
     """
     before, now = recorded_config(Path(cfg.OUTPUT_DIR)), plain_settings(cfg)
     both = sorted(
-        k for k in before.keys() & now.keys() if k in MAY_NOT_CHANGE or not k.startswith(free)
+        key
+        for key in before.keys() & now.keys()
+        if key.startswith(MAY_NOT_CHANGE) or not key.startswith(free)
     )
     changes = [f"{k}: {before[k]} -> {now[k]}" for k in both if before[k] != now[k]]
     more = f" of another config ({len(changes)} keys differ: {'; '.join(changes[:10])})"

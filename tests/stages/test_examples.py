@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from hyperclip.config import load_config
+from hyperclip.data.example_files import require_mask
 from hyperclip.load import build_system
 from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question
 from hyperclip.stages import Example, Examples, ExampleStore, Staged, examples_of, with_examples
-from hyperclip.stages.examples import ExampleMaps, encode_example, prototype_of, require_mask
+from hyperclip.stages.examples import ExampleMaps, encode_example, prototype_of
 from hyperclip.tinyscenes.drawing import class_names, render_scene
 from hyperclip.vocabulary import Vocabulary
 from torch.nn import functional as F

@@ -13,7 +13,7 @@ from hyperclip.clip import embedder as text_cache
 from hyperclip.load import load_model
 from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question, label
-from hyperclip.stages import Presence, Staged
+from hyperclip.stages import Example, Examples, ExampleStore, Presence, Staged
 from hyperclip.stages.pruning import PartMaps, nearness
 from hyperclip.vocabulary import Vocabulary, builtin
 from torch.nn import functional as F
@@ -151,3 +151,30 @@ def test_the_key_builds_it_and_results_say_so():
     assert model.describe().settings["prune"] == 0.01
     scale = float(model.clip.logit_scale.exp())
     assert model.presence.margin == pytest.approx(-math.log(0.01) / scale)
+
+
+def test_a_class_that_examples_show_is_asked():
+    """Whatever its name says: here one that no cell is near to."""
+    system = make("dense_clip")
+    images = system.encode(IMAGES)
+    dropped = [k for k in range(len(NAMES)) if k not in found(system, images[0])]
+    assert dropped
+    prototype = F.normalize(system.features(images[0])[:, 3, 3], dim=0)
+    staged = Staged(
+        system,
+        [Examples(ExampleStore((Example(NAMES[dropped[0]], prototype),)))],
+        Presence(system, 1.0),
+    )
+    plain = pruned(system, 1.0)
+    asked = replace(ALL, scores=True)
+    one = staged.answer(staged.encode(IMAGES)[0], asked, SIZE)
+    other = plain.answer(plain.encode(IMAGES)[0], asked, SIZE)
+    lowest = other.scores[dropped[0]].amax()
+    assert one.scores[dropped[0]].amax() > lowest
+    assert found(system, images[0], (dropped[0],)) == sorted(
+        [*found(system, images[0]), dropped[0]]
+    )
+
+
+def found(system, image, shown=()):
+    return Presence(system, 1.0).present(system, image, ALL.vocabulary, shown)

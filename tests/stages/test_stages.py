@@ -16,6 +16,7 @@ from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Description, Question, Segmentation, Segmenter, label
 from hyperclip.stages import REFINER_REGISTRY, REGIONS_REGISTRY, Refine, Regions, Staged
 from hyperclip.stages.regions import RULES, MajorityMaps, MeanMaps, in_size, partition
+from hyperclip.test_time import Augmented, ViewOptions
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
 
@@ -298,3 +299,32 @@ def test_the_refiner_of_the_docs(monkeypatch):
     expected = torch.nn.functional.avg_pool2d(own.coarse(), 3, 1, 1)
     maps = staged.score(staged.encode(IMAGES)[0], QUESTIONS["own"], SIZE)
     torch.testing.assert_close(maps.coarse(), expected)
+
+
+class Abstaining(Foreign):
+    """Leaves out by itself what is dark, where a background exists."""
+
+    def segment(self, encoded, question, size):
+        answer = super().segment(encoded, question, size)
+        if question.background == "threshold" and question.pixel_threshold is None:
+            dark = answer.confidence < 0.4
+            answer = replace(answer, labels=answer.labels.masked_fill(dark, -1))
+        return answer
+
+
+@pytest.mark.parametrize("stage", [Refine(identity), Regions(own_pixels, "mean")])
+def test_what_a_foreign_system_leaves_out_by_itself_stays_out(stage):
+    system, size = Abstaining().eval(), IMAGES[0].shape[1:]
+    question = Question(Vocabulary.from_text(WORDS), "threshold")
+    staged = Staged(system, [stage])
+    plain = system.answer(system.encode(IMAGES)[0], question, size)
+    assert 0.05 < (plain.labels == -1).float().mean() < 0.95
+    require_equal(staged.answer(staged.encode(IMAGES)[0], question, size), plain)
+
+
+def test_what_a_system_lacks_is_seen_through_its_views():
+    """Before any image, by what needs the embeddings of cells."""
+    views = Augmented(make("foreign"), ViewOptions(True, ()))
+    assert not views.has_features and Augmented(make("cliper"), ViewOptions(True, ())).has_features
+    with pytest.raises(ValueError, match="Foreign gives no embeddings"):
+        Staged(views, [Regions(own_pixels, "attention", temperature=0.1)])

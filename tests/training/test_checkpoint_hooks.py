@@ -263,6 +263,27 @@ def test_resuming_another_config_shows_the_keys(tmp_path):
         setup_run(other, argparse.Namespace(eval_only=False, resume=True))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("TEST.ASK", "present"),
+        ("TEST.BACKGROUND", "words"),
+        ("TEST.AUG.ENABLED", "True"),
+        ("TEST.PRUNE", "0.5"),
+        ("TEST.EXAMPLES.FOLDER", "examples"),
+        ("TEST.REFINER.NAME", "guided"),
+        ("TEST.REFINER.GUIDED.EPS", "0.1"),
+        ("TEST.REGIONS.RULE", "majority"),
+    ],
+)
+def test_what_makes_scores_of_another_kind_is_not_resumed(tmp_path, key, value):
+    folder = ["OUTPUT_DIR", str(tmp_path)]
+    (tmp_path / "config.yaml").write_text(load_config(CONFIG, folder).dump())
+    run_with(tmp_path, [4])
+    with pytest.raises(ValueError, match=f"1 keys differ: {key}: .* Resume it with its own"):
+        check_output_folder(load_config(CONFIG, [*folder, key, value]), resume=True)
+
+
 def test_the_best_is_kept_over_a_resume(tmp_path):
     def hook(start, results, iteration):
         made = BestCheckpoint(StrictCheckpointer(model_of(iteration), str(tmp_path)), "mIoU")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .regions import NO_REGION, Proposer, build_proposer, in_size, sums
+from .regions import NO_REGION, Proposer, RecordProposer, build_proposer, in_size, sums
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,17 @@ class Cutter:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Cutter:
-        """By TEST.REGIONS.NAME and TEST.BANK.CELLS; ValueError for an unknown proposer."""
-        return cls(build_proposer(cfg), cfg.TEST.REGIONS.NAME, cfg.TEST.BANK.CELLS)
+        """By TEST.REGIONS.NAME and TEST.BANK.CELLS; ValueError for an unknown proposer, or one that
+        has to know which file an image is.
+        """
+        proposer, name = build_proposer(cfg), cfg.TEST.REGIONS.NAME
+        if isinstance(proposer, RecordProposer):
+            raise ValueError(
+                f"TEST.REGIONS.NAME: got {name!r} with a memory bank, which cannot look up images "
+                "by their names; expected 'none' or a proposer that finds regions in the pixels, "
+                "such as 'superpixels'"
+            )
+        return cls(proposer, name, cfg.TEST.BANK.CELLS)
 
     def describe(self) -> dict[str, Any]:
         """What decides the regions, in plain values."""

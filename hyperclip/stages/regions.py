@@ -59,7 +59,7 @@ def none(cfg: CfgNode) -> None:
     """No regions."""
 
 
-def build_proposer(cfg: CfgNode) -> Proposer | None:
+def build_proposer(cfg: CfgNode) -> Proposer | RecordProposer | None:
     """The proposer of TEST.REGIONS.NAME, or None for none; ValueError for an unknown name."""
     return build_entry(REGIONS_REGISTRY, "TEST.REGIONS.NAME", cfg.TEST.REGIONS.NAME, cfg)
 

@@ -13,12 +13,14 @@ from hyperclip.load import build_system, load_model
 from hyperclip.pretrained.portable import portable_settings
 from hyperclip.segmenter import Question
 from hyperclip.stages import (
+    REGIONS_REGISTRY,
     Bank,
     Cutter,
     GrowingBank,
     Memory,
     MemoryOptions,
     ModelPrint,
+    RecordProposer,
     Staged,
     neighbours,
     read_bank,
@@ -239,3 +241,23 @@ def test_a_system_without_names_is_told():
     staged = Staged(system, [Memory(unit(9, 8), OPTIONS)])
     with pytest.raises(ValueError, match="GivenSystem has no embeddings of names"):
         staged.segment(staged.encode([unit(8, 4, 5, dim=0)])[0], Question.of(WORDS), SIZE)
+
+
+def test_regions_that_go_by_file_names_are_refused(monkeypatch, tmp_path):
+    """The shipped ones, and any other proposer that has to know the file."""
+    (tmp_path / "a.png").write_bytes(b"")
+
+    class ByName(RecordProposer):
+        def of_records(self, records):
+            raise AssertionError("asked for an image")
+
+        def check_records(self, records):
+            raise AssertionError("asked for files")
+
+    monkeypatch.setattr(REGIONS_REGISTRY, "_obj_map", dict(REGIONS_REGISTRY._obj_map))
+    REGIONS_REGISTRY._do_register("by_name", lambda cfg: ByName())
+    folder = ["TEST.REGIONS.FOLDER", str(tmp_path)]
+    for name, more in (("files", folder), ("by_name", [])):
+        cfg = load_config(DENSE, [*CPU, "TEST.REGIONS.NAME", name, *more])
+        with pytest.raises(ValueError, match=f"TEST.REGIONS.NAME: got '{name}' with a memory bank"):
+            Cutter.from_config(cfg)

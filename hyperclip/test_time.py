@@ -141,9 +141,9 @@ class Augmented(Wrapper):
             layers.setdefault(view.layer, []).append(Part(maps, place, view.flipped))
         return BlendedMaps(tuple(Layer(tuple(parts)) for parts in layers.values()), encoded.size)
 
-    def features(self, encoded: SeenImage) -> Tensor:
-        """See :class:`Segmenter`: those of the image as it is."""
-        return self.system.features(encoded.encoded[0])
+    def inside(self, encoded: SeenImage) -> Any:
+        """See :class:`Wrapper`."""
+        return encoded.encoded[0]
 
     def own_settings(self) -> dict[str, Any]:
         """See :class:`Wrapper`."""

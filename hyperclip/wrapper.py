@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .segmenter import Description, Question, Segmentation, Segmenter, label
 from .vocabulary import Vocabulary
@@ -13,9 +14,10 @@ from .vocabulary import Vocabulary
 
 class Wrapper(Segmenter):
     """A system around another one, which keeps the weights; a subclass fills ``encode``, ``score``,
-    ``features`` and ``own_settings``.
+    ``inside`` and ``own_settings``.
     """
 
+    system: Segmenter
     takes_checkpoint = False
 
     def __init__(self, system: Segmenter) -> None:
@@ -36,6 +38,14 @@ class Wrapper(Segmenter):
         """See :class:`Segmenter`; NotFiniteError for NaN or infinity in the scores of a stage."""
         return label(self.score(encoded, question, size), size, question.scores)
 
+    @abc.abstractmethod
+    def inside(self, encoded: Any) -> Any:
+        """What the system sees in an image as it is, of what the wrapper's ``encode`` gave."""
+
+    def features(self, encoded: Any) -> Tensor:
+        """See :class:`Segmenter`: those of the image as it is."""
+        return self.system.features(self.inside(encoded))
+
     @property
     def has_features(self) -> bool:
         """See :class:`Segmenter`."""
@@ -53,6 +63,13 @@ class Wrapper(Segmenter):
         """See :class:`Segmenter`: with the wrapper's settings, and no published method."""
         own = self.system.describe(dataset)
         return replace(own, method="", settings={**own.settings, **self.own_settings()})
+
+
+def unwrapped_image(system: Segmenter, encoded: Any) -> tuple[Segmenter, Any]:
+    """The system itself, and what it sees in an image as it is."""
+    while isinstance(system, Wrapper):
+        encoded, system = system.inside(encoded), system.system
+    return system, encoded
 
 
 def unwrapped(system: Segmenter) -> Segmenter:

@@ -21,6 +21,7 @@ from ..score_maps import ScoreMaps, Size
 from ..segmenter import Segmenter
 from ..stages import Refine, Staged
 from ..vocabulary import Vocabulary
+from ..wrapper import unwrapped, unwrapped_image
 
 Point = tuple[int, int]
 """Column and row of a pixel."""
@@ -34,11 +35,6 @@ class HasAffinity(Protocol):
         """Of an encoded image: how much each patch takes of every patch (N, N), and their grid
         (h, w).
         """
-
-
-def unstaged(system: Segmenter, encoded: Any) -> tuple[Segmenter, Any]:
-    """The system itself, and what it sees in an image, without stages."""
-    return (system.system, encoded.encoded) if isinstance(system, Staged) else (system, encoded)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Costs:
 
 def require_costs(system: Segmenter, key: str) -> None:
     """ValueError for a system without a cost volume, or without a view of the whole image."""
-    system = system.system if isinstance(system, Staged) else system
+    system = unwrapped(system)
     head = getattr(system, "sem_seg_head", None)
     if not isinstance(head, CostVolumeHead):
         got = type(system).__name__ + (f" with {type(head).__name__}" if head is not None else "")
@@ -83,7 +79,7 @@ def costs_of(system: Segmenter, encoded: Any, vocabulary: Vocabulary) -> Costs:
         ValueError: as :func:`require_costs`. NotFiniteError: NaN or infinity on the way.
     """
     require_costs(system, "costs")
-    system, encoded = unstaged(system, encoded)
+    system, encoded = unwrapped_image(system, encoded)
     head, images = system.sem_seg_head, encoded[-1:]  # type: ignore[operator,union-attr]
     assert isinstance(head, CostVolumeHead) and isinstance(images, PreparedImages)
     text = system.text(system.clip, vocabulary)  # type: ignore[misc]
@@ -126,7 +122,7 @@ def cell_of(point: Point, size: Size, grid: Size) -> tuple[int, int]:
 
 def require_affinity(system: Segmenter, key: str) -> None:
     """ValueError for a system that does not relate patches to each other."""
-    system = system.system if isinstance(system, Staged) else system
+    system = unwrapped(system)
     if not isinstance(system, HasAffinity):
         raise ValueError(
             f"{key}: got {type(system).__name__}, whose patches do not attend to each other's "
@@ -140,7 +136,7 @@ def fused_attention(system: Segmenter, encoded: Any, point: Point, size: Size) -
     :func:`require_affinity`.
     """
     require_affinity(system, "attention of a point")
-    system, encoded = unstaged(system, encoded)
+    system, encoded = unwrapped_image(system, encoded)
     assert isinstance(system, HasAffinity)
     affinity, grid = system.affinity(encoded)
     row, column = cell_of(point, size, grid)
@@ -150,7 +146,7 @@ def fused_attention(system: Segmenter, encoded: Any, point: Point, size: Size) -
 def refinements(system: Segmenter, encoded: Any) -> list[Any]:
     """What the system's refiner, and refiners behind it, saw in an image; [] without any."""
     found = []
-    own = encoded.encoded if isinstance(system, Staged) else encoded
+    _, own = unwrapped_image(system, encoded)
     if getattr(own, "refinement", None) is not None:
         found.append(own.refinement)
     if isinstance(system, Staged):

@@ -79,9 +79,9 @@ class Staged(Wrapper):
                 maps = stage.rescore(maps, seen, asked)
         return maps
 
-    def features(self, encoded: StagedImage) -> Tensor:
-        """See :class:`Segmenter`."""
-        return self.system.features(encoded.encoded)
+    def inside(self, encoded: StagedImage) -> Any:
+        """See :class:`Wrapper`."""
+        return encoded.encoded
 
     def own_settings(self) -> dict[str, Any]:
         """See :class:`Wrapper`."""

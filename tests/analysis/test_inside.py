@@ -17,6 +17,7 @@ from hyperclip.load import load_model
 from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question
 from hyperclip.stages import GridRefinement, Refine, Staged
+from hyperclip.test_time import Augmented, ViewOptions
 from hyperclip.tinyscenes.drawing import render_scene
 from hyperclip.vocabulary import Vocabulary
 from PIL import Image
@@ -292,3 +293,19 @@ def test_system_without_stages_scores_as_before(hyperclip_system):
     best = maps.whole((96, 96)).topk(2, dim=0).values
     torch.testing.assert_close(margin, best[0] - best[1], rtol=1e-5, atol=1e-6)
     assert entropy.min() >= 0 and entropy.max() <= 1
+
+
+def test_instruments_see_through_views_and_stages(hyperclip_system, fusion):
+    """The image as it is, whatever stands around the system."""
+    for system in (hyperclip_system, fusion):
+        views = Augmented(system, ViewOptions(True, (1.5,)))
+        around = Staged(views, [Refine(lambda images: [lambda scores: scores for _ in images])])
+        seen, plain = around.encode([IMAGE])[0], system.encode([IMAGE])[0]
+        torch.testing.assert_close(around.features(seen), system.features(plain))
+        if system is fusion:
+            found = inside.fused_attention(around, seen, (95, 8), (96, 96))
+            expected = inside.fused_attention(system, plain, (95, 8), (96, 96))
+        else:
+            found = inside.costs_of(around, seen, VOCABULARY).score
+            expected = inside.costs_of(system, plain, VOCABULARY).score
+        torch.testing.assert_close(found, expected)

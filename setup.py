@@ -97,6 +97,11 @@ setup(
         "formats": ["supervision>=0.30"],
         # Searches memory banks of more than 100,000 regions
         "bank": ["faiss-cpu>=1.9"],
+        # Exported models: written by the first two, run by the last alone
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        # Images that are larger than memory, and maps
+        "maps": ["rasterio>=1.4", "shapely>=2.0"],
+        "serve": ["litserve>=0.2.10"],
         "wandb": ["wandb"],
         "dev": [
             "axe-core-python",

@@ -40,7 +40,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing PyTorch"
     pip install -q -c requirements.lock torch torchvision "setuptools<82"
     say "installing the framework and its requirements"
-    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,regions,bank]"
+    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,regions,bank,export,maps,serve]"
     say "installing Detectron2"
     "$python" tools/install_detectron2.py >&2
     pip check
@@ -49,7 +49,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing readers of results files for the tests"
     rm -rf "$venv/readers"
     pip install -q -c requirements.lock --no-deps --target "$venv/readers" datumaro label-studio-sdk \
-        imagesize json-stream json-stream-rs-tokenizer lxml shapely
+        imagesize json-stream json-stream-rs-tokenizer lxml
     echo "$wanted" >"$stamp"
     say "done"
 fi

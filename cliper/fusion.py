@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from hyperclip.clip import vit_tower as tower
+from hyperclip.runtime.precision import at_least_float32
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
@@ -95,8 +96,7 @@ def encode_layers(
     if visual.proj is not None:
         features = features @ visual.proj
     affinity = weights.mean(dim=1)[:, 1:, 1:]
-    wide = torch.promote_types(affinity.dtype, torch.float32)
-    return F.normalize(features[:, :, 1:].float(), dim=-1), affinity.to(wide)
+    return F.normalize(features[:, :, 1:].float(), dim=-1), at_least_float32(affinity)
 
 
 def read_early_layers(
@@ -190,4 +190,5 @@ def proxy_affinity(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d))`` (B, A, S, S), in float32."""
-    return (q.float() * q.shape[-1] ** -0.5 @ k.float().mT).softmax(dim=-1)
+    logits = q.float() * q.shape[-1] ** -0.5 @ k.float().mT
+    return logits.softmax(dim=-1, dtype=torch.float32)  # under autocast they are in half precision

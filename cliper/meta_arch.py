@@ -170,8 +170,9 @@ class CLIPer(Segmenter):
 
     @property
     def _half(self) -> bool:
-        """Whether float16 is used in places."""
-        return self.half_precision and self.device.type == "cuda"
+        """Whether float16 is used in places, where autocast does not say another precision."""
+        on_gpu = self.device.type == "cuda"
+        return self.half_precision and on_gpu and not torch.is_autocast_enabled("cuda")
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> list[EncodedImage]:

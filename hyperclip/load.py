@@ -16,6 +16,7 @@ from .checkpoints import StrictCheckpointer, require_weights
 from .data.example_files import ExampleFiles, read_folder
 from .data.resizing import ResizeShortestEdge
 from .runtime.files import local_path
+from .runtime.precision import Precision
 from .segmenter import Segmenter
 from .stages import Example, encode_example, with_examples, with_stages
 from .wrapper import unwrapped
@@ -30,15 +31,19 @@ def build_system(cfg: CfgNode) -> Segmenter:
 
 
 def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
-    """The system of a config in evaluation mode, with its weights and the stages of
-    :func:`hyperclip.stages.build_stages`; raises as :func:`load_system`.
+    """The system of a config in evaluation mode, with its weights, in TEST.PRECISION, and the
+    stages of :func:`hyperclip.stages.build_stages`; raises as :func:`load_system` and
+    :meth:`Precision.of`.
     """
     examples = find_examples(cfg)
     system = load_system(cfg, merged=False)
     model = with_stages(system, cfg)  # which look at the weights as they were trained
     if merged:
         merge(system)
-    return staged(model, cfg, examples)
+    precision = Precision.of(cfg.TEST.PRECISION, system)
+    precision.convert(model)
+    with precision.computing():
+        return staged(model, cfg, examples)
 
 
 def find_examples(cfg: CfgNode) -> list[ExampleFiles]:

@@ -25,6 +25,7 @@ from .normalization import pixel_statistics
 from .runtime.files import local_path
 from .runtime.finite import FiniteCheck
 from .runtime.memory import items_at_a_time
+from .runtime.precision import at_least_float32
 from .runtime.weights import holds_trained_alone
 from .segmenter import Description, Question, Segmentation, Segmenter, label
 from .vocabulary import Vocabulary
@@ -205,7 +206,7 @@ class HyperCLIP(Segmenter):
 
     def features(self, encoded: Any) -> Tensor:
         """See :class:`Segmenter`; of windows on the square of them all."""
-        return merge_features(encoded.embeddings, self.sliding)
+        return merge_features(at_least_float32(encoded.embeddings), self.sliding)
 
     def describe(self, dataset: Collection[str] = ()) -> Description:
         """See :class:`Segmenter`."""

@@ -37,7 +37,7 @@ from .prediction import Prediction
 from .pretrained import SaveOptions, locate_model, push_model, save_model
 from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
-from .runtime.precision import EXACT, float32_products, inference_precision
+from .runtime.precision import EXACT, Precision
 from .segmenter import Question, Segmenter
 from .stages import (
     Example,
@@ -130,7 +130,7 @@ class Predictor:
         model: the system, used as it is: adapters are not merged.
         shortest, longest: pixels that the shortest side is resized to (0: the size stays), and that
             the longest may have at most then (0: any number).
-        precision: "float32", or "tf32" on a GPU; the attribute is what is really used.
+        precision: as TEST.PRECISION; the attribute is what is really used.
         config: what the model was built of, which :meth:`save_pretrained` needs.
     """
 
@@ -147,7 +147,8 @@ class Predictor:
         config: CfgNode | None = None,
     ) -> None:
         require_finite_weights(model)
-        self.precision = inference_precision(precision, model)
+        self._precision = Precision.of(precision, model)
+        self.precision = self._precision.name
         self.model, self.resize = model, ResizeShortestEdge(shortest, longest or sys.maxsize)
         with _locks_guard:
             self._lock = _locks.setdefault(model, threading.RLock())
@@ -253,7 +254,7 @@ class Predictor:
         array, covered = pixels_of(image), torch.from_numpy(mask_of(mask))
         require_mask(covered, array.shape[:2], repr(name))
         system, tensor = unwrapped(self.model), self._resized(array)
-        with self._lock, float32_products(self.precision == "tf32"):
+        with self._lock, self._precision.computing():
             return encode_example(system, tensor, covered, name, words)
 
     def add_examples(
@@ -337,7 +338,7 @@ class Predictor:
             {"image": tensor, "height": size[0], "width": size[1], **_named(image, name)}
             for tensor, size, image, name in zip(tensors, sizes, images, names, strict=True)
         ]
-        with self._lock, float32_products(self.precision == "tf32"):
+        with self._lock, self._precision.computing():
             encoded = self.model.encode_records(records)
         return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
 
@@ -375,7 +376,7 @@ class Predictor:
         """
         vocabulary = question.vocabulary
         model, encoded = self._asked(image, vocabulary, examples)
-        with self._lock, float32_products(self.precision == "tf32"):
+        with self._lock, self._precision.computing():
             answer = model.answer(encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
@@ -404,7 +405,7 @@ class Predictor:
         scale = min(1.0, (MOST_SCORES / (len(vocabulary) * height * width)) ** 0.5)
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
         model, encoded = self._asked(image, vocabulary, examples)
-        with self._lock, float32_products(self.precision == "tf32"):
+        with self._lock, self._precision.computing():
             answer = model.segment(encoded, Question(vocabulary, scores=True), size)
         scores = answer.scores
         if scores is None:

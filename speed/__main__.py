@@ -15,7 +15,8 @@ every class, and one-hot targets. refine: CLIPer's refinement at 4096 tokens wit
 against the released code's chain of products. cliper: an image at 336 pixels, refined by a
 diffusion model of Stable Diffusion 2.1's shape, against the same chain and the whole UNet; the
 networks' passes alone are the floor. evaluate: images from files, against whole score maps; the
-networks alone are the floor. The obvious ways are in reference/.
+networks alone are the floor. precision: images and new names in bfloat16 (or --precision
+float16), against float32. The obvious ways are in reference/.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from speed.evaluation import evaluate
 from speed.head import head
 from speed.inference import inference, new_vocabulary
 from speed.measuring import Row, Settings
+from speed.precision import precision
 from speed.refine import refine
 from speed.text import text
 from speed.training import train
@@ -53,6 +55,7 @@ SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "refine": (refine,),
     "cliper": (pipeline,),
     "evaluate": (evaluate,),
+    "precision": (precision,),
 }
 SLOWER = 1.15
 """A case has become worse when its time or memory ratio has fallen by this factor."""
@@ -133,6 +136,12 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="the cases that contain this text"
     )
     parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="also write which operations each case spends its time on",
+    )
+    parser.add_argument(
         "--smoke",
         action="store_true",
         help="tiny models, to see that the suites run: no figures to believe",
@@ -145,6 +154,7 @@ def main() -> int:
         arguments.smoke,
         arguments.only,
         getattr(torch, arguments.precision),
+        arguments.profile,
     )
     chosen = [run for name in arguments.suites for run in SUITES[name]]
     with float32_products(tf32=False):

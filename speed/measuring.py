@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hyperclip.runtime.files import write_atomically
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -30,6 +31,7 @@ class Settings:
         device: where. repeat: runs of each way. smoke: on tiny models, to see that a suite runs;
             its figures mean nothing.
         only: measure cases that contain this text. precision: float32, or what autocast takes.
+        profiles: folder for a table of the operations of each case, None for none.
     """
 
     device: torch.device
@@ -37,6 +39,7 @@ class Settings:
     smoke: bool = False
     only: str = ""
     precision: torch.dtype = torch.float32
+    profiles: Path | None = None
 
     @property
     def half(self) -> bool:
@@ -221,12 +224,33 @@ def compare(
         "megabytes": round(megabytes["fast"], 1),
         "obvious_megabytes": round(megabytes["slow"], 1),
     }
+    if settings.profiles is not None:
+        write_profile(ours, settings.profiles / f"{suite}, {case}.txt")
     if not alike:
         return [row | {"largest_difference": None, "labels_equal": None}]
-    return [
-        row
-        | (difference(fast, slow) if isinstance(fast, Tensor) else difference_of_labels(fast, slow))
-    ]
+    return [row | found_difference(fast, slow)]
+
+
+def write_profile(run: Callable[[], Any], path: Path) -> None:
+    """Write which operations a call spends its time on, on the CPU and on a GPU if it has one."""
+    with torch.profiler.profile() as profile:
+        run()
+    on_gpu = torch.cuda.is_available()
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = profile.key_averages().table(sort_by=order, row_limit=40)
+    write_atomically(path, lambda file: file.write_text(table, encoding="utf-8"))
+
+
+def found_difference(ours: Any, obvious: Any) -> Row:
+    """How results differ: two tensors, two answers, or an answer and scores of all classes."""
+    if isinstance(ours, Tensor):
+        return difference(ours, obvious)
+    if isinstance(obvious, Tensor):
+        return difference_of_labels(ours, obvious)
+    equal = (ours["sem_seg_labels"] == obvious["sem_seg_labels"]).float().mean().item()
+    confidences = (answer["sem_seg_confidence"] for answer in (ours, obvious))
+    return difference(*confidences) | {"labels_equal": equal}
 
 
 def difference(ours: Tensor, obvious: Tensor) -> Row:

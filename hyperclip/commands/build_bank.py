@@ -35,7 +35,7 @@ from ..load import check_system, load_system
 from ..runtime.files import need_output_folder, user_path
 from ..runtime.finite import FiniteCheck, require_finite_weights
 from ..runtime.memory import keep_freed_memory
-from ..runtime.precision import float32_products, inference_precision
+from ..runtime.precision import Precision
 from ..runtime.program import program_parser, terminated_as_interrupted
 from ..segmenter import Segmenter
 from ..stages import Cutter, GrowingBank, ModelPrint
@@ -83,7 +83,7 @@ class Reader:
     cfg: CfgNode
     system: Segmenter
     cutter: Cutter
-    precision: str
+    precision: Precision
 
     def pixels(self, path: Path) -> Tensor:
         """An image, uint8 (3, H, W), in the size that the config has images segmented in."""
@@ -97,7 +97,7 @@ class Reader:
     def regions(self, path: Path) -> Tensor:
         """Unit embeddings of the regions of an image."""
         image = self.pixels(path)
-        with float32_products(self.precision == "tf32"):
+        with self.precision.computing():
             features = self.system.features(self.system.encode([image])[0]).float()
             regions, _ = self.cutter.regions(image, features)
         FiniteCheck().add("the regions' embeddings", regions).require(self.system)
@@ -147,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_finite_weights(system)
     bank = GrowingBank(arguments.output, ModelPrint.of(system), cutter.describe())
     merge(system)
-    reader = Reader(cfg, system, cutter, inference_precision(cfg.TEST.PRECISION, system))
+    precision = Precision.of(cfg.TEST.PRECISION, system)
+    precision.convert(system)
+    reader = Reader(cfg, system, cutter, precision)
     with terminated_as_interrupted():
         added, failed = add_images(bank, reader, images)
         if not bank:

@@ -184,7 +184,9 @@ def _add_test_keys(test: CfgNode) -> None:
     test.SLIDING.KERNEL = 384  # side of a window in that square
     test.SLIDING.OVERLAP = 0.333  # share of a window that its neighbour covers again
     test.SLIDING.GLOBAL_VIEW = True  # average the windows with a view of the whole image
-    test.PRECISION = EXACT  # or tf32: less exact, faster on some GPUs; of the predictor, too
+    # Of every inference: float32; tf32 and float16 (on GPUs); bfloat16; or auto, the fastest that
+    # the device has units for
+    test.PRECISION = EXACT
     test.CLASS_CHUNK = 0  # class maps handled at a time; 0 = what CPU caches or GPU memory take
     test.IMS_PER_BATCH = 1  # images of one evaluation step and process
 

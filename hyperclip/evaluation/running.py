@@ -23,7 +23,7 @@ from ..data.detectron2_catalog import spec_of
 from ..data.label_maps import LabelMap
 from ..runtime import finite, memory
 from ..runtime.files import portable_name
-from ..runtime.precision import float32_products, inference_precision
+from ..runtime.precision import Precision
 from ..segmenter import Description, Question, Segmenter, bare
 from ..vocabulary import Vocabulary
 from .asking import PRESENT, PresentNames, background_rule, dataset_question
@@ -92,8 +92,8 @@ def evaluate_dataset(
         with failing_together():
             start = time.perf_counter()
             memory.forget_peak(system.device)
-            precision = inference_precision(cfg.TEST.PRECISION, system)
-            with float32_products(precision == "tf32"):
+            precision = Precision.of(cfg.TEST.PRECISION, system)
+            with precision.computing():
                 loader = build_test_loader(cfg, records)
                 _run(loader, model, present or question, evaluator, stop)
         with failing_together():
@@ -101,7 +101,7 @@ def evaluate_dataset(
         scores = dict(result["sem_seg"]) if result else {}
         seconds = (time.perf_counter() - start) / len(records)
         label_map = records[0].get("label_map")
-        found = _evaluation(cfg, name, system, question, scores, label_map, seconds, precision)
+        found = _evaluation(cfg, name, system, question, scores, label_map, seconds, precision.name)
         if evaluator.saved is not None:
             with failing_together():
                 evaluator.saved.finish(_about(found, evaluator))

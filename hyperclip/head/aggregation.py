@@ -73,6 +73,11 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp_max(0).exp_() + x.clamp_min(0)
 
 
+def added(y: Tensor, x: Tensor) -> Tensor:
+    """``x + y`` as precise as x, in the memory of y where its type is the same."""
+    return y.to(x.dtype).add_(x)
+
+
 class SpatialBlock(nn.Module):
     """One Swin block over each class map, guided by the image, in (cyclically shifted) windows."""
 
@@ -109,8 +114,8 @@ class SpatialBlock(nn.Module):
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj).add_(x)
-        return mlp(self.mlp, self.norm2, x).add_(x)
+        x = added(chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj), x)
+        return added(mlp(self.mlp, self.norm2, x), x)
 
 
 class SpatialAggregation(nn.Module):
@@ -226,8 +231,8 @@ class ClassAggregation(nn.Module):
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
-        x = self.attend(self.norm1(x), guidance).add_(x)
-        return mlp(self.mlp, self.norm2, x).add_(x)
+        x = added(self.attend(self.norm1(x), guidance), x)
+        return added(mlp(self.mlp, self.norm2, x), x)
 
 
 def pooled_tokens(x: Tensor, pooling: Grid) -> Tensor:

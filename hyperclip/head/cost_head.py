@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config.key_rules import FRAMEWORK, options_of
 from ..dense_features import DenseFeatures
 from ..runtime.memory import items_at_a_time
+from ..runtime.precision import at_least_float32, exactly
 from ..runtime.threads import in_pieces
 from .aggregation import AggregationLayer, ClassAggregation, Grid, SpatialAggregation
 from .decoder import Decoder, Prepared
@@ -28,10 +29,13 @@ from .logits import ViewLogits
 def cost_volume(image: Tensor, text: Tensor) -> Tensor:
     """Cosine of image embeddings (B, C, h, w) with text embeddings (T, C): (B, T, h, w) in -1..1.
 
-    Source: CAT-Seg (CVPR 2024); no temperature.
+    In float32 under autocast, too: cosines of different classes differ by little. Source: CAT-Seg
+    (CVPR 2024); no temperature.
     """
-    image, text = F.normalize(image, dim=1), F.normalize(text, dim=-1)
-    return (text @ image.flatten(2)).unflatten(2, image.shape[-2:])
+    image, text = at_least_float32(image), at_least_float32(text)
+    with torch.autocast(image.device.type, enabled=False):
+        image, text = F.normalize(image, dim=1), F.normalize(text, dim=-1)
+        return (text @ image.flatten(2)).unflatten(2, image.shape[-2:])
 
 
 def top_classes(costs: Tensor, keep: int) -> Tensor | None:
@@ -203,7 +207,7 @@ class CostVolumeHead(nn.Module):
 
     def embed_costs(self, costs: Tensor) -> Tensor:
         """Cost volume (B, T, h, w) to cost embeddings (B, T, h, w, C), class map by class map."""
-        maps = self.cost_embedding(costs.flatten(0, 1)[:, None])
+        maps = exactly(self.cost_embedding, costs.flatten(0, 1)[:, None])
         return maps.unflatten(0, costs.shape[:2]).permute(0, 1, 3, 4, 2)
 
     def prepare(self, features: DenseFeatures) -> PreparedImages:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..runtime.precision import exactly
 from ..runtime.recompute import run
 
 
@@ -85,4 +86,4 @@ class Decoder(nn.Module):
         x = x.flatten(0, 1)
         for stage, own in zip(self.stages, prepared, strict=True):
             x = run(stage, x, own, recompute=recompute)
-        return self.classifier(x)[:, 0].unflatten(0, (b, t))
+        return exactly(self.classifier, x)[:, 0].unflatten(0, (b, t))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..runtime.precision import at_least_float32
+
 REJECTED = -100.0  # logit of a class that pruning left out
 
 
@@ -34,8 +36,7 @@ class ViewLogits:
         """The same in float32, if they are in half precision, in which neighbours of 1 differ by
         0.4 %; and on GPUs autocast resizes in float32 whatever it is given.
         """
-        dtype = torch.promote_types(self.logits.dtype, torch.float32)
-        return replace(self, logits=self.logits.to(dtype))
+        return replace(self, logits=at_least_float32(self.logits))
 
     def whole(self) -> Tensor:
         """Logits (V, T, h, w) of every class, ``REJECTED`` where a view did not keep it."""

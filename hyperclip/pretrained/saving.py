@@ -21,6 +21,7 @@ from ..checkpoints.checkpointer import OVER, digest_of, frozen_state, settings_o
 from ..clip import activation_of
 from ..load import load_system
 from ..runtime.files import refused, user_path
+from ..runtime.finite import HALF
 from ..runtime.weights import HOLDS, TRAINED
 from ..segmenter import Segmenter
 from ..vocabulary import Vocabulary
@@ -116,8 +117,19 @@ def _write(folder: Path, model: Segmenter, cfg: CfgNode, options: SaveOptions, n
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
+def _require_float32(model: Segmenter) -> None:
+    """ValueError for weights that were rounded to half precision."""
+    for value in model.state_dict().values():
+        if value.dtype in HALF:
+            raise ValueError(
+                f"save_pretrained: got weights in {str(value.dtype).removeprefix('torch.')}, "
+                "expected float32, as they were trained. Load the model with TEST.PRECISION float32"
+            )
+
+
 def _write_whole(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[str, Any]) -> None:
     """Write all weights as they are, adapters merged or not."""
+    _require_float32(model)
     if _is_merged(model, cfg):
         settings["MODEL.ADAPTER.MERGED"] = True
     if portable.names_file(cfg.MODEL.CLIP_WEIGHTS):
@@ -132,6 +144,7 @@ def _write_whole(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[st
 
 def _write_trained(folder: Path, model: Segmenter, cfg: CfgNode, settings: dict[str, Any]) -> None:
     """Write what training changed, adapters apart."""
+    _require_float32(model)
     state, notes = _trained(model, cfg)
     if not state:
         raise ValueError("only: got 'trained', but nothing of this model trains. Leave it out")

@@ -68,8 +68,8 @@ def _likely_cause(model: nn.Module | None, half: bool) -> str:
         half = half or any(p.dtype in HALF for p in model.parameters())
     if half:
         return (
-            "half precision, whose largest number is 65504 in float16. Compute in float32: set the "
-            "system's HALF key False, or leave autocast out"
+            "half precision, whose largest number is 65504 in float16. Compute in float32: "
+            "TEST.PRECISION float32, the system's HALF key False, or no autocast"
         )
     return (
         "weights that are broken or belong to another model (none of them is NaN itself), an image "

@@ -1,36 +1,138 @@
-"""In what precision float32 numbers are multiplied, in training and in every inference.
+"""In what precision numbers are multiplied, in training and in every inference.
 
 A GPU may round the factors of a float32 product to TF32 (10 bits), and does so in convolutions
 unless it is told not to. These are switches of the whole process, so they are set while our code
-computes and put back afterwards.
+computes and put back afterwards. bfloat16 and float16 are autocast's: products in half the bits,
+their sums, softmax, norms and cosines in float32.
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from torch import nn
 
 EXACT = "float32"
-PRECISIONS = (EXACT, "tf32")
+MIXED = ("bfloat16", "float16")
+PRECISIONS = ("auto", EXACT, "tf32", *MIXED)
 """What TEST.PRECISION may be."""
+
+logger = logging.getLogger(__name__)
 
 Switches = tuple[str | None, bool | None, tuple[str, ...]]
 
 
-def inference_precision(wanted: str, model: Any) -> str:
-    """In what a system computes, as results call it: "float32", "tf32" (on GPUs only), "float16" or
-    "bfloat16". ValueError if ``wanted``, of TEST.PRECISION, is none of ``PRECISIONS``.
+@dataclass(frozen=True)
+class Precision:
+    """In what a system computes.
+
+    Attributes:
+        name: as results call it: "float32", "tf32", "bfloat16" or "float16". device: its kind,
+            "cpu" or "cuda" say. mixed: whether :meth:`computing` has to switch autocast on.
+    """
+
+    name: str
+    device: str
+    mixed: bool = False
+
+    @classmethod
+    def of(cls, wanted: str, model: Any) -> Self:
+        """That of TEST.PRECISION ``wanted`` for a system where it is; autocast that is on already,
+        and a system that takes float16 on GPUs by itself, go before "float32" and "tf32".
+
+        Raises:
+            ValueError: none of ``PRECISIONS``, or float16 elsewhere than on a GPU.
+        """
+        kind = model.device.type
+        chosen = chosen_precision(wanted, kind)
+        if torch.is_autocast_enabled(kind):
+            return cls(str(torch.get_autocast_dtype(kind)).removeprefix("torch."), kind)
+        if chosen in MIXED:
+            return cls(chosen, kind, mixed=True)
+        if kind != "cuda":
+            return cls(EXACT, kind)
+        return cls("float16" if model.half_precision else chosen, kind)
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, this thread computes in it."""
+        dtype = getattr(torch, self.name) if self.mixed else None
+        mixed = torch.autocast(self.device, dtype) if self.mixed else contextlib.nullcontext()
+        with float32_products(self.name == "tf32"), mixed:
+            yield
+
+    def convert(self, model: nn.Module) -> None:
+        """Keep the weights of the linear and convolution layers of the model's large networks in
+        the precision of their products, once and for all, instead of converting them in every call.
+        """
+        if not self.mixed:
+            return
+        for name, module in model.named_modules():
+            if isinstance(module, CONVERTED) and not LARGE.isdisjoint(name.split(".")):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(getattr(torch, self.name))
+
+
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Numbers in half precision as float32, wider ones as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def exactly(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """A layer in float32 whatever autocast says, but for training, which it would cost memory; its
+    weights must not be converted.
+    """
+    if torch.is_grad_enabled():
+        return layer(values)
+    with torch.autocast(values.device.type, enabled=False):
+        return layer(at_least_float32(values))
+
+
+CONVERTED = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+"""Layers whose products autocast computes in half precision."""
+LARGE = {"clip", "refiner", "proxy"}
+"""What systems and stages call networks that are trained elsewhere."""
+
+
+def chosen_precision(wanted: str, kind: str) -> str:
+    """What a TEST.PRECISION means on a kind of device: itself, but for "auto", which is bfloat16 or
+    float16 where there are units for it, else float32. Raises as :meth:`Precision.of`.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"TEST.PRECISION: got {wanted!r}, expected one of {list(PRECISIONS)}")
-    kind = model.device.type
-    if torch.is_autocast_enabled(kind):
-        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
-    if kind != "cuda":
-        return EXACT
-    return "float16" if model.half_precision else wanted
+    if wanted == "float16" and kind != "cuda":
+        raise ValueError(
+            f"TEST.PRECISION: got 'float16' on {kind!r}, expected 'bfloat16' or 'float32' there: "
+            "float16 needs a GPU"
+        )
+    fast = fast_precision(kind)
+    if wanted == "auto":
+        logger.info("TEST.PRECISION auto: %s on this %s", fast, kind)
+        return fast
+    if wanted == "bfloat16" and fast != wanted:
+        logger.warning(
+            "TEST.PRECISION bfloat16: this %s has no units for it, so that it takes longer than "
+            "float32; 'auto' takes what is fast",
+            kind,
+        )
+    return wanted
+
+
+def fast_precision(kind: str) -> str:
+    """The fastest precision of a kind of device: "bfloat16" where it computes in it, as CPUs with
+    AMX or AVX512-BF16 and GPUs from Ampere on do; "float16" on GPUs before; else "float32".
+    """
+    if kind == "cuda":
+        # before Ampere torch emulates bfloat16, which is slower than float32
+        return MIXED[0 if torch.cuda.is_bf16_supported(including_emulation=False) else 1]
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    if kind == "cpu" and any(getattr(torch.cpu, name, bool)() for name in checks):
+        return MIXED[0]
+    return EXACT
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from hyperclip.evaluation.running import evaluate_dataset
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
 from hyperclip.predictor import Predictor
 from hyperclip.runtime import precision
-from hyperclip.runtime.precision import float32_products, inference_precision
+from hyperclip.runtime.precision import Precision, float32_products
 from hyperclip.training.step import training_precision
 from hyperclip.training.trainer import Trainer
 
@@ -157,26 +157,57 @@ class _TrainerOf(Trainer):
         self.__dict__.update(vars(parts))
 
 
+GPU = SimpleNamespace(device=torch.device("cuda"), half_precision=False)
+HALF_GPU = SimpleNamespace(device=torch.device("cuda"), half_precision=True)
+ON_CPU = SimpleNamespace(device=torch.device("cpu"), half_precision=True)
+
+
+def name_of(wanted, model):
+    return Precision.of(wanted, model).name
+
+
 def test_names():
-    gpu = SimpleNamespace(device=torch.device("cuda"), half_precision=False)
-    half = SimpleNamespace(device=torch.device("cuda"), half_precision=True)
-    cpu = SimpleNamespace(device=torch.device("cpu"), half_precision=True)
-    assert [inference_precision("tf32", m) for m in (gpu, half, cpu)] == [
-        "tf32",
-        "float16",
-        "float32",
-    ]
-    assert [inference_precision("float32", m) for m in (gpu, half, cpu)] == [
-        "float32",
-        "float16",
-        "float32",
-    ]
+    models = (GPU, HALF_GPU, ON_CPU)
+    assert [name_of("tf32", m) for m in models] == ["tf32", "float16", "float32"]
+    assert [name_of("float32", m) for m in models] == ["float32", "float16", "float32"]
+    assert [name_of("bfloat16", m) for m in models] == ["bfloat16"] * 3
     with torch.autocast("cpu", torch.bfloat16):
-        assert inference_precision("float32", cpu) == "bfloat16"
-    with pytest.raises(
-        ValueError, match=r"TEST.PRECISION: got 'half', expected one of \['float32', 'tf32'\]"
-    ):
+        assert name_of("float32", ON_CPU) == "bfloat16"
+        assert not Precision.of("bfloat16", ON_CPU).mixed  # it is on already
+    expected = r"expected one of \['auto', 'float32', 'tf32', 'bfloat16', 'float16'\]"
+    with pytest.raises(ValueError, match=f"TEST.PRECISION: got 'half', {expected}"):
         Predictor(build_model(load_config(DENSE, CPU)), precision="half")
+    with pytest.raises(ValueError, match="TEST.PRECISION: got 'float16' on 'cpu', expected 'bf"):
+        Predictor.from_config(DENSE, [*CPU, "TEST.PRECISION", "float16"])
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "ampere", "cpu", "gpu"),
+    [
+        (True, False, True, "bfloat16", "bfloat16"),
+        (False, True, True, "bfloat16", "bfloat16"),
+        (False, False, False, "float32", "float16"),
+    ],
+)
+def test_auto_takes_what_the_device_has_units_for(
+    monkeypatch, caplog, amx, avx512, ampere, cpu, gpu
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: ampere)
+    caplog.set_level("INFO", "hyperclip.runtime.precision")
+    assert (name_of("auto", ON_CPU), name_of("auto", GPU)) == (cpu, gpu)
+    assert f"TEST.PRECISION auto: {cpu} on this cpu" in caplog.text
+    assert f"TEST.PRECISION auto: {gpu} on this cuda" in caplog.text
+    caplog.clear()
+    name_of("bfloat16", ON_CPU)
+    assert ("no units for it" in caplog.text) == (cpu == "float32")
+
+
+def test_a_torch_that_cannot_say_has_none(monkeypatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert name_of("auto", ON_CPU) == "float32"
 
 
 def test_auto_never_takes_emulated_bfloat16(monkeypatch):

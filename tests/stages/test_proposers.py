@@ -217,7 +217,31 @@ def test_files_of_labels_are_the_connected_parts_of_each_class(tmp_path):
     (regions,) = files.of_records([{**records[1], "image": torch.zeros(3, 3, 4)}])
     assert regions.tolist() == [[0, 0, 3, -1], [2, 2, 3, 3], [1, -1, 2, 2]]
     with pytest.raises(ValueError, match="would have the one file"):
-        save_label_regions([records[0], {**records[0], "file_name": "b/a.jpg"}], tmp_path / "two")
+        other = {**records[0], "file_name": "b/x/paris/a.jpg"}
+        save_label_regions([records[0], other], tmp_path / "two")
+
+
+def test_datasets_whose_images_have_the_same_names_share_a_folder(tmp_path):
+    """What a second one writes takes nothing from the first, and each finds its own."""
+    records = []
+    for k, name in enumerate(("seen", "unseen")):
+        labels = np.zeros((2, 3), np.uint8)
+        labels[:, k:] = 1
+        Image.fromarray(labels).save(tmp_path / f"{name}.png")
+        image = tmp_path / name / "images/0.png"
+        known = {"sem_seg_file_name": str(tmp_path / f"{name}.png"), "label_map": indices(3)}
+        records.append({**known, "file_name": str(image), "image_id": "0"})
+        save_label_regions(records[-1:], tmp_path / "regions")
+    files = RegionFiles(tmp_path / "regions")
+    found = files.of_records([{**record, "image": torch.zeros(3, 2, 3)} for record in records])
+    assert [regions.tolist() for regions in found] == [[[0] * 3] * 2, [[0, 1, 1]] * 2]
+
+
+def test_label_regions_of_an_image_without_folders(tmp_path):
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "l.png")
+    known = {"sem_seg_file_name": str(tmp_path / "l.png"), "label_map": indices(1)}
+    save_label_regions([{**known, "file_name": "/a.jpg"}], tmp_path / "regions")
+    assert [path.name for path in (tmp_path / "regions").iterdir()] == ["a.png"]
 
 
 def test_many_parts_fit_into_a_file(tmp_path):

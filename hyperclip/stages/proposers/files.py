@@ -153,7 +153,8 @@ def files(cfg: CfgNode) -> RegionFiles:
 def save_label_regions(records: Sequence[Mapping[str, Any]], folder: str | Path) -> int:
     """Write the connected regions of a dataset's labels as files for :class:`RegionFiles`: the best
     regions that there can be, which tell what better ones would bring. Pixels that do not count
-    have none. Returns how many files there are.
+    have none. They lie in folders as the images do, so that several datasets may share one. Returns
+    how many files there are.
 
     Raises:
         OSError: nothing can be written. ValueError: two images of one name, and what
@@ -164,8 +165,7 @@ def save_label_regions(records: Sequence[Mapping[str, Any]], folder: str | Path)
     written: dict[Path, str] = {}
     for record in records:
         name = str(record["file_name"])
-        below = Path(str(record.get("image_id", ""))).parent
-        target = root / below / f"{Path(name).stem}.png"
+        target = root / _place_of(record).with_suffix(".png")
         if written.get(target) == name:
             continue  # the other half of an image
         if target in written:
@@ -176,6 +176,14 @@ def save_label_regions(records: Sequence[Mapping[str, Any]], folder: str | Path)
         parts = connected(read_record_label(whole), record["label_map"].ignore)
         write_atomically(target, partial(_picture_of(parts).save, format="PNG"))
     return len(written)
+
+
+def _place_of(record: Mapping[str, Any]) -> Path:
+    """An image's name with the folders around it: as many as its "image_id" has, two or more."""
+    path = Path(record["file_name"])
+    folders = path.parent.relative_to(path.anchor).parts
+    depth = max(2, len(Path(str(record.get("image_id", ""))).parent.parts))
+    return Path(*folders[-depth:], path.name)
 
 
 def connected(labels: np.ndarray, ignore: int) -> np.ndarray:

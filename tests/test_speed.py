@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -129,3 +132,35 @@ def test_pages_show_what_was_measured(page, rows):
                 value = float(number) * UNITS.get(unit, 1.0)
                 assert abs(value - float(measured)) <= last * 0.51, (case, column)
     assert told == rows
+
+
+def test_the_report_of_a_gpu_runs_all_parts_and_says_what_failed(tmp_path):
+    """On tiny models without a GPU: the tests of CUDA skip, the others write what they measure."""
+    options = ("--smoke", "--device", "cpu", "--repeat", "1", "--only", "20 ")
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    done = subprocess.run(
+        ["bash", "tools/gpu_report.sh", str(tmp_path / "gpu"), *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "gpu"
+    assert "skipped" in (folder / "test_cuda.txt").read_text(encoding="utf-8")
+    for precision in ("bfloat16", "float32"):
+        with (folder / f"{precision}.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["precision"] for row in rows} == {precision}
+        assert {"infer", "cliper", "precision"} <= {row["suite"] for row in rows}
+    profiles = {path.name for path in (folder / "profile").iterdir()}
+    assert any(name.startswith("infer, 20 classes") for name in profiles)
+    assert "CPU total" in next(iter((folder / "profile").iterdir())).read_text(encoding="utf-8")
+    failing = subprocess.run(
+        ["bash", "tools/gpu_report.sh", str(tmp_path / "other"), "--only", "no such case"],
+        cwd=ROOT,
+        env=environment | {"PYTHON": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert failing.returncode == 1 and failing.stdout.count("failed:") == 4

@@ -141,7 +141,7 @@ def evaluate(row: Row, seed: int, output: Path, limit: int) -> list[dict[str, An
     cfg = load_config(path, [*keys, "TEST.BOUNDARY_IOU", "True"])
     cfg.OUTPUT_DIR = str(folder)
     cfg.freeze()
-    found = run_suite(make_plan([System(name, cfg)], list(SETS), limit), folder)
+    found = run_suite(make_plan([System(name, cfg)], list(SETS), limit, partial=limit > 0), folder)
     for result in found:
         if "error" in result:
             raise ValueError(f"{name} on {result['dataset']}: {result['error']}")

@@ -104,6 +104,13 @@ RULES = (
     Rule(".*: (RESUME=1 |OVERWRITE=1 )?bash run_train_test.sh", reason=FIGURES),
     Rule(".*: (sbatch|torchrun) ", test=("tests/training/test_launch.py", "slurm.sh")),
     Rule(".*: DRY_RUN=1 bash tools/slurm.sh", test=("tests/training/test_launch.py", "DRY_RUN")),
+    Rule(
+        "docs/performance.md: bash tools/gpu_report.sh", test=("tests/test_speed.py", "gpu_report")
+    ),
+    Rule(
+        "docs/stages.md: python tools/quickstart_table.py",
+        test=("tests/quickstart/test_table.py", "program.main"),
+    ),
     Rule(".*: python -m speed", test=("tests/test_speed.py", "SUITES")),
     Rule(".*: python -m pytest .*test_cuda.py", reason=GPU),
     Rule("docs/training.md: python - ", says="MB"),

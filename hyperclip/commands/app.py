@@ -21,7 +21,6 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 import argparse
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,21 +37,8 @@ from ..page.layout import build_page  # noqa: E402
 from ..page.look import CSS, theme  # noqa: E402
 from ..page.systems import Systems, offered  # noqa: E402
 from ..runtime import memory, program  # noqa: E402
+from ..runtime.ports import check_port  # noqa: E402
 from . import register_systems  # noqa: E402
-
-
-def check_port(port: int, host: str = "127.0.0.1") -> None:
-    """ValueError or OSError unless the page can listen on this port of an address."""
-    if not 0 < port < 2**16:
-        raise ValueError(f"--port: got {port}, expected 1 to 65535")
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            where = f"--port: got {port}" + f" with --host {host}" * (host != "127.0.0.1")
-            reason = f"where nothing can listen ({error.strerror}). Choose another one"
-            raise OSError(f"{where}, {reason}") from error
 
 
 def limits_of(megapixels: float, megabytes: float) -> Limits:

@@ -18,11 +18,11 @@ from PIL import Image
 
 from ..data import read_image
 from ..prediction import Prediction
+from ..runtime.recent import Recent
 from ..visualization import map_palette
 from ..vocabulary import Vocabulary
 from .background import Background
 from .examples import Shown, VisitorsExamples
-from .recent import Recent
 from .systems import Systems
 
 ANSWER_BYTES = 2**29

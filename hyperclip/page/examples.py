@@ -15,8 +15,8 @@ import numpy as np
 
 from ..data.example_files import require_mask
 from ..predictor import mask_of
+from ..runtime.recent import Recent
 from ..vocabulary.names import is_blank
-from .recent import Recent
 
 MOST = 16
 """Examples of a visitor."""

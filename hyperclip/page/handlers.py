@@ -11,12 +11,12 @@ import gradio as gr
 
 from ..runtime import memory
 from ..runtime.program import one_line, user_errors
+from ..runtime.recent import Recent
 from ..vocabulary import Vocabulary
 from . import rendering, words
 from .answers import Answer, Answers, Request
 from .background import Background, threshold_of
 from .pictures import Picture
-from .recent import Recent
 
 LIST_BYTES = 2**20
 SESSIONS = 10_000

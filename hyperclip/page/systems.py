@@ -20,9 +20,9 @@ from ..config import load_config
 from ..evaluation.kept_rows import named_contents
 from ..predictor import EncodedImage, Predictor
 from ..runtime import files
+from ..runtime.recent import Recent
 from ..stages import Example
 from .examples import Shown
-from .recent import Recent
 
 logger = logging.getLogger("hyperclip.app")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import re
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def forget_peak(device: torch.device) -> None:
         return
     with contextlib.suppress(OSError):  # Linux lets a process clear its own high-water mark
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_bytes() -> int:
+    """RAM of this process now; its most so far where the system does not say."""
+    pages = Path("/proc/self/statm")
+    if not pages.is_file():
+        return peak_resident_bytes()
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes(device: torch.device) -> int:

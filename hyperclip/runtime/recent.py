@@ -22,6 +22,11 @@ class Recent(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._values)
 
+    @property
+    def weight(self) -> int:
+        """What all of them weigh."""
+        return self._total
+
     def get(self, key: K) -> V | None:
         """The value of a key; None if it is not kept."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperclip.page.recent import Recent
+from hyperclip.runtime.recent import Recent
 
 
 def test_the_least_recently_used_goes_first():

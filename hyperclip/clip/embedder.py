@@ -39,7 +39,7 @@ class TextEmbedder:
     tower's weights and precision (:mod:`hyperclip.clip.text_cache_key`).
 
     Args:
-        templates: sentences with one ``{}``. capacity: vocabularies kept; the oldest is dropped.
+        templates: sentences with one ``{}``. capacity: vocabularies kept, those asked last.
         synonyms: "first", "mean" or "max". typed: the same for typed vocabularies, None for no
             difference; configs mean :func:`synonym_rule`'s.
     """
@@ -144,7 +144,7 @@ class TextEmbedder:
         # training may use what is kept, but no tensors that were made in inference mode
         with torch.inference_mode(False), torch.no_grad():
             key = (self._asked_key(clip, vocabulary), text_state(clip, used))
-            found = self._embeddings.get(key)
+            found = _recall(self._embeddings, key)
             if found is None:
                 found = self._embed(clip, tokens, owners, rows)
                 _remember(self._embeddings, key, found, self.capacity)
@@ -177,8 +177,8 @@ class TextEmbedder:
     def _tokenized(self, clip: nn.Module, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (P, S), the embedding that each prompt belongs to (P,), all ids once (R,)."""
         key = self._asked_key(clip, vocabulary)
-        if key in self._tokens:
-            return self._tokens[key]
+        if (known := _recall(self._tokens, key)) is not None:
+            return known
         left_out = sum(len(synonyms) - 1 for synonyms in vocabulary.classes)
         if left_out and self.rule(vocabulary) == "first":
             logger.info(
@@ -215,7 +215,14 @@ def mean_class(embeddings: Tensor, class_of: Tensor | None = None) -> Tensor:
     return F.normalize(embeddings.mean(dim=0, keepdim=True), dim=-1)
 
 
+def _recall(store: OrderedDict, key: tuple) -> Any:
+    """What is kept under a key, which now is the one asked last; None if nothing is."""
+    if key in store:
+        store.move_to_end(key)
+    return store.get(key)
+
+
 def _remember(store: OrderedDict, key: tuple, value: Any, capacity: int) -> None:
     store[key] = value
-    if len(store) > capacity:
+    while len(store) > capacity:  # which may have been lowered
         store.popitem(last=False)

@@ -39,17 +39,17 @@ def embedder(loaded, capacity=8, synonyms="first"):
 
 
 @torch.no_grad()
-def test_the_oldest_vocabularies_give_way(loaded, runs):
+def test_the_vocabularies_that_were_not_asked_for_longest_give_way(loaded, runs):
     embed = embedder(loaded, capacity=2)
     for words in (WORDS[0], WORDS[1], WORDS[1], WORDS[0]):
         embed(loaded.model, words)
     assert len(runs) == 2  # both are kept
     embed(loaded.model, WORDS[2])
-    for words in (WORDS[2], WORDS[1]):
+    for words in (WORDS[2], WORDS[0]):
         embed(loaded.model, words)
-    assert len(runs) == 3  # the newest is kept, and so is the second
-    embed(loaded.model, WORDS[0])
-    assert len(runs) == 4  # the oldest went
+    assert len(runs) == 3  # the newest is kept, and so is the one that was asked before it
+    embed(loaded.model, WORDS[1])
+    assert len(runs) == 4  # the other one went
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ PROGRAMS = (
     "vocabulary",
     "choose-templates",
     "doctor",
+    "serve",
 )
 
 setup(
@@ -101,7 +102,7 @@ setup(
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         # Images that are larger than memory, and maps
         "maps": ["rasterio>=1.4", "shapely>=2.0"],
-        "serve": ["litserve>=0.2.10"],
+        "serve": ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"],
         "wandb": ["wandb"],
         "dev": [
             "axe-core-python",

@@ -33,7 +33,7 @@ FLOORS = (
     ("hyperclip.pretrained", "hyperclip.ensemble"),
     ("hyperclip.predictor", "hyperclip.evaluation"),
     ("hyperclip.analysis",),
-    ("hyperclip.training", "hyperclip.page"),
+    ("hyperclip.training", "hyperclip.page", "hyperclip.serving"),
     ("hyperclip.commands",),
 )
 """From the ground up. A module imports from floors below it, or from its own room."""

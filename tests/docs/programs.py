@@ -24,6 +24,7 @@ from hyperclip.commands import (
     demo,
     evaluate,
     new_dataset,
+    serve,
     visualize,
 )
 from hyperclip.commands import vocabulary as words_report
@@ -93,7 +94,10 @@ def parse(program: str, words: list[str], script: str) -> argparse.Namespace:
             name = program.removeprefix("hyperclip-").replace("-", "_")
             importlib.import_module(f"hyperclip.commands.{name}").main(words)
         elif program.startswith("-m "):
-            importlib.import_module(f"{program.removeprefix('-m ')}.__main__").main()
+            module = importlib.import_module(program.removeprefix("-m "))
+            if hasattr(module, "__path__"):  # a package
+                module = importlib.import_module(f"{module.__name__}.__main__")
+            module.main()
         else:
             patch.syspath_prepend((ROOT / script).parent)
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -161,6 +165,12 @@ def check_words(arguments: argparse.Namespace) -> None:
     words_report.chosen_config(arguments)
 
 
+def check_server(arguments: argparse.Namespace) -> None:
+    serve.chosen_config(arguments)
+    serve.limits_of(arguments)
+    serve.sizes_of(arguments)
+
+
 def nothing_more(arguments: argparse.Namespace) -> None:
     """The parser has said it all."""
 
@@ -186,6 +196,9 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,
     "-m speed": check_speed,
+    "hyperclip-serve": check_server,
+    "-m hyperclip.serving.client": nothing_more,
+    "-m hyperclip.serving.load": nothing_more,
 }
 """What is checked of a program's arguments behind its parser."""
 

@@ -97,6 +97,10 @@ RULES = (
         "docs/vocabulary.md: hyperclip-choose-templates ",
         test=("tests/clip/test_template_experts.py", "program.main"),
     ),
+    Rule(
+        "docs/serving.md: (hyperclip-serve|python -m hyperclip.serving)",
+        test=("tests/serving/test_program.py", "hyperclip.serving.load"),
+    ),
     Rule(".*: hyperclip-[a-z-]+$", test=("tests/test_wheel.py", "hyperclip-")),
     Rule(".*: (pip install|python tools/install_detectron2.py)", reason=INSTALLS),
     Rule(".*: bash tools/setup.sh", reason=INSTALLS),
@@ -170,6 +174,7 @@ CODE_OF_TESTS = {
     "docs/results.md": ("tests/results/test_page.py", "exec(compile(block"),
     "docs/new_system.md": ("tests/test_new_system.py", 'BLOCKS["python"]'),
     "docs/stages.md": ("tests/stages/test_proposers.py", "docs/stages.md"),
+    "docs/serving.md": ("tests/serving/test_server.py", "docs/serving.md"),
 }
 """Tests that run the Python blocks of a page, and words of them that show this."""
 

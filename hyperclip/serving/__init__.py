@@ -1,0 +1,1 @@
+"""Answers for other programs over HTTP: a server, and a client for it; docs/serving.md."""

@@ -122,7 +122,7 @@ class Client:
         with self._connection() as connection:
             try:
                 connection.request(method, path, body, headers)
-            except BrokenPipeError:
+            except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before all of it was sent: the reason is there to be read
             response = connection.getresponse()
             content = response.read()

@@ -46,14 +46,15 @@ Pair = tuple[int, int]
 
 @dataclass
 class Report:
-    """What came of the requests: seconds of each, its label map, and what was refused; resident
-    bytes of the server when half of them were answered and after all.
+    """What came of the requests: seconds of each, its label map, and what was refused; seconds in
+    all and of the server's cores, and its resident bytes after half of the requests and after all.
     """
 
     seconds: list[float] = field(default_factory=list)
     labels: list[tuple[Pair, np.ndarray]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     wall: float = 0.0
+    cpu: float = 0.0
     resident: list[float] = field(default_factory=list)
 
     def differing(self, expected: dict[Pair, np.ndarray]) -> list[float]:
@@ -112,13 +113,16 @@ def ask(clients: Sequence[Client], images: Sequence[bytes], requests: int) -> Re
             report.seconds.append(time.perf_counter() - started)
             report.labels.append((pair, labels_in(file)))
 
+    used = clients[0].metrics()["hyperclip_cpu_seconds"]
     with ThreadPoolExecutor(len(clients)) as pool:
         for half in halves:
             started = time.perf_counter()
             parts = [half[k :: len(clients)] for k in range(len(clients))]
             list(pool.map(send, clients, parts))
             report.wall += time.perf_counter() - started
-            report.resident.append(clients[0].metrics()["hyperclip_resident_bytes"])
+            counted = clients[0].metrics()
+            report.resident.append(counted["hyperclip_resident_bytes"])
+    report.cpu = counted["hyperclip_cpu_seconds"] - used
     return report
 
 
@@ -130,7 +134,8 @@ def lines(report: Report) -> list[str]:
     return [
         f"{answered} answers in {report.wall:.1f} s: {answered / report.wall:.1f} a second, "
         f"{len(report.refused)} refused",
-        f"seconds of an answer: {middle:.2f} in the middle, {late:.2f} at the 99th percentile",
+        f"seconds of an answer: {middle:.2f} in the middle, {late:.2f} at the 99th percentile; "
+        f"of a core of the server: {report.cpu / max(answered, 1):.3f}",
         f"memory of the server: {before:.0f} MB after half of them, {after:.0f} MB after all",
         *sorted(set(report.refused)),
     ]

@@ -7,6 +7,7 @@ from ..runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -82,6 +83,7 @@ class Service:
         gauge("waiting_requests", lambda: len(self.batches), "requests that wait for the model")
         gauge("cached_images", lambda: len(self._images), "encoded images in the cache")
         gauge("cached_image_bytes", lambda: self._images.weight, "bytes of these")
+        gauge("cpu_seconds", time.process_time, "of all threads since the process began")
         gauge("resident_bytes", memory.resident_bytes, "memory of the process")
 
     def submit(self, fields: Fields) -> Future[Output]:

@@ -64,6 +64,7 @@ def test_200_requests_of_20_clients_over_4_vocabularies(predictor, images, expec
     assert counted['hyperclip_cache_misses_total{cache="vocabularies"}'] < 20
     assert counted["hyperclip_cached_images"] == 5 and counted["hyperclip_waiting_requests"] == 0
     before, after = report.resident
+    assert report.wall > 0 < report.cpu <= counted["hyperclip_cpu_seconds"]
     assert 0 < before and after < before + 64 * 2**20
 
 

@@ -13,6 +13,7 @@ PROGRAMS = (
     "train",
     "evaluate",
     "demo",
+    "segment-large",
     "app",
     "new-dataset",
     "build-bank",

@@ -38,6 +38,7 @@ from .pretrained import SaveOptions, locate_model, push_model, save_model
 from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, Precision
+from .score_maps import ScoreMaps
 from .segmenter import Question, Segmenter
 from .stages import (
     Example,
@@ -384,6 +385,19 @@ class Predictor:
         asked, synonyms = (text.asked(vocabulary), text.rule(vocabulary)) if text else (None, "")
         maps = None if answer.scores is None else answer.scores.float().cpu().numpy()
         return Prediction(labels, confidence, vocabulary.names, asked, synonyms, maps)
+
+    def scores(self, image: EncodedImage, question: Question) -> ScoreMaps:
+        """The scores of all classes in an encoded image, the question's background words among
+        them, behind the others; raises as :meth:`segment`.
+        """
+        model, encoded = self._asked(image, question.vocabulary, ())
+        with self._lock, float32_products(self.precision == "tf32"), torch.no_grad():
+            return model.score(encoded, model.with_rest(question), image.size)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The config's, and those of :meth:`add_examples`."""
+        return (*examples_of(self.model).examples, *self._shown)
 
     def top(
         self,

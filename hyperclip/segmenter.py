@@ -262,7 +262,19 @@ class Segmenter(nn.Module, abc.ABC):
         """
         if question.background not in ("words", "other"):
             return self.segment(encoded, question, size)
-        vocabulary, classes = question.vocabulary, len(question.vocabulary)
+        classes = len(question.vocabulary)
+        whole = self.segment(encoded, self.with_rest(question), size)
+        labels = torch.where(whole.labels < classes, whole.labels, NO_CLASS)
+        scores = None if whole.scores is None else whole.scores[:classes]
+        return Segmentation(labels, whole.confidence, scores)
+
+    def with_rest(self, question: Question) -> Question:
+        """The question whose background words, or mean of the classes, are further classes behind
+        the others; itself for another background. Raises as :meth:`answer`.
+        """
+        vocabulary = question.vocabulary
+        if question.background not in ("words", "other"):
+            return question
         if question.background == "words":
             asked = vocabulary.with_background_prompts()
         elif self.text is not None:
@@ -271,10 +283,7 @@ class Segmenter(nn.Module, abc.ABC):
             system = type(self).__name__
             raise ValueError(f"background 'other': {system} has no embeddings of names to average")
         rule = "own" if question.has_threshold else "none"
-        whole = self.segment(encoded, replace(question, vocabulary=asked, background=rule), size)
-        labels = torch.where(whole.labels < classes, whole.labels, NO_CLASS)
-        scores = None if whole.scores is None else whole.scores[:classes]
-        return Segmentation(labels, whole.confidence, scores)
+        return replace(question, vocabulary=asked, background=rule)
 
     @abc.abstractmethod
     def describe(self, dataset: Collection[str] = ()) -> Description:

@@ -32,7 +32,7 @@ FLOORS = (
     ("hyperclip.load", "hyperclip.prediction", "hyperclip.stages.proposers"),
     ("hyperclip.pretrained", "hyperclip.ensemble"),
     ("hyperclip.predictor", "hyperclip.evaluation"),
-    ("hyperclip.analysis",),
+    ("hyperclip.analysis", "hyperclip.large"),
     ("hyperclip.training", "hyperclip.page", "hyperclip.serving"),
     ("hyperclip.commands",),
 )

@@ -391,7 +391,7 @@ class Predictor:
         them, behind the others; raises as :meth:`segment`.
         """
         model, encoded = self._asked(image, question.vocabulary, ())
-        with self._lock, float32_products(self.precision == "tf32"), torch.no_grad():
+        with self._lock, self._precision.computing(), torch.no_grad():
             return model.score(encoded, model.with_rest(question), image.size)
 
     @property

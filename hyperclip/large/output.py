@@ -48,8 +48,10 @@ def profile_of(raster: Raster, box: Box, classes: int) -> dict[str, Any]:
         "compress": "deflate", "bigtiff": "if_safer",
     }  # fmt: skip
     if raster.crs is not None:
-        shift = type(raster.transform).translation(box.left, box.top)
-        profile |= {"crs": raster.crs, "transform": raster.transform * shift}
+        from rasterio.windows import Window, transform
+
+        own = transform(Window(box.left, box.top, width, height), raster.transform)
+        profile |= {"crs": raster.crs, "transform": own}
     return profile
 
 

@@ -28,11 +28,6 @@ def choose_bands(dataset: Any, bands: Sequence[int]) -> tuple[int, ...]:
             raise ValueError(f"bands: {got}, {expected}")
         return tuple(bands)
     names = [color.name for color in dataset.colorinterp]
-    if "cyan" in names:
-        raise ValueError(
-            f"{dataset.name!r}: got cyan, magenta, yellow and black, expected RGB or grey. Convert "
-            "it, or choose bands"
-        )
     if all(name in names for name in ("red", "green", "blue")):
         return tuple(names.index(name) + 1 for name in ("red", "green", "blue"))
     return (1, 2, 3) if count >= 3 else (1,)

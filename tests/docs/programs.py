@@ -25,6 +25,7 @@ from hyperclip.commands import (
     evaluate,
     new_dataset,
     serve,
+    segment_large,
     visualize,
 )
 from hyperclip.commands import vocabulary as words_report
@@ -130,6 +131,12 @@ def check_demo(arguments: argparse.Namespace) -> None:
     build_writers(arguments.format, arguments.output, names)
 
 
+def check_large(arguments: argparse.Namespace) -> None:
+    segment_large.request_of(arguments, demo.chosen_config(arguments))
+    if arguments.vocabulary:
+        demo.choose_vocabulary(demo.chosen_config(arguments), arguments)
+
+
 def check_page(arguments: argparse.Namespace) -> None:
     offered(arguments.config_file)
     app.limits_of(arguments.max_megapixels, arguments.max_megabytes)
@@ -181,6 +188,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-evaluate": check_evaluation,
     "hyperclip-demo": check_demo,
     "hyperclip-app": check_page,
+    "hyperclip-segment-large": check_large,
     "hyperclip-new-dataset": new_dataset.request_of,
     "hyperclip-build-bank": demo.chosen_config,
     "hyperclip-check-datasets": lambda arguments: check_datasets.choose(arguments.datasets),

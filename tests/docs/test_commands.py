@@ -75,6 +75,11 @@ RULES = (
         test=("tests/commands/test_build_bank.py", "build_bank.main"),
     ),
     Rule("docs/stages.md: hyperclip-demo", test=("tests/stages/test_bank.py", "TEST.BANK.FILE")),
+    Rule(
+        ".*: hyperclip-segment-large ",
+        test=("tests/large/test_program.py", "segment_large.main"),
+    ),
+    Rule("docs/large_images.md: python speed/large_image.py", reason=FIGURES),
     Rule(".*: hyperclip-new-dataset", test=("tests/commands/test_own_data.py", "new_dataset")),
     Rule("docs/inside.md: hyperclip-train ", reason=FIGURES),
     Rule(
@@ -175,6 +180,7 @@ CODE_OF_TESTS = {
     "docs/new_system.md": ("tests/test_new_system.py", 'BLOCKS["python"]'),
     "docs/stages.md": ("tests/stages/test_proposers.py", "docs/stages.md"),
     "docs/serving.md": ("tests/serving/test_server.py", "docs/serving.md"),
+    "docs/large_images.md": ("tests/large/test_program.py", "docs/large_images.md"),
 }
 """Tests that run the Python blocks of a page, and words of them that show this."""
 

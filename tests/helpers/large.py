@@ -36,7 +36,7 @@ class Cheap(Segmenter):
 
     def score(self, encoded, question, size):
         colors = torch.tensor([COLORS[name] for name in question.vocabulary.names]).float()
-        far = (encoded[None] - colors[:, :, None, None]).norm(dim=1) / 256
+        far = torch.cdist(colors, encoded.flatten(1).T).unflatten(1, encoded.shape[1:]) / 256
         scores = torch.exp(-far)
         scores = scores + self.context * scores.mean(dim=(1, 2), keepdim=True)
         return GridMaps(scores, 0.0, question.pixel_threshold or 0.0)
@@ -53,18 +53,21 @@ def cheap(**options: float) -> Predictor:
     return Predictor(Cheap(**options))
 
 
-def blobs(rows: range, columns: range, period: int = 61) -> np.ndarray:
+def blobs(rows: range, columns: range, period: int = 11) -> np.ndarray:
     """A part of an endless picture of smooth colours, uint8 (3, h, w)."""
-    y, x = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)
+    y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+    x = np.arange(columns.start, columns.stop, dtype=np.float32)
     waves = [
-        np.sin(y / period + x / (1.7 * period)),
-        np.sin(x / period - y / (2.3 * period) + 1),
-        np.sin((x + y) / (1.3 * period) + 2),
+        np.sin(y / period) + np.sin(x / (1.7 * period)),
+        np.sin(x / period) - np.sin(y / (2.3 * period) + 1),
+        np.sin(y / (1.3 * period) + 2) + np.sin(x / (1.1 * period)),
     ]
-    return np.stack([(128 + 100 * wave).astype(np.uint8) for wave in waves])
+    return np.stack([(128 + 60 * wave).astype(np.uint8) for wave in waves])
 
 
-def write_map(path, height, width, *, transform=MAP, crs="EPSG:32632", first=(0, 0), **options):
+def write_map(
+    path, height, width, *, transform=MAP, crs="EPSG:32632", first=(0, 0), period=11, **options
+):
     """Write such a picture as a GeoTIFF, by windows; ``first`` is the picture's row and column
     at the upper left corner.
     """
@@ -74,6 +77,6 @@ def write_map(path, height, width, *, transform=MAP, crs="EPSG:32632", first=(0,
     with rasterio.open(path, "w", **profile, **shape) as file:
         for top in range(0, height, 256):
             rows = range(first[0] + top, first[0] + min(top + 256, height))
-            pixels = blobs(rows, range(first[1], first[1] + width))
+            pixels = blobs(rows, range(first[1], first[1] + width), period)
             file.write(pixels, window=Window(0, top, width, len(rows)))
     return path

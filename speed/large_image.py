@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=3)
     parser.add_argument("--window", type=int, default=768)
     arguments = parser.parse_args()
-    found = measure(arguments.side, max(3, arguments.classes), arguments.window)
+    found = measure(arguments.side, arguments.classes, arguments.window)
     more = found["peak"] - found["before"]
     side, seconds = arguments.side, found["seconds"]
     line = f"{side} x {side} pixels, {arguments.classes} names: {more:.0f} MB above the model"

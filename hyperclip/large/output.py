@@ -86,9 +86,24 @@ def write_labels(
                 counts[:] += np.bincount(labels.ravel(), minlength=len(counts))
                 place = Window(0, rows.top - box.top, labels.shape[1], labels.shape[0])
                 file.write(labels, 1, window=place)
+        require_counts(part, counts)  # GDAL does not always say that a disk is full
 
     write_atomically(target, write)
     return counts
+
+
+def require_counts(path: Path, counts: np.ndarray) -> None:
+    """OSError unless a file of labels has so many pixels of each."""
+    import rasterio
+    from rasterio.windows import Window
+
+    with quiet_rasterio(), rasterio.open(path) as file:
+        found = np.zeros_like(counts)
+        for top in range(0, file.height, BLOCK):
+            labels = file.read(1, window=Window(0, top, file.width, min(BLOCK, file.height - top)))
+            found += np.bincount(labels.ravel(), minlength=len(counts))
+    if (found != counts).any():
+        raise OSError("what was written reads otherwise; is the disk full?")
 
 
 def _bands(

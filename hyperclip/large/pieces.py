@@ -46,7 +46,7 @@ class Pieces:
         return self._file(box).is_file()
 
     def add(self, box: Box, labels: np.ndarray) -> None:
-        """Keep the labels (h, w) of a piece; OSError, in one line, if the disk is full."""
+        """Keep the labels (H, W) of a piece; OSError, in one line, if the disk is full."""
 
         def write(part: Path) -> None:
             with part.open("wb") as file:

@@ -1,14 +1,13 @@
 """Images that are read by windows: GeoTIFF and other TIFF files, of any size, and those formats
 that can only be decoded as a whole.
 
-Shapes: C bands, H W image, h w part of it.
+Shapes: H W image, or a part of it.
 """
 
 from __future__ import annotations
 
 import abc
 import importlib.util
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ from ..data.image_files import IMAGE_SUFFIXES, exif_orientation
 from ..data.mapper import read_image
 from .lattice import Box, Lattice, anchor_of, mirrored
 from .values import choose_bands, choose_range, eight_bits
-
-logger = logging.getLogger("hyperclip.large")
 
 INSTALL = "pip install 'hyperclip[maps]'"
 """What brings rasterio."""
@@ -38,7 +35,7 @@ class Raster(abc.ABC):
     Attributes:
         crs, transform: where a map is in the world, as rasterio has them; None of other images.
         row, column: a pixel at which the lattice of windows begins a cell.
-        settings: plain values that decide the pixels.
+        settings: plain values that decide the pixels. remark: how it is read.
     """
 
     path: Path
@@ -49,10 +46,11 @@ class Raster(abc.ABC):
     row = 0
     column = 0
     settings: dict[str, Any]
+    remark: str
 
     @abc.abstractmethod
     def read_box(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels of a part, uint8 RGB (h, w, 3), and which of them are there, bool (h, w)."""
+        """The pixels of a part, uint8 RGB (H, W, 3), and which of them are there, bool (H, W)."""
 
     @property
     def whole(self) -> Box:
@@ -66,6 +64,8 @@ class Raster(abc.ABC):
 
     def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`read_box`, of a part that may lie outside, where the image is mirrored."""
+        if box.common(self.whole) == box:
+            return self.read_box(box)
         rows = mirrored(box.top, box.bottom, self.height)
         columns = mirrored(box.left, box.right, self.width)
         inner = Box(*(int(x) for k in (rows, columns) for x in (k.min(), k.max() + 1)))
@@ -81,11 +81,8 @@ class PictureRaster(Raster):
         self.path, self.settings = path, {"bits": image_bits}
         self.pixels = read_image(path, image_bits=image_bits, max_pixels=max_pixels)
         self.height, self.width = self.pixels.shape[:2]
-        logger.info(
-            "%s: decoded as a whole, %.0f MB; only TIFF files are read by windows",
-            path,
-            self.pixels.nbytes / 1e6,
-        )
+        size = f"{self.pixels.nbytes / 1e6:.0f} MB"
+        self.remark = f"{path}: decoded as a whole, {size}; only TIFF files are read by windows"
 
     def read_box(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Raster`."""
@@ -128,8 +125,7 @@ class TiffRaster(Raster):
                 "it, and it cannot be read by windows. Save it upright"
             )
         self.settings = {"bands": list(self.bands), "value range": self.limits}
-        if dataset.count > 1 or len(self.bands) > 1:
-            logger.info("%s: bands %s of %d", self.path, list(self.bands), dataset.count)
+        self.remark = f"{self.path}: bands {list(self.bands)} of {dataset.count}"
 
     def read_box(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Raster`: a pixel is there if any of its bands is, and all are finite."""

@@ -78,6 +78,7 @@ def segment_request(
     check_model(predictor, question)
     names = question.vocabulary.names
     with request.open(len(names)) as (raster, box):
+        logger.info("%s", raster.remark)
         lattice = raster.lattice(request.window or window_of(predictor.model))
         width = request.tile or default_tile(predictor, question, lattice.window)
         task = Task(predictor, question, raster, lattice, box, max(1, width // lattice.stride))

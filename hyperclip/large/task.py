@@ -1,7 +1,7 @@
 """The work on a large image: strips of windows, from top to bottom, and the pieces of labels that
 they give.
 
-Two rows of windows are in memory, as the small maps that systems answer with. Shapes: h w part of
+Two rows of windows are in memory, as the small maps that systems answer with. Shapes: H W part of
 the image.
 """
 
@@ -40,7 +40,7 @@ class Piece:
 @dataclass(frozen=True)
 class WindowRow:
     """The scores of windows side by side, None for those without data, and which pixels of them
-    together have data, bool (h, w).
+    together have data, bool (H, W).
     """
 
     maps: list[ScoreMaps | None]
@@ -114,7 +114,7 @@ class Task:
         return WindowRow(maps, valid)
 
     def label(self, piece: Piece, above: WindowRow, below: WindowRow) -> np.ndarray:
-        """The labels (h, w) of a piece, as they are stored."""
+        """The labels (H, W) of a piece, as they are stored."""
         s, classes = self.lattice.stride, len(self.question.vocabulary)
         kind, none, no_data = kind_of(classes)
         valid = below.valid[:s, s:-s]  # of the cells between the first and the last
@@ -140,7 +140,7 @@ class Task:
 
 
 def filled(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """An image, uint8 RGB (h, w, 3), whose pixels without data have the mean colour of the others,
+    """An image, uint8 RGB (H, W, 3), whose pixels without data have the mean colour of the others,
     of which there is one at least.
     """
     if valid.all():

@@ -1,7 +1,4 @@
-"""From the values of an image's bands to RGB of 8 bits, and which bands these are.
-
-Shapes: C bands, H W image.
-"""
+"""From the values of an image's bands to RGB of 8 bits, and which bands these are."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from hyperclip.large import Request, raster, segment_file
+from hyperclip.large import Request, output, raster, segment_file
 from hyperclip.large.raster import open_raster
 from hyperclip.segmenter import Question
 from PIL import Image
@@ -39,8 +39,8 @@ def seen(path, *options):
         return image.read_box(image.whole)
 
 
-def segmented(source, output, **options):
-    return segment_file(cheap(), source, output, NAMES, **{"window": 64, **options})
+def segmented(source, target, **options):
+    return segment_file(cheap(), source, target, NAMES, **{"window": 64, **options})
 
 
 @pytest.fixture
@@ -70,6 +70,17 @@ def test_a_map_stays_where_it_is(tmp_path, transform):
         counts = np.bincount(file.read(1).ravel(), minlength=256)
     assert list(areas.classes.values()) == counts[:3].tolist()
     assert (areas.no_class, areas.no_data) == (0, counts[255])
+
+
+def test_a_file_that_reads_otherwise_is_refused(tmp_path):
+    """As one that a full disk cut short."""
+    source = write_map(tmp_path / "map.tif", *SIZE)
+    areas = segmented(source, tmp_path / "out.tif")
+    counts = np.zeros(256, np.int64)
+    counts[:3] = list(areas.classes.values())
+    output.require_counts(tmp_path / "out.tif", counts)
+    with pytest.raises(OSError, match="reads otherwise; is the disk full"):
+        output.require_counts(tmp_path / "out.tif", counts[::-1])
 
 
 def test_no_data_stays_no_data_and_is_not_seen(tmp_path, picture):
@@ -129,13 +140,12 @@ def test_other_values_than_8_bits_need_a_range(tmp_path, picture, kind):
     assert given == pytest.approx(np.percentile(values, (1, 99)), rel=0.05, abs=1)
 
 
-def test_bands(tmp_path, picture, caplog):
+def test_bands(tmp_path, picture):
     five = np.concatenate([picture[::-1], np.zeros((2, *SIZE), np.uint8)])
     source = write(tmp_path / "five.tif", five, photometric="minisblack")
-    with caplog.at_level(logging.INFO, "hyperclip"):
-        logging.getLogger("hyperclip").propagate = True
-        np.testing.assert_array_equal(seen(source)[0].transpose(2, 0, 1), picture[::-1])
-    assert "bands [1, 2, 3] of 5" in caplog.text
+    np.testing.assert_array_equal(seen(source)[0].transpose(2, 0, 1), picture[::-1])
+    with open_raster(source) as image:
+        assert image.remark.endswith("five.tif: bands [1, 2, 3] of 5")
     np.testing.assert_array_equal(seen(source, (3, 2, 1))[0].transpose(2, 0, 1), picture)
     grey = seen(source, (2,))[0]
     assert (grey == picture[1][..., None]).all()
@@ -199,13 +209,12 @@ def test_polygons_of_an_image_that_is_no_map_are_in_pixels(tmp_path, picture, ca
         assert file.crs is None and file.transform == Affine.identity()
 
 
-def test_other_formats_are_decoded_as_a_whole(tmp_path, picture, caplog):
+def test_other_formats_are_decoded_as_a_whole(tmp_path, picture):
     source = tmp_path / "a.png"
     Image.fromarray(picture.transpose(1, 2, 0)).save(source)
-    with caplog.at_level(logging.INFO, "hyperclip"):
-        logging.getLogger("hyperclip").propagate = True
-        np.testing.assert_array_equal(seen(source)[0], picture.transpose(1, 2, 0))
-    assert "decoded as a whole, 0 MB; only TIFF files are read by windows" in caplog.text
+    np.testing.assert_array_equal(seen(source)[0], picture.transpose(1, 2, 0))
+    with open_raster(source) as image:
+        assert "decoded as a whole, 0 MB; only TIFF files are read by windows" in image.remark
     with pytest.raises(ValueError, match=r"allow more by .* INPUT\.MAX_PIXELS"):
         seen(source, (), None, 0, 100)
     for bands, limits, what in (((1,), None, "bands"), ((), (0, 1), "value range")):

@@ -102,12 +102,11 @@ def test_other_settings_are_refused_unless_it_starts_anew(tmp_path, source):
             segment(source, output, **options)
     with pytest.raises(ValueError, match="earlier run with another question"):
         segment_file(cheap(), source, output, "red; blue", window=64, tile=128)
-    shown = cheap()
-    segment(source, output, shown, window=32, restart=True)
     plain = tmp_path / "plain.tif"
-    segment(source, plain, window=32)
+    segment(source, plain, extent=(0, 0, 50, 50))
+    segment(source, output, extent=(0, 0, 50, 50), restart=True)
     assert output.read_bytes() == plain.read_bytes()
-    segment(source, output, restart=True)
+    segment(source, output, extent=(0, 0, 60, 60), restart=True)
     assert output.read_bytes() != plain.read_bytes()
 
 

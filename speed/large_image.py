@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from hyperclip.large import segment_file
+from hyperclip.large import raster, segment_file
 from hyperclip.runtime.memory import forget_peak, peak_bytes
 
 from tests.helpers import large
@@ -46,7 +46,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=3)
     parser.add_argument("--window", type=int, default=768)
+    cached = "of the file's blocks, which grow with a small file (default: as always)"
+    parser.add_argument("--cache", type=int, default=raster.CACHE, metavar="BYTES", help=cached)
     arguments = parser.parse_args()
+    raster.CACHE = arguments.cache
     found = measure(arguments.side, arguments.classes, arguments.window)
     more = found["peak"] - found["before"]
     side, seconds = arguments.side, found["seconds"]

@@ -33,6 +33,8 @@ def folder(tmp_path, monkeypatch):
             file.write(values)
     (tmp_path / "names.txt").write_text("red plain circle\nblue striped star\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(segment_large, "setup_logger", lambda name: None)
+    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
     return tmp_path
 
 
@@ -42,7 +44,6 @@ def said(caplog):
 
 def test_a_map_in_and_out(folder, caplog):
     caplog.set_level(logging.INFO, "hyperclip")
-    logging.getLogger("hyperclip").propagate = True
     words = ["--input", "big.tif", "--output", "out.tif", "--polygons", "out.geojson"]
     words += ["--window", "96", "--vocabulary", "names.txt", "--threshold", "0.3"]
     assert segment_large.main([*TRAINED, *words, *CPU]) == 0
@@ -82,7 +83,6 @@ def test_an_interruption_is_told(folder, caplog, monkeypatch):
 
     monkeypatch.setattr("hyperclip.large.segmenting.Task.run", stop)
     words = ["--input", "big.tif", "--output", "out.tif", "--vocabulary", "names.txt"]
-    logging.getLogger("hyperclip").propagate = True
     with pytest.raises(KeyboardInterrupt):
         segment_large.main([*TRAINED, *words, *CPU])
     assert "Interrupted: the same command goes on from there" in said(caplog)

@@ -23,7 +23,7 @@ PAGE = "docs/large_images.md"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with maps of a scene, of 8 bits and of 16 with five bands."""
-    scene = np.concatenate([render_scene("val_seen", k)[0] for k in range(3)], axis=1)
+    scene = np.concatenate([render_scene("val_seen", k)[0] for k in range(2)], axis=1)
     bands = scene.transpose(2, 0, 1)
     more = np.concatenate([bands * np.uint16(10), np.zeros((2, *bands.shape[1:]), np.uint16)])
     for name, values in (("big.tif", bands), ("sentinel.tif", more)):

@@ -119,7 +119,8 @@ def window_of(model: Segmenter) -> int:
     system = unwrapped(model)
     size = getattr(system, "resolution", None)
     if size is None:
-        size = getattr(getattr(system.clip, "visual", None), "image_size", None)
+        visual = getattr(getattr(system, "clip", None), "visual", None)
+        size = getattr(visual, "image_size", None)
     if size is None:
         name = type(system).__name__
         raise ValueError(f"window: {name} does not say what size it sees; give --window PIXELS")

@@ -24,7 +24,7 @@ from tests.helpers import large
 CPU = torch.device("cpu")
 
 
-def measure(side: int, classes: int, window: int) -> dict[str, float]:
+def measure(side: int, classes: int, window: int, tile: int) -> dict[str, float]:
     """Megabytes in use before and at most, and seconds."""
     names = [*large.COLORS, *(f"name {k}" for k in range(classes - len(large.COLORS)))]
     large.COLORS |= {name: (k % 256, k // 3 % 256, 0) for k, name in enumerate(names[3:])}
@@ -35,7 +35,8 @@ def measure(side: int, classes: int, window: int) -> dict[str, float]:
         source = large.write_map(f"{folder}/large.tif", side, side, period=97)
         forget_peak(CPU)
         before, start = peak_bytes(CPU), time.perf_counter()
-        segment_file(predictor, source, f"{folder}/out.tif", names[:classes], window=window)
+        asked = {"window": window, "tile": tile}
+        segment_file(predictor, source, f"{folder}/out.tif", names[:classes], **asked)
         seconds, peak = time.perf_counter() - start, peak_bytes(CPU)
     return {"before": before / 1e6, "peak": peak / 1e6, "seconds": seconds}
 
@@ -46,11 +47,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=3)
     parser.add_argument("--window", type=int, default=768)
+    parser.add_argument("--tile", type=int, default=0)
     cached = "of the file's blocks, which grow with a small file (default: as always)"
     parser.add_argument("--cache", type=int, default=raster.CACHE, metavar="BYTES", help=cached)
     arguments = parser.parse_args()
     raster.CACHE = arguments.cache
-    found = measure(arguments.side, arguments.classes, arguments.window)
+    found = measure(arguments.side, arguments.classes, arguments.window, arguments.tile)
     more = found["peak"] - found["before"]
     side, seconds = arguments.side, found["seconds"]
     line = f"{side} x {side} pixels, {arguments.classes} names: {more:.0f} MB above the model"

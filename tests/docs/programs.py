@@ -133,8 +133,6 @@ def check_demo(arguments: argparse.Namespace) -> None:
 
 def check_large(arguments: argparse.Namespace) -> None:
     segment_large.request_of(arguments, demo.chosen_config(arguments))
-    if arguments.vocabulary:
-        demo.choose_vocabulary(demo.chosen_config(arguments), arguments)
 
 
 def check_page(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ SMALL, LARGE = 1_000, 3_000
 
 
 def above_the_model(side):
-    options = ("--window", 512, "--cache", 2**23, "--classes", 2)
+    options = ("--window", 512, "--tile", 768, "--cache", 2**23, "--classes", 2)
     done = run_program("speed/large_image.py", "--side", side, *options)
     assert done.returncode == 0, done.stderr
     return int(re.search(r": (\d+) MB above", done.stdout)[1])

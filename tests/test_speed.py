@@ -137,7 +137,7 @@ def test_pages_show_what_was_measured(page, rows):
 def test_the_report_of_a_gpu_runs_all_parts_and_says_what_failed(tmp_path):
     """On tiny models without a GPU: the tests of CUDA skip, the others write what they measure."""
     options = ("--smoke", "--device", "cpu", "--repeat", "1", "--only", "20 ")
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    environment = {**os.environ, "PYTHON": sys.executable, "PATIENCE": "20"}
     done = subprocess.run(
         ["bash", "tools/gpu_report.sh", str(tmp_path / "gpu"), *options],
         cwd=ROOT,

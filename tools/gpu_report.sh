@@ -5,7 +5,7 @@
 #
 # FOLDER gets test_cuda.txt, bfloat16.csv, float32.csv (each with the card's name), what was printed, and profile/, a
 # table of the operations of each case. A part that fails or takes too long does not stop the others, and makes the
-# script leave with 1. PYTHON chooses the interpreter.
+# script leave with 1. PYTHON chooses the interpreter, PATIENCE=2 gives every part twice its time.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: bash tools/gpu_report.sh FOLDER [options of python -m speed]" >&2; exit 2; }
 mkdir -p "$1"
@@ -18,7 +18,7 @@ failed=0
 
 part() { # NAME SECONDS COMMAND…
     echo "[gpu_report] $1"
-    timeout "$2" "${@:3}" >"$folder/$1.txt" 2>&1 || { failed=1; echo "[gpu_report] $1 failed:"; tail -5 "$folder/$1.txt"; }
+    timeout "$(($2 * ${PATIENCE:-1}))" "${@:3}" >"$folder/$1.txt" 2>&1 || { failed=1; echo "[gpu_report] $1 failed:"; tail -5 "$folder/$1.txt"; }
 }
 
 suites="infer cliper train head text refine adapters evaluate precision"

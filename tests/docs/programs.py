@@ -24,8 +24,8 @@ from hyperclip.commands import (
     demo,
     evaluate,
     new_dataset,
-    serve,
     segment_large,
+    serve,
     visualize,
 )
 from hyperclip.commands import vocabulary as words_report

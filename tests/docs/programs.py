@@ -201,6 +201,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "datasets/prepare_tinyscenes.py": nothing_more,
     "tools/shrink_checkpoint.py": nothing_more,
     "tests/mutants.py": nothing_more,
+    "speed/large_image.py": nothing_more,
     "-m speed": check_speed,
     "hyperclip-serve": check_server,
     "-m hyperclip.serving.client": nothing_more,

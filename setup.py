@@ -21,6 +21,7 @@ PROGRAMS = (
     "analyze-errors",
     "analyze-radius",
     "visualize",
+    "export",
     "export-clip",
     "vocabulary",
     "choose-templates",

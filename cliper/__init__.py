@@ -4,7 +4,7 @@ from hyperclip.runtime import detectron2  # noqa: F401  # isort: skip (first, se
 
 from hyperclip.config.keys import extend_config
 
-from . import zoo
+from . import export_parts, zoo
 from .config import CLIPER_RULES, add_cliper_config
 from .meta_arch import CLIPer
 from .refiner import REFINER_REGISTRY

@@ -22,7 +22,8 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], mode: str = "bicu
     grid (h, w): (1 + h w, D).
     """
     side = int((len(positions) - 1) ** 0.5)
-    if (side, side) == tuple(grid):
+    exact = all(isinstance(n, int) for n in grid)  # not any size, as of an exported program
+    if exact and (side, side) == tuple(grid):
         return positions
     patches = positions[1:].T.reshape(1, -1, side, side).float()
     patches = F.interpolate(patches, size=grid, mode=mode, align_corners=False)

@@ -212,13 +212,17 @@ class ClassAggregation(nn.Module):
         padding = self.projections.of_input(self.norm1(self.padding_token))
         padding = (padding + self.projections.of_guidance(self.padding_guidance))[None]
         tokens = self.projections.of_input(x).add_(self.projections.of_guidance(guidance))
-        copies = max(0, self.pad_length - x.shape[-2])
+        copies = torch.sym_max(0, self.pad_length - x.shape[-2])  # max, of an exported program, too
         return copies, self._by_heads(tokens), self._by_heads(padding)
 
     def _weight_of(self, copies: int, q: Tensor) -> Tensor:
         """What is added to the logits (1, T + 1) of full attention: 0, and for so many padding
         tokens as one their logarithm.
         """
+        if not isinstance(copies, int):  # of any number of classes, in an exported program
+            return torch.cat(
+                [q.new_zeros(1, q.shape[-2]), q.new_full((1, 1), 1).mul(copies).log()], 1
+            )
         log_copies = math.log(copies) if copies else -math.inf
         return F.pad(q.new_zeros(1, q.shape[-2]), (0, 1), value=log_copies)
 

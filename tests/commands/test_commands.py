@@ -32,7 +32,7 @@ def test_a_script_runs_the_program_of_its_name(tmp_path, monkeypatch, capsys):
     assert left.value.code == 0 and "tinyscenes_val_seen" in capsys.readouterr().out
 
 
-SEVERAL = ["new-dataset", "check-datasets", "analyze-errors", "export-clip", "doctor"]
+SEVERAL = ["new-dataset", "check-datasets", "analyze-errors", "export", "export-clip", "doctor"]
 
 
 @pytest.mark.parametrize("name", SEVERAL)

@@ -194,6 +194,8 @@ CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
     "hyperclip-doctor": nothing_more,
     "hyperclip-visualize": check_drawing,
     "hyperclip-analyze-radius": check_radii,
+    "hyperclip-export": lambda arguments: check_config(arguments.config_file, arguments.opts),
+    "demo/onnx_demo.py": nothing_more,
     "hyperclip-export-clip": lambda arguments: check_config(arguments.config_file, arguments.opts),
     "hyperclip-choose-templates": choose_templates.question_of,
     "hyperclip-vocabulary": check_words,

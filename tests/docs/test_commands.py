@@ -94,6 +94,15 @@ RULES = (
         "docs/stages.md: .*/cliper_on_hyperclip.yaml",
         test=("tests/pretrained/test_clip_folder.py", "cliper_on_hyperclip.yaml"),
     ),
+    Rule("docs/export.md: hyperclip-export-clip", reason=CLIP),
+    Rule(
+        "docs/export.md: hyperclip-export ",
+        test=("tests/export/test_export.py", "export.main"),
+    ),
+    Rule(
+        "docs/export.md: python demo/onnx_demo.py",
+        test=("tests/export/test_export.py", "demo/onnx_demo.py"),
+    ),
     Rule(
         ".*: hyperclip-vocabulary ",
         test=("tests/clip/test_words_report.py", "program.main"),

@@ -26,8 +26,8 @@ from tests.pretrained.models import CPU, trained_config
 VIEWS = (
     *("MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION", "[4, 4]", "MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "2"),
     *("MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1", "MODEL.SEM_SEG_HEAD.CLIP_LAYERS", "[0, 1]"),
-    *("MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "16", "MODEL.SEM_SEG_HEAD.MAX_CLASSES", "4"),
-    *("MODEL.SEM_SEG_HEAD.PAD_LEN", "6", "MODEL.ADAPTER.BLOCK_SIZE", "16"),
+    *("MODEL.SEM_SEG_HEAD.MAX_CLASSES", "4", "MODEL.SEM_SEG_HEAD.PAD_LEN", "6"),
+    *("MODEL.ADAPTER.BLOCK_SIZE", "16"),
     *("TEST.SLIDING_WINDOW", "True", "TEST.SLIDING.SIZE", "48", "TEST.SLIDING.KERNEL", "32"),
     *("TEST.SLIDING.OVERLAP", "0.5", "MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet_select"),
 )
@@ -211,7 +211,7 @@ def test_mistakes_of_the_demo(views, demo, tmp_path):
         demo.images_of(tmp_path)
 
 
-def test_mistakes(views, patches, tmp_path):
+def test_mistakes(views, tmp_path):
     cfg, model, folder = views
     with pytest.raises(FileExistsError, match="is there and not empty"):
         export.main(["--config-file", PATCHES, "--output", str(folder), *CPU])

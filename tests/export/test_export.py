@@ -222,8 +222,8 @@ def test_mistakes(views, tmp_path):
     options = ExportOptions(("onnx",))
     with pytest.raises(ValueError, match="adapters that are not merged .RadiusAdjustment."):
         export_folder(load_system(cfg, merged=False), cfg, tmp_path / "new", options)
-    windows = load_config(PATCHES, [*CPU, "MODEL.CLIPER.WINDOW", "48"])
-    with pytest.raises(ValueError, match="MODEL.CLIPER.WINDOW: got 48, which cannot be exported"):
+    windows = load_config(PATCHES, [*CPU, "MODEL.CLIPER.WINDOW", "112"])
+    with pytest.raises(ValueError, match="MODEL.CLIPER.WINDOW: got 112, which cannot be exported"):
         export_folder(load_system(windows), windows, tmp_path / "new", options)
     assert not (tmp_path / "new").exists()
 

@@ -17,8 +17,6 @@ from ..runtime.files import read_json, write_atomically, write_text
 from .lattice import Box
 
 SETTINGS = "settings.json"
-KNOWN = "labels"
-"""What the array of a piece is called in its file."""
 
 
 class Pieces:
@@ -50,7 +48,7 @@ class Pieces:
 
         def write(part: Path) -> None:
             with part.open("wb") as file:
-                np.savez_compressed(file, **{KNOWN: labels})
+                np.savez_compressed(file, labels=labels)
 
         try:
             write_atomically(self._file(box), write)
@@ -63,7 +61,7 @@ class Pieces:
         file = self._file(box)
         try:
             with np.load(file) as arrays:
-                labels = arrays[KNOWN]
+                labels = arrays["labels"]
             if labels.shape != box.size:
                 raise ValueError(f"got {labels.shape}, expected {box.size}")
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

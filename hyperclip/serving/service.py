@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ class Service:
         """The answers to a batch, or why there is none, each for itself."""
         self.metrics.observe("batch_size", len(tasks))
         encoded = self._encode(tasks)
-        return [kept(lambda t=task: self._output(t, encoded[t.image_hash])) for task in tasks]
+        return [kept(partial(self._output, task, encoded[task.image_hash])) for task in tasks]
 
     def _output(self, task: Task, encoded: EncodedImage | Exception) -> Output:
         if isinstance(encoded, Exception):
@@ -161,13 +162,12 @@ class Service:
                 continue
             found: Any = task.encoded or self._images.get(name)
             if found is None and file is not None:
-                found = kept(lambda f=file: decode_upload(f, self.limits, self.image_bits))
+                found = kept(partial(decode_upload, file, self.limits, self.image_bits))
             known[name] = found
         new = {n: v for n, v in known.items() if not isinstance(v, EncodedImage | Exception)}
-        encode = self.predictor.encode_all
-        together = kept(lambda: encode(list(new.values()))) if new else []
+        together = kept(partial(self.predictor.encode_all, list(new.values()))) if new else []
         if isinstance(together, Exception):
-            together = [kept(lambda p=pixels: encode([p])[0]) for pixels in new.values()]
+            together = [kept(partial(self.predictor.encode, pixels)) for pixels in new.values()]
         for name, own in zip(new, together, strict=True):
             known[name] = own
             if isinstance(own, EncodedImage):

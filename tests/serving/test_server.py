@@ -363,10 +363,10 @@ def test_one_broken_image_does_not_fail_its_batch(predictor, images, monkeypatch
 def test_what_a_batch_fails_of_is_tried_one_after_the_other(predictor, images, monkeypatch):
     original = predictor.encode_all
 
-    def encode_all(some):
+    def encode_all(some, *names):
         if len(some) > 1:
             raise MemoryError
-        return original(some)
+        return original(some, *names)
 
     monkeypatch.setattr(predictor, "encode_all", encode_all)
     slow = Slow(predictor, monkeypatch)

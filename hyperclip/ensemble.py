@@ -188,7 +188,7 @@ class Ensemble(Segmenter):
 
 
 def member_configs(cfg: CfgNode) -> dict[str, CfgNode]:
-    """The configs of an ensemble's members by their file's name, on its device.
+    """The configs of an ensemble's members by file name, on its device and in its precision.
 
     Raises:
         FileNotFoundError: a file that is not there.
@@ -207,12 +207,13 @@ def member_configs(cfg: CfgNode) -> dict[str, CfgNode]:
             f"{idle[0]}: got a value beside META_ARCHITECTURE Ensemble, whose members have configs "
             f"of their own. Set it in {named}"
         )
+    shared = ("MODEL.DEVICE", cfg.MODEL.DEVICE, "TEST.PRECISION", cfg.TEST.PRECISION)
     configs: dict[str, CfgNode] = {}
     for name in named:
         path = local_path(name)
         if not path.is_file():
             raise FileNotFoundError(f"{KEY}CONFIGS: got {name!r}, which is no config file here")
-        member = load_config(path, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
+        member = load_config(path, [*shared])
         if member.MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE:
             raise ValueError(
                 f"{KEY}CONFIGS: got {name!r}, which is an ensemble itself. Name its members instead"

@@ -31,18 +31,16 @@ def build_system(cfg: CfgNode) -> Segmenter:
 
 
 def load_model(cfg: CfgNode, merged: bool = True) -> Segmenter:
-    """The system of a config in evaluation mode, with its weights, in TEST.PRECISION, and the
-    stages of :func:`hyperclip.stages.build_stages`; raises as :func:`load_system` and
-    :meth:`Precision.of`.
+    """The system of a config in evaluation mode, with its weights in float32 and the stages of
+    :func:`hyperclip.stages.build_stages`, whose examples it sees in TEST.PRECISION; raises as
+    :func:`load_system` and :meth:`Precision.of`.
     """
     examples = find_examples(cfg)
     system = load_system(cfg, merged=False)
     model = with_stages(system, cfg)  # which look at the weights as they were trained
     if merged:
         merge(system)
-    precision = Precision.of(cfg.TEST.PRECISION, system)
-    precision.convert(model)
-    with precision.computing():
+    with Precision.of(cfg.TEST.PRECISION, system).computing():
         return staged(model, cfg, examples)
 
 

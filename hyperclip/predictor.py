@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from .runtime import detectron2  # noqa: F401  # isort: skip (first, see there)
 
+import contextlib
 import logging
 import sys
 import threading
@@ -168,7 +169,9 @@ class Predictor:
             raise ValueError(f"{given}: merge them into it first")
         cfg = config if isinstance(config, CfgNode) else load_config(config, overrides)
         sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
-        return cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION, config=cfg)
+        predictor = cls(load_model(cfg), **sizes, precision=cfg.TEST.PRECISION, config=cfg)
+        predictor._precision.convert(predictor.model)
+        return predictor
 
     @classmethod
     def from_pretrained(
@@ -195,6 +198,14 @@ class Predictor:
         predictor = cls.from_config(found.config, [*found.overrides, *overrides])
         predictor.measured = found.measured
         return predictor
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, this thread alone uses the model, and computes in the predictor's precision: for
+        what asks ``model`` itself.
+        """
+        with self._lock, self._precision.computing():
+            yield
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
         """Write the model as a folder for :meth:`from_pretrained`, in full or not at all; ``only``
@@ -255,7 +266,7 @@ class Predictor:
         array, covered = pixels_of(image), torch.from_numpy(mask_of(mask))
         require_mask(covered, array.shape[:2], repr(name))
         system, tensor = unwrapped(self.model), self._resized(array)
-        with self._lock, self._precision.computing():
+        with self.computing():
             return encode_example(system, tensor, covered, name, words)
 
     def add_examples(
@@ -339,7 +350,7 @@ class Predictor:
             {"image": tensor, "height": size[0], "width": size[1], **_named(image, name)}
             for tensor, size, image, name in zip(tensors, sizes, images, names, strict=True)
         ]
-        with self._lock, self._precision.computing():
+        with self.computing():
             encoded = self.model.encode_records(records)
         return [EncodedImage(own, size) for own, size in zip(encoded, sizes, strict=True)]
 
@@ -377,7 +388,7 @@ class Predictor:
         """
         vocabulary = question.vocabulary
         model, encoded = self._asked(image, vocabulary, examples)
-        with self._lock, self._precision.computing():
+        with self.computing():
             answer = model.answer(encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
         labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
@@ -391,7 +402,7 @@ class Predictor:
         them, behind the others; raises as :meth:`segment`.
         """
         model, encoded = self._asked(image, question.vocabulary, ())
-        with self._lock, self._precision.computing(), torch.no_grad():
+        with self.computing(), torch.no_grad():
             return model.score(encoded, model.with_rest(question), image.size)
 
     @property
@@ -419,7 +430,7 @@ class Predictor:
         scale = min(1.0, (MOST_SCORES / (len(vocabulary) * height * width)) ** 0.5)
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
         model, encoded = self._asked(image, vocabulary, examples)
-        with self._lock, self._precision.computing():
+        with self.computing():
             answer = model.segment(encoded, Question(vocabulary, scores=True), size)
         scores = answer.scores
         if scores is None:

@@ -70,10 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     system = predictor.model
     if system.text is None:
         raise ValueError(f"{type(system).__name__} has no embeddings of names to choose by")
-    text = embed_each(system.clip, system.text.tokenizer, templates, vocabulary)
-    entropy = TemplateEntropy(text, float(system.clip.logit_scale.exp()))
-    for path in images:
-        entropy.add(system.features(predictor.encode(path).encoded))
+    with predictor.computing():
+        text = embed_each(system.clip, system.text.tokenizer, templates, vocabulary)
+        entropy = TemplateEntropy(text, float(system.clip.logit_scale.exp()))
+        for path in images:
+            entropy.add(system.features(predictor.encode(path).encoded))
     experts = entropy.experts(arguments.top)
     with_experts(vocabulary, templates, experts).to_json(arguments.output)
     left = [name for name, own in zip(vocabulary.names, experts, strict=True) if not own]

@@ -256,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         drawn = draw_answer(look, truth)
         files.write_atomically(arguments.output / f"{name}.png", partial(drawn.save, format="PNG"))
         for kind in kinds:
-            save_figure(SHOW[kind](look), arguments.output / f"{name}_{kind}.png")
+            with predictor.computing():
+                figure = SHOW[kind](look)
+            save_figure(figure, arguments.output / f"{name}_{kind}.png")
     if arguments.sheet and inspected.pictures:
         for ending in ("", *(f"_{kind}" for kind in kinds)):
             write_sheet(arguments.output, list(inspected.pictures), ending)

@@ -15,6 +15,7 @@ from torch import nn
 from ..data import DATASETS, DatasetSpec, class_lists, dataset_file, find_dataset
 from ..data.records import make_records, pair_files, require_no_faults
 from ..load import check_system, load_model
+from ..runtime.precision import Precision
 from ..runtime.program import after_traceback
 from .kept_rows import read_row, write_row
 from .result_rows import Benchmark, describe_evaluation, fingerprint
@@ -39,7 +40,9 @@ class System:
         if not self.failure:
             try:
                 with failing_together():
-                    return load_model(self.cfg)
+                    model = load_model(self.cfg)
+                    Precision.of(self.cfg.TEST.PRECISION, model).convert(model)
+                    return model
             except Exception as error:  # its words alone: itself, it would keep what was loaded
                 self.failure = _describe(error)
         raise ValueError(self.failure)

@@ -9,14 +9,19 @@ import pytest
 import torch
 from cliper.fusion import softmax_map
 from detectron2.modeling import build_model
+from hyperclip.commands import choose_templates, visualize, vocabulary
 from hyperclip.config.keys import load_config
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
 from hyperclip.head.cost_head import cost_volume
+from hyperclip.load import load_model
 from hyperclip.predictor import Predictor
 from hyperclip.runtime.precision import Precision
+from hyperclip.segmenter import Question
+from PIL import Image
 from torch import nn
 
+from tests.conftest import ROOT
 from tests.helpers import fake_trees
 
 TRAINED, CLIPER = (f"configs/quickstart/{name}.yaml" for name in ("hyperclip_trained", "cliper"))
@@ -168,3 +173,42 @@ def test_training_evaluates_without_converting_its_weights():
     with precision.computing(), torch.no_grad():
         model.eval().encode([torch.zeros(3, 96, 96, dtype=torch.uint8)])
     assert types_of(model) == {"float32"}
+
+
+def test_a_model_that_was_loaded_answers_by_itself():
+    """Detectron2's interface, without a predictor: in float32, as nobody else decides for it."""
+    model = load_model(load_config(TRAINED, BFLOAT16))
+    image = torch.from_numpy(np.ascontiguousarray(picture().transpose(2, 0, 1)))
+    (answer,) = model([{"image": image, "question": Question.of(WORDS)}])
+    assert types_of(model) == {"float32"} and answer["sem_seg_labels"].shape == (120, 160)
+
+
+def test_members_compute_in_the_precision_of_their_ensemble(tmp_path):
+    member = tmp_path / "member.yaml"
+    member.write_text(f"_BASE_: {ROOT / TRAINED}\nTEST: {{PRECISION: bfloat16}}\n")
+    members = f"['{member}', '{ROOT / CLIPER}']"
+    keys = ["MODEL.ENSEMBLE.CONFIGS", members]
+    for given, want in ((CPU, {"float32"}), (BFLOAT16, {"float32", "bfloat16"})):
+        predictor = Predictor.from_config("configs/quickstart/both.yaml", [*given, *keys])
+        assert types_of(predictor.model) == want
+        found = predictor.segment(predictor.encode(picture()), WORDS)
+        assert np.isfinite(found.confidence).all()
+
+
+@pytest.mark.parametrize("kinds", ["cost,attention,margin", "fused,refiner,entropy"])
+def test_instruments_look_into_a_model_in_half_precision(kinds, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    config = CLIPER if "fused" in kinds else TRAINED
+    shared = ["--input", str(tmp_path / "a.png"), "--vocabulary", WORDS]
+    places = ["--config-file", config, *shared, "--output", str(tmp_path / "out")]
+    assert visualize.main([*places, "--show", kinds, "--opts", *BFLOAT16]) in (0, None)
+    assert len(list((tmp_path / "out").glob("a_*.png"))) == 3
+
+
+def test_words_are_chosen_and_reported_in_half_precision(tmp_path, capsys):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    shared = ["--config-file", TRAINED, "--opts", *BFLOAT16]
+    chosen = ["--input", str(tmp_path), "--vocabulary", WORDS, "--output", str(tmp_path / "c.json")]
+    assert choose_templates.main([*chosen, *shared]) == 0
+    assert vocabulary.main([WORDS, *shared]) == 0
+    assert (tmp_path / "c.json").is_file() and "red plain circle" in capsys.readouterr().out

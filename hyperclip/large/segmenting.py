@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..predictor import Predictor
 from ..runtime.files import user_path
+from ..runtime.weighing import kept_bytes
 from ..segmenter import Question, Segmenter
 from ..stages import Regions, Staged
 from ..stages.model_print import probe_picture
@@ -132,15 +132,6 @@ def default_tile(predictor: Predictor, question: Question, window: int) -> int:
     picture = probe_picture().permute(1, 2, 0).numpy()
     repeats = (-(-window // picture.shape[0]), -(-window // picture.shape[1]), 1)
     whole = np.ascontiguousarray(np.tile(picture, repeats)[:window, :window])
-    size = max(1, bytes_of(predictor.scores(predictor.encode(whole), question)))
+    size = max(1, kept_bytes(predictor.scores(predictor.encode(whole), question)))
     cells = max(1, SCORES_KEPT // (2 * size) - 1)
     return min(max(WIDEST, window), cells * (window // 2))
-
-
-def bytes_of(what: Any) -> int:
-    """Bytes of the tensors that scores keep."""
-    if isinstance(what, Tensor):
-        return what.nbytes
-    if is_dataclass(what) and not isinstance(what, type):
-        return sum(bytes_of(getattr(what, own.name)) for own in fields(what))
-    return sum(map(bytes_of, what)) if isinstance(what, list | tuple) else 0

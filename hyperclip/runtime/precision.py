@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -111,15 +112,21 @@ def chosen_precision(wanted: str, kind: str) -> str:
         )
     fast = fast_precision(kind)
     if wanted == "auto":
-        logger.info("TEST.PRECISION auto: %s on this %s", fast, kind)
+        _say_once(logging.INFO, f"TEST.PRECISION auto: {fast} on this {kind}")
         return fast
     if wanted == "bfloat16" and fast != wanted:
-        logger.warning(
-            "TEST.PRECISION bfloat16: this %s has no units for it, so that it takes longer than "
-            "float32; 'auto' takes what is fast",
-            kind,
+        _say_once(
+            logging.WARNING,
+            f"TEST.PRECISION bfloat16: this {kind} has no units for it, so that it takes longer "
+            "than float32; 'auto' takes what is fast",
         )
     return wanted
+
+
+@cache
+def _say_once(level: int, message: str) -> None:
+    """Log what a model and its predictor both find out."""
+    logger.log(level, "%s", message)
 
 
 def fast_precision(kind: str) -> str:

@@ -21,6 +21,7 @@ from ..runtime import memory
 from ..runtime.finite import NotFiniteError
 from ..runtime.program import one_line
 from ..runtime.recent import Recent
+from ..runtime.weighing import kept_bytes
 from ..segmenter import Question, Segmenter
 from .batches import Batches
 from .fields import Fields
@@ -28,7 +29,6 @@ from .limits import Limits, Refusal
 from .metrics import Metrics
 from .outputs import Output, output_of
 from .uploads import check_upload, decode_upload
-from .weighing import kept_bytes
 
 logger = logging.getLogger("hyperclip.serve")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..head.loss import choose_classes, present_classes
 from ..runtime.files import write_text
+from ..runtime.precision import fast_precision
 from ..segmenter import bare
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -34,9 +35,7 @@ def training_precision(cfg: CfgNode) -> str:
         raise ValueError(f"SOLVER.PRECISION: float16 needs CUDA. {advice}")
     if wanted != "auto":
         return wanted
-    # Before NVIDIA's Ampere torch emulates bfloat16, which is slower than float32
-    native = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if on_cuda and fast_precision("cuda") == "bfloat16" else "float32"
 
 
 def decide_for_all(batch: list[dict], model: nn.Module) -> list[dict]:

@@ -196,9 +196,11 @@ def test_auto_takes_what_the_device_has_units_for(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: ampere)
     caplog.set_level("INFO", "hyperclip.runtime.precision")
+    precision._say_once.cache_clear()  # what another test was told
     assert (name_of("auto", ON_CPU), name_of("auto", GPU)) == (cpu, gpu)
     assert f"TEST.PRECISION auto: {cpu} on this cpu" in caplog.text
     assert f"TEST.PRECISION auto: {gpu} on this cuda" in caplog.text
+    assert name_of("auto", ON_CPU) == cpu and caplog.text.count("on this cpu") == 1
     caplog.clear()
     name_of("bfloat16", ON_CPU)
     assert ("no units for it" in caplog.text) == (cpu == "float32")

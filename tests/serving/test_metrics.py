@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from hyperclip.runtime.weighing import kept_bytes
 from hyperclip.serving.metrics import Histogram, Metrics
-from hyperclip.serving.weighing import kept_bytes
 
 
 def test_buckets_hold_all_smaller_values():

@@ -1,4 +1,4 @@
-"""How many bytes an encoded image keeps, whatever system encoded it."""
+"""How many bytes a value keeps: an encoded image, or scores, of whatever system."""
 
 import dataclasses
 from collections.abc import Mapping

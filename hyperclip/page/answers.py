@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..analysis.inside import fused_attention
 from ..data import read_image
 from ..prediction import Prediction
 from ..runtime.recent import Recent
@@ -109,6 +110,13 @@ class Answer:
         prediction = self.prediction
         return self.image.nbytes + prediction.labels.nbytes + prediction.confidence.nbytes
 
+    def check_pixel(self, column: int, row: int) -> None:
+        """ValueError for a pixel outside the image."""
+        height, width = self.prediction.labels.shape
+        if not (0 <= column < width and 0 <= row < height):
+            got = f"got column {column}, row {row}"
+            raise ValueError(f"Pixel: {got}, expected 0 to {width - 1} and 0 to {height - 1}")
+
 
 class Answers:
     """Answers visitors, one image at a time, so that memory does not grow with their number.
@@ -176,6 +184,21 @@ class Answers:
         best = BestClasses(labels, scores, asked.names)
         self._best.put(token, best, labels.nbytes + scores.nbytes)
         return best
+
+    def attention(self, token: str, point: tuple[int, int]) -> np.ndarray:
+        """How much the patch at a pixel (column, row) of an answer takes of every patch, in
+        CLIPer's fused map: float32 (h, w). ValueError for a pixel outside the image, for a system
+        without such a map, and as :meth:`best`.
+        """
+        answer = self.find(token)
+        answer.check_pixel(*point)
+        with self._one_at_a_time:
+            model = self.systems.model(answer.request.system)
+            encoded = model.encode(answer.request.file, answer.image)
+            with model.predictor.computing():
+                size = answer.prediction.labels.shape
+                found = fused_attention(model.predictor.model, encoded.encoded, point, size)
+        return found.float().cpu().numpy()
 
     def show(self, visitor: str, system: str, name: str, image: str, mask: str) -> int:
         """Keep an example of a class, two uploaded files; how many the visitor has. ValueError and

@@ -136,12 +136,21 @@ class Handlers:
     def name_pixel(self, token: str, column: float | None, row: float | None) -> str:
         """What a pixel of the image is, or an error."""
         try:
-            if column is None or row is None:
-                raise ValueError("Pixel: type its column and its row, or click on the overlay")
             answer = self.answers.find(token)
-            return words.pixel(answer, self.answers.best(token), int(column), int(row))
+            return words.pixel(answer, self.answers.best(token), *_place(column, row))
         except user_errors() as error:
             return _said(error)
+
+    def look_from(self, token: str, column: float | None, row: float | None) -> tuple[Any, Any]:
+        """The picture of what the patch at a pixel takes of the others, and no text; or no picture
+        and the error.
+        """
+        try:
+            answer, point = self.answers.find(token), _place(column, row)
+            drawn = rendering.attention(answer, self.answers.attention(token, point), point)
+            return gr.update(value=drawn, visible=True), gr.skip()
+        except user_errors() as error:
+            return gr.update(value=None, visible=False), _said(error)
 
     def read_list(self, file: str | None) -> tuple[Any, str]:
         """The classes of an uploaded list, one a line, and the message."""
@@ -164,6 +173,13 @@ class Handlers:
         except user_errors():  # which the button says
             return gr.skip()
         return gr.update(maximum=largest, value=min(threshold, largest))
+
+
+def _place(column: float | None, row: float | None) -> tuple[int, int]:
+    """A pixel as typed; ValueError for none."""
+    if column is None or row is None:
+        raise ValueError("Pixel: type its column and its row, or click on the overlay")
+    return int(column), int(row)
 
 
 def of_rule(rule: str) -> tuple[Any, Any]:

@@ -245,6 +245,16 @@ def _pixel(handlers: Handlers, token: Any, overlay: Any, pixel: Any) -> None:
         )
         row: Any = gr.Number(label="Row", precision=0, minimum=0, min_width=80, elem_id="row")
         ask = gr.Button("Name this pixel", size="sm", min_width=100, elem_id="name-pixel")
+        look = gr.Button("What it attends to", size="sm", min_width=100, elem_id="look-from")
+    attention: Any = gr.Image(
+        label="What the pixel's patch takes of the others (CLIPer)",
+        alt_text="The image in grey; yellow is what the marked pixel's patch takes most of",
+        format="png",
+        interactive=False,
+        visible=False,
+        buttons=["fullscreen"],
+        elem_id="attention",
+    )
     overlay.select(
         handlers.clicked,
         token,
@@ -255,3 +265,14 @@ def _pixel(handlers: Handlers, token: Any, overlay: Any, pixel: Any) -> None:
     )
     for event in (ask.click, column.submit, row.submit):
         event(handlers.name_pixel, [token, column, row], pixel, api_visibility="private")
+    look.click(
+        handlers.look_from, [token, column, row], [attention, pixel], api_visibility="private"
+    )
+    # the picture belongs to the answer before
+    token.change(
+        lambda: gr.update(value=None, visible=False),
+        None,
+        attention,
+        api_visibility="private",
+        show_progress="hidden",
+    )

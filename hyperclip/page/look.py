@@ -18,7 +18,7 @@ CSS = """
 .hc-legend thead th { font-weight: 600 }
 .hc-legend td, .hc-legend thead th + th { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
-#name-pixel { align-self: end }
+#name-pixel, #look-from { align-self: end }
 .hc-pixel ol { display: flex; flex-wrap: wrap; gap: .25rem 2.5rem; margin: 0 }
 .hc-swatch { display: inline-block; width: 1em; height: 1em; margin-right: .5em;
   border: 1px solid var(--body-text-color); vertical-align: -.15em }

@@ -57,6 +57,24 @@ def overlay_file(answer: Answer, opacity: float, hidden: Collection[int]) -> str
     return _saved(answer, "overlay", Image.fromarray(np.concatenate([whole, panel], axis=1)))
 
 
+def attention(answer: Answer, weights: np.ndarray, point: tuple[int, int]) -> np.ndarray:
+    """The grey image under what a patch takes of every patch (h, w), yellow for the most, in a size
+    for the page; its pixel (column, row) is marked: uint8 RGB.
+    """
+    image, labels = _resized(answer.image, answer.prediction.labels, *SHOWN_SIDE)
+    height, width = labels.shape
+    shares = np.clip(weights / max(float(weights.max()), 1e-12), 0, 1)
+    cells = cv2.resize((255 * shares).astype(np.uint8), (width, height), 0, 0, 0, cv2.INTER_NEAREST)
+    colors = cv2.applyColorMap(cells, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    drawn = cv2.addWeighted(grey, 0.35, np.ascontiguousarray(colors), 0.65, 0)
+    center = tuple(int((place + 0.5) * scale_of(answer)) for place in point)
+    thick = line_width(image.shape)
+    for color, width_of in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):
+        cv2.drawMarker(drawn, center, color, cv2.MARKER_CROSS, 12 * thick, width_of)
+    return drawn
+
+
 def _visible(answer: Answer, hidden: Collection[int]) -> np.ndarray:
     """The label map without the hidden classes."""
     labels = answer.prediction.labels

@@ -68,10 +68,8 @@ def pixel(answer: Answer, best: BestClasses, column: int, row: int) -> str:
     """The class of a pixel, and its best scores, which on large images are those of a cell around
     it; ValueError for a pixel outside the image.
     """
+    answer.check_pixel(column, row)
     height, width = answer.prediction.labels.shape
-    if not (0 <= column < width and 0 <= row < height):
-        got = f"got column {column}, row {row}"
-        raise ValueError(f"Pixel: {got}, expected 0 to {width - 1} and 0 to {height - 1}")
     label = int(answer.prediction.labels[row, column])
     name = answer.vocabulary.names[label] if label >= 0 else "no class"
     grid = best.labels.shape[1:]

@@ -133,6 +133,7 @@ def test_upload_type_segment_compare_and_every_control(page, scene, predictor, t
     assert found == [f"rgba({r}, {g}, {b}, 1)" for r, g, b in colors.tolist()]
     _compare_files(page, expected, tmp_path)
     _compare_pixels(page, expected, predictor, scene)
+    _look_from_a_pixel(page)
     _hide_and_fade(page, expected)
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
@@ -176,6 +177,16 @@ def _compare_pixels(page, expected, predictor, scene):
         assert f"Pixel ({x}, {y}): {expected.names[expected.labels[y, x]]}" in said
         for k in range(3):
             assert f"{expected.names[labels[k, y, x]]}: {scores[k, y, x]:.3f}" in said
+
+
+def _look_from_a_pixel(page):
+    """The map of the pixel that is typed, until a new answer comes."""
+    find(page, "#look-from").click()
+    drawn = wait_for(page, lambda p: p.find_elements(By.CSS_SELECTOR, "#attention img"))[0]
+    assert drawn.is_displayed()
+    press(page)
+    wait_for(page, lambda p: not p.find_elements(By.CSS_SELECTOR, "#attention img"))
+    answered(page)
 
 
 def _hide_and_fade(page, expected):
@@ -360,7 +371,7 @@ def test_the_keyboard_reaches_every_control(page, scene):
     answered(page)
     wanted = (
         "picture classes class-list background segment examples opacity legend visible "
-        "overlay-file labels-file coco-file column row name-pixel"
+        "overlay-file labels-file coco-file column row name-pixel look-from"
     ).split()
     reached, marked = set(), []
     page.execute_script("document.activeElement.blur()")

@@ -123,6 +123,27 @@ def test_best_classes_are_those_of_all_scores(answers, scene):
     assert answers.best(answer.token) is best
 
 
+def test_what_a_pixel_attends_to(answers, scene):
+    """The row of CLIPer's fused map for the patch that the pixel lies in."""
+    token = answers.ask(Request("own", scene, CLASSES)).token
+    found = answers.attention(token, (95, 8))
+    own = Predictor.from_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    affinity, grid = own.model.affinity(own.encode(scene).encoded)
+    row, column = 8 * grid[0] // 96, 95 * grid[1] // 96
+    np.testing.assert_array_equal(found, affinity[row * grid[1] + column].reshape(grid).numpy())
+    for point in ((96, 0), (0, -1)):
+        with pytest.raises(ValueError, match="Pixel: got column .*expected 0 to 95 and 0 to 95"):
+            answers.attention(token, point)
+
+
+def test_a_system_without_attention_of_a_pixel_is_named(scene):
+    offer = Offer("configs/quickstart/hyperclip_trained.yaml", ("MODEL.DEVICE", "cpu"))
+    answers = Answers(Systems({"head": offer}), LIMITS)
+    token = answers.ask(Request("head", scene, CLASSES)).token
+    with pytest.raises(ValueError, match="got HyperCLIP, whose patches do not .*expected CLIPer"):
+        answers.attention(token, (3, 3))
+
+
 def test_an_answer_is_kept_until_it_is_forgotten(answers, scene):
     answer = answers.ask(Request("own", scene, CLASSES))
     best = weakref.ref(answers.best(answer.token))

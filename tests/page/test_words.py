@@ -103,6 +103,22 @@ def test_hidden_classes_and_opacity():
     assert np.abs(half - (full[0, 0].astype(int) + answer.image[0, 0]) / 2).max() <= 1
 
 
+def test_the_map_of_a_pixel():
+    """Over the grey image, brightest where most is taken, marked at the pixel."""
+    answer = answer_of(np.zeros((64, 96)), ["a"])
+    answer.image[:] = 128
+    weights = np.zeros((4, 6), np.float32)
+    weights[1, 4] = 0.25
+    drawn = rendering.attention(answer, weights, (5, 50)).astype(int)
+    assert drawn.shape == (256, 384, 3)
+    least, most = drawn[8, 8], drawn[96, 288]
+    np.testing.assert_allclose(least, 0.35 * 128 + 0.65 * np.asarray([68, 1, 84]), atol=2)
+    np.testing.assert_allclose(most, 0.35 * 128 + 0.65 * np.asarray([253, 231, 37]), atol=2)
+    bright = np.abs(drawn - most).max(axis=2) <= 2
+    assert bright.sum() == 64 * 64 and bright[64:128, 256:320].all()
+    np.testing.assert_array_equal(drawn[202, 22], [255] * 3)  # (50 + 0.5) * 4, (5 + 0.5) * 4
+
+
 @pytest.mark.parametrize("size", [(96, 64), (400, 500), (1, 3000), (1700, 20)])
 def test_the_page_s_picture_has_a_fitting_size(size, folder):
     answer = answer_of(np.zeros(size), ["a"])

@@ -9,9 +9,10 @@ it beside the folder. Of each image it writes NAME_labels.png, the number of the
 from 0 on (255 for none of them), and NAME.png, the same in colours; and classes.json for all. A
 model with a text tower of Hugging Face needs the package tokenizers, too.
 
-``;`` separates classes, ``,`` their synonyms. --save-embeddings keeps what the text tower gives in
-a file, which --embeddings takes in place of a vocabulary. Shapes: T classes, P prompts, S tokens,
-C embedding, N cells, h w grid, H W image.
+``;`` separates classes, ``,`` their synonyms. Pixels that look more like one of --negatives, or
+whose score is below --threshold, get no class. --save-embeddings keeps what the text tower gives in
+a file, which --embeddings takes in place of words. Shapes: T classes, P prompts, S tokens, C
+embedding, N cells, h w grid, H W image.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SCHEMA, NO_CLASS = 1, 255
+LEAST = 1e-6  # a threshold that leaves out nothing
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -44,10 +46,15 @@ def split_vocabulary(text):
     classes = [list(dict.fromkeys(names)) for names in classes if names]
     if not classes:
         raise ValueError(f"--vocabulary: got {text!r}, expected names such as 'dog; floor'")
+    check_once(classes)
+    return classes
+
+
+def check_once(classes):
+    """ValueError for a name that is there twice."""
     names = [letters(name) for synonyms in classes for name in synonyms]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--vocabulary: {twice[0]!r} is there twice; remove one")
-    return classes
 
 
 def letters(name):
@@ -286,9 +293,10 @@ class Model:
         """Unit embeddings (S, C) of classes, lists of synonyms, and the class of each (S,)."""
         return self.words.embed(classes, self.manifest["synonyms"] == "max")
 
-    def segment(self, image, classes, text, owners):
+    def segment(self, image, classes, text, owners, rest=0, threshold=None):
         """The scores (T, H, W) of one of Pillow's images for classes, lists of synonyms, and what
-        :meth:`embed` gives; and the labels (H, W), NO_CLASS where the model leaves pixels out.
+        :meth:`embed` gives; and the labels (H, W), NO_CLASS where the model leaves pixels out, for
+        the last ``rest`` classes, and where no score reaches the threshold.
         """
         if text.ndim != 2 or text.shape[1] != self.manifest["embed_dim"]:
             expected = f"expected (classes, {self.manifest['embed_dim']})"
@@ -296,10 +304,12 @@ class Model:
         small = shrunk(image, self.pixels["shortest"], self.pixels["longest"])
         size = image.size[::-1]
         if self.rule["kind"] == "views":
-            return self.by_views(small, text, owners, size)
-        return self.by_patches(
-            small, np.concatenate([text, *self.negatives(classes, text)]), len(text), size
-        )
+            scores, labels = self.by_views(small, text, owners, size, threshold)
+        else:
+            prompts = np.concatenate([text, *self.negatives(classes, text)])
+            coarse = self.by_patches(small, prompts, len(text))
+            scores, labels = self.to_labels(coarse, size, rest, threshold)
+        return scores, np.where(labels < len(classes) - rest, labels, NO_CLASS)
 
     def normalise(self, image):
         """Pixels (3, H, W) as the image encoder takes them."""
@@ -311,7 +321,7 @@ class Model:
 
     # HyperCLIP: views of one size, independent scores
 
-    def by_views(self, image, text, owners, size):
+    def by_views(self, image, text, owners, size, threshold):
         """See :meth:`segment`."""
         sliding = self.rule["sliding"]
         logits = [self.logits(view, text) for view in self.views(self.normalise(image))]
@@ -319,7 +329,10 @@ class Model:
         whole = resize(merged, size)
         scores = np.zeros((owners.max() + 1, *size), np.float32)
         np.maximum.at(scores, owners, whole)
-        return scores, scores.argmax(axis=0)
+        labels = scores.argmax(axis=0)
+        if threshold is not None:
+            labels = np.where(scores.max(axis=0) < threshold, NO_CLASS, labels)
+        return scores, labels
 
     def views(self, image):
         """Views (3, r, r) of a normalised image, that of the whole one last."""
@@ -370,8 +383,8 @@ class Model:
 
     # CLIPer: the whole image in patches, classes against each other and negatives
 
-    def by_patches(self, image, text, classes, size):
-        """See :meth:`segment`; negatives are behind the classes."""
+    def by_patches(self, image, text, classes):
+        """The scores (T, h, w) of classes; what is none of them is behind them."""
         patch = self.rule["patch"]
         width, height = image.size
         scale = self.rule["size"] / min(width, height)
@@ -382,7 +395,7 @@ class Model:
         seen = dict(zip(names, self.image.run(None, {"image": pixels[None]}), strict=True))
         seen["text"] = text
         scores = self.head.run(None, {name: seen[name] for name in self.head_inputs})[0][:classes]
-        return self.to_labels(scores.reshape(classes, sides[1] // patch, -1), size)
+        return scores.reshape(classes, sides[1] // patch, -1)
 
     def negatives(self, classes, text):
         """Embeddings of what is none of the classes: the model's words but for those that are a
@@ -394,18 +407,25 @@ class Model:
         mean = [unit(text.mean(axis=0, keepdims=True))] if self.rule["mean_negative"] else []
         return [*stored, *mean]
 
-    def to_labels(self, coarse, size):
+    def to_labels(self, coarse, size, rest, threshold):
         """Maps (T, h, w) scaled to the score of their class, and what the thresholds leave."""
+        rule = self.rule
+        if threshold is not None:
+            level_of = 0.0 if rule["protocol"] == "argmax" else rule["score_threshold"]
+            own = {"protocol": "abstain", "score_threshold": level_of}
+            rule = {**rule, **own, "background_threshold": max(threshold, LEAST)}
+        elif rest:
+            rule = {**rule, "protocol": "argmax"}
         level = coarse.max(axis=(1, 2))
         maps = resize(coarse, size)
         maps = maps / (maps.max(axis=(1, 2), keepdims=True) + 1e-5) * level[:, None, None]
-        if self.rule["normalize"]:
+        if rule["normalize"]:
             low, high = (f(axis=(1, 2), keepdims=True) for f in (maps.min, maps.max))
             maps = (maps - low) / (high - low + 1e-6)
-        if self.rule["protocol"] == "argmax":
+        if rule["protocol"] == "argmax":
             return maps, maps.argmax(axis=0)
-        maps = maps * (level > self.rule["score_threshold"])[:, None, None]
-        threshold = self.rule["background_threshold"]
+        maps = maps * (level > rule["score_threshold"])[:, None, None]
+        threshold = rule["background_threshold"]
         maps = np.where(maps < threshold, 0, maps)
         best = maps.max(axis=0)
         nothing = best == 0 if threshold > 0 else (1 - best) ** 2 >= best
@@ -445,23 +465,31 @@ def save(path, write):
 
 
 def load_embeddings(path, width):
-    """Classes, embeddings and owners of a file of --save-embeddings."""
+    """What :func:`words_of` returns, of a file of --save-embeddings."""
     try:
         content = np.load(path, allow_pickle=False)
         classes = json.loads(str(content["classes"]))
         text, owners = content["embeddings"].astype(np.float32), content["owners"]
+        rest = int(content["rest"])
     except (OSError, KeyError, ValueError) as error:
         problem = f"{str(path)!r} cannot be read ({error})"
         raise ValueError(f"--embeddings: {problem}. Make it with --save-embeddings") from error
     if text.ndim != 2 or text.shape[1] != width:
         got = f"got embeddings {text.shape} in {path.name}"
         raise ValueError(f"--embeddings: {got}, expected (classes, {width}) as this model's are")
-    return classes, text, owners
+    return classes, text, owners, rest
 
 
 def words_of(arguments, model):
-    """Classes, embeddings and owners that the command line asks for."""
+    """Classes, embeddings and owners that the command line asks for, and how many classes at the
+    end are what is none of them.
+    """
     if arguments.embeddings:
+        if arguments.negatives:
+            raise ValueError(
+                "--negatives: got it with --embeddings, expected one of them; give it where the "
+                "file is made, with --save-embeddings"
+            )
         return load_embeddings(arguments.embeddings, model.manifest["embed_dim"])
     classes = model.manifest["default_names"]
     if arguments.vocabulary:
@@ -470,14 +498,19 @@ def words_of(arguments, model):
         raise ValueError(
             "--vocabulary: got none, and the model names no classes. Give 'dog; floor'"
         )
+    others = re.split("[;,\uff1b\uff0c\u3001\n\r]", arguments.negatives)
+    rest = split_vocabulary(";".join(others)) if arguments.negatives else []
+    classes = classes + rest
+    check_once(classes)
     if len(classes) > NO_CLASS:
         raise ValueError(f"--vocabulary: got {len(classes)} classes, expected at most {NO_CLASS}")
     text, owners = model.embed(classes)
     if path := arguments.save_embeddings:
         arrays = {"classes": json.dumps(classes), "embeddings": text, "owners": owners}
+        arrays["rest"] = len(rest)
         with open(path, "wb") as file:
             np.savez(file, **arrays)
-    return classes, text, owners
+    return classes, text, owners, len(rest)
 
 
 def parse_arguments(argv):
@@ -491,8 +524,15 @@ def parse_arguments(argv):
     add("--vocabulary", default="", metavar="WORDS", help="'dog, puppy; floor' say")
     add("--embeddings", type=Path, metavar="FILE.npz", help="in place of a vocabulary")
     add("--save-embeddings", type=Path, metavar="FILE.npz", help="write those of the vocabulary")
+    add("--negatives", default="", metavar="WORDS", help="what is none of the classes: 'sky; sea'")
+    below = "pixels of a lower score get no class (default: what the model's own rule says)"
+    add("--threshold", type=float, metavar="SCORE", help=below)
     add("--threads", type=int, default=0, help="of onnxruntime (default: all cores)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    limit = arguments.threshold
+    if limit is not None and not 0 <= limit < math.inf:
+        parser.error(f"--threshold: got {limit}, expected a number from 0 on")
+    return arguments
 
 
 def main(argv=None):
@@ -500,23 +540,26 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     files = images_of(arguments.input)
     model = Model(arguments.model, arguments.threads)
-    classes, text, owners = words_of(arguments, model)
+    classes, text, owners, rest = words_of(arguments, model)
+    shown = len(classes) - rest
     arguments.output.mkdir(parents=True, exist_ok=True)
     palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = colours(len(classes))
+    palette[:shown] = colours(shown)
     for file in files:
-        _, labels = model.segment(read_image(file), classes, text, owners)
+        image, limit = read_image(file), arguments.threshold
+        _, labels = model.segment(image, classes, text, owners, rest, limit)
         labels = labels.astype(np.uint8)
         plain, coloured = Image.fromarray(labels), Image.fromarray(palette[labels])
         target = arguments.output / file.stem
         save(target.with_name(f"{file.stem}_labels.png"), lambda p, i=plain: i.save(p, "PNG"))
         save(target.with_name(f"{file.stem}.png"), lambda p, i=coloured: i.save(p, "PNG"))
     listed = [
-        {"id": k, "names": names, "colour": palette[k].tolist()} for k, names in enumerate(classes)
+        {"id": k, "names": names, "colour": palette[k].tolist()}
+        for k, names in enumerate(classes[:shown])
     ]
     text_of = json.dumps(listed, ensure_ascii=False, indent=1) + "\n"
     save(arguments.output / "classes.json", lambda p: p.write_text(text_of, encoding="utf-8"))
-    sys.stdout.write(f"{len(files)} images with {len(classes)} classes: {arguments.output}\n")
+    sys.stdout.write(f"{len(files)} images with {shown} classes: {arguments.output}\n")
 
 
 if __name__ == "__main__":

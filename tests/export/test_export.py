@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -107,6 +108,32 @@ def test_the_demo_answers_as_the_python_model(kind, demo, request):
 
 
 @pytest.mark.parametrize("kind", ["views", "patches"])
+@pytest.mark.parametrize(
+    ("negatives", "threshold"), [("tea, sea; wall", None), ("", 1), ("tea", 1)]
+)
+def test_what_is_none_of_the_classes(kind, negatives, threshold, demo, request):
+    """The threshold lies among the scores."""
+    cfg, system, folder = request.getfixturevalue(kind)
+    sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
+    predictor, model = Predictor(system, **sizes), demo.Model(folder, 1)
+    image = Image.open(photo_paths()[1]).convert("RGB")
+    image.thumbnail((150, 150))
+    predictor.set_image(image)
+    if threshold:
+        threshold = float(np.median(predictor.predict(WORDS[1], negatives=negatives).confidence))
+    expected = predictor.predict(WORDS[1], negatives=negatives, threshold=threshold)
+    arguments = argparse.Namespace(
+        embeddings=None, vocabulary=WORDS[1], negatives=negatives, save_embeddings=None
+    )
+    classes, text, owners, rest = demo.words_of(arguments, model)
+    assert rest == len(demo.re.findall(r"\w+", negatives))
+    _, labels = model.segment(image, classes, text, owners, rest, threshold)
+    wanted = np.where(expected.labels < 0, demo.NO_CLASS, expected.labels)
+    assert (labels == wanted).mean() >= 0.999
+    assert (labels == demo.NO_CLASS).any() and (labels != demo.NO_CLASS).any()
+
+
+@pytest.mark.parametrize("kind", ["views", "patches"])
 def test_torch_loads_the_same_programs(kind, demo, request):
     _, _, folder = request.getfixturevalue(kind)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -193,6 +220,16 @@ def test_the_demo_runs_without_torch(views, tmp_path):
     failed = subprocess.run([*call, "--embeddings", kept], capture_output=True, text=True)
     assert failed.stderr.startswith("error: --embeddings: got embeddings (3, 7)")
     assert len(failed.stderr.splitlines()) == 1 and failed.returncode == 1
+    for options, message in (
+        (["--embeddings", kept, "--negatives", "sky"], "--negatives: got it with --embeddings"),
+        (["--vocabulary", "dog", "--negatives", "sky; Dog"], "'dog' is there twice"),
+        (["--vocabulary", "dog", "--threshold", "nan"], "--threshold: got nan, expected a number"),
+    ):
+        failed = subprocess.run([*call, *options], capture_output=True, text=True)
+        assert message in failed.stderr and failed.returncode
+    options = ["--vocabulary", "dog; floor", "--negatives", "cup, mug", "--threshold", "0"]
+    subprocess.run([*call, *options], check=True, stdout=subprocess.DEVNULL)
+    assert len(json.loads((tmp_path / "out" / "classes.json").read_text())) == 2
 
 
 def test_mistakes_of_the_demo(views, demo, tmp_path):

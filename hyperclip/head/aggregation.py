@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..runtime.precision import at_least_float32, exact_inference
 from ..runtime.recompute import chain, run
 from ..runtime.threads import in_pieces
 
@@ -79,16 +80,27 @@ def added(y: Tensor, x: Tensor) -> Tensor:
 
 
 class SpatialBlock(nn.Module):
-    """One Swin block over each class map, guided by the image, in (cyclically shifted) windows."""
+    """One Swin block over each class map, guided by the image, in (cyclically shifted) windows.
+
+    Its inference computes the attention in float32 if it is to be ``exact``.
+    """
 
     mask: Tensor | None
     order: Tensor  # the position in the grid of each token of each window
 
     def __init__(
-        self, dim: int, guidance_dim: int, heads: int, window: int, shift: int, grid: Grid
+        self,
+        dim: int,
+        guidance_dim: int,
+        heads: int,
+        window: int,
+        shift: int,
+        grid: Grid,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.window, self.shift, self.grid = heads, window, shift, grid
+        self.exact = exact
         self.norm1 = nn.LayerNorm(dim)
         self.projections = GuidedProjections(dim, guidance_dim)
         self.proj = nn.Linear(dim, dim)
@@ -106,6 +118,11 @@ class SpatialBlock(nn.Module):
 
     def forward(self, x: Tensor, guided: Tensor) -> Tensor:
         """x (B, T, h w, C), window by window, and ``guide``'s result to (B, T, h w, C)."""
+        with exact_inference(x.device, self.exact):
+            x = self._attend(x, guided)
+        return added(mlp(self.mlp, self.norm2, x), x)
+
+    def _attend(self, x: Tensor, guided: Tensor) -> Tensor:
         b, t, _, c = x.shape
         qkv = chain(self.norm1, x, self.projections.of_input).add_(guided)
         qkv = qkv.view(-1, self.window**2, 3, self.heads, c // self.heads)
@@ -114,14 +131,21 @@ class SpatialBlock(nn.Module):
         if self.mask is not None:
             mask = self.mask[:, None].to(q.dtype).expand(b * t, -1, -1, -1, -1).flatten(0, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = added(chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj), x)
-        return added(mlp(self.mlp, self.norm2, x), x)
+        return added(chain(lambda z: z.transpose(1, 2).reshape(b, t, -1, c), y, self.proj), x)
 
 
 class SpatialAggregation(nn.Module):
     """Two Swin blocks (plain, then shifted by half a window) that share one guidance norm."""
 
-    def __init__(self, dim: int, guidance_dim: int, heads: int, window: int, grid: Grid) -> None:
+    def __init__(
+        self,
+        dim: int,
+        guidance_dim: int,
+        heads: int,
+        window: int,
+        grid: Grid,
+        exact: bool = False,
+    ) -> None:
         super().__init__()
         window = min(window, *grid)
         if window < 1 or grid[0] % window or grid[1] % window:
@@ -132,7 +156,7 @@ class SpatialAggregation(nn.Module):
         shift = window // 2 if min(grid) > window else 0
         self.guidance_norm = nn.LayerNorm(guidance_dim)
         self.blocks = nn.ModuleList(
-            SpatialBlock(dim, guidance_dim, heads, window, s, grid) for s in (0, shift)
+            SpatialBlock(dim, guidance_dim, heads, window, s, grid, exact) for s in (0, shift)
         )
 
     def guide(self, guidance: Tensor) -> list[Tensor]:
@@ -157,11 +181,18 @@ class ClassAggregation(nn.Module):
     position, padded to ``pad_length`` classes, 0 for no padding.
 
     The released model's padding tokens are copies of one learned token, so one token with a weight
-    of ``pad_length - T`` stands for them. Source: CAT-Seg (CVPR 2024).
+    of ``pad_length - T`` stands for them. Inference is in float32 if it is to be ``exact``. Source:
+    CAT-Seg (CVPR 2024).
     """
 
     def __init__(
-        self, dim: int, guidance_dim: int, heads: int, pad_length: int, attention: str
+        self,
+        dim: int,
+        guidance_dim: int,
+        heads: int,
+        pad_length: int,
+        attention: str,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ("linear", "full"):
@@ -169,6 +200,7 @@ class ClassAggregation(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.ATTENTION_TYPE: got {attention!r}, expected 'linear' or 'full'"
             )
         self.heads, self.pad_length, self.attention = heads, pad_length, attention
+        self.exact = exact
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.projections = GuidedProjections(dim, guidance_dim)
         self.mlp = nn.Sequential(
@@ -235,8 +267,11 @@ class ClassAggregation(nn.Module):
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """Tokens x (..., T, C) with guidance that broadcasts to (..., T, G): (..., T, C)."""
-        x = added(self.attend(self.norm1(x), guidance), x)
-        return added(mlp(self.mlp, self.norm2, x), x)
+        with exact_inference(x.device, self.exact):
+            if self.exact:
+                guidance = at_least_float32(guidance)
+            x = added(self.attend(self.norm1(x), guidance), x)
+            return added(mlp(self.mlp, self.norm2, x), x)
 
 
 def pooled_tokens(x: Tensor, pooling: Grid) -> Tensor:

@@ -157,10 +157,13 @@ class CostVolumeHead(nn.Module):
         self.decoder_projections = nn.ModuleList([nn.Conv2d(i, o, 3, padding=1) for i, o in pairs])
         self.layers = nn.ModuleList(
             AggregationLayer(
-                SpatialAggregation(dim, image_dim, heads, options.window_sizes, self.grid),
-                ClassAggregation(dim, text_dim, heads, options.pad_len, options.attention_type),
+                SpatialAggregation(dim, image_dim, heads, options.window_sizes, self.grid, exact),
+                ClassAggregation(
+                    dim, text_dim, heads, options.pad_len, options.attention_type, exact
+                ),
             )
-            for _ in range(options.num_layers)
+            # what the first layer rounds weighs most: in bfloat16 elsewhere, labels stay the same
+            for exact in (layer == 0 for layer in range(options.num_layers))
         )
         self.decoder = Decoder(dim, options.decoder_dims, projected)
         self.scaled_cosine = ScaledCosine() if scaled_cosine else None

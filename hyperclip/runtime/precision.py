@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
@@ -83,13 +84,20 @@ def at_least_float32(values: torch.Tensor) -> torch.Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def exactly(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """A layer in float32 whatever autocast says, but for training, which it would cost memory; its
-    weights must not be converted.
+def exact_inference(device: torch.device, wanted: bool = True) -> AbstractContextManager[Any]:
+    """Inside, products are in float32 whatever autocast says, if that is ``wanted``, but for
+    training, which it would cost memory. Factors must not be in half precision.
     """
+    if wanted and not torch.is_grad_enabled():
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def exactly(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """A layer within :func:`exact_inference`; its weights must not be converted."""
     if torch.is_grad_enabled():
         return layer(values)
-    with torch.autocast(values.device.type, enabled=False):
+    with exact_inference(values.device):
         return layer(at_least_float32(values))
 
 

@@ -13,6 +13,7 @@ from hyperclip.commands import choose_templates, visualize, vocabulary
 from hyperclip.config.keys import load_config
 from hyperclip.evaluation.results_files import read_results
 from hyperclip.evaluation.suite import System, choose_datasets, load_benchmarks, run_suite
+from hyperclip.head.aggregation import ClassAggregation, SpatialBlock
 from hyperclip.head.cost_head import cost_volume
 from hyperclip.load import load_model
 from hyperclip.predictor import Predictor
@@ -134,6 +135,35 @@ def test_what_is_sensitive_is_in_float32_under_autocast():
     assert torch.equal(costs, cost_volume(image, text))
     assert (weights.sum(-1) - 1).abs().max() < 1e-6
     assert torch.equal(softmax_map(q, k), (q * 0.25 @ k.mT).softmax(-1))
+
+
+@pytest.mark.parametrize("attention", ["linear", "full"])
+def test_the_first_layer_of_aggregation_attends_in_float32(attention, exact):
+    """Not so in training, nor in the layers behind it."""
+    layers = exact.model.sem_seg_head.layers
+    assert [layer.classes.exact for layer in layers] == [True, False]
+    assert [b.exact for layer in layers for b in layer.spatial.blocks] == [True] * 2 + [False] * 2
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        classes = ClassAggregation(8, 4, 2, 5, attention, wanted)
+        block = SpatialBlock(8, 4, 2, 2, 1, (4, 4), wanted)
+        tokens, text = torch.randn(6, 3, 8), torch.randn(3, 4)
+        maps, image = torch.randn(1, 3, 16, 8), torch.randn(1, 16, 4)
+        for parameter in block.mlp[2].parameters():  # the MLP adds nothing
+            nn.init.zeros_(parameter)
+        for part, inputs in (
+            (classes, (tokens, text)),
+            (block, (maps, block.guide(image))),
+        ):
+            with torch.no_grad():
+                want = part(*inputs)
+                with torch.autocast("cpu", torch.bfloat16):
+                    assert torch.equal(part(*inputs), want) is wanted
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not torch.equal(part(*inputs), want)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = block.guide(image)
+        assert rounded.dtype == torch.bfloat16 and block(maps, rounded).isfinite().all()
 
 
 def test_only_large_networks_are_converted():

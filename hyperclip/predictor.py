@@ -25,18 +25,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .config import load_config
 from .data.example_files import require_mask
-from .data.image_files import read_raw_label
-from .data.mapper import read_image
+from .data.given_images import AnyImage, AnyMask, file_name_of, mask_of, pixels_of
 from .data.resizing import ResizeShortestEdge
 from .load import load_model
 from .prediction import Prediction
 from .pretrained import SaveOptions, locate_model, push_model, save_model
-from .runtime.files import user_path
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, Precision
 from .score_maps import ScoreMaps
@@ -56,12 +53,6 @@ logger = logging.getLogger(__name__)
 MOST_SCORES = 2**25
 """Scores of all classes that :meth:`Predictor.top` has in memory at a time: 128 MB."""
 
-AnyMask = str | Path | Image.Image | np.ndarray | Tensor
-"""What :func:`mask_of` takes."""
-
-AnyImage = str | Path | Image.Image | np.ndarray | Tensor
-"""What :func:`pixels_of` takes."""
-
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 """The lock of each model; predictors of the same model share it."""
 _locks_guard = threading.Lock()
@@ -73,52 +64,6 @@ class EncodedImage:
 
     encoded: Any
     size: tuple[int, int]
-
-
-def pixels_of(image: AnyImage) -> np.ndarray:
-    """An image as uint8 RGB (H, W, 3): a file, turned upright by its EXIF tag, one of Pillow's with
-    8 bits a channel, likewise, an array like that, or a tensor, uint8 (3, H, W).
-
-    Raises:
-        ValueError: another shape, type or mode, a damaged file. FileNotFoundError: no such file.
-    """
-    if isinstance(image, str | Path):
-        return read_image(user_path(str(image)))
-    if isinstance(image, Image.Image):
-        if image.mode.startswith(("I", "F")):
-            got = f"got Pillow's mode {image.mode!r}"
-            raise ValueError(f"image: {got}, expected 8 bits a channel; scale it, or give the file")
-        upright = ImageOps.exif_transpose(image)
-        return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
-    if isinstance(image, Tensor):
-        if image.dim() != 3 or len(image) != 3 or image.dtype != torch.uint8:
-            got = f"got a tensor {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
-            raise ValueError(f"image: {got}, expected uint8 (3, H, W), RGB")
-        return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        got = f"got {image.dtype} {image.shape}"
-        raise ValueError(f"image: {got}, expected uint8 (H, W, 3), RGB")
-    return image
-
-
-def _named(image: AnyImage, file_name: str = "") -> dict[str, str]:
-    """What a record says of an image's file: "file_name", its own or the given one, if any."""
-    own = str(image) if isinstance(image, str | Path) else ""
-    name = file_name or own
-    return {"file_name": str(user_path(name))} if name else {}
-
-
-def mask_of(mask: AnyMask) -> np.ndarray:
-    """A mask as bool (H, W): what is not 0 in a file of one channel, an image or an array; raises
-    as :func:`hyperclip.data.image_files.read_raw_label`, and ValueError for another shape.
-    """
-    if isinstance(mask, str | Path):
-        return read_raw_label(user_path(str(mask)), "applied") != 0
-    values = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.integer) or values.dtype == bool):
-        got = f"got {values.dtype} {values.shape}"
-        raise ValueError(f"mask: {got}, expected bool or whole numbers (H, W), 0 for the rest")
-    return values != 0
 
 
 class Predictor:
@@ -347,7 +292,7 @@ class Predictor:
         tensors = [self._resized(array) for array in arrays]
         sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         records = [
-            {"image": tensor, "height": size[0], "width": size[1], **_named(image, name)}
+            {"image": tensor, "height": size[0], "width": size[1], **file_name_of(image, name)}
             for tensor, size, image, name in zip(tensors, sizes, images, names, strict=True)
         ]
         with self.computing():

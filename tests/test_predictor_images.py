@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hyperclip import Predictor
-from hyperclip.predictor import pixels_of
+from hyperclip.data.given_images import pixels_of
 from hyperclip.tinyscenes.drawing import render_scene
 from PIL import Image
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.example_files import require_mask
-from ..predictor import mask_of
+from ..data.given_images import mask_of
 from ..runtime.recent import Recent
 from ..vocabulary.names import is_blank
 

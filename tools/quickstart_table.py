@@ -61,6 +61,7 @@ SUPERPIXELS = (
 PERFECT = ("TEST.REGIONS.NAME", "files", "TEST.REGIONS.FOLDER", "{output}/regions")
 BANK = ("TEST.BANK.FILE", "{output}/bank-{seed}.safetensors")
 ROWS = (
+    Row("plain dense CLIP, no head", "dense_clip"),
     Row("CLIP's last layer", "clip_last_layer"),
     Row("CLIPer: early-layer fusion", "cliper_fusion"),
     Row("CLIPer: fusion and refinement", "cliper"),

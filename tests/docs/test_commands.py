@@ -126,7 +126,7 @@ RULES = (
         "docs/performance.md: bash tools/gpu_report.sh", test=("tests/test_speed.py", "gpu_report")
     ),
     Rule(
-        "docs/stages.md: python tools/quickstart_table.py",
+        "README.md: python tools/quickstart_table.py",
         test=("tests/quickstart/test_table.py", "program.main"),
     ),
     Rule(".*: python -m speed", test=("tests/test_speed.py", "SUITES")),

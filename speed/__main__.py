@@ -16,7 +16,8 @@ against the released code's chain of products. cliper: an image at 336 pixels, r
 diffusion model of Stable Diffusion 2.1's shape, against the same chain and the whole UNet; the
 networks' passes alone are the floor. evaluate: images from files, against whole score maps; the
 networks alone are the floor. precision: images and new names in bfloat16 (or --precision
-float16), against float32. The obvious ways are in reference/.
+float16), against float32. export: images by exported files in onnxruntime and torch.export, against
+the Python model. The obvious ways are in reference/.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tabulate import tabulate
 from speed.adapters import adapter_maps
 from speed.cliper import pipeline
 from speed.evaluation import evaluate
+from speed.exported import exported
 from speed.head import head
 from speed.inference import inference, new_vocabulary
 from speed.measuring import Row, Settings
@@ -56,6 +58,7 @@ SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "cliper": (pipeline,),
     "evaluate": (evaluate,),
     "precision": (precision,),
+    "export": (exported,),
 }
 SLOWER = 1.15
 """A case has become worse when its time or memory ratio has fallen by this factor."""

@@ -64,7 +64,8 @@ def attention(answer: Answer, weights: np.ndarray, point: tuple[int, int]) -> np
     image, labels = _resized(answer.image, answer.prediction.labels, *SHOWN_SIDE)
     height, width = labels.shape
     shares = np.clip(weights / max(float(weights.max()), 1e-12), 0, 1)
-    cells = cv2.resize((255 * shares).astype(np.uint8), (width, height), 0, 0, 0, cv2.INTER_NEAREST)
+    bytes_of = (255 * shares).astype(np.uint8)
+    cells = cv2.resize(bytes_of, (width, height), interpolation=cv2.INTER_NEAREST)
     colors = cv2.applyColorMap(cells, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     drawn = cv2.addWeighted(grey, 0.35, np.ascontiguousarray(colors), 0.65, 0)

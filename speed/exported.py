@@ -65,7 +65,8 @@ def exported(settings: Settings) -> list[Row]:
     }
     if not any(settings.only in title for title in titles.values()):
         return []
-    cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True")
+    small = ("MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1") if settings.smoke else ()
+    cfg, model = build_hyperclip(settings, "TEST.SLIDING_WINDOW", "True", *small)
     merge(model)
     sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
     predictor, demo, rows = Predictor(model, **sizes), _demo(), []

@@ -39,13 +39,13 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # Words ----------------------------------------------------------------------------------------
 
 
-def split_vocabulary(text):
+def split_vocabulary(text, option="--vocabulary"):
     """Typed classes, each a list of synonyms; ValueError for none, or a name there twice."""
     entries = re.split("[;\uff1b\n\r]", text)
     classes = [[n.strip() for n in re.split("[,\uff0c\u3001]", e) if n.strip()] for e in entries]
     classes = [list(dict.fromkeys(names)) for names in classes if names]
     if not classes:
-        raise ValueError(f"--vocabulary: got {text!r}, expected names such as 'dog; floor'")
+        raise ValueError(f"{option}: got {text!r}, expected names such as 'dog; floor'")
     check_once(classes)
     return classes
 
@@ -498,8 +498,8 @@ def words_of(arguments, model):
         raise ValueError(
             "--vocabulary: got none, and the model names no classes. Give 'dog; floor'"
         )
-    others = re.split("[;,\uff1b\uff0c\u3001\n\r]", arguments.negatives)
-    rest = split_vocabulary(";".join(others)) if arguments.negatives else []
+    others = re.sub("[,\uff0c\u3001]", ";", arguments.negatives)  # each word by itself
+    rest = split_vocabulary(others, "--negatives") if others else []
     classes = classes + rest
     check_once(classes)
     if len(classes) > NO_CLASS:

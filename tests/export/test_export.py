@@ -223,6 +223,7 @@ def test_the_demo_runs_without_torch(views, tmp_path):
     for options, message in (
         (["--embeddings", kept, "--negatives", "sky"], "--negatives: got it with --embeddings"),
         (["--vocabulary", "dog", "--negatives", "sky; Dog"], "'dog' is there twice"),
+        (["--vocabulary", "dog", "--negatives", "; ,"], "--negatives: got '; ;', expected names"),
         (["--vocabulary", "dog", "--threshold", "nan"], "--threshold: got nan, expected a number"),
     ):
         failed = subprocess.run([*call, *options], capture_output=True, text=True)

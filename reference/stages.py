@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -83,12 +84,16 @@ def distinct_masks(masks: Tensor, quality: Tensor, most: float) -> list[int]:
     return stay
 
 
-def guided_filter(guide: Tensor, scores: Tensor, radius: int, eps: float) -> Tensor:
+def guided_filter(
+    guide: Tensor, scores: Tensor, radius: int, eps: float, image: Tensor | None = None
+) -> Tensor:
     """Scores (T, H, W) filtered by a guide (3, H, W): a linear regression in every box, and a pixel
-    takes the mean of what those of all boxes that hold it say.
+    takes the mean of the functions of all boxes that hold it. With a larger ``image`` (3, H', W'),
+    its pixels (T, H', W') take the functions of the guide's pixels, interpolated.
     """
     height, width = guide.shape[1:]
-    total, count = torch.zeros_like(scores), torch.zeros(height, width, dtype=scores.dtype)
+    total = scores.new_zeros(len(scores), 4, height, width)
+    count = scores.new_zeros(height, width)
     for y in range(height):
         for x in range(width):
             rows = slice(max(0, y - radius), y + radius + 1)
@@ -101,10 +106,14 @@ def guided_filter(guide: Tensor, scores: Tensor, radius: int, eps: float) -> Ten
                 values = scores[index, rows, columns].flatten()
                 relation = away @ (values - values.mean()) / len(values)
                 slope = torch.linalg.solve(spread, relation)
-                fitted = slope @ away + values.mean()
-                total[index, rows, columns] += fitted.view(scores[index, rows, columns].shape)
+                function = torch.stack([*slope, values.mean() - slope @ mean[:, 0]])
+                total[index, :, rows, columns] += function[:, None, None]
             count[rows, columns] += 1
-    return total / count
+    functions = total / count
+    if image is not None:
+        functions = F.interpolate(functions, size=image.shape[1:], mode="bilinear")
+    image = guide if image is None else image
+    return torch.stack([(f[:3] * image).sum(dim=0) + f[3] for f in functions])
 
 
 def present_classes(

@@ -208,6 +208,7 @@ def _add_stage_keys(test: CfgNode) -> None:
     test.REFINER.GUIDED.RADIUS = 0.0375  # of its boxes, share of the longer side: 24 pixels of 640
     test.REFINER.GUIDED.EPS = 1e-3  # variance of colours, 0..1, below which a box counts as flat
     test.REFINER.GUIDED.MAX_SIZE = 640  # images with a longer side are scaled down to it
+    test.REFINER.GUIDED.SUBSAMPLE = 1  # fit in an image this much smaller: 4 is many times faster
     test.BANK = CfgNode()
     test.BANK.FILE = ""  # memory bank that hyperclip-build-bank wrote with the same model; "" = off
     test.BANK.NEIGHBOURS = 16  # nearest regions of the bank whose mean is taken

@@ -1,14 +1,17 @@
 """The guided filter as a refiner without any model: scores follow the edges of the image.
 
 In every box the scores are fitted by a linear function of the image's colours, and a pixel takes
-the mean of the functions of all boxes that hold it. Shapes: T classes, t classes of a chunk, H W
-image. Source: He, Sun and Tang, Guided Image Filtering (ECCV 2010; TPAMI 2013), eq. 16 to 18.
+the mean of the functions of all boxes that hold it. The functions may be fitted in a smaller image
+and used in the whole one. Shapes: T classes, t classes of a chunk, H W image, h w the smaller one.
+Sources: He, Sun and Tang, Guided Image Filtering (ECCV 2010; TPAMI 2013), eq. 16 to 18; He and Sun,
+Fast Guided Filter (arXiv:1505.00996), algorithm 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from ..config.key_rules import options_of
 from ..runtime.memory import items_at_a_time
-from ..score_maps import resize
+from ..score_maps import Size, resize
 from .refining import REFINER_REGISTRY, Refinement
 
 PLANES = 24
@@ -32,12 +35,13 @@ class GuidedOptions:
 
     Raises:
         ValueError: an ``eps`` of 0, which divides by zero where a box has one colour; a ``radius``
-            that is not above 0.
+            that is not above 0; a ``max_size`` or ``subsample`` below 1.
     """
 
     radius: float
     eps: float
     max_size: int
+    subsample: int
 
     def __post_init__(self) -> None:
         if not 0 < self.radius <= 1:
@@ -47,10 +51,10 @@ class GuidedOptions:
             )
         if not 1e-8 <= self.eps < float("inf"):
             raise ValueError(f"TEST.REFINER.GUIDED.EPS: got {self.eps}, expected 1e-08 or more")
-        if self.max_size < 1:
-            raise ValueError(
-                f"TEST.REFINER.GUIDED.MAX_SIZE: got {self.max_size}, expected 1 or more"
-            )
+        for name in ("max_size", "subsample"):
+            if getattr(self, name) < 1:
+                got = f"got {getattr(self, name)}, expected 1 or more"
+                raise ValueError(f"TEST.REFINER.GUIDED.{name.upper()}: {got}")
 
 
 def box_mean(maps: Tensor, radius: int) -> Tensor:
@@ -78,14 +82,18 @@ class Guide:
 
     Args:
         image: (3, H, W), 0..1. radius: of the boxes, in pixels. eps: added to the variances.
+        subsample: how much smaller the image is in which the functions are fitted.
     """
 
-    def __init__(self, image: Tensor, radius: int, eps: float) -> None:
-        self.radius = radius
+    def __init__(self, image: Tensor, radius: int, eps: float, subsample: int) -> None:
         self.image = image.double()
-        self.mean = box_mean(self.image, radius)
+        height, width = image.shape[1:]
+        fitted = ceil(height / subsample), ceil(width / subsample)
+        self.small, self.radius = smaller(self.image, fitted), max(1, round(radius / subsample))
+        self.mean = box_mean(self.small, self.radius)
         entries = {
-            (i, j): box_mean(self.image[i] * self.image[j], radius) - self.mean[i] * self.mean[j]
+            (i, j): box_mean(self.small[i] * self.small[j], self.radius)
+            - self.mean[i] * self.mean[j]
             for i, j in CORNERS
         }
         for i in range(3):
@@ -94,24 +102,40 @@ class Guide:
         self.inputs = (self.mean, self.inverse)
 
     def __call__(self, coarse: Tensor) -> Tensor:
-        """Scores (T, h, w) on the image's pixels (T, H, W), filtered."""
-        size = (self.image.shape[1], self.image.shape[2])
-        step = items_at_a_time(PLANES * size[0] * size[1], coarse.device)
-        parts = [self._filter(resize(some[None], size)[0]) for some in coarse.split(step)]
-        return torch.cat(parts)
+        """Scores (T, h', w') on the image's pixels (T, H, W), filtered."""
+        step = items_at_a_time(PLANES * self.image[0].numel(), coarse.device)
+        return torch.cat([self._filter(some) for some in coarse.split(step)])
 
-    def _filter(self, scores: Tensor) -> Tensor:
-        scores64 = scores.double()
-        mean = box_mean(scores64, self.radius)
-        # covariance of each colour and the scores, (t, 3, H, W)
-        products = scores64[:, None] * self.image
+    def _filter(self, coarse: Tensor) -> Tensor:
+        functions = self._fit(resize(coarse[None], self._size_of(self.small))[0].double())
+        if self.small is not self.image:
+            functions = resize(functions.to(coarse.dtype), self._size_of(self.image))
+        image = self.image.to(functions.dtype)
+        return ((functions[:, :3] * image).sum(dim=1) + functions[:, 3]).to(coarse.dtype)
+
+    def _fit(self, scores: Tensor) -> Tensor:
+        """Slopes for the three colours and offset of each pixel's function, (t, 4, h, w)."""
+        mean = box_mean(scores, self.radius)
+        # covariance of each colour and the scores, (t, 3, h, w)
+        products = scores[:, None] * self.small
         covariance = box_mean(products, self.radius) - mean[:, None] * self.mean
         slope = torch.zeros_like(covariance)
         for j in range(3):  # faster than many products of small matrices
             slope += self.inverse[:, j] * covariance[:, j : j + 1]
         offset = mean - (slope * self.mean).sum(dim=1)
-        slope, offset = box_mean(slope, self.radius), box_mean(offset, self.radius)
-        return ((slope * self.image).sum(dim=1) + offset).to(scores.dtype)
+        return box_mean(torch.cat([slope, offset[:, None]], dim=1), self.radius)
+
+    @staticmethod
+    def _size_of(image: Tensor) -> Size:
+        return image.shape[1], image.shape[2]
+
+
+def smaller(image: Tensor, size: Size) -> Tensor:
+    """An image (3, H, W) in a smaller size (h, w), with anti-aliasing; itself in its own."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    return F.interpolate(image[None], size=size, **options)[0]  # type: ignore[arg-type]
 
 
 def _inverse(entries: dict[tuple[int, int], Tensor]) -> Tensor:
@@ -137,16 +161,12 @@ class GuidedRefiner:
         return [self._guide(image) for image in images]
 
     def _guide(self, image: Tensor) -> Guide:
-        image = image.to(self.device).float()[None] / 255
-        height, width = image.shape[2:]
+        image = image.to(self.device).float() / 255
+        height, width = image.shape[1:]
         scale = min(1.0, self.options.max_size / max(height, width))
-        if scale < 1:
-            size = max(1, round(height * scale)), max(1, round(width * scale))
-            image = F.interpolate(
-                image, size=size, mode="bilinear", align_corners=False, antialias=True
-            )
-        radius = max(1, round(self.options.radius * max(image.shape[2:])))
-        return Guide(image[0], radius, self.options.eps)
+        image = smaller(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        radius = max(1, round(self.options.radius * max(image.shape[1:])))
+        return Guide(image, radius, self.options.eps, self.options.subsample)
 
 
 @REFINER_REGISTRY.register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hyperclip import load_config
 from hyperclip.load import load_model
 from hyperclip.segmenter import Question
@@ -23,9 +24,32 @@ def random(*shape, seed=0):
 @pytest.mark.parametrize(("radius", "eps"), [(1, 1e-2), (2, 1e-3), (9, 1e-4)])
 def test_against_a_regression_in_every_box(radius, eps):
     guide, scores = random(3, 9, 7), random(2, 9, 7, seed=1)
-    found = Guide(guide, radius, eps)(scores)
+    found = Guide(guide, radius, eps, 1)(scores)
     expected = reference.guided_filter(guide.double(), scores.double(), radius, eps)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("radius", "subsample"), [(4, 2), (6, 3), (1, 4)])
+def test_functions_fitted_in_a_smaller_image(radius, subsample):
+    image, scores = random(3, 13, 17), random(2, 3, 4, seed=1)
+    found = Guide(image, radius, 1e-3, subsample)(scores)
+    size = -(-13 // subsample), -(-17 // subsample)
+    options = {"mode": "bilinear", "align_corners": False}
+    small = F.interpolate(image[None].double(), size=size, antialias=True, **options)[0]
+    coarse = F.interpolate(scores[None].double(), size=size, **options)[0]
+    boxes = max(1, round(radius / subsample))
+    expected = reference.guided_filter(small, coarse, boxes, 1e-3, image.double())
+    assert found.shape == (2, 13, 17)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_smaller_image_changes_little():
+    image = torch.zeros(3, 64, 64)
+    image[:, :, 29:] = 1
+    coarse = random(3, 8, 8)
+    whole, fast = Guide(image, 8, 1e-3, 1)(coarse), Guide(image, 8, 1e-3, 4)(coarse)
+    plain = F.interpolate(coarse[None], size=(64, 64), mode="bilinear")[0]
+    assert (fast - whole).abs().mean() < 0.15 * (plain - whole).abs().mean()
 
 
 def test_box_means_are_cut_at_the_borders():
@@ -40,16 +64,16 @@ def test_one_colour_leaves_means_and_equal_scores_stay():
     flat = torch.full((3, 8, 8), 0.5)
     scores = random(1, 8, 8)
     twice = box_mean(box_mean(scores.double(), 2), 2).float()
-    torch.testing.assert_close(Guide(flat, 2, 1e-3)(scores), twice, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(Guide(flat, 2, 1e-3, 1)(scores), twice, atol=1e-5, rtol=1e-5)
     equal = torch.full((1, 8, 8), 0.25)
-    torch.testing.assert_close(Guide(random(3, 8, 8), 2, 1e-3)(equal), equal)
+    torch.testing.assert_close(Guide(random(3, 8, 8), 2, 1e-3, 1)(equal), equal)
 
 
 def test_edges_of_the_image_become_edges_of_the_scores():
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     image[:, :, 16:] = 255
     coarse = torch.tensor([[[0.0, 1.0]]])  # 1 x 2 cells: a ramp over the whole image
-    (refine,) = GuidedRefiner(GuidedOptions(0.15, 1e-3, 32), CPU)([image])
+    (refine,) = GuidedRefiner(GuidedOptions(0.15, 1e-3, 32, 1), CPU)([image])
     fine = refine(coarse)[0]
     assert fine.shape == (32, 32)
     step, ramp = fine[:, 16] - fine[:, 15], 1 / 16
@@ -57,7 +81,7 @@ def test_edges_of_the_image_become_edges_of_the_scores():
 
 
 def test_chunks_of_classes_give_the_same(monkeypatch):
-    guide, scores = Guide(random(3, 12, 10), 3, 1e-3), random(5, 4, 3, seed=1)
+    guide, scores = Guide(random(3, 12, 10), 3, 1e-3, 1), random(5, 4, 3, seed=1)
     whole = guide(scores)
     monkeypatch.setattr("hyperclip.stages.guided.items_at_a_time", lambda *_: 2)
     assert torch.equal(guide(scores), whole)
@@ -65,20 +89,21 @@ def test_chunks_of_classes_give_the_same(monkeypatch):
 
 def test_large_images_are_scaled_down():
     image = (random(3, 40, 100) * 255).to(torch.uint8)
-    (refine,) = GuidedRefiner(GuidedOptions(0.1, 1e-3, 50), CPU)([image])
+    (refine,) = GuidedRefiner(GuidedOptions(0.1, 1e-3, 50, 1), CPU)([image])
     assert refine(random(2, 4, 10)).shape == (2, 20, 50) and refine.radius == 5
-    (refine,) = GuidedRefiner(GuidedOptions(0.001, 1e-3, 500), CPU)([image])
+    (refine,) = GuidedRefiner(GuidedOptions(0.001, 1e-3, 500, 1), CPU)([image])
     assert refine(random(2, 4, 10)).shape == (2, 40, 100) and refine.radius == 1
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((0.0, 1e-3, 640), "RADIUS: got 0.0, expected above 0"),
-        ((1.5, 1e-3, 640), "RADIUS: got 1.5"),
-        ((0.1, 0.0, 640), "EPS: got 0.0, expected 1e-08 or more"),
-        ((0.1, float("nan"), 640), "EPS: got nan"),
-        ((0.1, 1e-3, 0), "MAX_SIZE: got 0"),
+        ((0.0, 1e-3, 640, 1), "RADIUS: got 0.0, expected above 0"),
+        ((1.5, 1e-3, 640, 1), "RADIUS: got 1.5"),
+        ((0.1, 0.0, 640, 1), "EPS: got 0.0, expected 1e-08 or more"),
+        ((0.1, float("nan"), 640, 1), "EPS: got nan"),
+        ((0.1, 1e-3, 0, 1), "MAX_SIZE: got 0"),
+        ((0.1, 1e-3, 640, 0), "SUBSAMPLE: got 0, expected 1 or more"),
     ],
 )
 def test_mistakes(values, message):
@@ -94,5 +119,5 @@ def test_as_a_stage():
     question = Question(Vocabulary.from_text("red circle; blue star"), scores=True)
     encoded = system.encode([image])[0]
     plain = system.system.score(encoded.encoded, question, (60, 80)).coarse()
-    expected = GuidedRefiner(GuidedOptions(0.0375, 1e-3, 640), CPU)([image])[0](plain)
+    expected = GuidedRefiner(GuidedOptions(0.0375, 1e-3, 640, 1), CPU)([image])[0](plain)
     torch.testing.assert_close(system.segment(encoded, question, (60, 80)).scores, expected)

@@ -102,7 +102,9 @@ class Guide:
         self.inputs = (self.mean, self.inverse)
 
     def __call__(self, coarse: Tensor) -> Tensor:
-        """Scores (T, h', w') on the image's pixels (T, H, W), filtered."""
+        """Scores (T, h', w') on the image's pixels (T, H, W), filtered: linear functions overshoot
+        at edges, but no class scores beyond its lowest and its highest score of before.
+        """
         step = items_at_a_time(PLANES * self.image[0].numel(), coarse.device)
         return torch.cat([self._filter(some) for some in coarse.split(step)])
 
@@ -111,7 +113,9 @@ class Guide:
         if self.small is not self.image:
             functions = resize(functions.to(coarse.dtype), self._size_of(self.image))
         image = self.image.to(functions.dtype)
-        return ((functions[:, :3] * image).sum(dim=1) + functions[:, 3]).to(coarse.dtype)
+        filtered = ((functions[:, :3] * image).sum(dim=1) + functions[:, 3]).to(coarse.dtype)
+        lowest, highest = (f(coarse, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
+        return torch.minimum(torch.maximum(filtered, lowest), highest)
 
     def _fit(self, scores: Tensor) -> Tensor:
         """Slopes for the three colours and offset of each pixel's function, (t, 4, h, w)."""

@@ -17,6 +17,11 @@ from reference import stages as reference
 CPU = torch.device("cpu")
 
 
+def within(filtered, scores):
+    """Each class (H, W) in the range of its scores of before."""
+    return torch.stack([f.clamp(s.min(), s.max()) for f, s in zip(filtered, scores, strict=True)])
+
+
 def random(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -26,7 +31,7 @@ def test_against_a_regression_in_every_box(radius, eps):
     guide, scores = random(3, 9, 7), random(2, 9, 7, seed=1)
     found = Guide(guide, radius, eps, 1)(scores)
     expected = reference.guided_filter(guide.double(), scores.double(), radius, eps)
-    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.double(), within(expected, scores), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("radius", "subsample"), [(4, 2), (6, 3), (1, 4)])
@@ -40,7 +45,19 @@ def test_functions_fitted_in_a_smaller_image(radius, subsample):
     boxes = max(1, round(radius / subsample))
     expected = reference.guided_filter(small, coarse, boxes, 1e-3, image.double())
     assert found.shape == (2, 13, 17)
-    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.double(), within(expected, scores), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("subsample", [1, 3])
+def test_no_class_leaves_the_range_of_its_scores(subsample):
+    """Scores rise with the light from left to right; what is dark on the right or light on the left
+    is beyond all that the functions were fitted to.
+    """
+    image = torch.linspace(0, 1, 24).expand(3, 24, 24).clone()
+    image[:, 3, 20], image[:, 20, 3] = 0, 1
+    coarse = torch.tensor([[[0.0, 1.0]], [[-5.0, -4.0]]])
+    fine = Guide(image, 4, 1e-4, subsample)(coarse)
+    assert fine[0].aminmax() == (0, 1) and fine[1].aminmax() == (-5, -4)
 
 
 def test_a_smaller_image_changes_little():

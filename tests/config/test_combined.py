@@ -40,7 +40,6 @@ CHANGES = {
         "cliper/universal_vitb16",
         {"MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED"},
     ),
-    "combined/mini_guided": ("photos/mini", set(REFINED)),
 }
 
 

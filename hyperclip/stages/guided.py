@@ -2,9 +2,9 @@
 
 In every box the scores are fitted by a linear function of the image's colours, and a pixel takes
 the mean of the functions of all boxes that hold it. The functions may be fitted in a smaller image
-and used in the whole one. Shapes: T classes, t classes of a chunk, H W image, h w the smaller one.
-Sources: He, Sun and Tang, Guided Image Filtering (ECCV 2010; TPAMI 2013), eq. 16 to 18; He and Sun,
-Fast Guided Filter (arXiv:1505.00996), algorithm 2.
+and used in the whole one. Shapes: T classes, t classes of a chunk, H W image, h w grid of the
+smaller one. Sources: He, Sun and Tang, Guided Image Filtering (ECCV 2010; TPAMI 2013), eq. 16 to
+18; He and Sun, Fast Guided Filter (arXiv:1505.00996), algorithm 2.
 """
 
 from __future__ import annotations

@@ -239,13 +239,18 @@ def _vocabulary(content: Mapping, path: Path, where: str) -> Vocabulary:
     return Vocabulary(names, content["name"], str(content.get("version", "")), background=words)
 
 
+def _labels(vocabulary: Vocabulary, background: str) -> tuple[list[str], int]:
+    """The names of the labels, and the label of ignored pixels, which no name has."""
+    names = vocabulary.names + (["background"] if background != "none" else [])
+    return names, IGNORE if len(names) < IGNORE else LARGEST
+
+
 def _label_map(
     content: Mapping, vocabulary: Vocabulary, background: str, name: str, where: str
 ) -> LabelMap:
     """The file's own label map, which gets this name, or the built-in one that it asks for."""
     given, ignored = content.get("label_map"), _listed(content.get("ignore", []))
-    names = vocabulary.names + (["background"] if background != "none" else [])
-    ignore = IGNORE if len(names) < IGNORE else 65535
+    names, ignore = _labels(vocabulary, background)
     if isinstance(given, str):
         known = LABEL_MAPS.get(given)
         if known is None or {*known.classes.values()} - {known.ignore} != set(range(len(names))):
@@ -288,8 +293,7 @@ def _annotated(
         raise ValueError(f"{where}: ignore: {problem}. Write ignore in label_map instead")
     if len(given) > LARGEST - 1:
         raise ValueError(f"{where}: label_map: got {len(given)} keys, at most {LARGEST - 1} fit")
-    names = vocabulary.names + (["background"] if background != "none" else [])
-    ignore = IGNORE if len(names) < IGNORE else 65535
+    names, ignore = _labels(vocabulary, background)
     rule = kind.is_key, KEY_WORDS[kind.format]
     classes = _by_name(given, vocabulary, names, ignore, where, rule)
     values: dict[Key, int] = {key: value for value, key in enumerate(classes)}

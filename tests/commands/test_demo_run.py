@@ -37,6 +37,8 @@ def photos(tmp_path):
 @pytest.fixture
 def segment(tmp_path, photos, monkeypatch):
     """Runs the demo over the photos: ``segment(*options)`` gives the levels that were seen."""
+    demo.setup_logger(name="hyperclip")  # what it hides from caplog at its first call alone
+    monkeypatch.setattr(logging.getLogger("hyperclip"), "propagate", True)
 
     def run(*options, words=WORDS, stop=lambda count: None, opts=(), inputs=(photos,)):
         predictor, seen = LevelPredictor(stop), []

@@ -55,12 +55,19 @@ class ContextReading(nn.Module):
         return added / torch.linalg.vector_norm(added, dim=1, keepdim=True).clamp_min(1)
 
 
+def last_stages(trunk: Any) -> nn.Sequential:
+    """A copy of an EfficientNet's stages with the widest features."""
+    last = nn.Sequential(*trunk.blocks[LAST_STAGES], trunk.conv_head, trunk.bn2)
+    return copy.deepcopy(last)
+
+
 class ConceptEncoder(nn.Module):
     """An image encoder into the space of a text encoder: the text embeddings of a classifier's
     classes, weighted by their probabilities. Source: Norouzi et al., ConSE (ICLR 2014).
 
     Args:
         trunk: timm's EfficientNet with ``output_stride`` 16 and its classifier.
+        last: a copy of its last stages with their batch norms.
         concepts: unit text embeddings (K, C) of the classifier's classes.
         mean, std: of the pixels that it was trained with, RGB, 0..1.
     """
@@ -70,6 +77,7 @@ class ConceptEncoder(nn.Module):
     def __init__(
         self,
         trunk: EfficientNet,
+        last: nn.Sequential,
         concepts: Tensor,
         mean: Sequence[float],
         std: Sequence[float],
@@ -80,6 +88,7 @@ class ConceptEncoder(nn.Module):
         self.image_mean, self.image_std = tuple(mean), tuple(std)
         self.context: ContextReading | None = None
         self.stages: nn.Sequential | None = None
+        self._last = (last,)  # a tuple: no part of the model before they are asked for
 
     def add_context(self, hidden: int, stages: bool) -> None:
         """Add what :class:`ContextReading` gives to the embeddings, whose directions stay; with
@@ -87,9 +96,7 @@ class ConceptEncoder(nn.Module):
         """
         self.context = ContextReading(self.trunk.num_features, hidden, self.concepts.shape[1])
         if stages:
-            trunk: Any = copy.deepcopy(self.trunk)
-            last = nn.Sequential(*trunk.blocks[LAST_STAGES], trunk.conv_head, trunk.bn2)
-            self.stages = last.requires_grad_(True)
+            self.stages = copy.deepcopy(self._last[0]).requires_grad_(True)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What concepts and what context are read from, both (B, D, h, w), of normalised images (B,

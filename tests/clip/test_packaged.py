@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from detectron2.modeling import build_model
 from hyperclip import Predictor
@@ -15,6 +17,7 @@ from hyperclip.checkpoints import StrictCheckpointer
 from hyperclip.checkpoints.shrinking import shrink_checkpoint
 from hyperclip.clip import encode_dense, encode_text, load_clip, tokenize
 from hyperclip.clip.image_tower import image_tower
+from hyperclip.clip.packaged import fold_batch_norms
 from hyperclip.config.key_rules import options_of
 from hyperclip.config.keys import load_config
 from hyperclip.load import load_model
@@ -22,6 +25,7 @@ from hyperclip.segmenter import Question
 from hyperclip.training.optimizer import parameter_groups
 from hyperclip.vocabulary import Vocabulary
 from open_clip import IMAGENET_CLASSNAMES
+from torch import nn
 from torch.nn import functional as F
 
 from reference.training import random_image
@@ -68,6 +72,28 @@ def test_the_classifier_knows_a_photo(loaded):
     with torch.no_grad():
         best = loaded.model.visual.trunk((image - 127.5) / 127.5)[0].topk(5).indices
     assert "daisy" in [IMAGENET_CLASSNAMES[i] for i in best]
+
+
+def test_batch_norms_are_folded_into_the_same_function():
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0", output_stride=16).eval()
+    for name, value in network.state_dict().items():
+        if "running_var" in name or ("bn" in name and name.endswith("weight")):
+            value.uniform_(0.5, 1.5)
+        elif "bn" in name and value.is_floating_point():
+            value.normal_(0, 0.1)
+    folded = copy.deepcopy(network)
+    fold_batch_norms(folded)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    images = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        for ours, expected in zip(
+            folded.forward_intermediates(images)[1],
+            network.forward_intermediates(images)[1],
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(folded(images), network(images), atol=1e-4, rtol=1e-4)
 
 
 def test_pooled_features_and_single_cells_are_what_the_encoder_says(loaded):

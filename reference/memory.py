@@ -58,7 +58,14 @@ def reweighted(
     scale: float,
     weight: float,
 ) -> Tensor:
-    """Scores (T, H, W) moved by ``weight`` times the change of the probabilities."""
+    """Scores (T, H, W) that go ``weight`` times the change of the probabilities of their way to the
+    highest of all scores or to 0.
+    """
     before, after = (probabilities(x, text, owners, scale) for x in (own, mixed))
     change = F.interpolate((after - before)[None], scores.shape[1:], mode="bilinear")[0]
-    return (scores + weight * change).clamp(min=0)
+    result, highest = scores.clone(), float(scores.max())
+    for place in torch.cartesian_prod(*map(torch.arange, scores.shape)).tolist():
+        score, share = float(scores[tuple(place)]), weight * float(change[tuple(place)])
+        goal = highest if share > 0 else 0.0
+        result[tuple(place)] = score + min(abs(share), 1.0) * (goal - score)
+    return result

@@ -38,6 +38,22 @@ def region_majority(labels: Tensor, regions: Tensor) -> Tensor:
     return result
 
 
+def region_majority_scores(scores: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of scores (T, H, W) by :func:`region_majority`, and the scores that go with them: of
+    a region's class the mean where it was the best, which those of others are cut to.
+    """
+    plain = scores.argmax(dim=0)
+    labels, result = region_majority(plain, regions), scores.clone()
+    for region in range(int(regions.max()) + 1):
+        inside = regions == region
+        if inside.any():
+            (winner,) = set(labels[inside].tolist())
+            mean = scores[winner][inside & (plain == winner)].mean()
+            result[:, inside] = result[:, inside].clamp(max=mean)
+            result[winner, inside] = mean
+    return labels, result
+
+
 def smallest_masks(masks: Tensor) -> Tensor:
     """The index (H, W) of the smallest mask, bool (R, H, W), that covers a pixel, of equals the
     first, -1 for none.

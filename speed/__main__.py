@@ -17,7 +17,8 @@ diffusion model of Stable Diffusion 2.1's shape, against the same chain and the 
 networks' passes alone are the floor. evaluate: images from files, against whole score maps; the
 networks alone are the floor. precision: images and new names in bfloat16 (or --precision
 float16), against float32. export: images by exported files in onnxruntime and torch.export, against
-the Python model. The obvious ways are in reference/.
+the Python model. guided: the guided filter fitted in a smaller image, against the whole one. The
+obvious ways of the others are in reference/.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from speed.adapters import adapter_maps
 from speed.cliper import pipeline
 from speed.evaluation import evaluate
 from speed.exported import exported
+from speed.guided import guided
 from speed.head import head
 from speed.inference import inference, new_vocabulary
 from speed.measuring import Row, Settings
@@ -59,6 +61,7 @@ SUITES: dict[str, tuple[Callable[[Settings], list[Row]], ...]] = {
     "evaluate": (evaluate,),
     "precision": (precision,),
     "export": (exported,),
+    "guided": (guided,),
 }
 SLOWER = 1.15
 """A case has become worse when its time or memory ratio has fallen by this factor."""

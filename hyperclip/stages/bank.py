@@ -113,11 +113,12 @@ def probabilities(embeddings: Tensor, asked: Asked) -> Tensor:
 
 
 def reweighted(coarse: Tensor, own: Tensor, mixed: Tensor, weight: float) -> Tensor:
-    """Scores (T, H, W) by how probabilities (T, h, w) change: each is moved by ``weight`` times the
-    difference, and stays 0 or more.
+    """Scores (T, H, W) by how probabilities (T, h, w) change: a difference d takes a score the
+    share ``weight`` d, at most all, of its way to the image's highest score, or down to 0.
     """
-    change = resize((mixed - own)[None], (coarse.shape[1], coarse.shape[2]))[0]
-    return (coarse + weight * change).clamp_min(0)
+    size = (coarse.shape[1], coarse.shape[2])
+    share = (weight * resize((mixed - own)[None], size)[0]).clamp(-1, 1)
+    return torch.where(share > 0, coarse + share * (coarse.amax() - coarse), coarse * (1 + share))
 
 
 def build_memory(cfg: CfgNode, system: Segmenter) -> Memory | None:

@@ -120,10 +120,6 @@ class RegionMaps(ScoreMaps):
         """See :class:`ScoreMaps`: those of the pixels."""
         return self.maps.coarse()
 
-    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`ScoreMaps`: those of the pixels."""
-        return self.maps.at(size)
-
     def replaced(self, coarse: Tensor) -> RegionMaps:
         """See :class:`ScoreMaps`."""
         return replace(self, maps=self.maps.replaced(coarse))
@@ -168,8 +164,17 @@ class MeanMaps(RegionMaps):
 
 class MajorityMaps(RegionMaps):
     """A region has the class that is the best one of most of its pixels, of equals the first; its
-    confidence is the mean of theirs.
+    score is the mean of theirs, which no other class exceeds in the region.
     """
+
+    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`ScoreMaps`."""
+        won, confidence = self.best(size)
+        below = confidence.nextafter(confidence.new_tensor(-torch.inf))
+        for classes, maps in self.maps.at(size):
+            places = classes[:, None, None]
+            most = torch.where(places < won, below, confidence)  # of equals the first wins
+            yield classes, torch.where(places == won, confidence, torch.minimum(maps, most))
 
     def best(self, size: Size) -> tuple[Tensor, Tensor]:
         """See :class:`ScoreMaps`."""

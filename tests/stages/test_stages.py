@@ -149,8 +149,13 @@ def test_regions_against_the_reference(system, encoded):
     for region in range(4):
         assert len(answer.labels[regions == region].unique()) == 1
     staged = Staged(system, [Regions(quarters, "majority")])
-    answer = staged.segment(staged.encode(IMAGES)[0], replace(question, scores=False), SIZE)
-    assert torch.equal(answer.labels, reference.region_majority(plain.labels, regions))
+    labels, scores = reference.region_majority_scores(plain.scores, regions)
+    for asks_scores in (False, True):  # the labels do not depend on it
+        asked = replace(question, scores=asks_scores)
+        answer = staged.segment(staged.encode(IMAGES)[0], asked, SIZE)
+        assert torch.equal(answer.labels, labels)
+        torch.testing.assert_close(answer.confidence, scores.amax(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(answer.scores, scores, atol=1e-5, rtol=1e-5)
 
 
 def test_cliper_is_its_fusion_with_the_stage():
@@ -245,8 +250,14 @@ def test_region_maps_of_random_scores():
         torch.testing.assert_close(mean.scores, expected)
         torch.testing.assert_close(mean.confidence, expected.amax(0))
         assert torch.equal(mean.labels == -1, mean.confidence < 0.6)
-        labels, _ = MajorityMaps(maps, regions).best((9, 8))
-        assert torch.equal(labels, reference.region_majority(maps.best((9, 8))[0], regions))
+        labels, expected = reference.region_majority_scores(scores, regions)
+        for asks_scores in (False, True):
+            majority = label(MajorityMaps(maps, regions), (9, 8), asks_scores)
+            chosen = majority.labels != -1
+            assert torch.equal(majority.labels[chosen], labels[chosen])
+            assert torch.equal(chosen, majority.confidence >= 0.6)
+            torch.testing.assert_close(majority.confidence, expected.amax(0))
+        torch.testing.assert_close(majority.scores, expected)
 
 
 def test_regions_of_another_size_are_those_of_the_nearest_pixels():

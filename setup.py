@@ -102,6 +102,8 @@ setup(
         "bank": ["faiss-cpu>=1.9"],
         # Exported models: written by the first two, run by the last alone
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        # Another program that runs them
+        "openvino": ["openvino>=2025.0"],
         # Images that are larger than memory, and maps
         "maps": ["rasterio>=1.4", "shapely>=2.0"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"],

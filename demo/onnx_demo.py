@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Segment images with an exported model: numpy, Pillow and onnxruntime, no torch.
+"""Segment images with an exported model: numpy, Pillow and onnxruntime or OpenVINO, no torch.
 
     python demo/onnx_demo.py --model output/exported --input photos --output out \\
         --vocabulary "dog, puppy; floor; wall"
@@ -155,10 +155,9 @@ def unit(x):
 class Words:
     """The text side: classes to unit embeddings."""
 
-    def __init__(self, folder, manifest, options):
+    def __init__(self, folder, manifest, program):
         self.entry, self.templates = manifest["tokenizer"], manifest["templates"]
-        self.tokenizer = load_tokenizer(folder, self.entry)
-        self.session = open_session(folder / "text.onnx", options)
+        self.tokenizer, self.program = load_tokenizer(folder, self.entry), program
 
     def prompts(self, names):
         """Unit embeddings (P, C) of names in all templates."""
@@ -173,8 +172,8 @@ class Words:
         tokens = np.full((len(ids), max(map(len, ids))), self.entry["padding"], dtype=np.int64)
         for row, own in zip(tokens, ids, strict=True):
             row[: len(own)] = own
-        parts = [self.session.run(None, {"tokens": part})[0] for part in batches(tokens, 64)]
-        return np.concatenate(parts)
+        parts = [self.program({"tokens": part}) for part in batches(tokens, 64)]
+        return np.concatenate([next(iter(part.values())) for part in parts])
 
     def embed(self, classes, each):
         """Unit embeddings (S, C) of classes, or with ``each`` of all their synonyms, and the class
@@ -251,23 +250,86 @@ def sigmoid(x):
 # Models ---------------------------------------------------------------------------------------
 
 
-def open_session(path, threads):
-    """An onnxruntime session; ValueError for a file that is not there."""
+class Program:
+    """A file of the model, which takes arrays by their names and gives arrays by theirs.
+
+    Args:
+        run: arrays (by the names in ``inputs``, which may be among others) to a list of what
+            ``outputs`` names.
+    """
+
+    def __init__(self, inputs, outputs, run):
+        self.inputs, self.outputs, self.run = inputs, outputs, run
+
+    def __call__(self, values):
+        found = self.run({name: values[name] for name in self.inputs})
+        return dict(zip(self.outputs, found, strict=True))
+
+
+def by_onnxruntime(path, threads):
+    """A program that onnxruntime runs."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    ends = (session.get_inputs(), session.get_outputs())
+    names = [[end.name for end in own] for own in ends]
+    return Program(*names, lambda values: session.run(None, values))
+
+
+def by_openvino(path, threads):
+    """A program that OpenVINO runs; where it cannot compile one for arrays of any size, one for
+    each size that is asked.
+    """
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would take bfloat16
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().read_model(path)
+    names = [[end.any_name for end in own] for own in (model.inputs, model.outputs)]
+
+    @functools.lru_cache(4)
+    def compiled(*shapes):
+        if shapes:
+            model.reshape(dict(zip(names[0], shapes, strict=True)))
+        return openvino.compile_model(model, "CPU", settings)
+
+    try:
+        compiled()
+        sized = False
+    except RuntimeError:  # the head of HyperCLIP, say
+        sized = True
+
+    def run(values):
+        shapes = [value.shape for value in values.values()] if sized else []
+        return compiled(*shapes)(values, share_outputs=False).to_tuple()
+
+    return Program(*names, run)
+
+
+RUNTIMES = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
+
+
+def open_program(path, runtime, threads):
+    """A file of the model as a program; ValueError if it is not there, ModuleNotFoundError if its
+    runtime is not.
+    """
     if not path.is_file():
         problem = f"{path.name} is not in {str(path.parent)!r}"
         raise ValueError(f"--model: {problem}. Export it with --format onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if importlib.util.find_spec(runtime) is None:
+        problem = f"got {runtime!r}, a package that is not installed"
+        raise ModuleNotFoundError(f"--runtime: {problem}. Install it: pip install {runtime}")
+    return RUNTIMES[runtime](path, threads)
 
 
 class Model:
     """An exported model: images to labels and scores."""
 
-    def __init__(self, folder, threads=0):
-        self.folder, self.threads = Path(folder), threads
+    def __init__(self, folder, threads=0, runtime="onnxruntime"):
+        self.folder, self.threads, self.runtime = Path(folder), threads, runtime
         path = self.folder / "manifest.json"
         if not path.is_file():
             problem = f"got {str(folder)!r}, which has no manifest.json"
@@ -277,16 +339,18 @@ class Model:
             got = self.manifest.get("schema")
             raise ValueError(f"{path.name}: got schema {got}, expected {SCHEMA}. Export it again")
         self.rule, self.pixels = self.manifest["inference"], self.manifest["preprocessing"]
-        self.image = open_session(self.folder / "image.onnx", threads)
-        self.head = open_session(self.folder / "head.onnx", threads)
-        self.head_inputs = [own.name for own in self.head.get_inputs()]
+        self.image, self.head = self.program("image"), self.program("head")
         self._words = None
+
+    def program(self, part):
+        """One of the model's files."""
+        return open_program(self.folder / f"{part}.onnx", self.runtime, self.threads)
 
     @property
     def words(self):
         """The text side, which is read when words are first embedded."""
         if self._words is None:
-            self._words = Words(self.folder, self.manifest, self.threads)
+            self._words = Words(self.folder, self.manifest, self.program("text"))
         return self._words
 
     def embed(self, classes):
@@ -318,6 +382,10 @@ class Model:
             np.array(self.pixels[key], np.float32)[:, None, None] for key in ("mean", "std")
         )
         return (values - mean) / std
+
+    def ask(self, seen):
+        """What the head makes of an image and words."""
+        return next(iter(self.head(seen).values()))
 
     # HyperCLIP: views of one size, independent scores
 
@@ -351,15 +419,14 @@ class Model:
 
     def logits(self, view, text):
         """Logits (S, h, w) of a view; very low ones of classes that are not among the best."""
-        names = [own.name for own in self.image.get_outputs()]
-        seen = dict(zip(names, self.image.run(None, {"view": view[None]}), strict=True))
+        seen = self.image({"view": view[None]})
         most, kept = self.rule["most_classes"], np.arange(len(text))
         if 0 < most < len(text):
             cells = seen["embeddings"][0].reshape(text.shape[1], -1)
             best = (unit(text) @ unit(cells.T).T).max(axis=1)
             kept = np.sort(np.argsort(-best, kind="stable")[:most])
         seen["text"] = text[kept]
-        found = self.head.run(None, {name: seen[name] for name in self.head_inputs})[0][0]
+        found = self.ask(seen)[0]
         logits = np.full((len(text), *found.shape[1:]), -100, np.float32)
         logits[kept] = found
         return logits
@@ -391,10 +458,9 @@ class Model:
         scale = min(scale, self.rule["max_size"] / max(width, height))
         sides = [max(int(side * scale / patch + 0.5), 1) * patch for side in image.size]
         pixels = self.normalise(image.resize(sides, Image.Resampling.BICUBIC))
-        names = [own.name for own in self.image.get_outputs()]
-        seen = dict(zip(names, self.image.run(None, {"image": pixels[None]}), strict=True))
+        seen = self.image({"image": pixels[None]})
         seen["text"] = text
-        scores = self.head.run(None, {name: seen[name] for name in self.head_inputs})[0][:classes]
+        scores = self.ask(seen)[:classes]
         return scores.reshape(classes, sides[1] // patch, -1)
 
     def negatives(self, classes, text):
@@ -527,7 +593,9 @@ def parse_arguments(argv):
     add("--negatives", default="", metavar="WORDS", help="what is none of the classes: 'sky; sea'")
     below = "pixels of a lower score get no class (default: what the model's own rule says)"
     add("--threshold", type=float, metavar="SCORE", help=below)
-    add("--threads", type=int, default=0, help="of onnxruntime (default: all cores)")
+    runs = "what runs the files (default: onnxruntime)"
+    add("--runtime", choices=RUNTIMES, default="onnxruntime", help=runs)
+    add("--threads", type=int, default=0, help="of the runtime (default: all cores)")
     arguments = parser.parse_args(argv)
     limit = arguments.threshold
     if limit is not None and not 0 <= limit < math.inf:
@@ -539,7 +607,7 @@ def main(argv=None):
     """Segment all images; what is wrong with the words or the model is said before the first."""
     arguments = parse_arguments(argv)
     files = images_of(arguments.input)
-    model = Model(arguments.model, arguments.threads)
+    model = Model(arguments.model, arguments.threads, arguments.runtime)
     classes, text, owners, rest = words_of(arguments, model)
     shown = len(classes) - rest
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Exported models in onnxruntime and as programs of torch.export, against the Python model."""
+"""Exported models in onnxruntime, in OpenVINO and as programs of torch.export, against the Python
+model.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,32 +26,7 @@ from speed.measuring import Row, Settings, compare
 from speed.models import build_hyperclip
 
 DEMO = Path(__file__).resolve().parents[1] / "demo/onnx_demo.py"
-RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch.export"}
-
-
-class Value(NamedTuple):
-    """An input or output of a program, as onnxruntime describes it."""
-
-    name: str
-
-
-class Program:
-    """A .pt2 file that is asked as a session of onnxruntime is."""
-
-    def __init__(self, path: Path, inputs: list[str], outputs: list[str]) -> None:
-        self.module: Any = torch.export.load(path).module()
-        self.inputs, self.outputs = inputs, outputs
-
-    def get_inputs(self) -> list[Value]:
-        return [Value(name) for name in self.inputs]
-
-    def get_outputs(self) -> list[Value]:
-        return [Value(name) for name in self.outputs]
-
-    @torch.no_grad()
-    def run(self, names: None, values: dict[str, np.ndarray]) -> list[np.ndarray]:
-        found = self.module(*(torch.from_numpy(values[name]) for name in self.inputs))
-        return [value.numpy() for value in ([found] if torch.is_tensor(found) else found)]
+RUNTIMES = ("onnxruntime", "openvino", "torch.export")
 
 
 def exported(settings: Settings) -> list[Row]:
@@ -59,9 +36,9 @@ def exported(settings: Settings) -> list[Row]:
     settings = replace(settings, device=torch.device("cpu"), precision=torch.float32)
     cases = {"voc20": (96, 96)} if settings.smoke else LISTS
     titles = {
-        (words, kind): f"{len(builtin(words))} classes, {size[0]} px, windows, {runtime}"
+        (words, runtime): f"{len(builtin(words))} classes, {size[0]} px, windows, {runtime}"
         for words, size in cases.items()
-        for kind, runtime in RUNTIMES.items()
+        for runtime in RUNTIMES
     }
     if not any(settings.only in title for title in titles.values()):
         return []
@@ -72,8 +49,8 @@ def exported(settings: Settings) -> list[Row]:
     predictor, demo, rows = Predictor(model, **sizes), _demo(), []
     with tempfile.TemporaryDirectory() as place:
         export_folder(model, cfg, Path(place) / "out", ExportOptions(tuple(FORMATS)))
-        for (words, kind), title in titles.items():
-            own = _model(demo, Path(place) / "out", kind)
+        for (words, runtime), title in titles.items():
+            own = _model(demo, Path(place) / "out", runtime)
             height, width = cases[words]
             noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
             obvious, ours = _ways(predictor, own, noise, words)
@@ -90,17 +67,28 @@ def _demo() -> ModuleType:
     return module
 
 
-def _model(demo: ModuleType, folder: Path, kind: str) -> Any:
-    """An exported folder's model, in one of ``RUNTIMES``."""
-    model = demo.Model(folder, torch.get_num_threads())
-    if kind == "pt2":
-        parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
-        model.image, model.head = (
-            Program(folder / f"{name}.pt2", list(parts[name]["inputs"]), parts[name]["outputs"])
-            for name in ("image", "head")
-        )
-        model.head_inputs = model.head.inputs
+def _model(demo: ModuleType, folder: Path, runtime: str) -> Any:
+    """An exported folder's model, run by one of ``RUNTIMES``."""
+    threads = torch.get_num_threads()
+    if runtime in demo.RUNTIMES:
+        return demo.Model(folder, threads, runtime)
+    model = demo.Model(folder, threads)
+    parts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parts"]
+    for name in ("image", "head"):
+        setattr(model, name, _program(demo, folder / f"{name}.pt2", parts[name]))
     return model
+
+
+def _program(demo: ModuleType, path: Path, part: dict[str, Any]) -> Any:
+    """A .pt2 file as one of the demo's programs."""
+    module: Any = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(values: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found = module(*map(torch.from_numpy, values.values()))
+        return [value.numpy() for value in ([found] if torch.is_tensor(found) else found)]
+
+    return demo.Program(list(part["inputs"]), part["outputs"], run)
 
 
 def _ways(

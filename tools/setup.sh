@@ -40,7 +40,7 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "installing PyTorch"
     pip install -q -c requirements.lock torch torchvision "setuptools<82"
     say "installing the framework and its requirements"
-    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,regions,bank,export,maps,serve]"
+    pip install -q -c requirements.lock --editable ".[dev,diffusion,demo,photos,formats,regions,bank,export,openvino,maps,serve]"
     say "installing Detectron2"
     "$python" tools/install_detectron2.py >&2
     pip check

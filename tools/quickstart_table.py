@@ -69,6 +69,7 @@ ROWS = (
     Row("HyperCLIP", "hyperclip", HYPERCLIP),
     Row("HyperCLIP, image and mirror image", "hyperclip_views", HYPERCLIP),
     Row("HyperCLIP, refined", "hyperclip_refined", HYPERCLIP),
+    Row("HyperCLIP, guided filter", "hyperclip", (*HYPERCLIP, "TEST.REFINER.NAME", "guided")),
     Row("HyperCLIP, regions: superpixels", "hyperclip", (*HYPERCLIP, *SUPERPIXELS)),
     Row("HyperCLIP, regions: of the labels", "hyperclip", (*HYPERCLIP, *PERFECT)),
     *(

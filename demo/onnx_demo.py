@@ -343,8 +343,17 @@ class Model:
         self._words = None
 
     def program(self, part):
-        """One of the model's files."""
-        return open_program(self.folder / f"{part}.onnx", self.runtime, self.threads)
+        """One of the model's files; raises as :func:`open_program`, and ValueError for a file that
+        is not whole.
+        """
+        program = f"{part}.onnx"
+        for name, entry in self.manifest["files"].items():  # large weights lie beside the program
+            path, whole = self.folder / name, entry["bytes"]
+            size = path.stat().st_size if path.is_file() else 0
+            if name.startswith(program) and size != whole:
+                problem = f"{name} has {size} bytes, expected {whole} as manifest.json says"
+                raise ValueError(f"--model: {problem}. Copy the folder again")
+        return open_program(self.folder / program, self.runtime, self.threads)
 
     @property
     def words(self):

@@ -59,13 +59,13 @@ def reweighted(
     weight: float,
 ) -> Tensor:
     """Scores (T, H, W) that go ``weight`` times the change of the probabilities of their way to the
-    highest of all scores or to 0.
+    highest of all scores, or to 0, or to the lowest where that is negative.
     """
     before, after = (probabilities(x, text, owners, scale) for x in (own, mixed))
     change = F.interpolate((after - before)[None], scores.shape[1:], mode="bilinear")[0]
-    result, highest = scores.clone(), float(scores.max())
+    result, highest, lowest = scores.clone(), float(scores.max()), min(0.0, float(scores.min()))
     for place in torch.cartesian_prod(*map(torch.arange, scores.shape)).tolist():
         score, share = float(scores[tuple(place)]), weight * float(change[tuple(place)])
-        goal = highest if share > 0 else 0.0
+        goal = highest if share > 0 else lowest
         result[tuple(place)] = score + min(abs(share), 1.0) * (goal - score)
     return result

@@ -96,7 +96,7 @@ class ConceptEncoder(nn.Module):
         """
         self.context = ContextReading(self.trunk.num_features, hidden, self.concepts.shape[1])
         if stages:
-            self.stages = copy.deepcopy(self._last[0]).requires_grad_(True)
+            self.stages = copy.deepcopy(self._last[0]).to(self.concepts).requires_grad_(True)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What concepts and what context are read from, both (B, D, h, w), of normalised images (B,

@@ -114,11 +114,13 @@ def probabilities(embeddings: Tensor, asked: Asked) -> Tensor:
 
 def reweighted(coarse: Tensor, own: Tensor, mixed: Tensor, weight: float) -> Tensor:
     """Scores (T, H, W) by how probabilities (T, h, w) change: a difference d takes a score the
-    share ``weight`` d, at most all, of its way to the image's highest score, or down to 0.
+    share ``weight`` d, at most all, of its way to the image's highest score, or down to 0, or to
+    the lowest score if that is negative.
     """
     size = (coarse.shape[1], coarse.shape[2])
     share = (weight * resize((mixed - own)[None], size)[0]).clamp(-1, 1)
-    return torch.where(share > 0, coarse + share * (coarse.amax() - coarse), coarse * (1 + share))
+    goal = torch.where(share > 0, coarse.amax(), coarse.amin().clamp_max(0))
+    return coarse + share.abs() * (goal - coarse)
 
 
 def build_memory(cfg: CfgNode, system: Segmenter) -> Memory | None:

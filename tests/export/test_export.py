@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,14 @@ def test_mistakes_of_the_demo(views, demo, tmp_path):
         demo.Model(tmp_path)
     with pytest.raises(ValueError, match="where no image is"):
         demo.images_of(tmp_path)
+    for name in ("manifest.json", "image.onnx", "head.onnx"):
+        shutil.copy(folder / name, tmp_path / name)
+    for runtime in demo.RUNTIMES:
+        demo.Model(tmp_path, 1, runtime)
+    with (tmp_path / "head.onnx").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ValueError, match=r"head.onnx has 1000 bytes, expected \d+ as manifest"):
+        demo.Model(tmp_path, 1)
 
 
 def test_mistakes(views, tmp_path):

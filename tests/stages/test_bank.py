@@ -86,11 +86,12 @@ def halves(images):
     return [regions] * len(images)
 
 
+@pytest.mark.parametrize("lowest", [0.2, -0.4])
 @pytest.mark.parametrize("owners", [[0, 1, 2], [0, 0, 1, 1, 2]])
 @pytest.mark.parametrize("cutter", [EACH_CELL, Cutter(halves, "halves", 1)])
-def test_scores_against_the_reference(owners, cutter):
+def test_scores_against_the_reference(owners, cutter, lowest):
     image, bank, text = unit(8, 4, 5, dim=0), unit(40, 8, seed=1), unit(len(owners), 8, seed=2)
-    scores = torch.rand(3, 9, 10, generator=torch.Generator().manual_seed(3))
+    scores = lowest + torch.rand(3, 9, 10, generator=torch.Generator().manual_seed(3))
     system = GivenSystem(text, owners, scores)
     staged = Staged(system, [Memory(bank, MemoryOptions(3, 0.4, 0.7), cutter)])
     question = Question.of(WORDS, scores=True)

@@ -201,7 +201,7 @@ def read_image(path):
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise ValueError(f"image {str(path)!r} cannot be read ({error})") from error
 
 
@@ -334,7 +334,11 @@ class Model:
         if not path.is_file():
             problem = f"got {str(folder)!r}, which has no manifest.json"
             raise ValueError(f"--model: {problem}. Expected a folder of hyperclip-export")
-        self.manifest = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            problem = f"{path.name} cannot be read ({error})"
+            raise ValueError(f"--model: {problem}. Copy the folder again") from error
         if self.manifest.get("schema") != SCHEMA:
             got = self.manifest.get("schema")
             raise ValueError(f"{path.name}: got schema {got}, expected {SCHEMA}. Export it again")
@@ -342,23 +346,26 @@ class Model:
         self.image, self.head = self.program("image"), self.program("head")
         self._words = None
 
-    def program(self, part):
-        """One of the model's files; raises as :func:`open_program`, and ValueError for a file that
-        is not whole.
-        """
-        program = f"{part}.onnx"
-        for name, entry in self.manifest["files"].items():  # large weights lie beside the program
+    def require_whole(self, start):
+        """ValueError for a file whose name begins so and that is not as long as it was written."""
+        for name, entry in self.manifest["files"].items():
             path, whole = self.folder / name, entry["bytes"]
             size = path.stat().st_size if path.is_file() else 0
-            if name.startswith(program) and size != whole:
+            if name.startswith(start) and size != whole:
                 problem = f"{name} has {size} bytes, expected {whole} as manifest.json says"
                 raise ValueError(f"--model: {problem}. Copy the folder again")
-        return open_program(self.folder / program, self.runtime, self.threads)
+
+    def program(self, part):
+        """One of the model's programs; raises as :meth:`require_whole` and :func:`open_program`."""
+        name = f"{part}.onnx"
+        self.require_whole(name)  # and large weights, which lie in files beside it
+        return open_program(self.folder / name, self.runtime, self.threads)
 
     @property
     def words(self):
         """The text side, which is read when words are first embedded."""
         if self._words is None:
+            self.require_whole(self.manifest["tokenizer"]["file"])
             self._words = Words(self.folder, self.manifest, self.program("text"))
         return self._words
 
@@ -546,7 +553,7 @@ def load_embeddings(path, width):
         classes = json.loads(str(content["classes"]))
         text, owners = content["embeddings"].astype(np.float32), content["owners"]
         rest = int(content["rest"])
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # numpy raises errors of many kinds for damaged files
         problem = f"{str(path)!r} cannot be read ({error})"
         raise ValueError(f"--embeddings: {problem}. Make it with --save-embeddings") from error
     if text.ndim != 2 or text.shape[1] != width:

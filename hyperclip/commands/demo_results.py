@@ -55,7 +55,7 @@ def pixel_size(source: Source) -> tuple[int, int]:
     """Width and height of a source; (0, 0) for what cannot be read, which is reported when its turn
     comes.
     """
-    with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
+    with contextlib.suppress(Exception):  # of any kind, whatever is damaged
         if source.is_video:
             with contextlib.closing(VideoReader(source.origin)) as reader:
                 return reader.width, reader.height

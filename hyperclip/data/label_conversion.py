@@ -205,7 +205,7 @@ def convert_files(jobs: Sequence[Job], folder: Path) -> Counts:
 
 def is_readable(path: Path) -> bool:
     """Whether an image file is complete: checksums tell for PNG, decoding for other formats."""
-    with suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
+    with suppress(Exception), Image.open(path) as image:  # of any kind, whatever is damaged
         image.verify() if image.format == "PNG" else image.load()
         return True
     return False

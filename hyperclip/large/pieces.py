@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,9 @@ class Pieces:
                 labels = arrays["labels"]
             if labels.shape != box.size:
                 raise ValueError(f"got {labels.shape}, expected {box.size}")
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except OSError:
+            raise
+        except Exception as error:  # numpy raises errors of many kinds for damaged files
             file.unlink()
             raise ValueError(
                 f"{str(file)!r} was damaged and is removed. Give the same command again, which "

@@ -81,8 +81,9 @@ def read_weights(path: str | Path, key: str) -> Any:
                 f"{key} {str(path)!r} cannot be read ({type(error).__name__}: {reason}). Expected "
                 "a file saved by torch or a safetensors file; was the copy or download cut short?"
             ) from error
+    classes = " ".join(", ".join(sorted(refused)).split())  # in a damaged file they are anything
     raise UnreadableWeightsError(
-        f"{key} {str(path)!r} holds objects of {', '.join(sorted(refused))}, which are not opened "
+        f"{key} {str(path)!r} holds objects of {classes}, which are not opened "
         "since they could run code. If you trust the file, save its state dict alone: content = "
         "torch.load(FILE, weights_only=False); torch.save(content['state_dict'], NEW); or allow "
         "the classes in your program with torch.serialization.add_safe_globals"

@@ -247,6 +247,7 @@ def test_tinyscenes_three_times_at_once(tmp_path, monkeypatch):
     away.
     """
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["prepare_tinyscenes.py"])
     few = {"val_seen": tinyscenes.Split("seen", 40, 2)}
     script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))
     monkeypatch.setitem(script["main"].__globals__, "SPLITS", few)

@@ -251,14 +251,25 @@ def test_mistakes_of_the_demo(views, demo, tmp_path):
         demo.Model(tmp_path)
     with pytest.raises(ValueError, match="where no image is"):
         demo.images_of(tmp_path)
-    for name in ("manifest.json", "image.onnx", "head.onnx"):
-        shutil.copy(folder / name, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "image.onnx", "head.onnx", "tokenizer.json"])
+def test_a_folder_that_is_not_whole(views, demo, tmp_path, name):
+    _, _, folder = views
+    shutil.copytree(folder, tmp_path / "model")
+    with (tmp_path / "model" / name).open("r+b") as file:
+        file.truncate(90)
+    problem = "cannot be read" if name == "manifest.json" else r"has 90 bytes, expected \d+ as"
     for runtime in demo.RUNTIMES:
-        demo.Model(tmp_path, 1, runtime)
-    with (tmp_path / "head.onnx").open("r+b") as file:
-        file.truncate(1000)
-    with pytest.raises(ValueError, match=r"head.onnx has 1000 bytes, expected \d+ as manifest"):
-        demo.Model(tmp_path, 1)
+        with pytest.raises(ValueError, match=f"--model: {name} {problem}"):
+            demo.Model(tmp_path / "model", 1, runtime).embed([["dog"]])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b"words"])
+def test_embeddings_that_are_none(demo, tmp_path, content):
+    (tmp_path / "words.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="--embeddings: .* cannot be read .*--save-embeddings"):
+        demo.load_embeddings(tmp_path / "words.npz", 24)
 
 
 def test_mistakes(views, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hyperclip.large import pieces, segment_file
+from hyperclip.large.lattice import Box
 
 from tests.helpers.large import NAMES, cheap, write_map
 
@@ -151,3 +152,19 @@ def test_a_damaged_piece_is_named_and_computed_anew(tmp_path, source):
     predictor = cheap()
     segment(source, output, predictor)
     assert output.read_bytes() == whole.read_bytes() and 0 < predictor.model.seen < 40
+
+
+@pytest.mark.parametrize("at", range(3, 200, 7))
+def test_a_byte_that_has_changed(tmp_path, at):
+    """Wherever it is, the labels are what was kept, or the piece is removed and named."""
+    box, labels = Box(0, 30, 0, 40), np.arange(1200, dtype=np.uint8).reshape(30, 40) % 5
+    kept = pieces.Pieces(tmp_path / "out.tif", {})
+    kept.add(box, labels)
+    (file,) = kept.folder.glob("*.npz")
+    content = bytearray(file.read_bytes())
+    content[at] ^= 0x55
+    file.write_bytes(content)
+    try:
+        assert (kept.read(box) == labels).all()
+    except ValueError as error:
+        assert "was damaged and is removed" in str(error) and box not in kept

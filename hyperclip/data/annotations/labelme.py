@@ -1,7 +1,6 @@
 """LabelMe's JSON: a file for each image, with polygons, rectangles, circles and masks."""
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Mapping
@@ -90,7 +89,7 @@ def _paste(label: np.ndarray, shape: Mapping[str, Any], value: int) -> None:
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
             mask = np.asarray(image).astype(bool)
-    except (KeyError, TypeError, OSError, SyntaxError, binascii.Error) as error:
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise ValueError(f"a mask of {shape['label']!r} is no PNG ({error!r})") from error
     left, top = (round(number) for number in shape["points"][0])
     if mask.ndim != 2 or left < 0 or top < 0:

@@ -23,6 +23,12 @@ BOX = polygon_of_box(1, 1, 9, 9)
         ({"segmentation": [[1, 1, 9, 9, 3]]}, "polygon has 5 numbers"),
         ({"segmentation": [[1, 1, 9, 9, 3, "4"]]}, "polygon is no list of numbers"),
         ({"segmentation": [[1, 1, 9, 9, 3, float("nan")]]}, "coordinates that are not finite"),
+        (
+            {"segmentation": [[1, 1, 9, 9, 3, 301]]},
+            "far outside of the image of 30 x 20 pixels",
+        ),
+        ({"segmentation": [[1, 1, 9, 9, 3, -1e9]]}, "point far outside of the image"),
+        ({"segmentation": [[1, 1, 9, 9, 3, 10**400]]}, "point far outside of the image"),
         ({"segmentation": []}, "annotation 1 of image 1 has no segmentation; a box alone"),
         ({}, "has no segmentation"),
         (
@@ -36,6 +42,7 @@ BOX = polygon_of_box(1, 1, 9, 9)
             "is for 20 x 31 pixels, expected",
         ),
         ({"segmentation": {"size": [20, 30], "counts": [7]}}, "they end before the image does"),
+        ({"segmentation": {"size": [20, 30], "counts": 7.5}}, "counts that are no run lengths"),
         ({"segmentation": 5}, "neither polygons nor run lengths"),
     ],
 )
@@ -151,6 +158,11 @@ def test_lines_that_are_no_polygons(tmp_path, text, message):
         ({"label": 7}, "label: got 7, expected a text"),
         ({"label": "tree"}, "got a shape of 'tree', expected a name of label_map"),
         ({"shape_type": "mask", "mask": "bm8="}, "is no PNG"),
+        ({"shape_type": ["polygon"]}, r"got a \['polygon'\], which has no area"),
+        ({"points": [[0, 0], [5, 0], [5, 301]]}, "a polygon of 'road' has a point far outside"),
+        ({"points": [[0, 0], [5, 0], [5, 10**400]]}, "has a point far outside of the image"),
+        ({"shape_type": "circle", "points": [[0, 0], [5e6, 0]]}, "a circle of 'road' has a point"),
+        ({"shape_type": "rectangle", "points": [[0, 0], [5, -1e12]]}, "a rectangle of 'road' has"),
     ],
 )
 def test_shapes_that_are_none(tmp_path, shape, message):
@@ -165,6 +177,22 @@ def test_shapes_that_are_none(tmp_path, shape, message):
     write_json(tmp_path / "labels/a.json", {"boxes": []})
     with pytest.raises(ValueError, match="expected LabelMe's object with a list of shapes"):
         read(path)
+
+
+def test_sizes_that_only_the_annotations_have(tmp_path):
+    """They are refused before memory is taken for such a label."""
+    photos(tmp_path, ["a.jpg"])
+    message = "has 30 x 20 pixels, its label .* 5000000 x 4000000; expected the same size"
+    content = coco(["a.jpg"], [{"image_id": 1, "category_id": 3, "segmentation": [BOX]}], NAMES)
+    content["images"][0] |= {"height": 4_000_000, "width": 5_000_000}
+    write_json(tmp_path / "instances.json", content)
+    with pytest.raises(ValueError, match=message):
+        read(describe(tmp_path, INSTANCES, MAP))
+    document = {"shapes": [], "imageHeight": 4_000_000, "imageWidth": 5_000_000}
+    write_json(tmp_path / "labels/a.json", document)
+    names = {name: name for name in NAMES.values()}
+    with pytest.raises(ValueError, match=message):
+        read(describe(tmp_path, {"format": "labelme", "folder": "labels"}, names))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from ..image_files import image_size, read_colours
 from ..index_files import by_image, read_index
 from .painting import paint, polygon_fault, shortened
-from .source import IndexSource, Key, LabelReader
+from .source import IndexSource, Key, LabelReader, require_size
 
 ENTRY = {"image_id": int}
 IMAGES = {"id": int, "file_name": str}
@@ -38,6 +38,7 @@ class Regions(LabelReader):
     unlabelled: int
 
     def read(self, record: Mapping[str, Any]) -> np.ndarray:
+        require_size(record, self.height, self.width)
         try:
             return paint(self.regions, self.height, self.width, self.unlabelled)
         except ValueError as error:
@@ -84,13 +85,16 @@ class CocoInstances(IndexSource):
         annotations = by_image(index["annotations"])
         found: dict[str, tuple[Path, LabelReader]] = {}
         for image in images_of(index, path):
-            regions = tuple(self._region(a, path) for a in annotations.pop(image["id"], ()))
-            reader = Regions(image["height"], image["width"], regions, self.unlabelled)
+            size = image["height"], image["width"]
+            regions = tuple(self._region(a, size, path) for a in annotations.pop(image["id"], ()))
+            reader = Regions(*size, regions, self.unlabelled)
             found[image["file_name"]] = path, reader
         refuse_without_image(annotations, path)
         return found
 
-    def _region(self, annotation: Mapping[str, Any], path: Path) -> tuple[int, bool, Any]:
+    def _region(
+        self, annotation: Mapping[str, Any], size: tuple[int, int], path: Path
+    ) -> tuple[int, bool, Any]:
         category, segmentation = annotation["category_id"], annotation.get("segmentation")
         where = (
             f"{str(path)!r}: annotation {annotation.get('id')} of image {annotation['image_id']}"
@@ -99,7 +103,7 @@ class CocoInstances(IndexSource):
             problem = "has no segmentation; a box alone is no mask. Remove it, or draw it"
             raise ValueError(f"{where} {problem}")
         for polygon in segmentation if isinstance(segmentation, list) else ():
-            if fault := polygon_fault(polygon):
+            if fault := polygon_fault(polygon, *size):
                 raise ValueError(f"{where}: its polygon {fault}. Mend or remove it")
         crowd = bool(annotation.get("iscrowd"))
         return value_of(self, category, crowd, where), crowd, segmentation

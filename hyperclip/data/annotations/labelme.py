@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from ...runtime.files import read_json
 from ..image_files import image_size
-from .painting import shortened
-from .source import FolderSource, LabelReader
+from .painting import is_near, shortened
+from .source import FolderSource, LabelReader, require_size
 
 AREAS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
 """Types of shapes that have an area, with the points that each needs at least."""
@@ -46,7 +47,7 @@ def shape_fault(shape: Mapping[str, Any]) -> str:
     kind, points = kind_of(shape), shape.get("points")
     if not isinstance(shape.get("label"), str):
         return f"label: got {shape.get('label')!r}, expected a text"
-    if kind not in AREAS:
+    if not isinstance(kind, str) or kind not in AREAS:
         return f"got a {kind!r}, which has no area; expected one of {list(AREAS)}. Remove it"
     if not isinstance(points, list) or not all(map(_is_point, points)):
         return "points: expected a list of [x, y]"
@@ -59,15 +60,17 @@ def _is_point(point: Any) -> bool:
     return (
         isinstance(point, list)
         and len(point) == 2
-        and all(type(n) in (int, float) and math.isfinite(n) for n in point)
+        and all(type(n) in (int, float) and -math.inf < n < math.inf for n in point)
     )
 
 
 def draw(label: np.ndarray, shape: Mapping[str, Any], value: int) -> None:
-    """Paint a shape into a label (H, W) as LabelMe does, outline included; ValueError for a mask
-    that is no PNG or does not fit its box.
+    """Paint a shape into a label (H, W) as LabelMe does, outline included; ValueError for one far
+    outside of the image, and for a mask that is no PNG or does not fit its box.
     """
     kind, points = kind_of(shape), [tuple(point) for point in shape["points"]]
+    if not is_near(chain.from_iterable(points), *label.shape):
+        raise ValueError(f"a {kind} of {shape['label']!r} has a point far outside of the image")
     if kind == "mask":
         _paste(label, shape, value)
         return
@@ -110,7 +113,9 @@ class LabelMeFile(LabelReader):
     def read(self, record: Mapping[str, Any]) -> np.ndarray:
         path = Path(record["sem_seg_file_name"])
         document = read_document(path)
-        label = np.full(_size(document, record), self.unlabelled, np.int32)
+        size = _size(document, record)
+        require_size(record, *size)
+        label = np.full(size, self.unlabelled, np.int32)
         for shape in document["shapes"]:
             if shape["label"] not in self.values:
                 raise ValueError(

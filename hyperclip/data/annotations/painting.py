@@ -1,10 +1,16 @@
 """Regions painted into a label: COCO's run lengths and polygons, one over the other."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_masks
+
+FARTHEST = 10
+"""Longer sides of the image that a coordinate may be from its corner. What draws polygons takes any
+amount of memory and time for points that are far away, or takes them for others.
+"""
 
 
 def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -13,15 +19,19 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """
     try:
         if isinstance(segmentation, list):
+            if not all(is_near(polygon, height, width) for polygon in segmentation):
+                raise ValueError("a point is far outside of the image")
             lengths = coco_masks.merge(coco_masks.frPyObjects(segmentation, height, width))
         elif isinstance(segmentation["counts"], list):
             lengths = coco_masks.frPyObjects(segmentation, *segmentation["size"])
-        else:
+        elif isinstance(segmentation["counts"], str | bytes):
             lengths = segmentation
+        else:
+            raise TypeError("counts that are no run lengths")
         size = list(lengths["size"])
     # pycocotools raises bare exceptions, and whatever indexing into broken input gives
     except Exception as error:
-        message = f"a segmentation is neither polygons nor run lengths ({error!r})"
+        message = f"a segmentation is neither polygons nor run lengths of this image ({error!r})"
         raise ValueError(message) from error
     if size != [height, width]:
         expected = f"expected {height} x {width}"
@@ -42,15 +52,25 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     return mask.astype(bool)
 
 
-def polygon_fault(polygon: Any) -> str:
+def is_near(coordinates: Iterable[float], height: int, width: int) -> bool:
+    """Whether all coordinates are at most ``FARTHEST`` longer sides of the image from its corner;
+    NaN is not.
+    """
+    most = FARTHEST * max(height, width)
+    return all(-most <= number <= most for number in coordinates)
+
+
+def polygon_fault(polygon: Any, height: int, width: int) -> str:
     """What is wrong with a list [x, y, x, y, …] that should be a polygon; "" if nothing is.
 
     pycocotools takes a list of four numbers for a box, and says nothing.
     """
     if not isinstance(polygon, list) or not all(type(n) in (int, float) for n in polygon):
         return "is no list of numbers x, y, x, y, …"
-    if not np.isfinite(polygon).all():
+    if not all(-math.inf < number < math.inf for number in polygon):
         return "has coordinates that are not finite"
+    if not is_near(polygon, height, width):
+        return f"has a point far outside of the image of {width} x {height} pixels"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers, expected x and y of at least three points"
     return ""

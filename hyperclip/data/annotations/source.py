@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..image_files import image_size
+
 Key = int | str
 """What a file calls a class: COCO's category id, YOLO's number, LabelMe's name, "#rrggbb"."""
 
@@ -25,6 +27,18 @@ class LabelReader(ABC):
     @abstractmethod
     def size(self, record: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width of the label, without reading its pixels where that is possible."""
+
+
+def require_size(record: Mapping[str, Any], height: int, width: int) -> None:
+    """ValueError for a label of so many pixels if its image has not as many, before memory for a
+    label of a size is taken that is just a text in a file.
+    """
+    own_height, own_width = image_size(record["file_name"], record.get("orientation", ""))
+    if height * width != own_height * own_width:
+        raise ValueError(
+            f"{record['file_name']} has {own_width} x {own_height} pixels, its label "
+            f"{record['sem_seg_file_name']} {width} x {height}; expected the same size"
+        )
 
 
 @dataclass(frozen=True)

@@ -88,25 +88,23 @@ def patches(tmp_path_factory, clip):
 def test_the_demo_answers_as_the_python_model(kind, demo, request):
     cfg, system, folder = request.getfixturevalue(kind)
     sizes = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST}
-    predictor, seen = Predictor(system, **sizes), set()
-    models = [demo.Model(folder, 1, runtime) for runtime in demo.RUNTIMES]
+    predictor, model = Predictor(system, **sizes), demo.Model(folder, 1)
+    seen = set()
     for words in WORDS:
         classes = demo.split_vocabulary(words)
+        text, owners = model.embed(classes)
         own = system.text(system.clip, Vocabulary.from_text(words)).numpy()
-        embedded = [model.embed(classes) for model in models]
-        for text, _ in embedded:
-            np.testing.assert_allclose(text, own, atol=1e-5)
+        np.testing.assert_allclose(text, own, atol=1e-5)
         for path in photo_paths():
             image = Image.open(path).convert("RGB")
             image.thumbnail((150, 150))
+            scores, labels = model.segment(image, classes, text, owners)
             predictor.set_image(image)
             expected = predictor.predict(words, scores=True)
+            np.testing.assert_allclose(scores, np.asarray(expected.scores), atol=1e-3)
             wanted = np.where(expected.labels < 0, demo.NO_CLASS, expected.labels)
-            for model, (text, owners) in zip(models, embedded, strict=True):
-                scores, labels = model.segment(image, classes, text, owners)
-                np.testing.assert_allclose(scores, np.asarray(expected.scores), atol=1e-3)
-                assert (labels == wanted).mean() >= 0.999
-                seen |= {*np.unique(labels)}
+            assert (labels == wanted).mean() >= 0.999
+            seen |= {*np.unique(labels)}
     assert len(seen) > 3
 
 
@@ -237,6 +235,37 @@ def test_the_demo_runs_without_torch(views, tmp_path):
     assert len(json.loads((tmp_path / "out" / "classes.json").read_text())) == 2
 
 
+SCORES_OF = """
+import sys; sys.path.insert(0, "demo")
+import numpy as np, onnx_demo as demo
+from PIL import Image
+runtime, folder, photo, result, *words = sys.argv[1:]
+model, found = demo.Model(folder, 1, runtime), {}
+for number, text in enumerate(words):
+    classes = demo.split_vocabulary(text)
+    found[str(number)] = model.segment(Image.open(photo), classes, *model.embed(classes))[0]
+np.savez(result, **found)
+"""
+
+
+@pytest.mark.parametrize("kind", ["views", "patches"])
+def test_openvino_gives_the_same_scores(kind, demo, request, tmp_path):
+    """In processes of their own, which no other library is in."""
+    _, _, folder = request.getfixturevalue(kind)
+    image = Image.open(photo_paths()[1]).convert("RGB")
+    image.thumbnail((150, 150))
+    image.save(tmp_path / "photo.png")
+    found = {}
+    for runtime in demo.RUNTIMES:
+        result = tmp_path / f"{runtime}.npz"
+        call = [sys.executable, "-c", SCORES_OF, runtime, folder, tmp_path / "photo.png", result]
+        subprocess.run([*call, *WORDS], check=True)
+        found[runtime] = dict(np.load(result))
+    assert len(found["openvino"]) == len(WORDS)
+    for number, scores in found["onnxruntime"].items():
+        np.testing.assert_allclose(found["openvino"][number], scores, atol=1e-3)
+
+
 def test_mistakes_of_the_demo(views, demo, tmp_path):
     _, _, folder = views
     for words, message in (("; ,", "expected names"), ("dog; Dog", "'dog' is there twice")):
@@ -260,9 +289,8 @@ def test_a_folder_that_is_not_whole(views, demo, tmp_path, name):
     with (tmp_path / "model" / name).open("r+b") as file:
         file.truncate(90)
     problem = "cannot be read" if name == "manifest.json" else r"has 90 bytes, expected \d+ as"
-    for runtime in demo.RUNTIMES:
-        with pytest.raises(ValueError, match=f"--model: {name} {problem}"):
-            demo.Model(tmp_path / "model", 1, runtime).embed([["dog"]])
+    with pytest.raises(ValueError, match=f"--model: {name} {problem}"):
+        demo.Model(tmp_path / "model", 1).embed([["dog"]])
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b"words"])

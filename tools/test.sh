@@ -17,4 +17,5 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 "$python" -m mypy
 # Two workers with a core each: threads that wait for work would take the core that another one needs.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# One that dies ends the run, which would stand still at its end otherwise.
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"

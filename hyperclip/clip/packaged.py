@@ -191,7 +191,7 @@ def _image_encoder(packages: Packages, concepts: Tensor) -> ConceptEncoder:
 
 def fold_batch_norms(network: nn.Module) -> None:
     """Put the statistics of timm's batch norms into the convolutions that they follow: the same
-    function in a fifth less time. Their activations stay.
+    function in less time. Their activations stay.
     """
     convolution = ""
     for name, part in list(network.named_children()):

@@ -205,8 +205,9 @@ def test_twenty_visitors_get_their_own_mask_and_memory_returns(program, predicto
     with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(visit, images[:20]))
     for image, labels in zip(images, found, strict=False):
-        expected = predictor.segment(predictor.encode(image), words).labels
-        assert (labels == expected).mean() > 0.9999  # but for ties: it computes in other threads
+        scores = predictor.segment(predictor.encode(image), words, scores=True).scores
+        chosen = np.take_along_axis(np.asarray(scores), labels[None].astype(np.int64), axis=0)[0]
+        assert (chosen >= scores.max(axis=0) - 1e-5).all()  # of a tie either
     assert len({labels.tobytes() for labels in found}) == 20
     assert resident(program.pid) < 1.1 * before
 

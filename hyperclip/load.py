@@ -66,7 +66,8 @@ def _encoded(system: Segmenter, cfg: CfgNode, files: ExampleFiles) -> Example:
     sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     resized = ResizeShortestEdge(*sizes).get_transform(image).apply_image(image)
     tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-    return encode_example(system, tensor, torch.from_numpy(mask), files.name, files.words)
+    covered, takes = torch.from_numpy(mask), cfg.TEST.EXAMPLES.TAKE
+    return encode_example(system, tensor, covered, files.name, files.words, takes)
 
 
 def load_system(cfg: CfgNode, merged: bool = True) -> Segmenter:

@@ -202,7 +202,8 @@ class Predictor:
     def example(self, image: AnyImage, mask: AnyMask, name: str, *, words: bool = True) -> Example:
         """What the model sees of an example: an image, and a mask of its size that is not 0 where
         the class of this name is. Without ``words`` the name says nothing, "thing 7" say: its
-        examples alone decide.
+        examples alone decide. Whether its class may win pixels from classes without examples is
+        the config's TEST.EXAMPLES.TAKE.
 
         Raises:
             ValueError: a mask of another size or an empty one, an empty name, a system without
@@ -211,8 +212,9 @@ class Predictor:
         array, covered = pixels_of(image), torch.from_numpy(mask_of(mask))
         require_mask(covered, array.shape[:2], repr(name))
         system, tensor = unwrapped(self.model), self._resized(array)
+        takes = self._config is None or self._config.TEST.EXAMPLES.TAKE
         with self.computing():
-            return encode_example(system, tensor, covered, name, words)
+            return encode_example(system, tensor, covered, name, words, takes)
 
     def add_examples(
         self, image: AnyImage, mask: AnyMask, name: str, *, words: bool = True

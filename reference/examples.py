@@ -27,9 +27,11 @@ def with_examples(
     prototypes: dict[int, Tensor],
     silent: set[int],
     strength: float,
+    yielding: set[int] | None = None,
 ) -> Tensor:
     """Scores (T, H, W) by words and examples, of scores by words (T, H, W), unit embeddings of
-    cells (C, h, w), unit prototypes (C,) by class, and the classes whose words do not count.
+    cells (C, h, w), unit prototypes (C,) by class, the classes whose words do not count, and those
+    that stay below the best score where it is of a class without a prototype.
     """
     size, grid = scores.shape[1:], features.shape[1:]
     heard = [k for k in range(len(scores)) if k not in silent]
@@ -65,6 +67,8 @@ def with_examples(
                 other = 0.0 if not heard else float(looks[j][y, x]) if j in looks else None
                 more = 0.0 if other is None else float(looks[k][y, x]) - other
                 ratio = words / max(most, 1e-30) * math.exp(strength * more)
+                if k in (yielding or ()) and j >= 0 and j not in prototypes:
+                    ratio = min(ratio, 1 - 2**-23)
                 result[k, y, x] = (
                     most * ratio if ratio <= 1 else most + (top - most) * (1 - 1 / ratio)
                 )

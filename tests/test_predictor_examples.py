@@ -19,6 +19,7 @@ from hyperclip.tinyscenes.examples import LEAST_PIXELS, render_examples
 from PIL import Image
 
 CONFIG, CPU = "configs/quickstart/dense_clip.yaml", ["MODEL.DEVICE", "cpu"]
+TRAINED = "configs/quickstart/hyperclip_trained.yaml"
 IMAGE, LABEL = render_scene("val_seen", 0)
 K = int(np.bincount(LABEL[LABEL != 255]).argmax())
 NAME = class_names("seen")[K]
@@ -91,6 +92,30 @@ def test_a_folder_of_a_config_is_what_was_added(predictor, folder):
     assert len(examples_of(staged.model)) == 1
     (folder / "examples_only.txt").write_text(f"{NAME}\n")
     assert [files.words for files in read_folder(folder)] == [False]
+
+
+def test_examples_that_take_nothing(folder):
+    """Classes without examples are answered as by words, others among themselves."""
+    taking, yielding = (
+        Predictor.from_config(TRAINED, [*CPU, "TEST.EXAMPLES.TAKE", value])
+        for value in ("True", "False")
+    )
+    names = class_names("seen")
+    shown = [k for k in np.unique(LABEL).tolist() if k != 255]
+    scenes = [render_scene("val_seen", index)[0] for index in range(1, 4)]
+    before = np.stack([taking.segment(taking.encode(scene), names).labels for scene in scenes])
+    for predictor in (taking, yielding):
+        for k in shown:
+            predictor.add_examples(IMAGE, LABEL == k, names[k])
+    taken, kept = (
+        np.stack([p.segment(p.encode(scene), names).labels for scene in scenes])
+        for p in (taking, yielding)
+    )
+    others = ~np.isin(before, shown)
+    np.testing.assert_array_equal(kept[others], before[others])
+    assert np.isin(kept[~others], shown).all() and (kept != before).any()
+    assert (taken[others] != before[others]).any()
+    assert np.isin(taken[~others], shown).all()
 
 
 def test_folders_that_are_refused(folder):

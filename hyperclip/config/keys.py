@@ -198,6 +198,8 @@ def _add_stage_keys(test: CfgNode) -> None:
     test.AUG.ZOOMS = []  # overlapping crops, enlarged by each of these, [1.5, 2.0] say; [] = none
     test.EXAMPLES = CfgNode()
     test.EXAMPLES.FOLDER = ""  # of images with masks that show what classes look like; "" = none
+    # whether classes with examples may win pixels from those without; if not, these are as by words
+    test.EXAMPLES.TAKE = True
     # Of each image ask only names that in some cell have this share of the probability of the
     # cell's best name, by CLIP's cosines; 0 = ask all. See docs/vocabulary.md
     test.PRUNE = 0.0

@@ -102,7 +102,7 @@ def describe(request: Request, predictor: Predictor, question: Question) -> dict
     described = model.describe()
     shown = hashlib.sha256()
     for example in predictor.examples:
-        shown.update(f"{example.name} {example.words} ".encode())
+        shown.update(f"{example.name} {example.words} {example.takes} ".encode())
         shown.update(example.prototype.float().cpu().numpy().tobytes())
     resize = predictor.resize
     asked = replace(question, scores=False)

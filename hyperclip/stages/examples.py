@@ -4,8 +4,9 @@ A class with examples is compared with what else could be at a pixel by looks: a
 becomes s exp(STRENGTH (z - z')), where z is how much the pixel looks like the class's examples, and
 z' the same of the class that is best there by words. What that class looks like is told by its own
 examples, or, since it has none, by those cells of this image where it is best by words. Classes
-without examples keep their scores, bit by bit. The result stays on the system's own scale, see
-:func:`on_scale`. Nothing is fitted in steps: the cost is a few products a class and cell.
+without examples keep their scores, bit by bit, and what their answer is, if examples take no pixels
+of theirs. The result stays on the system's own scale, see :func:`on_scale`. Nothing is fitted in
+steps: the cost is a few products a class and cell.
 
 Shapes: T classes, t classes of a chunk, C embedding, h w grid of cells, H W image.
 """
@@ -13,8 +14,8 @@ Shapes: T classes, t classes of a chunk, C embedding, h w grid of cells, H W ima
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,9 @@ from .stage import Asked, Stage
 STRENGTH = 0.5
 """Weight of looks beside words, chosen on scenes of tinyscenes_train, see docs/stages.md."""
 
+BELOW_ONE = 1 - 2**-23
+"""A score times this is less than the score, in float32."""
+
 TINY = 1e-30
 
 MOST_EXAMPLES = 10_000
@@ -44,11 +48,22 @@ class Example:
     Attributes:
         name: of its class. prototype: unit embedding (C,), see :func:`prototype_of`.
         words: whether the name tells the system something; without, examples alone decide.
+        takes: whether its class may win pixels where a class without examples is best by words;
+            without words it may in any case.
     """
 
     name: str
     prototype: Tensor
     words: bool = True
+    takes: bool = True
+
+
+class Shown(NamedTuple):
+    """What examples show of the classes of a vocabulary, which are numbers here."""
+
+    prototypes: dict[int, Tensor]  # unit embeddings (C,) of the classes that have examples
+    silent: set[int] = set()  # those of them whose words do not count
+    yielding: set[int] = set()  # those that win no pixel from a class without examples
 
 
 @dataclass(frozen=True)
@@ -56,33 +71,34 @@ class ExampleStore:
     """Examples of some classes, which have the names' tokens in common with those asked.
 
     Raises:
-        ValueError: an empty name, a class of which words count and do not, other embeddings than
-            the first one's, more than ``MOST_EXAMPLES``.
+        ValueError: an empty name, a class of which words count and do not, or that takes pixels and
+            does not, other embeddings than the first one's, more than ``MOST_EXAMPLES``.
     """
 
     examples: tuple[Example, ...] = ()
-    words: dict[tuple[int, ...], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.examples) > MOST_EXAMPLES:
             got = f"got {len(self.examples)}, expected at most {MOST_EXAMPLES}"
             raise ValueError(f"examples: {got}. Give fewer of each class")
-        words: dict[tuple[int, ...], bool] = {}
+        firsts: dict[tuple[int, ...], Example] = {}
         for example in self.examples:
             if is_blank(example.name):
                 raise ValueError("example: got an empty name, expected that of its class")
-            if words.setdefault(tokens_of(example.name), example.words) != example.words:
-                raise ValueError(
-                    f"example of {example.name!r}: got words={example.words}, expected "
-                    f"{not example.words} as for this class's other examples"
-                )
+            known = firsts.setdefault(tokens_of(example.name), example)
+            for key in ("words", "takes"):
+                own, expected = getattr(example, key), getattr(known, key)
+                if own != expected:
+                    raise ValueError(
+                        f"example of {example.name!r}: got {key}={own}, expected {expected} as for "
+                        "this class's other examples"
+                    )
             size, first = len(example.prototype), len(self.examples[0].prototype)
             if size != first:
                 raise ValueError(
                     f"example of {example.name!r}: got {size} channels, expected {first} as of the "
                     "other examples; are they of another model?"
                 )
-        object.__setattr__(self, "words", words)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -104,23 +120,23 @@ class ExampleStore:
                 "out"
             )
 
-    def of(self, vocabulary: Vocabulary) -> tuple[dict[int, Tensor], set[int]]:
-        """Unit prototypes (C,) of the classes that have examples, by the class's place, and those
-        whose words do not count.
-        """
+    def of(self, vocabulary: Vocabulary) -> Shown:
+        """What is shown of a vocabulary's classes, by their place in it."""
         places: dict[tuple[int, ...], int] = {}
         for index, synonyms in enumerate(vocabulary.classes):
             for name in synonyms:
                 places.setdefault(tokens_of(name), index)
         total: dict[int, Tensor] = {}
-        silent = set()
+        silent, yielding = set(), set()
         for example in self.examples:
             place = places.get(tokens_of(example.name))
             if place is not None:
                 total[place] = total.get(place, 0) + example.prototype
                 if not example.words:
                     silent.add(place)
-        return {k: F.normalize(total[k], dim=0) for k in sorted(total)}, silent
+                elif not example.takes:
+                    yielding.add(place)
+        return Shown({k: F.normalize(total[k], dim=0) for k in sorted(total)}, silent, yielding)
 
 
 def prototype_of(features: Tensor, mask: Tensor) -> Tensor:
@@ -147,14 +163,12 @@ class ExampleMaps(ScoreMaps):
 
     Args:
         maps: by words. features: unit embeddings (C, h, w) of the image's cells.
-        prototypes: (C,) by class. silent: those of them whose words do not count.
-        strength: see :data:`STRENGTH`.
+        shown: by examples, on the features' device. strength: see :data:`STRENGTH`.
     """
 
     maps: ScoreMaps
     features: Tensor
-    prototypes: dict[int, Tensor]
-    silent: set[int]
+    shown: Shown
     strength: float
 
     @property
@@ -190,12 +204,12 @@ class ExampleMaps(ScoreMaps):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of scores by words in a size, with those of classes with examples changed."""
         labels, best, top = self._best_by_words(chunks(), size)
-        reference, left = self._reference(labels, size), set(self.silent)
+        reference, left = self._reference(labels, size), set(self.shown.silent)
         for classes, maps in chunks():
-            places = [i for i, k in enumerate(classes.tolist()) if k in self.prototypes]
+            places = [i for i, k in enumerate(classes.tolist()) if k in self.shown.prototypes]
             if places:
                 chosen = classes[places]
-                changed = self._changed(chosen, maps[places], best, top, reference)
+                changed = self._changed(chosen, maps[places], labels, best, top, reference)
                 maps = maps.clone()
                 maps[places] = changed
                 left -= set(chosen.tolist())
@@ -203,7 +217,7 @@ class ExampleMaps(ScoreMaps):
         if left:  # the system had no score for them, and none is needed
             chosen = torch.tensor(sorted(left), device=best.device)
             nothing = best.new_zeros(len(left), *size)
-            yield chosen, self._changed(chosen, nothing, best, top, reference)
+            yield chosen, self._changed(chosen, nothing, labels, best, top, reference)
 
     def _best_by_words(
         self, chunks: Iterator[tuple[Tensor, Tensor]], size: Size
@@ -212,7 +226,7 @@ class ExampleMaps(ScoreMaps):
         count, and the highest of these scores; of no such class ``NO_CLASS``, 1/2 and 1.
         """
         device = self.features.device
-        if len(self.silent) == self.classes:
+        if len(self.shown.silent) == self.classes:
             labels = torch.full(size, NO_CLASS, device=device)
             half = torch.full(size, 0.5, device=device)
             return labels, half, half.new_ones(())
@@ -222,7 +236,7 @@ class ExampleMaps(ScoreMaps):
     def _heard(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The classes whose words count."""
         for classes, maps in chunks:
-            rows = [i for i, k in enumerate(classes.tolist()) if k not in self.silent]
+            rows = [i for i, k in enumerate(classes.tolist()) if k not in self.shown.silent]
             if len(rows) == len(classes):
                 yield classes, maps
             elif rows:
@@ -237,7 +251,7 @@ class ExampleMaps(ScoreMaps):
         result = torch.full(size, torch.nan, device=labels.device)
         result[labels == NO_CLASS] = 0
         for k in labels[labels != NO_CLASS].unique().tolist():
-            prototype = self.prototypes.get(k)
+            prototype = self.shown.prototypes.get(k)
             if prototype is None and (cells == k).any():
                 prototype = F.normalize(self.features[:, cells == k].sum(dim=1), dim=0)
             if prototype is not None:
@@ -251,16 +265,30 @@ class ExampleMaps(ScoreMaps):
         return resize(cosines[None], size)[0]
 
     def _changed(
-        self, classes: Tensor, maps: Tensor, best: Tensor, top: Tensor, reference: Tensor
+        self,
+        classes: Tensor,
+        maps: Tensor,
+        labels: Tensor,
+        best: Tensor,
+        top: Tensor,
+        reference: Tensor,
     ) -> Tensor:
         """Scores (t, H, W) of classes with examples, of those by words."""
-        chosen = classes.tolist()
-        own = torch.stack([self.prototypes[k] for k in chosen])
+        chosen, device = classes.tolist(), maps.device
+        own = torch.stack([self.shown.prototypes[k] for k in chosen])
         looks = self._looks(own, (maps.shape[1], maps.shape[2]))
-        silent = torch.tensor([k in self.silent for k in chosen], device=maps.device)
+        silent = torch.tensor([k in self.shown.silent for k in chosen], device=device)
         words = torch.where(silent[:, None, None], best, maps)
         factor = (self.strength * (looks - reference).nan_to_num(0.0)).exp()
-        return on_scale(words / best.clamp_min(TINY) * factor, best, top)
+        ratio = words / best.clamp_min(TINY) * factor
+        # where it is best by words, its own looks are the reference, but for their rounding
+        ratio = torch.where(classes[:, None, None] == labels, 1.0, ratio)
+        if self.shown.yielding:
+            without = set(range(self.classes)) - set(self.shown.prototypes)
+            kept = torch.isin(labels, torch.tensor(sorted(without), device=device))
+            yields = torch.tensor([k in self.shown.yielding for k in chosen], device=device)
+            ratio = torch.where(yields[:, None, None] & kept, ratio.clamp_max(BELOW_ONE), ratio)
+        return on_scale(ratio, best, top)
 
 
 class Examples(Stage):
@@ -278,26 +306,33 @@ class Examples(Stage):
 
     def rescore(self, maps: ScoreMaps, seen: None, asked: Asked) -> ScoreMaps:
         """See :class:`Stage`; where no class asked has examples the scores as they are."""
-        prototypes, silent = self.store.of(asked.question.vocabulary)
-        if not prototypes:
+        shown = self.store.of(asked.question.vocabulary)
+        if not shown.prototypes:
             return maps
         features = asked.system.features(asked.encoded).float()
         FiniteCheck().add("the embeddings of the image's cells", features).require(asked.system)
-        size, first = len(features), next(iter(prototypes.values()))
+        size, first = len(features), next(iter(shown.prototypes.values()))
         if len(first) != size:
             got = f"got {len(first)} channels, expected {size} as of {type(asked.system).__name__}"
             raise ValueError(f"examples: {got}; add them with the model that uses them")
-        own = {k: prototype.to(features.device) for k, prototype in prototypes.items()}
-        return ExampleMaps(maps, features, own, silent, self.strength)
+        own = {k: prototype.to(features.device) for k, prototype in shown.prototypes.items()}
+        return ExampleMaps(maps, features, shown._replace(prototypes=own), self.strength)
 
     def describe(self) -> dict[str, Any]:
         """See :class:`Stage`."""
         classes = len({tokens_of(example.name) for example in self.store.examples})
-        return {"examples": len(self.store), "classes": classes, "strength": self.strength}
+        found = {"examples": len(self.store), "classes": classes, "strength": self.strength}
+        yielding = sum(not example.takes for example in self.store.examples)
+        return found | {"yielding": yielding} if yielding else found
 
 
 def encode_example(
-    system: Segmenter, image: Tensor, mask: Tensor, name: str, words: bool = True
+    system: Segmenter,
+    image: Tensor,
+    mask: Tensor,
+    name: str,
+    words: bool = True,
+    takes: bool = True,
 ) -> Example:
     """What a system without stages sees of an example: an image as :meth:`Segmenter.encode` takes
     it, and a mask, bool, of any size, that covers the same.
@@ -307,4 +342,4 @@ def encode_example(
     """
     features = system.features(system.encode([image])[0])
     FiniteCheck().add("the embeddings of the example's cells", features).require(system)
-    return Example(name, prototype_of(features, mask), words)
+    return Example(name, prototype_of(features, mask), words, takes)

@@ -71,7 +71,7 @@ class Staged(Wrapper):
         if self.presence is None:
             maps = self.system.score(encoded.encoded, question, size)
         else:
-            shown, _ = examples_of(self).of(question.vocabulary)
+            shown = examples_of(self).of(question.vocabulary).prototypes
             maps = self.presence.score(self.system, encoded.encoded, question, size, tuple(shown))
         asked = Asked(self.system, encoded.encoded, question, size)
         with torch.autocast(self.device.type, enabled=False):  # sums are in float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hyperclip.config import load_config
@@ -10,7 +12,7 @@ from hyperclip.load import build_system
 from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question
 from hyperclip.stages import Example, Examples, ExampleStore, Staged, examples_of, with_examples
-from hyperclip.stages.examples import ExampleMaps, encode_example, prototype_of
+from hyperclip.stages.examples import ExampleMaps, Shown, encode_example, prototype_of
 from hyperclip.tinyscenes.drawing import class_names, render_scene
 from hyperclip.vocabulary import Vocabulary
 from torch.nn import functional as F
@@ -25,16 +27,18 @@ def unit(generator, *shape):
     return F.normalize(torch.randn(shape, generator=generator), dim=0)
 
 
+@pytest.mark.parametrize("yielding", [set(), {3, 4}])
 @pytest.mark.parametrize("silent", [set(), {1}, {1, 3}])
 @pytest.mark.parametrize("strength", [0.5, 8.0])
-def test_scores_against_the_reference(silent, strength):
+def test_scores_against_the_reference(silent, strength, yielding):
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         scores = torch.rand(5, 12, 18, generator=generator)
         features = unit(generator, 7, 4, 6)
-        prototypes = {k: unit(generator, 7) for k in (1, 3, 4)}
-        maps = ExampleMaps(GridMaps(scores), features, prototypes, silent, strength)
-        expected = reference.with_examples(scores, features, prototypes, silent, strength)
+        shown = Shown({k: unit(generator, 7) for k in (1, 3, 4)}, silent, yielding - silent)
+        maps = ExampleMaps(GridMaps(scores), features, shown, strength)
+        prototypes, _, yields = shown
+        expected = reference.with_examples(scores, features, prototypes, silent, strength, yields)
         torch.testing.assert_close(maps.whole((12, 18)), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(maps.coarse(), expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(maps.whole((12, 18))[[0, 2]], scores[[0, 2]])
@@ -45,7 +49,7 @@ def test_examples_alone_against_the_reference():
     generator = torch.Generator().manual_seed(1)
     scores, features = torch.rand(2, 8, 8, generator=generator), unit(generator, 7, 4, 4)
     prototypes = {k: unit(generator, 7) for k in range(2)}
-    maps = ExampleMaps(GridMaps(scores), features, prototypes, {0, 1}, 3.0).whole((8, 8))
+    maps = ExampleMaps(GridMaps(scores), features, Shown(prototypes, {0, 1}), 3.0).whole((8, 8))
     expected = reference.with_examples(scores, features, prototypes, {0, 1}, 3.0)
     torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
     assert (maps > 0).all() and (maps < 1).all() and (maps[0] > maps[1]).any()
@@ -73,9 +77,36 @@ def test_a_class_that_the_system_has_no_score_for():
     scores[1] = 0
     own = {1: unit(generator, 7)}
     for silent in (set(), {1}):
-        maps = ExampleMaps(Pruned(scores), features, own, silent, 3.0).whole((8, 8))
+        maps = ExampleMaps(Pruned(scores), features, Shown(own, silent), 3.0).whole((8, 8))
         expected = reference.with_examples(scores, features, own, silent, 3.0)
         torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10**6])
+@pytest.mark.parametrize("least", [0.0, 1e-38, 0.5])
+def test_classes_that_take_nothing_leave_the_others_answer_as_it_is(levels, least):
+    """In scores of few levels most pixels have several best classes, and the first of them counts;
+    others are 0 everywhere, or too small to be divided by.
+    """
+    generator = torch.Generator().manual_seed(4)
+    won = 0
+    for _ in range(20):
+        drawn = torch.randint(levels, (6, 24, 24), generator=generator) / levels
+        scores = torch.where(drawn == 0, least * 0.5, least + (1 - least) * drawn)
+        scores[:, :8] *= 1e-38
+        features = unit(generator, 7, 6, 6)
+        prototypes = {k: unit(generator, 7) for k in (1, 2, 4)}
+        before = scores.argmax(dim=0)
+        others = torch.isin(before, torch.tensor([0, 3, 5]))
+        for strength in (0.5, 8.0):
+            shown = Shown(prototypes, yielding={1, 2, 4})
+            after = ExampleMaps(GridMaps(scores), features, shown, strength).whole((24, 24))
+            labels = after.argmax(dim=0)
+            assert torch.equal(labels[others], before[others])
+            assert torch.isin(labels[~others], torch.tensor([1, 2, 4])).all()
+            assert after.min() >= 0 and after.max() <= scores.max()
+            won += int((labels != before).sum())
+    assert won > 0 or levels == 2  # where nothing is above the highest score
 
 
 @pytest.fixture(scope="module", params=["dense_clip", "cliper_fusion"])
@@ -151,6 +182,8 @@ def test_stores_refuse_what_does_not_fit():
         ExampleStore((one, Example("Cat", torch.ones(4), words=False)))
     with pytest.raises(ValueError, match="example: got an empty name"):
         ExampleStore((Example(" ", torch.ones(4)),))
+    with pytest.raises(ValueError, match="'cat': got takes=False, expected True"):
+        ExampleStore((one, replace(one, takes=False)))
     store = ExampleStore((one,))
     store.check(Vocabulary.from_text("tiger, CAT; dog"))
     with pytest.raises(ValueError, match="got some of 'cat', expected .* asked, dog, wolf. Ask"):

@@ -6,6 +6,11 @@
 The files land in ``tinyscenes/`` below DETECTRON2_DATASETS (default: ``datasets``). Files that
 exist are kept, and several runs at once do not disturb each other.
 
+    python datasets/prepare_tinyscenes.py --others FOLDER
+
+draws as many other scenes of each split below FOLDER instead, those of the next indices, which are
+for choosing settings: DETECTRON2_DATASETS=FOLDER evaluates on them.
+
     python datasets/prepare_tinyscenes.py --examples 2 FOLDER
 
 writes N examples of each phrase, images with masks, as --examples of the demo and
@@ -44,8 +49,24 @@ def pair(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
+def write_scenes(root: Path, others: bool) -> None:
+    """Write the scenes of every split below a folder of datasets, or as many others."""
+    worlds = ((SPLITS, render_scene), (FINE_SPLITS, render_fine_scene))
+    rows = [(*row, render) for splits, render in worlds for row in splits.items()]
+    for split, spec, render in rows:
+        folder = root / "tinyscenes" / split
+        first = spec.images if others else 0
+        jobs = []
+        for index in range(first, first + spec.images):
+            targets = tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels"))
+            make = partial(render, split, index)
+            jobs.append(Job(f"scene {index} of {split}", targets, make))
+        print(convert_files(jobs, folder).report(spec.images))
+
+
 def main() -> None:
     parser = program_parser(__doc__)
+    parser.add_argument("--others", metavar="FOLDER", help="draw other scenes below FOLDER")
     parser.add_argument("--examples", nargs=2, metavar=("N", "FOLDER"), help="write these alone")
     arguments = parser.parse_args()
     if arguments.examples:
@@ -54,16 +75,14 @@ def main() -> None:
             raise ValueError(f"--examples: got {number!r}, expected a number from 1 to {MOST}")
         write_examples(int(number), user_path(folder))
         return
-    worlds = ((SPLITS, render_scene), (FINE_SPLITS, render_fine_scene))
-    rows = [(*row, render) for splits, render in worlds for row in splits.items()]
-    for split, spec, render in rows:
-        folder = dataset_root() / "tinyscenes" / split
-        jobs = []
-        for index in range(spec.images):
-            targets = tuple(folder / kind / f"{index:05d}.png" for kind in ("images", "labels"))
-            make = partial(render, split, index)
-            jobs.append(Job(f"scene {index} of {split}", targets, make))
-        print(convert_files(jobs, folder).report(spec.images))
+    if arguments.others is None:
+        write_scenes(dataset_root(), others=False)
+        return
+    root = user_path(arguments.others)
+    if not arguments.others or root.resolve() == dataset_root().resolve():
+        expected = "expected another folder than that of the datasets, which has the splits' scenes"
+        raise ValueError(f"--others: got {arguments.others!r}, {expected}")
+    write_scenes(root, others=True)
 
 
 if __name__ == "__main__":

@@ -281,3 +281,24 @@ def test_tinyscenes_into_a_file_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     told = run_main("tinyscenes")
     assert told.startswith("error: ") and "tinyscenes" in told
+
+
+def test_other_scenes_of_tinyscenes_are_of_no_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    script = runpy.run_path(str(ROOT / "datasets/prepare_tinyscenes.py"))
+    few = {"val_seen": tinyscenes.Split("seen", 3, 2)}
+    monkeypatch.setitem(script["main"].__globals__, "SPLITS", few)
+    monkeypatch.setitem(script["main"].__globals__, "FINE_SPLITS", {})
+    for wrong in ("", str(tmp_path / "datasets"), str(tmp_path / "other/../datasets")):
+        monkeypatch.setattr("sys.argv", ["prepare_tinyscenes.py", "--others", wrong])
+        with pytest.raises(ValueError, match="--others: got .*, expected another folder"):
+            script["main"]()
+    monkeypatch.setattr("sys.argv", ["prepare_tinyscenes.py", "--others", str(tmp_path / "other")])
+    script["main"]()
+    folder = tmp_path / "other/tinyscenes/val_seen"
+    for kind in ("images", "labels"):
+        names = sorted(path.name for path in (folder / kind).iterdir())
+        assert names == ["00003.png", "00004.png", "00005.png"]
+    label = tinyscenes.render_scene("val_seen", 4)[1]
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "labels/00004.png")), label)
+    assert not (tmp_path / "datasets").exists()

@@ -148,6 +148,7 @@ RULES = (
         "docs/stages.md: python demo/demo.py .*--examples",
         test=("tests/test_predictor_examples.py", "demo.main"),
     ),
+    Rule("docs/stages.md: .*prepare_tinyscenes.py --others", says="2 written, 0 kept"),
     Rule(".*: python datasets/prepare_tinyscenes.py", says="0 written, 2 kept"),
     Rule(
         ".*: python demo/demo.py --input photo.jpg",

@@ -56,20 +56,21 @@ def with_examples(
     for k, own in known.items():
         cosines = sum(own[c] * features[c] for c in range(len(own)))
         looks[k] = F.interpolate(cosines[None, None], size, mode="bilinear")[0, 0]
-    top = max((float(scores[k].max()) for k in heard), default=1.0)
+    low = min([0.0, *(float(scores[k].min()) for k in heard)])
+    top = max((float(scores[k].max()) for k in heard), default=1.0) - low
     result = scores.clone()
     for k in prototypes:
         for y in range(size[0]):
             for x in range(size[1]):
                 j = int(best[y, x])
-                most = float(scores[j, y, x]) if heard else 0.5
-                words = most if k in silent else float(scores[k, y, x])
+                most = float(scores[j, y, x]) - low if heard else 0.5
+                words = most if k in silent else float(scores[k, y, x]) - low
                 other = 0.0 if not heard else float(looks[j][y, x]) if j in looks else None
                 more = 0.0 if other is None else float(looks[k][y, x]) - other
                 ratio = words / max(most, 1e-30) * math.exp(strength * more)
                 if k in (yielding or ()) and j >= 0 and j not in prototypes:
                     ratio = min(ratio, 1 - 2**-23)
-                result[k, y, x] = (
+                result[k, y, x] = low + (
                     most * ratio if ratio <= 1 else most + (top - most) * (1 - 1 / ratio)
                 )
     return result

@@ -32,9 +32,6 @@ from .stage import Asked, Stage
 STRENGTH = 0.5
 """Weight of looks beside words, chosen on scenes of tinyscenes_train, see docs/stages.md."""
 
-BELOW_ONE = 1 - 2**-23
-"""A score times this is less than the score, in float32."""
-
 TINY = 1e-30
 
 MOST_EXAMPLES = 10_000
@@ -157,6 +154,15 @@ def on_scale(ratio: Tensor, best: Tensor, top: Tensor) -> Tensor:
     return torch.where(ratio <= 1, best * ratio, above)
 
 
+class ByWords(NamedTuple):
+    """What an image's scores by words are."""
+
+    labels: Tensor  # the best class of each pixel, int64 (H, W)
+    best: Tensor  # its score (H, W)
+    top: Tensor  # the highest of these
+    lowest: Tensor  # of all scores, or 0 if none is negative
+
+
 @dataclass(frozen=True)
 class ExampleMaps(ScoreMaps):
     """Scores of an image by words and examples.
@@ -203,35 +209,38 @@ class ExampleMaps(ScoreMaps):
         self, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]], size: Size
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of scores by words in a size, with those of classes with examples changed."""
-        labels, best, top = self._best_by_words(chunks(), size)
-        reference, left = self._reference(labels, size), set(self.shown.silent)
+        words = self._best_by_words(chunks(), size)
+        reference, left = self._reference(words.labels, size), set(self.shown.silent)
         for classes, maps in chunks():
             places = [i for i, k in enumerate(classes.tolist()) if k in self.shown.prototypes]
             if places:
                 chosen = classes[places]
-                changed = self._changed(chosen, maps[places], labels, best, top, reference)
+                changed = self._changed(chosen, maps[places], words, reference)
                 maps = maps.clone()
                 maps[places] = changed
                 left -= set(chosen.tolist())
             yield classes, maps
         if left:  # the system had no score for them, and none is needed
-            chosen = torch.tensor(sorted(left), device=best.device)
-            nothing = best.new_zeros(len(left), *size)
-            yield chosen, self._changed(chosen, nothing, labels, best, top, reference)
+            chosen = torch.tensor(sorted(left), device=words.best.device)
+            nothing = words.best.new_zeros(len(left), *size)
+            yield chosen, self._changed(chosen, nothing, words, reference)
 
-    def _best_by_words(
-        self, chunks: Iterator[tuple[Tensor, Tensor]], size: Size
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best class of each pixel, int64 (H, W), and its score (H, W), among those whose words
-        count, and the highest of these scores; of no such class ``NO_CLASS``, 1/2 and 1.
-        """
+    def _best_by_words(self, chunks: Iterator[tuple[Tensor, Tensor]], size: Size) -> ByWords:
+        """The best of the classes whose words count; of no such class ``NO_CLASS``, 1/2 and 1."""
         device = self.features.device
         if len(self.shown.silent) == self.classes:
             labels = torch.full(size, NO_CLASS, device=device)
             half = torch.full(size, 0.5, device=device)
-            return labels, half, half.new_ones(())
-        labels, best = best_of(self._heard(chunks))
-        return labels, best, best.amax()
+            return ByWords(labels, half, half.new_ones(()), half.new_zeros(()))
+        lowest = [torch.zeros((), device=device)]
+
+        def heard() -> Iterator[tuple[Tensor, Tensor]]:
+            for classes, maps in self._heard(chunks):
+                lowest.append(maps.amin().to(device))
+                yield classes, maps
+
+        labels, best = best_of(heard())
+        return ByWords(labels, best, best.amax(), torch.stack(lowest).amin())
 
     def _heard(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The classes whose words count."""
@@ -264,31 +273,26 @@ class ExampleMaps(ScoreMaps):
         cosines = torch.einsum("tc,chw->thw", prototypes, self.features)
         return resize(cosines[None], size)[0]
 
-    def _changed(
-        self,
-        classes: Tensor,
-        maps: Tensor,
-        labels: Tensor,
-        best: Tensor,
-        top: Tensor,
-        reference: Tensor,
-    ) -> Tensor:
+    def _changed(self, classes: Tensor, maps: Tensor, words: ByWords, reference: Tensor) -> Tensor:
         """Scores (t, H, W) of classes with examples, of those by words."""
+        labels, best, top, lowest = words
         chosen, device = classes.tolist(), maps.device
         own = torch.stack([self.shown.prototypes[k] for k in chosen])
         looks = self._looks(own, (maps.shape[1], maps.shape[2]))
         silent = torch.tensor([k in self.shown.silent for k in chosen], device=device)
-        words = torch.where(silent[:, None, None], best, maps)
+        above = torch.where(silent[:, None, None], best, maps) - lowest
         factor = (self.strength * (looks - reference).nan_to_num(0.0)).exp()
-        ratio = words / best.clamp_min(TINY) * factor
+        ratio = above / (best - lowest).clamp_min(TINY) * factor
+        result = on_scale(ratio, best - lowest, top - lowest) + lowest
         # where it is best by words, its own looks are the reference, but for their rounding
-        ratio = torch.where(classes[:, None, None] == labels, 1.0, ratio)
-        if self.shown.yielding:
-            without = set(range(self.classes)) - set(self.shown.prototypes)
-            kept = torch.isin(labels, torch.tensor(sorted(without), device=device))
-            yields = torch.tensor([k in self.shown.yielding for k in chosen], device=device)
-            ratio = torch.where(yields[:, None, None] & kept, ratio.clamp_max(BELOW_ONE), ratio)
-        return on_scale(ratio, best, top)
+        result = torch.where(classes[:, None, None] == labels, best, result)
+        if not self.shown.yielding:
+            return result
+        without = set(range(self.classes)) - set(self.shown.prototypes)
+        kept = torch.isin(labels, torch.tensor(sorted(without), device=device))
+        yields = torch.tensor([k in self.shown.yielding for k in chosen], device=device)
+        below = best.nextafter(best.new_tensor(-torch.inf)).clamp_min(lowest)
+        return torch.where(yields[:, None, None] & kept, torch.minimum(result, below), result)
 
 
 class Examples(Stage):

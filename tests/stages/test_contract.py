@@ -53,9 +53,10 @@ def patches(seed):
     return F.interpolate(coarse, size=(24, 24))[:, 0]
 
 
-def given(seed):
-    """A system whose scores are patches, and which sees colours."""
-    return GivenSystem(unit(3, 3, seed=seed), [0, 1, 2], patches(seed), scale=50.0)
+def given(seed, lowest=0.0):
+    """A system whose scores are patches, the lowest of them 0 or less, and which sees colours."""
+    scores = patches(seed) + lowest
+    return GivenSystem(unit(3, 3, seed=seed), [0, 1, 2], scores, scale=50.0)
 
 
 def refined(name, folder):
@@ -80,10 +81,11 @@ def segment(system, scores=True):
 
 
 def require_contract(staged, system):
-    """What changes stays between 0 and the system's highest score in the image."""
+    """What changes stays between the system's lowest and highest score in the image, or 0."""
     before, after = segment(system), segment(staged)
-    assert after.scores.min() >= -ROUNDING and before.scores.max() <= 1
-    assert after.scores.max() <= before.scores.max() + ROUNDING
+    lowest, highest = min(float(before.scores.min()), 0.0), max(float(before.scores.max()), 0.0)
+    assert after.scores.min() >= lowest - ROUNDING
+    assert after.scores.max() <= highest + ROUNDING <= 1 + 2 * ROUNDING
     assert torch.equal(after.confidence, after.scores.amax(0))
     assert torch.equal(after.labels, after.scores.argmax(0))
     alone = segment(staged, scores=False)
@@ -93,38 +95,44 @@ def require_contract(staged, system):
     assert changed == (staged is not system)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+LOWEST = pytest.mark.parametrize("lowest", [0.0, -0.4, -1.5])
+
+
+@LOWEST
 @pytest.mark.parametrize("name", sorted(dict(REFINER_REGISTRY)))
-def test_refiners(name, seed, tmp_path):
-    system = given(seed)
+def test_refiners(name, lowest, tmp_path):
+    system = given(0, lowest)
     staged = system if name == "none" else Staged(system, [refined(name, tmp_path)])
     require_contract(staged, system)
 
 
+@LOWEST
 @pytest.mark.parametrize("rule", [*RULES, ATTENTION])
-def test_regions(rule):
+def test_regions(rule, lowest):
     """Whatever entry proposes them: that is where a pixel belongs, and no score."""
     assert "none" in REGIONS_REGISTRY
     for seed in range(3):
-        system = given(seed)
+        system = given(seed, lowest)
         staged = Staged(system, [Regions(quarters, rule, temperature=0.1)])
         require_contract(staged, system)
 
 
+@LOWEST
 @pytest.mark.parametrize("weight", [0.1, 1.0, 30.0])
-def test_memory(weight):
+def test_memory(weight, lowest):
     for seed in range(3):
-        system = given(seed)
+        system = given(seed, lowest)
         memory = Memory(unit(40, 3, seed=seed + 9), MemoryOptions(3, 0.9, weight))
         require_contract(Staged(system, [memory]), system)
 
 
-@pytest.mark.parametrize("words", [True, False])
-def test_examples(words):
+@LOWEST
+@pytest.mark.parametrize(("words", "takes"), [(True, True), (True, False), (False, True)])
+def test_examples(words, takes, lowest):
     for seed in range(3):
-        system = given(seed)
+        system = given(seed, lowest)
         shown = [
-            Example(name, prototype, words)
+            Example(name, prototype, words, takes)
             for name, prototype in zip(
                 WORDS.split("; ")[:2], unit(2, 3, seed=seed + 5), strict=True
             )
@@ -132,10 +140,11 @@ def test_examples(words):
         require_contract(Staged(system, [Examples(ExampleStore(tuple(shown)))]), system)
 
 
-def test_views():
+@LOWEST
+def test_views(lowest):
     options = ViewOptions(flip=True, zooms=(1.5,))
     for seed in range(3):
-        system = given(seed)
+        system = given(seed, lowest)
         require_contract(Augmented(system, options), system)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 from functools import partial
 
 from hyperclip.clip.loading import weights_are_here
+from hyperclip.runtime.extras import how_to_install
 from hyperclip.zoo import ZOO, ZooModel
 
 from .pretrained import is_here
@@ -30,7 +31,7 @@ def _missing_part(clip: str = CLIP) -> str:
 
 def _missing_diffusers() -> str:
     here = importlib.util.find_spec("diffusers") is not None
-    return "" if here else 'pip install "hyperclip[diffusion]"'
+    return "" if here else how_to_install("diffusion")
 
 
 ZOO["cliper-vitb16"] = ZooModel(

@@ -45,3 +45,21 @@ def test_the_lowest_torch(monkeypatch):
     assert not bounds["torchvision"].specifier.contains("0.20.1") and hasattr(
         torch.nn.utils, "get_total_norm"
     )
+
+
+def test_nobody_is_told_to_install_the_package_by_its_name(monkeypatch):
+    """On PyPI it is another one's. Extras that are named exist."""
+    extras = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **keywords: extras.update(keywords))
+    source = Path("setup.py")
+    exec(compile(source.read_text(), "setup.py", "exec"), {"__file__": str(source.resolve())})
+    suffixes = {".py", ".md", ".ipynb", ".sh", ".yaml", ".yml", ".toml", ""}
+    asked = set()
+    for folder in ("hyperclip", "cliper", "configs", "datasets", "demo", "docs", "tools", "."):
+        files = Path(folder).rglob("*") if folder != "." else Path(folder).glob("*")
+        for path in files:
+            if path.is_file() and path.suffix in suffixes and "tinyscenes/" not in path.as_posix():
+                text = path.read_text("utf-8", errors="replace")
+                assert not re.search(r"pip install (-\S+ )*\\?[\"']?hyperclip\b", text), path
+                asked.update(re.findall(r"how_to_install\([\"'](\w+)[\"']\)", text))
+    assert asked and asked <= set(extras["extras_require"])

@@ -13,12 +13,13 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from torch import Tensor, nn
 
+from ..runtime.extras import how_to_install
 from .open_clip_folders import is_model_folder, read_folder_config, read_folder_preprocessing
 
 EXTRAS = ("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")
 """Settings of a model as a whole that its state dict depends on."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt")
-INSTALL = 'pip install "hyperclip[diffusion]"'
+INSTALL = how_to_install("diffusion")
 
 
 def build_model(architecture: str, quick_gelu: bool) -> nn.Module:

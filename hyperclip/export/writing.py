@@ -20,6 +20,7 @@ from ..clip.text_tower import text_tower
 from ..export_parts import Part, SystemParts, parts_of
 from ..pretrained.clip_folder import require_free
 from ..pretrained.saving import new_folder
+from ..runtime.extras import how_to_install
 from ..segmenter import Segmenter
 from ..vocabulary import Vocabulary, load_vocabulary
 from .text import text_part, tokenizer_entry, write_tokenizer
@@ -31,7 +32,7 @@ LARGE = 1_800_000_000
 """Bytes of weights from which an ONNX file keeps them in a second file; one holds 2 GB at most."""
 MOST = 2**20
 """Of a size that may be any."""
-INSTALL = 'pip install "hyperclip[export]"'
+INSTALL = how_to_install("export")
 STAGES = {
     "TEST.REFINER.NAME": "none",
     "TEST.REGIONS.NAME": "none",

@@ -18,10 +18,11 @@ import numpy as np
 
 from ..data.image_files import IMAGE_SUFFIXES, exif_orientation
 from ..data.mapper import read_image
+from ..runtime.extras import how_to_install
 from .lattice import Box, Lattice, anchor_of, mirrored
 from .values import choose_bands, choose_range, eight_bits
 
-INSTALL = "pip install 'hyperclip[maps]'"
+INSTALL = how_to_install("maps")
 """What brings rasterio."""
 CACHE = 128 * 2**20
 """Bytes of a file's blocks that are kept in memory."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime.extras import how_to_install
 from .answer import Answer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def supervision_detections(
     try:
         import supervision
     except ImportError as error:
-        how = "pip install 'hyperclip[formats]', or pip install supervision"
+        how = f"pip install supervision, or {how_to_install('formats')}"
         raise ImportError(f"to_supervision needs the package supervision: {how}") from error
     regions = list(answer.regions(instances, smallest))
     boxes = np.zeros((len(regions), 4), dtype=np.float64)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..runtime.extras import how_to_install
 from .pages import Pages
 
 logger = logging.getLogger("hyperclip.serve")
-INSTALL = "pip install 'hyperclip[serve]'"
+INSTALL = how_to_install("serve")
 IDLE_SECONDS = 5
 """After so many seconds without a request a connection is closed."""
 

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..runtime.extras import how_to_install
+
 EXACT = 100_000
 """So many vectors are searched by torch, more by faiss, which finds the same."""
 AT_A_TIME = 2**24
 """Cosines that are in memory together: 64 MB."""
-INSTALL = "pip install 'hyperclip[bank]'"
+INSTALL = how_to_install("bank")
 """What brings faiss."""
 
 

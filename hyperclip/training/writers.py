@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm, events
 
 from ..config import plain_settings
+from ..runtime.extras import how_to_install
 from ..runtime.files import write_atomically, write_text
 
 logger = logging.getLogger("hyperclip.training")
@@ -85,7 +86,7 @@ class WandbWriter(events.EventWriter):
         except ImportError as error:
             raise ValueError(
                 f"WANDB.PROJECT: got {project!r}, but wandb cannot be imported ({error}). Install "
-                "it with 'pip install -e .[wandb]', or leave the key empty"
+                f"it, {how_to_install('wandb')}, or leave the key empty"
             ) from error
         self._wandb, self._folder, self._last_write = wandb, folder, -1
         self._options: dict[str, Any] = {"project": project, "dir": str(folder), **options}

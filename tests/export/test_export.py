@@ -327,5 +327,5 @@ def test_what_cannot_be_exported(views, monkeypatch, tmp_path):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnx" else found(name)
     )
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "hyperclip\[export\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[export\]" in the repo'):
         check_config(cfg)

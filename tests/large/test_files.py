@@ -242,7 +242,7 @@ def test_files_that_cannot_be_read(tmp_path, picture, monkeypatch):
     with pytest.raises(ValueError, match="Store it in tiles: rio convert"):
         seen(source)
     monkeypatch.setattr(raster.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"not installed: pip install 'hyperclip\[maps\]'"):
+    with pytest.raises(ValueError, match=r'not installed: pip install "\.\[maps\]" in the repo'):
         seen(source)
 
 

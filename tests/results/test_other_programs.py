@@ -190,7 +190,7 @@ def test_supervision(labels, instances):
 
 def test_without_supervision_a_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ImportError, match=r"pip install 'hyperclip\[formats\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[formats\]" in the repo'):
         prediction_of(np.zeros((2, 2), dtype=int)).to_supervision()
 
 

@@ -166,7 +166,7 @@ def test_an_open_address_without_a_key_is_remarked(monkeypatch, caplog):
 def test_libraries_that_are_missing(monkeypatch):
     require_libraries()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ImportError, match=r"pip install 'hyperclip\[serve\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[serve\]" in the repo'):
         require_libraries()
 
 

@@ -175,7 +175,7 @@ def test_wandb_is_imported_only_if_wanted(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert len(build_writers(make_cfg(tmp_path), 5)) == 3
     with pytest.raises(
-        ValueError, match=r"WANDB.PROJECT: got 'p', but wandb cannot .* 'pip install -e .\[wandb\]'"
+        ValueError, match=r"WANDB.PROJECT: got 'p', but wandb cannot .* pip install \".\[wandb\]\""
     ):
         build_writers(make_cfg(tmp_path, "WANDB.PROJECT", "p"), 5)
 

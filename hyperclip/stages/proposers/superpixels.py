@@ -14,9 +14,10 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config.key_rules import FRAMEWORK, options_of
+from ...runtime.extras import how_to_install
 from ..regions import REGIONS_REGISTRY, in_size
 
-INSTALL = 'pip install "hyperclip[regions]"'
+INSTALL = how_to_install("regions")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...runtime.extras import how_to_install
 from ...runtime.files import local_name
 
 KEY = "TEST.REGIONS.MODEL"
-INSTALL = 'pip install "hyperclip[regions]"'
+INSTALL = how_to_install("regions")
 
 
 def load_masks(

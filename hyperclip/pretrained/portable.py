@@ -17,9 +17,16 @@ from ..runtime.weights import find_state_dict, read_weights
 from ..vocabulary import Vocabulary, load_vocabulary
 from .layout import FILES, VOCABULARY
 
-LEFT_OUT = ("MODEL.DEVICE", "OVERWRITE", "WANDB", "DATALOADER", "DATASETS.FILES", "TEST.BANK")
-"""Keys, or beginnings of them, that are about a machine and not about the model. A memory bank
-is of the weights before adapters were merged."""
+LEFT_OUT = ("MODEL.DEVICE", "OVERWRITE", "WANDB", "DATALOADER", "DATASETS.FILES")
+"""Keys, or beginnings of them, that are about a machine and not about the model."""
+OF_IMAGES = {
+    "TEST.BANK.FILE": "TEST.BANK.",
+    "TEST.EXAMPLES.FOLDER": "TEST.EXAMPLES.FOLDER",
+    "TEST.REGIONS.FOLDER": "TEST.REGIONS.",
+}
+"""Keys that name what stages were given of images, and what is left out with each, as a beginning
+of keys: images are not copied without being asked, and a memory bank is of the weights before
+adapters were merged."""
 PLAIN = (".json", ".txt", ".model", ".yaml", ".md", ".safetensors")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RENAMED = {
@@ -38,14 +45,20 @@ def names_file(name: str) -> bool:
 
 
 def portable_settings(cfg: CfgNode) -> dict[str, Any]:
-    """The values of a config by key that make the model: none that is a default or about this
-    machine.
+    """The values of a config by key that make the model: none that is a default, about this
+    machine, or of :data:`OF_IMAGES`.
     """
-    left_out = (*LEFT_OUT, *output_keys())
-    settings = {k: v for k, v in changed_settings(cfg).items() if not k.startswith(left_out)}
+    changed = changed_settings(cfg)
+    left_out = (*LEFT_OUT, *output_keys(), *(OF_IMAGES[key] for key in named_images(cfg)))
+    settings = {k: v for k, v in changed.items() if not k.startswith(left_out)}
     if cfg.DATASETS.FILES:  # which describe the datasets that these name
         settings = {k: v for k, v in settings.items() if not k.startswith("DATASETS.")}
     return settings
+
+
+def named_images(cfg: CfgNode) -> list[str]:
+    """The keys of :data:`OF_IMAGES` that a config sets."""
+    return [key for key in OF_IMAGES if key in changed_settings(cfg)]
 
 
 def copy_files(

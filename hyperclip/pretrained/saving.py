@@ -98,6 +98,12 @@ def _write(folder: Path, model: Segmenter, cfg: CfgNode, options: SaveOptions, n
             "name their folders' config.yaml in MODEL.ENSEMBLE.CONFIGS"
         )
     settings = portable.portable_settings(cfg)
+    if left := portable.named_images(cfg):
+        logger.warning(
+            "save_pretrained leaves out %s: nothing of images is saved. Set it again where the "
+            "model is loaded",
+            ", ".join(left),
+        )
     if not model.takes_checkpoint:
         if options.only:
             raise ValueError(

@@ -14,7 +14,9 @@ from hyperclip import Predictor, Vocabulary, load_config
 from hyperclip.adapters import adapters
 from hyperclip.load import load_model
 from hyperclip.pretrained.layout import ENTRIES
+from hyperclip.tinyscenes.drawing import class_names, render_scene
 from hyperclip.training.checks import check_training
+from PIL import Image
 from safetensors import safe_open
 
 from tests.conftest import ROOT
@@ -348,3 +350,38 @@ def test_merged_adapters_do_not_train_on(tmp_path):
     cfg = load_config(folder / "config.yaml", CPU)
     with pytest.raises(ValueError, match="MODEL.ADAPTER.MERGED: got True, but the adapters"):
         check_training(cfg)
+
+
+@pytest.mark.parametrize("only", ["", "trained"])
+def test_nothing_of_images_is_saved(tmp_path, caplog, only):
+    """A memory bank, examples and files of regions are named in a line instead; other stages stay
+    on.
+    """
+    image, label = render_scene("val_seen", 0)
+    names = class_names("seen")
+    k = int(np.unique(label)[0])
+    own = tmp_path / "examples" / names[k]
+    own.mkdir(parents=True)
+    Image.fromarray(image).save(own / "a.png")
+    Image.fromarray(np.where(label == k, 255, 0).astype(np.uint8)).save(own / "a_mask.png")
+    (tmp_path / "regions").mkdir()
+    Image.fromarray(label).save(tmp_path / "regions/a.png")
+    keys = [*CPU, "TEST.EXAMPLES.FOLDER", str(tmp_path / "examples"), "TEST.EXAMPLES.TAKE", "False"]
+    keys += ["TEST.REGIONS.NAME", "files", "TEST.REGIONS.FOLDER", str(tmp_path / "regions")]
+    keys += ["TEST.REFINER.NAME", "guided", "TEST.BANK.WEIGHT", "0.5"]
+    predictor = Predictor.from_pretrained("quickstart/hyperclip", keys)
+    with caplog.at_level("WARNING", logger="hyperclip.pretrained.saving"):
+        folder = predictor.save_pretrained(tmp_path / "saved", only=only)
+    line = "leaves out TEST.EXAMPLES.FOLDER, TEST.REGIONS.FOLDER: nothing of images is saved"
+    assert line in caplog.text
+    test = settings(folder)["TEST"]
+    assert test["REFINER"] == {"NAME": "guided"} and test["EXAMPLES"] == {"TAKE": False}
+    assert "REGIONS" not in test and not list(folder.rglob("*.png"))
+    again, plain = loaded(folder), Predictor.from_pretrained("quickstart/hyperclip", keys[-4:])
+    found = again.segment(again.encode(image), names, scores=True)
+    expected = plain.segment(plain.encode(image), names, scores=True)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    with caplog.at_level("WARNING", logger="hyperclip.pretrained.saving"):
+        caplog.clear()
+        again.save_pretrained(tmp_path / "saved again")
+    assert not caplog.text

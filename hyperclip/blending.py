@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from .runtime.memory import items_at_a_time
-from .score_maps import GridMaps, ScoreMaps, Size, leave_out, resize
+from .score_maps import Chunk, GridMaps, ScoreMaps, Size, leave_out, resize
 
 Box = tuple[int, int, int, int]
 """Rows and columns: the first, that behind the last, the first, that behind the last."""
 Place = tuple[float, float, float, float]
 """Top, bottom, left and right edge of a part of an image, as shares of the image."""
 WHOLE: Place = (0.0, 1.0, 0.0, 1.0)
-Chunk = tuple[Tensor, Tensor]
-"""Classes (t,), ascending, and their maps (t, h, w)."""
 
 
 def box_of(place: Place, size: Size) -> Box:

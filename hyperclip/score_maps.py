@@ -6,7 +6,7 @@ Shapes: T classes, t classes of a chunk, h w grid of the scores, H W image.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,8 +17,10 @@ from .labels import NO_CLASS
 from .runtime.memory import items_at_a_time
 
 Size = tuple[int, int]
-Chunks = Iterable[tuple[Tensor, Tensor]]
-"""Classes (t,) and their maps (t, H, W), of one size, ascending."""
+Chunk = tuple[Tensor, Tensor]
+"""Classes (t,), int64, ascending, and their maps (t, H, W)."""
+Chunks = Iterable[Chunk]
+"""Of one size; each has classes behind those of the one before."""
 
 
 class ScoreMaps(abc.ABC):
@@ -31,7 +33,7 @@ class ScoreMaps(abc.ABC):
         """All maps, float (T, h, w), on the system's own grid."""
 
     @abc.abstractmethod
-    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+    def at(self, size: Size) -> Iterator[Chunk]:
         """All maps in a size (H, W), a chunk of classes at a time: classes (t,), int64, ascending,
         and maps (t, H, W). A class that is not among them scores 0.
         """
@@ -85,7 +87,7 @@ class GridMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self.scores
 
-    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+    def at(self, size: Size) -> Iterator[Chunk]:
         """See :class:`ScoreMaps`."""
         step = items_at_a_time(size[0] * size[1], self.scores.device)
         classes = torch.arange(len(self.scores), device=self.scores.device)
@@ -108,6 +110,29 @@ def resize(x: Tensor, size: Size) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def completed(
+    chunks: Chunks, missing: Tensor, maps_of: Callable[[Tensor], Tensor], size: Size
+) -> Iterator[Chunk]:
+    """Chunks with the classes that they lack, int64, ascending, in their place among the others;
+    ``maps_of`` gives the maps (t, H, W) of such classes (t,).
+    """
+    step = items_at_a_time(size[0] * size[1], missing.device)
+    for classes, maps in chunks:
+        while len(missing) and missing[0] < classes[-1]:
+            before = int((classes < missing[0]).sum())
+            if before:
+                yield classes[:before], maps[:before]
+                classes, maps = classes[before:], maps[before:]
+            early = int((missing < classes[0]).sum())
+            for some in missing[:early].split(step):
+                yield some, maps_of(some)
+            missing = missing[early:]
+        yield classes, maps
+    if len(missing):
+        for some in missing.split(step):
+            yield some, maps_of(some)
 
 
 def best_of(chunks: Chunks) -> tuple[Tensor, Tensor]:

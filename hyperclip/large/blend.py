@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..blending import Chunk, aligned
+from ..blending import aligned
 from ..labels import NO_CLASS
-from ..score_maps import ScoreMaps, best_of
+from ..score_maps import Chunk, ScoreMaps, best_of
 from .lattice import weights
 
 

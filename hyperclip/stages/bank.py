@@ -68,7 +68,7 @@ class Memory(Stage):
 
     def rescore(self, maps: ScoreMaps, seen: Seen | None, asked: Asked) -> ScoreMaps:
         """See :class:`Stage`."""
-        if seen is None:
+        if seen is None or len(asked.silent) == maps.classes:
             return maps
         own, mixed = (probabilities(embeddings, asked) for embeddings in seen)
         coarse = maps.coarse()
@@ -96,7 +96,8 @@ class Memory(Stage):
 
 def probabilities(embeddings: Tensor, asked: Asked) -> Tensor:
     """Probabilities (T, h, w) of the classes that are asked, by CLIP's own scale, of embeddings
-    (C, h, w); of several names the best counts. ValueError for a system without a text tower.
+    (C, h, w); of several names the best counts, and of classes whose words say nothing none does.
+    ValueError for a system without a text tower.
     """
     system, vocabulary = asked.system, asked.question.vocabulary
     if system.text is None:
@@ -109,6 +110,7 @@ def probabilities(embeddings: Tensor, asked: Asked) -> Tensor:
         best = cosines.new_full((int(class_of[-1]) + 1, *cosines.shape[1:]), -torch.inf)
         places = class_of[:, None, None].expand_as(cosines)
         cosines = best.scatter_reduce(0, places, cosines, "amax")
+    cosines[list(asked.silent)] = -torch.inf
     return (system.clip.logit_scale.exp() * cosines).softmax(dim=0)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..labels import NO_CLASS
 from ..runtime.finite import FiniteCheck
-from ..score_maps import ScoreMaps, Size, best_of, resize
+from ..score_maps import Chunk, ScoreMaps, Size, best_of, completed, resize
 from ..segmenter import Segmenter
 from ..vocabulary import Vocabulary
 from ..vocabulary.names import is_blank, tokens_of
@@ -190,7 +191,7 @@ class ExampleMaps(ScoreMaps):
             result[classes] = maps
         return result
 
-    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
+    def at(self, size: Size) -> Iterator[Chunk]:
         """See :class:`ScoreMaps`; those of classes without examples are as they were."""
         return self._fused(lambda: self.maps.at(size), size)
 
@@ -205,45 +206,53 @@ class ExampleMaps(ScoreMaps):
     def _every(self, like: Tensor) -> Tensor:
         return torch.arange(self.classes, device=like.device)
 
-    def _fused(
-        self, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]], size: Size
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _fused(self, chunks: Callable[[], Iterator[Chunk]], size: Size) -> Iterator[Chunk]:
         """Chunks of scores by words in a size, with those of classes with examples changed."""
-        words = self._best_by_words(chunks(), size)
-        reference, left = self._reference(words.labels, size), set(self.shown.silent)
-        for classes, maps in chunks():
+        words = self._best_by_words(self._heard(chunks()), size)
+        reference = self._reference(words.labels, size)
+        nothing = words.best.new_zeros(1, *size)
+
+        def by_looks(classes: Tensor) -> Tensor:
+            return self._changed(classes, nothing.expand(len(classes), -1, -1), words, reference)
+
+        silent = torch.tensor(sorted(self.shown.silent), dtype=torch.int64, device=nothing.device)
+        heard = self._rescored(self._heard(chunks()), words, reference)
+        return completed(heard, silent, by_looks, size)
+
+    def _rescored(
+        self, chunks: Iterator[Chunk], words: ByWords, reference: Tensor
+    ) -> Iterator[Chunk]:
+        """Chunks of classes whose words count, with those of classes with examples changed."""
+        for classes, maps in chunks:
             places = [i for i, k in enumerate(classes.tolist()) if k in self.shown.prototypes]
             if places:
-                chosen = classes[places]
-                changed = self._changed(chosen, maps[places], words, reference)
+                changed = self._changed(classes[places], maps[places], words, reference)
                 maps = maps.clone()
                 maps[places] = changed
-                left -= set(chosen.tolist())
             yield classes, maps
-        if left:  # the system had no score for them, and none is needed
-            chosen = torch.tensor(sorted(left), device=words.best.device)
-            nothing = words.best.new_zeros(len(left), *size)
-            yield chosen, self._changed(chosen, nothing, words, reference)
 
-    def _best_by_words(self, chunks: Iterator[tuple[Tensor, Tensor]], size: Size) -> ByWords:
-        """The best of the classes whose words count; of no such class ``NO_CLASS``, 1/2 and 1."""
+    def _best_by_words(self, heard: Iterator[Chunk], size: Size) -> ByWords:
+        """The best of classes whose words count; of no such class ``NO_CLASS``, 1/2 and 1."""
         device = self.features.device
-        if len(self.shown.silent) == self.classes:
+        first = next(heard, None)
+        if first is None:
             labels = torch.full(size, NO_CLASS, device=device)
             half = torch.full(size, 0.5, device=device)
             return ByWords(labels, half, half.new_ones(()), half.new_zeros(()))
         lowest = [torch.zeros((), device=device)]
 
-        def heard() -> Iterator[tuple[Tensor, Tensor]]:
-            for classes, maps in self._heard(chunks):
+        def noted() -> Iterator[Chunk]:
+            for classes, maps in chain([first], heard):
                 lowest.append(maps.amin().to(device))
                 yield classes, maps
 
-        labels, best = best_of(heard())
+        labels, best = best_of(noted())
         return ByWords(labels, best, best.amax(), torch.stack(lowest).amin())
 
-    def _heard(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _heard(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The classes whose words count."""
+        if len(self.shown.silent) == self.classes:
+            return
         for classes, maps in chunks:
             rows = [i for i, k in enumerate(classes.tolist()) if k not in self.shown.silent]
             if len(rows) == len(classes):

@@ -8,7 +8,7 @@ H W image.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.finite import FiniteCheck
-from ..score_maps import ScoreMaps, Size
+from ..score_maps import Chunk, ScoreMaps, Size, completed
 from ..segmenter import Question, Segmenter
 from ..vocabulary import Vocabulary
 
@@ -65,21 +65,38 @@ class Presence:
         system: Segmenter,
         encoded: Any,
         vocabulary: Vocabulary,
-        shown: Sequence[int] = (),
+        shown: Collection[int] = (),
+        silent: Collection[int] = (),
     ) -> list[int]:
         """The classes that stay, ascending: one or more, every background word, those that are
-        ``shown`` by examples, too, and all of a vocabulary whose mean is asked.
+        ``shown`` by examples, too, and all of a vocabulary whose mean is asked. Nothing is compared
+        with those of ``shown`` that are ``silent``, whose words do not count.
         """
         if vocabulary.other:  # of which every class is a part
             return list(range(len(vocabulary.classes)))
         text, features = self.text(system.clip, vocabulary), system.features(encoded)
         check = FiniteCheck().add("the embeddings of the class names", text)
         check.add("CLIP's features of the image", features).require(system)
-        behind = nearness(features, text, system.class_of(vocabulary))
+        behind = self._nearness(features, text, system.class_of(vocabulary), silent)
         stays = behind >= -self.margin
         stays[len(stays) - vocabulary.background_classes :] = True
         stays[list(shown)] = True
         return stays.nonzero()[:, 0].tolist()
+
+    @staticmethod
+    def _nearness(
+        features: Tensor, text: Tensor, class_of: Tensor | None, silent: Collection[int]
+    ) -> Tensor:
+        """:func:`nearness` of classes without the silent ones, which are infinitely behind."""
+        if not silent:
+            return nearness(features, text, class_of)
+        own = torch.arange(len(text), device=text.device) if class_of is None else class_of
+        behind = torch.full((int(own[-1]) + 1,), -torch.inf, device=text.device)
+        heard = ~torch.isin(own, torch.tensor(sorted(silent), device=own.device))
+        if heard.any():
+            found = nearness(features, text[heard], own[heard])
+            behind[: len(found)] = found
+        return behind
 
     def score(
         self,
@@ -87,13 +104,14 @@ class Presence:
         encoded: Any,
         question: Question,
         size: Size,
-        shown: Sequence[int] = (),
+        shown: Collection[int] = (),
+        silent: Collection[int] = (),
     ) -> ScoreMaps:
         """The system's scores for the classes that stay, as scores of all; where all stay, they are
         those of the system itself.
         """
         whole = question.vocabulary
-        places = self.present(system, encoded, whole, shown)
+        places = self.present(system, encoded, whole, shown, silent)
         if len(places) == len(whole.classes):
             return system.score(encoded, question, size)
         asked = replace(question, vocabulary=whole.part(places))
@@ -118,10 +136,17 @@ class PartMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self._spread(self.maps.coarse())
 
-    def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`ScoreMaps`, of the classes that were asked alone."""
-        for classes, maps in self.maps.at(size):
-            yield self.places[classes], maps
+    def at(self, size: Size) -> Iterator[Chunk]:
+        """See :class:`ScoreMaps`: of the classes that were asked alone, unless 0 is too much for
+        the others.
+        """
+        asked = ((self.places[classes], maps) for classes, maps in self.maps.at(size))
+        least = _below(self.maps.coarse())
+        if least == 0:
+            return asked
+        every = torch.arange(self.classes, device=self.places.device)
+        dropped = every[~torch.isin(every, self.places)]
+        return completed(asked, dropped, lambda some: least.expand(len(some), *size), size)
 
     def replaced(self, coarse: Tensor) -> "PartMaps":
         """See :class:`ScoreMaps`; a class that was not asked is not among them afterwards."""
@@ -142,8 +167,12 @@ class PartMaps(ScoreMaps):
 
     def _spread(self, scores: Tensor) -> Tensor:
         """Scores (t, h, w) as those of all classes; no other may win where one scores lowest."""
-        lowest = scores.amin()
-        least = torch.where(lowest > 0, 0.0, lowest.nextafter(lowest.new_tensor(-torch.inf)))
-        spread = least.expand(self.classes, *scores.shape[1:]).clone()
+        spread = _below(scores).expand(self.classes, *scores.shape[1:]).clone()
         spread[self.places] = scores
         return spread
+
+
+def _below(scores: Tensor) -> Tensor:
+    """0, or just less than the lowest of scores that are not all above it."""
+    lowest = scores.amin()
+    return torch.where(lowest > 0, 0.0, lowest.nextafter(lowest.new_tensor(-torch.inf)))

@@ -19,6 +19,7 @@ class Asked:
     encoded: Any  # what the system's ``encode`` gave for the image
     question: Question
     size: Size  # of the answer
+    silent: frozenset[int] = frozenset()  # classes whose examples alone decide: words say nothing
 
 
 class Stage(nn.Module, abc.ABC):

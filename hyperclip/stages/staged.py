@@ -68,12 +68,14 @@ class Staged(Wrapper):
     @torch.no_grad()
     def score(self, encoded: StagedImage, question: Question, size: Size) -> ScoreMaps:
         """See :class:`Segmenter`: the scores after all stages."""
+        shown = examples_of(self).of(question.vocabulary)
         if self.presence is None:
             maps = self.system.score(encoded.encoded, question, size)
         else:
-            shown = examples_of(self).of(question.vocabulary).prototypes
-            maps = self.presence.score(self.system, encoded.encoded, question, size, tuple(shown))
-        asked = Asked(self.system, encoded.encoded, question, size)
+            maps = self.presence.score(
+                self.system, encoded.encoded, question, size, shown.prototypes, shown.silent
+            )
+        asked = Asked(self.system, encoded.encoded, question, size, frozenset(shown.silent))
         with torch.autocast(self.device.type, enabled=False):  # sums are in float32
             for stage, seen in zip(self.each_stage(), encoded.seen, strict=True):
                 maps = stage.rescore(maps, seen, asked)

@@ -75,7 +75,7 @@ def test_neighbours_are_those_of_brute_force(monkeypatch, many):
 def test_many_regions_without_faiss(monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT", 5)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"bank of 6 regions, expected 5 at most.*hyperclip\[bank"):
+    with pytest.raises(ValueError, match=r"bank of 6 regions, expected 5 at most.*\.\[bank\]"):
         neighbours.Neighbours(unit(6, 4))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hyperclip.blending import BlendedMaps, Layer, Part
 from hyperclip.config import load_config
 from hyperclip.data.example_files import require_mask
 from hyperclip.load import build_system
@@ -13,6 +14,7 @@ from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question
 from hyperclip.stages import Example, Examples, ExampleStore, Staged, examples_of, with_examples
 from hyperclip.stages.examples import ExampleMaps, Shown, encode_example, prototype_of
+from hyperclip.stages.pruning import PartMaps
 from hyperclip.tinyscenes.drawing import class_names, render_scene
 from hyperclip.vocabulary import Vocabulary
 from torch.nn import functional as F
@@ -82,6 +84,25 @@ def test_a_class_that_the_system_has_no_score_for():
         maps = ExampleMaps(Pruned(scores), features, Shown(own, silent), 3.0).whole((8, 8))
         expected = reference.with_examples(scores, features, own, silent, 3.0)
         torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("silent", [{0}, {1, 2}, {0, 3, 5}, {5}])
+@pytest.mark.parametrize("left_out", [set(), {0}, {1, 5}, {0, 2, 3, 5}])
+def test_classes_stay_in_their_order(silent, left_out):
+    """Whoever adds the scores of several views, windows or systems relies on it."""
+    generator = torch.Generator().manual_seed(5)
+    blended, expected = [], torch.zeros(6, 8, 8)
+    kept = torch.tensor([k for k in range(6) if k not in left_out])
+    for _ in range(3):
+        part = PartMaps(GridMaps(torch.rand(len(kept), 8, 8, generator=generator)), kept, 6)
+        shown = Shown({k: unit(generator, 7) for k in (*silent, 4)}, silent)
+        maps = ExampleMaps(part, unit(generator, 7, 4, 4), shown, 0.5)
+        classes = torch.cat([classes for classes, _ in maps.at((8, 8))]).tolist()
+        assert classes == sorted({*kept.tolist(), *silent})
+        blended.append(Layer((Part(maps),)))
+        expected += maps.whole((8, 8)) / 3
+    found = BlendedMaps(tuple(blended), (8, 8)).whole((8, 8))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10**6])

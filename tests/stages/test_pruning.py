@@ -9,16 +9,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hyperclip import load_config
+from hyperclip.blending import BlendedMaps, Layer, Part
 from hyperclip.clip import embedder as text_cache
+from hyperclip.large.blend import Quarter, label_cell
 from hyperclip.load import load_model
 from hyperclip.score_maps import GridMaps
 from hyperclip.segmenter import Question, label
-from hyperclip.stages import Example, Examples, ExampleStore, Presence, Staged
+from hyperclip.stages import (
+    Example,
+    Examples,
+    ExampleStore,
+    Memory,
+    MemoryOptions,
+    Presence,
+    Staged,
+)
+from hyperclip.stages.examples import ExampleMaps, Shown
 from hyperclip.stages.pruning import PartMaps, nearness
+from hyperclip.stages.regions import MajorityMaps, MeanMaps
 from hyperclip.vocabulary import Vocabulary, builtin
 from torch.nn import functional as F
 
 from reference import stages as reference
+from tests.helpers.systems import GivenSystem
 from tests.stages.test_stages import CPU, IMAGES, QUESTIONS, SIZE, Foreign, make, require_equal
 
 NAMES = [
@@ -102,6 +115,80 @@ def test_a_name_that_was_dropped_wins_nowhere():
         assert (others >= min(least, 0) - 1e-6).all()
         again = part.replaced(part.coarse() + 1)
         assert torch.equal(again.maps.scores, scores + lowest + 1) and again.classes == 4
+
+
+def given_maps(scores, places, classes):
+    """Scores (t, h, w) of places; of all classes; and the same as all classes together."""
+    part = PartMaps(GridMaps(scores), torch.tensor(places), classes)
+    return part, GridMaps(part.whole(tuple(scores.shape[1:])))
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.0, -0.5, -3.0])
+@pytest.mark.parametrize("places", [[2], [0, 3], [1, 2, 5], [4, 5]])
+def test_a_dropped_name_wins_nowhere_whatever_is_around(places, lowest):
+    """Regions, examples, means of several, windows: each may look at chunks of classes."""
+    size, windows = (8, 8), []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.rand(len(places), *size, generator=generator) + lowest
+        part, whole = given_maps(scores, places, 6)
+        windows.append((part, whole))
+        assert torch.equal(torch.cat([classes for classes, _ in whole.at(size)]), torch.arange(6))
+        classes = torch.cat([classes for classes, _ in part.at(size)])
+        assert torch.equal(classes, classes.sort().values)
+        regions = torch.arange(64).view(8, 8) // 9
+        features = F.normalize(torch.randn(5, 4, 4, generator=generator), dim=0)
+        shown = Shown({places[0]: F.normalize(torch.randn(5, generator=generator), dim=0)})
+        for around in (
+            lambda maps, r=regions: MeanMaps(maps, r),
+            lambda maps, r=regions: MajorityMaps(maps, r),
+            lambda maps, f=features, s=shown: ExampleMaps(maps, f, s, 0.5),
+            lambda maps: BlendedMaps((Layer((Part(maps),)), Layer((Part(maps),))), size),
+        ):
+            labels = around(part).whole(size).argmax(dim=0)
+            assert set(labels.unique().tolist()) <= set(places)
+            assert torch.equal(labels, around(part).best(size)[0])
+            assert torch.equal(labels, around(whole).whole(size).argmax(dim=0))
+    corners = [(False, False), (False, True), (True, False), (True, True)]
+    pairs = zip(*windows, strict=True)
+    found, expected = (
+        label_cell([Quarter(m, *corner) for m, corner in zip(maps, corners, strict=True)], 8)
+        for maps in pairs
+    )
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+
+
+def test_names_that_say_nothing_are_compared_with_nothing():
+    """Examples alone decide of them, so it does not matter what they are."""
+    text, answers, every = torch.eye(4), [], [0, 1, 2]
+    vocabulary = Vocabulary.from_text("a; b; c")
+    memory = Memory(F.normalize(torch.rand(9, 4), dim=1), MemoryOptions(2, 0.9, 5.0))
+    image = F.normalize(torch.tensor([1.0, 0.6, 0.2, 0.0]), dim=0)[:, None, None].expand(4, 6, 6)
+    for silent_text in (text[0], text[3]):
+        scores = torch.tensor([0.9, 0.2, 0.3])[:, None, None].expand(3, 6, 6)
+        names = torch.stack([silent_text, text[1], text[2]])
+        system = GivenSystem(names, every, scores)
+        presence = Presence(system, 1.0)
+        assert presence.present(system, image, vocabulary, [0], [0]) == [0, 1]
+        assert presence.present(system, image, vocabulary, every, every) == every
+        example = Example("a", text[3], words=False)
+        for stages in ([], [memory]):
+            staged = Staged(system, [Examples(ExampleStore((example,))), *stages])
+            question = Question(vocabulary, scores=True)
+            answers.append(staged.answer(staged.encode([image])[0], question, (6, 6)).scores)
+    torch.testing.assert_close(answers[0], answers[2])
+    torch.testing.assert_close(answers[1], answers[3])
+    assert (answers[0] != answers[1]).any()
+
+
+def test_where_nothing_but_names_that_say_nothing_is_left():
+    """As of classes that a system leaves out by itself."""
+    maps = PartMaps(GridMaps(torch.rand(1, 4, 4)), torch.tensor([1]), 3)
+    features = F.normalize(torch.randn(5, 4, 4), dim=0)
+    shown = Shown({1: F.normalize(torch.randn(5), dim=0)}, silent={1})
+    labels, confidence = ExampleMaps(maps, features, shown, 0.5).best((4, 4))
+    assert (labels == 1).all() and (confidence > 0).all() and (confidence < 1).all()
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from .load import load_model
 from .prediction import Prediction
 from .pretrained import SaveOptions, locate_model, push_model, save_model
 from .runtime.finite import FiniteCheck, require_finite_weights
-from .runtime.precision import EXACT, Precision
+from .runtime.precision import EXACT, Precision, at_least_float32
 from .score_maps import ScoreMaps
 from .segmenter import Question, Segmenter
 from .stages import (
@@ -194,6 +194,11 @@ class Predictor:
         return self._config
 
     @property
+    def config(self) -> CfgNode | None:
+        """A copy of what the model was built of; None if nobody said it."""
+        return None if self._config is None else self._config.clone()
+
+    @property
     def vocabulary(self) -> Vocabulary | None:
         """The class list that the config names, as that of a saved model may; None for none."""
         name = self._config.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON if self._config is not None else ""
@@ -338,7 +343,8 @@ class Predictor:
         with self.computing():
             answer = model.answer(encoded, question, image.size)
         FiniteCheck().add("the confidence", answer.confidence).require(self.model)
-        labels, confidence = answer.labels.cpu().numpy(), answer.confidence.cpu().numpy()
+        labels = answer.labels.cpu().numpy()
+        confidence = at_least_float32(answer.confidence).cpu().numpy()
         text = self.model.text
         asked, synonyms = (text.asked(vocabulary), text.rule(vocabulary)) if text else (None, "")
         maps = None if answer.scores is None else answer.scores.float().cpu().numpy()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .labels import NO_CLASS
 from .runtime.memory import items_at_a_time
+from .runtime.precision import at_least_float32
 
 Size = tuple[int, int]
 Chunk = tuple[Tensor, Tensor]
@@ -69,15 +70,18 @@ class GridMaps(ScoreMaps):
     """Scores on a grid, resized bilinearly.
 
     Args:
-        scores: (T, h, w). class_threshold, pixel_threshold: labels below them are left out, see
-            :func:`leave_out`; 0 for none. left_out: (H, W), pixels that the system itself leaves
-            without a class, whatever becomes of their scores.
+        scores: (T, h, w); half precision becomes float32. class_threshold, pixel_threshold: labels
+            below them are left out, see :func:`leave_out`; 0 for none. left_out: (H, W), pixels
+            that the system itself leaves without a class, whatever becomes of their scores.
     """
 
     scores: Tensor
     class_threshold: float = 0.0
     pixel_threshold: float = 0.0
     left_out: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", at_least_float32(self.scores))
 
     @property
     def classes(self) -> int:  # type: ignore[override]

@@ -206,3 +206,20 @@ def test_a_module_brings_keys_of_its_own(tmp_path, monkeypatch):
     cfg = load_config(tmp_path / "b.yaml")
     assert (cfg.MODEL.BLUR_WIDTH, cfg.SEED, cfg.IMPORTS) == (5, 3, ["brings_keys"])
     assert KeyRules() in keys._PACKAGES.values()
+
+
+@pytest.mark.parametrize(
+    "stages", [[], ["TEST.AUG.ENABLED", "True"], ["TEST.REFINER.NAME", "guided"]]
+)
+def test_it_computes_in_half_precision(config, predictor, stages):
+    """Its scores are bfloat16 then; answers are float32, and nearly the same."""
+    half = Predictor.from_config(
+        config, ["MODEL.DEVICE", "cpu", "TEST.PRECISION", "bfloat16", *stages]
+    )
+    image = render_scene("val_seen", 3)[0]
+    for scores in (False, True):
+        found = half.segment(half.encode(image), WORDS, scores=scores)
+        assert found.confidence.dtype == np.float32
+    if not stages:
+        exact = predictor.segment(predictor.encode(image), WORDS, scores=True)
+        np.testing.assert_allclose(found.scores, exact.scores, atol=0.1)

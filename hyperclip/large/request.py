@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from .. import __version__
+from ..config import changed_settings
+from ..evaluation.kept_rows import named_contents
 from ..predictor import Predictor
 from ..runtime.files import need_output_folder
 from ..segmenter import Question
@@ -96,6 +100,23 @@ class Request:
         return box
 
 
+IDLE = (
+    *("DATALOADER.", "DATASETS.", "SOLVER.", "WANDB.", "GLOBAL.", "MODEL.DEVICE", "MODEL.WEIGHTS"),
+    *("CUDNN_BENCHMARK", "OUTPUT_DIR", "OVERWRITE", "SEED", "VERSION", "VIS_PERIOD"),
+)
+"""Keys of a config, or beginnings of them, that change no label; weights have a hash of their
+own."""
+
+
+def settings_of(cfg: CfgNode) -> dict[str, Any]:
+    """What of a config may change labels, by key: values that are not the defaults, and hashes of
+    the files that it and an ensemble's members name.
+    """
+    changed = {k: v for k, v in changed_settings(cfg).items() if not k.startswith(IDLE)}
+    contents = {k: v for k, v in named_contents(cfg).items() if not k.startswith(IDLE)}
+    return {**changed, **{f"content of {key}": mark for key, mark in contents.items()}}
+
+
 def describe(request: Request, predictor: Predictor, question: Question) -> dict[str, Any]:
     """What decides the labels besides the windows, in plain values."""
     model, state = predictor.model, request.input.stat()
@@ -106,7 +127,9 @@ def describe(request: Request, predictor: Predictor, question: Question) -> dict
         shown.update(example.prototype.float().cpu().numpy().tobytes())
     resize = predictor.resize
     asked = replace(question, scores=False)
+    config = predictor.config
     return {
+        **({} if config is None else settings_of(config)),
         "hyperclip": __version__,
         "input": [str(request.input.resolve()), state.st_size, state.st_mtime_ns],
         "batch": request.batch,

@@ -11,10 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from hyperclip import Predictor, load_config
 from hyperclip.large import pieces, segment_file
 from hyperclip.large.lattice import Box
 
-from tests.helpers.large import NAMES, cheap, write_map
+from tests.helpers.large import NAMES, Cheap, cheap, write_map
 
 
 def segment(source, output, predictor=None, **options):
@@ -109,6 +110,38 @@ def test_other_settings_are_refused_unless_it_starts_anew(tmp_path, source):
     assert output.read_bytes() == plain.read_bytes()
     segment(source, output, extent=(0, 0, 60, 60), restart=True)
     assert output.read_bytes() != plain.read_bytes()
+
+
+def test_another_config_is_refused(tmp_path, source):
+    """By the key that differs, whatever the system says of itself; so are other contents of a file
+    that has its name, and members of an ensemble that have changed.
+    """
+    output, regions = tmp_path / "out.tif", tmp_path / "regions"
+    regions.mkdir()
+    (regions / "a.png").write_bytes(b"before")
+    base = ["MODEL.DEVICE", "cpu", "TEST.REGIONS.FOLDER", str(regions)]
+
+    def configured(*keys):
+        config = load_config("configs/quickstart/hyperclip_trained.yaml", [*base, *keys])
+        return Predictor(Cheap(), config=config)
+
+    interrupted(source, output, predictor=configured())
+    for key, value in (
+        ("TEST.BACKGROUND_THRESHOLD", "0.9"),
+        ("TEST.REFINER.GUIDED.RADIUS", "0.5"),
+        ("TEST.REGIONS.SUPERPIXELS.NUMBER", "9"),
+        ("MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet"),
+        ("INPUT.MIN_SIZE_TEST", "77"),
+    ):
+        with pytest.raises(ValueError, match=f"earlier run with another {key}: got .*, or restart"):
+            segment(source, output, configured(key, value))
+    (regions / "a.png").write_bytes(b"after")
+    with pytest.raises(ValueError, match="another content of TEST.REGIONS.FOLDER: got"):
+        segment(source, output, configured())
+    (regions / "a.png").write_bytes(b"before")
+    harmless = ("OUTPUT_DIR", "elsewhere", "SEED", "3", "SOLVER.MAX_ITER", "7")
+    segment(source, output, configured(*harmless))
+    assert output.is_file()
 
 
 def test_another_input_is_refused(tmp_path):

@@ -49,6 +49,20 @@ def test_scores_against_the_reference(silent, strength, yielding, lowest):
         assert expected.max() <= scores.max() + 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("silent", [set(), {1}])
+def test_scores_of_a_system_in_half_precision(dtype, silent):
+    generator = torch.Generator().manual_seed(6)
+    scores = torch.rand(3, 8, 8, generator=generator).to(dtype)
+    features = unit(generator, 7, 4, 4)
+    shown = Shown({1: unit(generator, 7)}, silent)
+    found, expected = (
+        ExampleMaps(GridMaps(given), features, shown, 0.5) for given in (scores, scores.float())
+    )
+    assert torch.equal(found.whole((16, 16)), expected.whole((16, 16)))
+    assert found.best((16, 16))[1].dtype == found.coarse().dtype == torch.float32
+
+
 def test_examples_alone_against_the_reference():
     generator = torch.Generator().manual_seed(1)
     scores, features = torch.rand(2, 8, 8, generator=generator), unit(generator, 7, 4, 4)

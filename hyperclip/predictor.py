@@ -36,7 +36,7 @@ from .prediction import Prediction
 from .pretrained import SaveOptions, locate_model, push_model, save_model
 from .runtime.finite import FiniteCheck, require_finite_weights
 from .runtime.precision import EXACT, Precision, at_least_float32
-from .score_maps import ScoreMaps
+from .score_maps import ScoreMaps, best_few
 from .segmenter import Question, Segmenter
 from .stages import (
     Example,
@@ -370,8 +370,9 @@ class Predictor:
         k: int = 3,
         examples: Sequence[Example] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best classes of each pixel, best first, without any background: labels int32
-        (k, h, w) and scores float16 (k, h, w), fewer than k for as few classes.
+        """The k best classes of each pixel, best first and of equals the first, without any
+        background: labels int32 (k, h, w) and scores float16 (k, h, w), fewer than k for as few
+        classes. The best are the labels of :meth:`segment` with the background "none".
 
         They are of the image's size, or smaller in its proportions where the scores of all classes
         would be more than ``MOST_SCORES``. Raises as :meth:`segment`, and ValueError for k < 1.
@@ -384,11 +385,11 @@ class Predictor:
         size = (max(1, int(height * scale)), max(1, int(width * scale)))
         model, encoded = self._asked(image, vocabulary, examples)
         with self.computing():
-            answer = model.segment(encoded, Question(vocabulary, scores=True), size)
+            answer = model.segment(encoded, Question(vocabulary, "none", scores=True), size)
         scores = answer.scores
         if scores is None:
             system = type(self.model).__name__
             raise TypeError(f"{system}.segment gave no scores, which the question asked for")
         FiniteCheck().add("the scores", scores).require(self.model)
-        best, labels = scores.topk(min(k, len(scores)), dim=0)
+        best, labels = best_few(scores, min(k, len(scores)))
         return labels.cpu().numpy().astype(np.int32), best.half().cpu().numpy()

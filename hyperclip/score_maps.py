@@ -23,6 +23,9 @@ Chunk = tuple[Tensor, Tensor]
 Chunks = Iterable[Chunk]
 """Of one size; each has classes behind those of the one before."""
 
+MOST_PASSES = 16
+"""Best classes that are found one after the other; for more it is faster to sort all."""
+
 
 class ScoreMaps(abc.ABC):
     """Scores of T classes of one image, the higher the better, on the system's own scale."""
@@ -153,6 +156,20 @@ def best_of(chunks: Chunks) -> tuple[Tensor, Tensor]:
     if best is None or labels is None:
         raise ValueError("scores: got none for any class, expected one or more")
     return labels, best
+
+
+def best_few(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` best of finite scores (T, H, W) of each pixel, best first, and their classes,
+    the lower one of equals first: both (count, H, W).
+    """
+    if count > MOST_PASSES:
+        best, labels = scores.sort(dim=0, descending=True, stable=True)
+        return best[:count], labels[:count]
+    left, found = scores.clone(), []  # topk would give any of equals
+    for _ in range(count):
+        found.append(left.max(dim=0))
+        left.scatter_(0, found[-1].indices[None], -torch.inf)
+    return torch.stack([one.values for one in found]), torch.stack([one.indices for one in found])
 
 
 def _update_in_turn(best: Tensor, labels: Tensor, classes: Tensor, maps: Tensor) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hyperclip import predictor as module
 from hyperclip.predictor import Predictor
+from hyperclip.score_maps import best_few, best_of
 from hyperclip.segmenter import Question
 from hyperclip.tinyscenes.drawing import class_names, render_scene
 from hyperclip.vocabulary import Vocabulary
 
+ABSTAIN = ["MODEL.CLIPER.PROTOCOL", "abstain", "MODEL.CLIPER.BACKGROUND_THRESHOLD", 0.9]
 WORDS = "; ".join(class_names("seen")[::9])
 
 
@@ -58,3 +61,34 @@ def test_they_are_coarser_where_all_scores_would_be_too_many(asked, monkeypatch)
         assert labels.shape == (3, *size)
         expected = all_scores(predictor, image, WORDS, size).argmax(axis=0)
         np.testing.assert_array_equal(labels[0], expected)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 24])
+def test_of_equals_the_first_comes_first(count):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-3, 4, (24, 30, 40), generator=generator) / 3
+    given = scores.clone()
+    best, labels = best_few(scores, count)
+    expected = np.argsort(-scores.numpy(), axis=0, kind="stable")[:count]
+    np.testing.assert_array_equal(labels.numpy(), expected)
+    assert torch.equal(best, scores.gather(0, labels)) and torch.equal(scores, given)
+    assert torch.equal(labels[0], best_of([(torch.arange(24), scores)])[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ("cliper_fusion", ABSTAIN),
+        ("cliper_fusion", ["TEST.PRUNE", 0.9]),
+        ("dense_clip", ["TEST.PRUNE", 0.9, "TEST.REGIONS.NAME", "superpixels"]),
+    ],
+)
+def test_the_best_is_what_is_predicted_without_background(config, keys):
+    """Also where the system leaves pixels out by itself, and where most names are not asked."""
+    file = f"configs/quickstart/{config}.yaml"
+    predictor = Predictor.from_config(file, ["MODEL.DEVICE", "cpu", *keys])
+    image = predictor.encode(render_scene("val_seen", 3)[0])
+    labels, scores = predictor.top(image, WORDS)
+    found = predictor.segment(image, WORDS, background="none")
+    np.testing.assert_array_equal(labels[0], found.labels)
+    np.testing.assert_array_equal(scores[0], found.confidence.astype(np.float16))

@@ -41,12 +41,15 @@ class Prediction:
         return results.Answer(self.labels, self.confidence, self.names)
 
     def mask(self, name: str) -> np.ndarray:
-        """Where a name is, bool (H, W); ValueError for one that was not asked."""
-        return self.labels == self.answer.index(name)
+        """Where a name is, bool (H, W), of all classes that have it; ValueError for one that was
+        not asked.
+        """
+        self.answer.index(name)  # raises
+        return np.isin(self.labels, [i for i, known in enumerate(self.names) if known == name])
 
     def areas(self) -> dict[str, int]:
-        """The pixels of each name."""
-        return {row.name: row.pixels for row in self.to_table()}
+        """The pixels of each name, of all classes that have it."""
+        return results.pixels_by_name(self.names, [row.pixels for row in self.to_table()])
 
     def to_table(self) -> list[results.ClassRow]:
         """See :func:`hyperclip.results.class_table`."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..predictor import Predictor
+from ..results import pixels_by_name
 from ..runtime.files import user_path
 from ..runtime.weighing import kept_bytes
 from ..segmenter import Question, Segmenter
@@ -91,7 +92,7 @@ def segment_request(
         logger.info("%s", write_polygons(request.polygons, request.output, names))
     pieces.remove()
     _, none, no_data = kind_of(len(names))
-    areas = dict(zip(names, counts.tolist(), strict=False))
+    areas = pixels_by_name(names, counts[: len(names)].tolist())
     return Areas(areas, int(counts[none]), int(counts[no_data]))
 
 

@@ -14,7 +14,7 @@ from .hugging_face import hugging_face_segments
 from .label_studio import LabelStudio, label_studio
 from .labelme import labelme_document
 from .panoptic import Panoptic, panoptic
-from .tables import ClassRow, class_table
+from .tables import ClassRow, class_table, pixels_by_name
 from .voc import Voc, voc
 from .writer import Writer
 from .writers import WRITERS, add_to_all, build_writers, close_all

@@ -34,6 +34,16 @@ def class_table(answer: Answer) -> list[ClassRow]:
     ]
 
 
+def pixels_by_name(names: Sequence[str], pixels: Sequence[int]) -> dict[str, int]:
+    """How many pixels each name has, of classes that have so many: those of equal names together,
+    as some released lists have them.
+    """
+    total = dict.fromkeys(names, 0)
+    for name, n in zip(names, pixels, strict=True):
+        total[name] += n
+    return total
+
+
 def need_table_names(names: Sequence[str]) -> None:
     """ValueError for names with control characters, which break the lines of a table."""
     need_plain("format table", names)

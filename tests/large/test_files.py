@@ -12,6 +12,7 @@ import rasterio
 from hyperclip.large import Request, output, raster, segment_file
 from hyperclip.large.raster import open_raster
 from hyperclip.segmenter import Question
+from hyperclip.vocabulary import Vocabulary
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -19,7 +20,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 from shapely.geometry import Point, shape
 
-from tests.helpers.large import MAP, NAMES, blobs, cheap, write_map
+from tests.helpers.large import COLORS, MAP, NAMES, blobs, cheap, write_map
 
 SIZE = (90, 120)
 ROTATED = Affine.translation(500_000, 5_500_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
@@ -70,6 +71,16 @@ def test_a_map_stays_where_it_is(tmp_path, transform):
         counts = np.bincount(file.read(1).ravel(), minlength=256)
     assert list(areas.classes.values()) == counts[:3].tolist()
     assert (areas.no_class, areas.no_data) == (0, counts[255])
+
+
+def test_classes_of_one_name_are_counted_together(tmp_path):
+    """A released list has names twice, of which the first is predicted."""
+    source = write_map(tmp_path / "map.tif", *SIZE)
+    once = segmented(source, tmp_path / "once.tif").classes
+    assert all(once.values())
+    twice = Vocabulary((*[(name,) for name in COLORS], ("red", "rose")))
+    found = segment_file(cheap(), source, tmp_path / "twice.tif", twice, window=64)
+    assert found.classes == once
 
 
 def test_a_file_that_reads_otherwise_is_refused(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hyperclip.prediction import Prediction
 from hyperclip.results import Answer, build_writers
+from hyperclip.vocabulary import builtin
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -108,6 +109,22 @@ def test_hugging_face_and_numpy_and_the_table(labels, tmp_path):
             assert row.confidence == pytest.approx(asked.confidence[mask].mean(), rel=1e-4)
         else:
             assert row.confidence is None
+
+
+def test_classes_of_one_name_are_counted_together():
+    """A released list has names twice; the first of them is predicted, or by synonyms another."""
+    names = builtin("ade847").names
+    bags = [i for i, name in enumerate(names) if name == "bag"]
+    assert len(bags) == 3
+    labels = np.full((6, 5), bags[0])
+    labels[4] = bags[1]
+    labels[5] = -1
+    asked = Prediction(labels, np.ones((6, 5), np.float32), names)
+    areas = asked.areas()
+    assert areas["bag"] == asked.mask("bag").sum() == 25 and sum(areas.values()) == 25
+    assert list(areas) == list(dict.fromkeys(names))
+    np.testing.assert_array_equal(asked.mask("bag"), labels >= 0)
+    assert [row.pixels for row in asked.to_table() if row.name == "bag"] == [20, 5, 0]
 
 
 def test_hugging_face_as_a_pipeline_of_transformers():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from .regions import NO_REGION, Proposer, RecordProposer, build_proposer, in_size, sums
+from .regions import NO_REGION, Proposer, RecordProposer, build_proposer, in_size, numbered, sums
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ class Cutter:
         return {"proposer": self.name, **squares}
 
     def places(self, image: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The region of each cell, int64 (h, w), of an image (3, H, W)."""
+        """The region of each cell, int64 (h, w), of an image (3, H, W); ValueError by
+        :func:`numbered`.
+        """
         if self.proposer is None:
             return squares(grid, self.cells)
-        return in_size(self.proposer([image])[0], grid)
+        found = self.proposer([image])[0]
+        return in_size(numbered(found.to(torch.int64), self.name), grid)
 
     def regions(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """See :func:`pooled`, of an image (3, H, W) with the embeddings (C, h, w) of its cells."""

@@ -2,8 +2,9 @@
 chosen by TEST.REGIONS.NAME.
 
 The regions of an image are a partition: int64 (H, W), 0..R-1, and ``NO_REGION`` for pixels of none,
-which keep the class that they have. A proposer of masks that overlap gives a pixel to the smallest
-mask that covers it (:func:`partition`). To add one, register a function of a config:
+which keep the class that they have. A proposer may leave numbers out (:func:`numbered`). One of
+masks that overlap gives a pixel to the smallest mask that covers it (:func:`partition`). To add
+one, register a function of a config:
 
     @REGIONS_REGISTRY.register()
     def halves(cfg):
@@ -73,6 +74,22 @@ def partition(masks: Tensor) -> Tensor:
     for index in areas.argsort(stable=True).flip(0).tolist():  # the smallest first mask comes last
         regions[masks[index]] = index
     return regions
+
+
+def numbered(regions: Tensor, name: str) -> Tensor:
+    """The regions, int64 (H, W), that the proposer of this name gave, with numbers below the count
+    of the pixels, so that large ones take no memory; ValueError for one below ``NO_REGION``.
+    """
+    lowest, highest = (int(value) for value in regions.aminmax())
+    if lowest < NO_REGION:
+        raise ValueError(
+            f"regions: got {lowest} from {name!r}, expected numbers from 0 on, and {NO_REGION} for "
+            f"pixels of no region. Give these pixels {NO_REGION}, or number the regions from 0 on"
+        )
+    if highest < regions.numel():
+        return regions
+    found, places = regions.unique(return_inverse=True)
+    return places - int(found[0] == NO_REGION)
 
 
 def in_size(regions: Tensor, size: Size) -> Tensor:

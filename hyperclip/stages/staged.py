@@ -18,7 +18,7 @@ from .examples import Example, Examples, ExampleStore
 from .pruning import Presence
 from .refining import REFINER_REGISTRY, Refinement, Refiner, build_entry
 from .region_attention import ATTENTION, attend
-from .regions import RULES, Proposer, RecordProposer, build_proposer
+from .regions import RULES, Proposer, RecordProposer, build_proposer, numbered
 from .stage import Asked, Stage
 
 
@@ -176,7 +176,7 @@ class Regions(Stage):
     def see_records(
         self, records: Sequence[Mapping[str, Any]], encoded: Sequence[Any], system: Segmenter
     ) -> list[Tensor]:
-        """See :class:`Stage`."""
+        """See :class:`Stage`; ValueError for regions of another size, or by :func:`numbered`."""
         sizes = [tuple(record["image"].shape[1:]) for record in records]
         if isinstance(self.proposer, RecordProposer):
             proposed = self.proposer.of_records(records)
@@ -190,7 +190,7 @@ class Regions(Stage):
             if tuple(regions.shape) != size:
                 got = f"got {tuple(regions.shape)} from {self.name!r}"
                 raise ValueError(f"regions: {got}, expected the image's size {size}")
-        return [regions.to(system.device, torch.int64) for regions in proposed]
+        return [numbered(regions.to(system.device, torch.int64), self.name) for regions in proposed]
 
     def rescore(self, maps: ScoreMaps, seen: Tensor, asked: Asked) -> ScoreMaps:
         """See :class:`Stage`."""

@@ -113,6 +113,18 @@ def test_cells_of_no_region_keep_their_embeddings():
         assert columns == 5 or not torch.allclose(seen.own, seen.mixed)
 
 
+def test_numbers_of_regions():
+    """However large they are the regions are the same; those below -1 are refused."""
+    image = unit(8, 4, 5, dim=0)
+    own, places = Cutter(halves, "halves", 1).regions(image, image)
+    large = Cutter(lambda x: [r.where(r < 0, r + 2**40) for r in halves(x)], "large", 1)
+    for found, expected in zip(large.regions(image, image), (own, places), strict=True):
+        assert torch.equal(found, expected)
+    below = Cutter(lambda x: [r - 1 for r in halves(x)], "below", 1)
+    with pytest.raises(ValueError, match="regions: got -2 from 'below', expected numbers from 0"):
+        below.regions(image, image)
+
+
 @pytest.mark.parametrize("config", ["dense_clip", "hyperclip", "cliper_fusion"])
 @pytest.mark.parametrize("synonyms", ["first", "max"])
 def test_an_empty_bank_changes_no_bit(config, synonyms):

@@ -220,6 +220,33 @@ def test_what_does_not_fit_is_refused():
         Regions(own_pixels, "median")
 
 
+@pytest.mark.parametrize("rule", [*RULES, "attention"])
+def test_numbers_of_regions(rule):
+    """However large they are the answer is the same; those below -1 are refused."""
+    system, question = make("dense_clip"), QUESTIONS["scores"]
+
+    def answers(change):
+        def proposer(images):
+            return [change(regions) for regions in quarters(images)]
+
+        staged = Staged(system, [Regions(proposer, rule, "own", temperature=0.1)])
+        return [staged.answer(image, question, SIZE) for image in staged.encode(IMAGES)]
+
+    expected = answers(lambda regions: regions)
+    for factor, kind in ((100, torch.int16), (10**9, torch.int64), (2**40, torch.int64)):
+        several = answers(lambda x, n=factor, to=kind: torch.where(x < 0, -1, x * n + 7).to(to))
+        for found, wanted in zip(several, expected, strict=True):
+            require_equal(found, wanted)
+    everywhere = answers(lambda regions: regions.clamp_min(0))
+    large = answers(lambda regions: regions.clamp_min(0) + 2**61)
+    for found, wanted in zip(large, everywhere, strict=True):
+        require_equal(found, wanted)
+    for lowest in (-2, -(2**40)):
+        message = f"regions: got {lowest} from 'own', expected numbers from 0 on, and -1 for pixels"
+        with pytest.raises(ValueError, match=message):
+            answers(lambda regions, least=lowest: regions.where(regions > 0, least))
+
+
 @pytest.mark.parametrize(
     ("key", "registry"),
     [("TEST.REFINER.NAME", REFINER_REGISTRY), ("TEST.REGIONS.NAME", REGIONS_REGISTRY)],

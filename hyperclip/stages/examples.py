@@ -106,7 +106,7 @@ class ExampleStore:
         return ExampleStore((*self.examples, *others))
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """ValueError for examples of a class that is not asked."""
+        """ValueError for examples of a class that is not asked, or as :meth:`of`."""
         asked = {tokens_of(name) for synonyms in vocabulary.classes for name in synonyms}
         asked |= {tokens_of(name) for name in (*vocabulary.background, *vocabulary.negatives)}
         missing = [e.name for e in self.examples if tokens_of(e.name) not in asked]
@@ -117,18 +117,32 @@ class ExampleStore:
                 f"{', '.join(vocabulary.names[:5])}{more}. Ask for it, too, or leave its examples "
                 "out"
             )
+        self.of(vocabulary)
 
     def of(self, vocabulary: Vocabulary) -> Shown:
-        """What is shown of a vocabulary's classes, by their place in it."""
+        """What is shown of a vocabulary's classes, by their place in it, and nothing of other
+        classes; ValueError for synonyms of one class of which words count and do not, or that take
+        pixels and do not.
+        """
         places: dict[tuple[int, ...], int] = {}
         for index, synonyms in enumerate(vocabulary.classes):
             for name in synonyms:
                 places.setdefault(tokens_of(name), index)
         total: dict[int, Tensor] = {}
+        firsts: dict[int, Example] = {}
         silent, yielding = set(), set()
         for example in self.examples:
             place = places.get(tokens_of(example.name))
             if place is not None:
+                known = firsts.setdefault(place, example)
+                for key in ("words", "takes"):
+                    own, expected = getattr(example, key), getattr(known, key)
+                    if own != expected:
+                        raise ValueError(
+                            f"example of {example.name!r}: got {key}={own}, expected {expected} as "
+                            f"for {known.name!r}, a synonym of it here. Show both alike, or ask "
+                            "for them as two classes"
+                        )
                 total[place] = total.get(place, 0) + example.prototype
                 if not example.words:
                     silent.add(place)

@@ -229,6 +229,27 @@ def test_stores_refuse_what_does_not_fit():
         store.check(Vocabulary.from_text("dog; wolf"))
 
 
+@pytest.mark.parametrize("key", ["words", "takes"])
+def test_synonyms_of_one_class_are_shown_alike(key, system):
+    """In a question, and in an evaluation, which asks the model itself; apart they may differ."""
+    like = torch.ones(len(system.features(system.encode([scene(0)[0]])[0])))
+    shown = (Example("dog", like), replace(Example("thing 7", like), **{key: False}))
+    store, together = ExampleStore(shown), Vocabulary.from_text("dog, thing 7; cat")
+    message = f"'thing 7': got {key}=False, expected True as for 'dog', a synonym of it here. Show"
+    with pytest.raises(ValueError, match=message):
+        store.check(together)
+    model = with_examples(system, shown)
+    record = {"image": scene(1)[0], "question": Question(together)}
+    with pytest.raises(ValueError, match=message):
+        model([record])
+    apart = Vocabulary.from_text("dog; thing 7; cat")
+    store.check(apart)
+    assert model([{**record, "question": Question(apart)}])[0]["sem_seg_labels"].shape == (96, 96)
+    alike = ExampleStore(tuple(replace(one, **{key: False}) for one in shown))
+    alike.check(together)
+    assert set(alike.of(together).prototypes) == {0}
+
+
 def test_masks():
     with pytest.raises(ValueError, match="mask of 'cat': got 3 x 4, expected .* 4 x 3"):
         require_mask(torch.ones(3, 4, dtype=torch.bool), (4, 3), "'cat'")

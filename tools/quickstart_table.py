@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Make the README's table of the quickstart: train what is not trained yet, evaluate every row.
 
-python tools/quickstart_table.py --output output/table     # three seeds, two or three hours on two CPU cores
+python tools/quickstart_table.py --output output/table     # three seeds: two or three hours
 python tools/quickstart_table.py --output output/table --seeds 1 --limit 12
 
 OUTPUT gets a training of each model and seed, what rows need besides (examples, banks, regions),

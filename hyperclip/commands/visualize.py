@@ -134,33 +134,36 @@ def has_refiner(system: Any) -> bool:
     return own is not None or any(isinstance(stage, inside.Refine) for stage in stages)
 
 
-def _costs(look: Look) -> tuple[inside.Costs, list[str]]:
-    """Costs of an image, and the class of each prompt by name."""
+def _costs(look: Look) -> tuple[inside.Costs, list[int]]:
+    """Costs of an image, and the class of each prompt."""
     vocabulary, system = look.inspected.vocabulary, look.system
     costs = inside.costs_of(system, look.encoded.encoded, vocabulary)
     class_of = unwrapped(system).class_of(vocabulary)
     classes = costs.prompts if class_of is None else class_of[costs.prompts]
-    return costs, [vocabulary.names[i] for i in classes.tolist()]
+    return costs, classes.tolist()
 
 
 def draw_costs(look: Look) -> Figure:
     """Cost slices of the classes that are asked for, or that have the most pixels."""
-    costs, names = _costs(look)
+    costs, classes = _costs(look)
     if look.classes is None:
         found, areas = np.unique(look.labels[look.labels >= 0], return_counts=True)
         wanted = found[np.argsort(-areas, kind="stable")][:SHOWN_CLASSES].tolist() or [0]
     else:
         wanted = look.classes
-    asked = [look.inspected.vocabulary.names[i] for i in wanted]
-    rows = [names.index(name) for name in asked if name in names]
+    names = look.inspected.vocabulary.names
+    rows = [classes.index(i) for i in wanted if i in classes]  # names may be there twice
     if not rows:
-        raise ValueError(f"--class: MAX_CLASSES left out {', '.join(asked)}, as less probable ones")
-    return inside_figures.cost_slices(look.image, costs, names, rows)
+        asked = ", ".join(names[i] for i in wanted)
+        raise ValueError(f"--class: MAX_CLASSES left out {asked}, as less probable ones")
+    return inside_figures.cost_slices(look.image, costs, [names[i] for i in classes], rows)
 
 
 def draw_attention(look: Look) -> Figure:
     """Class-by-class attention."""
-    return inside_figures.attention_maps(*_costs(look))
+    costs, classes = _costs(look)
+    names = look.inspected.vocabulary.names
+    return inside_figures.attention_maps(costs, [names[i] for i in classes])
 
 
 def draw_fused(look: Look) -> Figure:

@@ -271,6 +271,22 @@ def test_pictures_of_a_folder(hyperclip_system, tmp_path, monkeypatch):
         visualize.main([*common, "--at", "90,80"])
 
 
+def test_costs_of_classes_of_one_name(hyperclip_system, monkeypatch):
+    """Each class has its own row, as in released lists that have names twice."""
+    predictor = visualize.Predictor(hyperclip_system)
+    vocabulary = Vocabulary((("star",), ("cross",), ("star", "ring")))
+    encoded, rows = predictor.encode(PIXELS), []
+    monkeypatch.setattr(hyperclip_system.text, "synonyms", "max")
+    monkeypatch.setattr(visualize.inside_figures, "cost_slices", lambda *given: rows.append(given))
+    inspected = argparse.Namespace(vocabulary=vocabulary)
+    labels = np.array([[2, 2, 2], [2, 1, 1]])
+    for classes in (None, [2], [0, 1]):
+        look = visualize.Look(predictor, inspected, encoded, PIXELS, labels, [], classes)
+        visualize.draw_costs(look)
+    assert [given[3] for given in rows] == [[2, 1], [2], [0, 1]]
+    assert rows[0][2] == ["star", "cross", "star", "star"]  # of each prompt
+
+
 def test_pictures_of_a_point(fusion, tmp_path, monkeypatch):
     refinement = GridRefinement((8, 8), lambda scores: scores.roll(1, 0))
     staged = Staged(fusion, [Refine(lambda images: [refinement for _ in images])])

@@ -62,13 +62,22 @@ def filter_maps(maps: Tensor, scores: Tensor, options: LabelOptions) -> Tensor:
         maps = (maps - low) / (high - low + 1e-6)
     if options.protocol == "argmax":
         return maps
-    maps = maps * (scores > options.score_threshold)[:, None, None]
-    return torch.where(maps < options.background_threshold, 0.0, maps)
+    return cut(maps * (scores > options.score_threshold)[:, None, None], options)
+
+
+def cut(scores: Tensor, options: LabelOptions) -> Tensor:
+    """Scores of pixels, of any shape, with those below the background threshold set to 0."""
+    if options.protocol == "argmax":
+        return scores
+    return torch.where(scores < options.background_threshold, 0.0, scores)
 
 
 @dataclass(frozen=True)
 class ClassMaps(ScoreMaps):
     """CLIPer's scores of an image: refined maps, each scaled to the score of its class.
+
+    Classes that the score threshold leaves out score 0. The background threshold leaves scores as
+    they are, and counts in :meth:`decide` and :meth:`cut`, after whatever becomes of them.
 
     Args:
         refined: (T, h, w), the coarse ones where nothing refined them.
@@ -92,7 +101,8 @@ class ClassMaps(ScoreMaps):
     def at(self, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`ScoreMaps`."""
         classes = torch.arange(len(self.scores), device=self.scores.device)
-        for start, maps in full_size_maps(self.refined, self.scores, size, self.options):
+        options = replace(self.options, background_threshold=0.0)
+        for start, maps in full_size_maps(self.refined, self.scores, size, options):
             yield classes[start : start + len(maps)], maps
 
     def replaced(self, coarse: Tensor) -> "ClassMaps":
@@ -103,7 +113,10 @@ class ClassMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         if self.options.protocol == "argmax":
             return labels
-        best = confidence
-        by_threshold = self.options.background_threshold > 0
-        nothing = best == 0 if by_threshold else (1 - best).square() >= best
+        best, least = confidence, self.options.background_threshold
+        nothing = best < least if least > 0 else (1 - best).square() >= best
         return torch.where(nothing, NO_CLASS, labels)
+
+    def cut(self, scores: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return cut(scores, self.options)

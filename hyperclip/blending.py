@@ -115,6 +115,10 @@ class BlendedMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self.first.decide(labels, confidence)
 
+    def cut(self, scores: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.first.cut(scores)
+
     def _grid(self) -> Size:
         """The grid of :meth:`coarse`; the parts of a layer are taken to have grids of one size."""
         grids = []

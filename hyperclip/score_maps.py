@@ -52,6 +52,12 @@ class ScoreMaps(abc.ABC):
         """
         return labels
 
+    def cut(self, scores: Tensor) -> Tensor:
+        """Scores or a confidence (..., H, W) as the answer has them, where the system sets to 0
+        what its thresholds leave out; labels are decided before.
+        """
+        return scores
+
     def best(self, size: Size) -> tuple[Tensor, Tensor]:
         """:func:`best_of` all maps in a size."""
         return best_of(self.at(size))

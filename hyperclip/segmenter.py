@@ -144,10 +144,10 @@ def label(maps: ScoreMaps, size: tuple[int, int], scores: bool = False) -> Segme
     """
     if not scores:
         labels, confidence = maps.best(size)
-        return Segmentation(maps.decide(labels, confidence), confidence)
+        return Segmentation(maps.decide(labels, confidence), maps.cut(confidence))
     whole = maps.whole(size)
     confidence, labels = whole.max(dim=0)
-    return Segmentation(maps.decide(labels, confidence), confidence, whole)
+    return Segmentation(maps.decide(labels, confidence), maps.cut(confidence), maps.cut(whole))
 
 
 @dataclass(frozen=True)

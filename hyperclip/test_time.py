@@ -107,9 +107,9 @@ def _spans(side: int, zoom: float) -> list[tuple[int, int]]:
 class Augmented(Wrapper):
     """A system that sees several views of an image; its scores are their mean.
 
-    The views of a zoom count together as much as the whole image. Where the thresholds of a
-    question leave pixels without a class, they are applied to the mean, but what a system leaves
-    out by itself within its scores (CLIPer's do so) is left out of each view.
+    The views of a zoom count together as much as the whole image. Where thresholds leave pixels
+    without a class, they are applied to the mean, but what a system leaves out within its scores
+    (CLIPer so treats classes below its score threshold) is left out of each view.
     """
 
     def __init__(self, system: Segmenter, options: ViewOptions) -> None:

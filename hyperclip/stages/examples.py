@@ -217,6 +217,10 @@ class ExampleMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self.maps.decide(labels, confidence)
 
+    def cut(self, scores: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.maps.cut(scores)
+
     def _every(self, like: Tensor) -> Tensor:
         return torch.arange(self.classes, device=like.device)
 

@@ -165,6 +165,10 @@ class PartMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self.maps.decide(labels, confidence)
 
+    def cut(self, scores: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.maps.cut(scores)
+
     def _spread(self, scores: Tensor) -> Tensor:
         """Scores (t, h, w) as those of all classes; no other may win where one scores lowest."""
         spread = _below(scores).expand(self.classes, *scores.shape[1:]).clone()

@@ -145,6 +145,10 @@ class RegionMaps(ScoreMaps):
         """See :class:`ScoreMaps`."""
         return self.maps.decide(labels, confidence)
 
+    def cut(self, scores: Tensor) -> Tensor:
+        """See :class:`ScoreMaps`."""
+        return self.maps.cut(scores)
+
 
 class MeanMaps(RegionMaps):
     """The score of a region is the mean of its pixels' scores."""
@@ -181,7 +185,8 @@ class MeanMaps(RegionMaps):
 
 class MajorityMaps(RegionMaps):
     """A region has the class that is the best one of most of its pixels, of equals the first; its
-    score is the mean of theirs, which no other class exceeds in the region.
+    score is the mean of theirs, which no other class exceeds in the region. Pixels below a
+    threshold vote for their best class, too: thresholds count afterwards, by the region's score.
     """
 
     def at(self, size: Size) -> Iterator[tuple[Tensor, Tensor]]:

@@ -297,6 +297,20 @@ def test_pixels_below_the_background_threshold_belong_to_nothing():
     assert labels_of(maps, scores, background_threshold=0.4, protocol="argmax")[0] == [[0, 0, 1]]
 
 
+def test_stages_see_scores_below_the_background_threshold_and_an_answer_does_not():
+    maps, scores = torch.tensor([[[1.0, 0.25, 0.5]]]).expand(2, 1, 3), torch.tensor([1.0, 0.5])
+    options = default(LabelOptions, score_threshold=0.5, background_threshold=0.25)
+    class_maps = ClassMaps(maps, scores, options, maps)
+    expected = torch.tensor([[[1.0, 0.25, 0.5]], [[0.0, 0.0, 0.0]]])
+    torch.testing.assert_close(class_maps.whole((1, 3)), expected, atol=1e-4, rtol=0)
+    confidence = torch.tensor([[0.25, 0.2499, 0.0]])
+    assert class_maps.decide(torch.zeros(1, 3).long(), confidence).tolist() == [[0, -1, -1]]
+    assert class_maps.cut(confidence).tolist() == [[0.25, 0.0, 0.0]]
+    answer = label(class_maps, (1, 3), scores=True)
+    assert answer.labels.tolist() == [[0, -1, 0]]  # EPS takes a little of each score
+    assert answer.confidence[0, 1] == 0 and torch.equal(answer.scores.amax(0), answer.confidence)
+
+
 def test_without_a_threshold_the_square_of_what_is_missing_competes():
     """Background where (1 - best)^2 is at least the best: below (3 - sqrt 5) / 2 = 0.381966."""
     maps = torch.tensor([[[1.0, 0.3819, 0.3821, 0.0]]])

@@ -124,6 +124,18 @@ def test_the_trained_model_with_any_background(tmp_path, scene, options):
     assert ((labels == 254).any()) == bool(options)
 
 
+def test_thresholds_of_cliper_count_for_blended_scores(tmp_path, scene):
+    predictor = Predictor.from_config("configs/quickstart/cliper_fusion.yaml", CPU)
+    image = np.asarray(Image.open(scene))
+    scores = reference.scores(predictor, image, Question.of(SCENE, background="none"), 96)
+    best, expected = scores.max(0)
+    middle = float(best.median())
+    question = Question.of(SCENE, threshold=middle)
+    segment_file(predictor, scene, tmp_path / "out.tif", question, window=96)
+    labels = labels_of(tmp_path / "out.tif")
+    assert (labels == expected.masked_fill(best < middle, 254).numpy()).mean() >= 0.999
+
+
 def reference_labels(predictor, image, question):
     """The labels of the slow way, as they are stored."""
     asked = Question(predictor.model.with_rest(question).vocabulary)

@@ -171,10 +171,12 @@ def test_a_question_without_their_classes_changes_no_bit(system, example):
     staged = with_examples(system, [example])
     image = scene(1)[0]
     names = [name for name in NAMES if name != example.name]
-    question = Question(Vocabulary.from_names(names), scores=True)
-    before = system.answer(system.encode([image])[0], question, SIZE)
-    after = staged.answer(staged.encode([image])[0], question, SIZE)
-    assert torch.equal(before.scores, after.scores) and torch.equal(before.labels, after.labels)
+    for threshold in (None, 0.3):
+        question = Question.of(names, threshold=threshold, scores=True)
+        before = system.answer(system.encode([image])[0], question, SIZE)
+        after = staged.answer(staged.encode([image])[0], question, SIZE)
+        assert torch.equal(before.scores, after.scores) and torch.equal(before.labels, after.labels)
+        assert torch.equal(before.confidence, after.confidence)
 
 
 def test_others_keep_their_scores_bit_by_bit(system, example):

@@ -158,6 +158,34 @@ def test_regions_against_the_reference(system, encoded):
     torch.testing.assert_close(answer.scores, scores, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_thresholds_of_pixels_count_after_the_rule(system, rule):
+    staged = Staged(system, [Regions(quarters, rule)])
+    own, words = staged.encode(IMAGES)[0], QUESTIONS["own"].vocabulary
+    whole = staged.answer(own, Question(words, "none"), SIZE)
+    middle = float(whole.confidence.mean())
+    for asks_scores in (False, True):
+        question = Question(words, "threshold", pixel_threshold=middle, scores=asks_scores)
+        answer = staged.answer(own, question, SIZE)
+        assert 0.05 < (answer.labels == -1).float().mean() < 0.95
+        assert torch.equal(answer.labels, whole.labels.masked_fill(whole.confidence < middle, -1))
+        found = answer.labels >= 0
+        assert torch.equal(answer.confidence[found], whole.confidence[found])
+
+
+def test_pixels_below_a_threshold_vote_for_their_own_class():
+    """And not for the first one: the order of the names makes no difference."""
+    staged = Staged(make("cliper_fusion"), [Regions(quarters, "majority")])
+    own, names = staged.encode(IMAGES)[0], WORDS.split("; ")
+    middle = float(staged.answer(own, Question.of(names), SIZE).confidence.median())
+    one, other = (
+        staged.answer(own, Question.of(asked, threshold=middle), SIZE).labels
+        for asked in (names, names[::-1])
+    )
+    assert len(one.unique()) > 1
+    assert torch.equal(one, torch.where(other >= 0, len(names) - 1 - other, other))
+
+
 def test_cliper_is_its_fusion_with_the_stage():
     """Its own refiners and the same ones as stages of any system are one contract."""
     whole, fusion = make("cliper"), make("cliper_fusion")

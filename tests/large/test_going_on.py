@@ -113,8 +113,8 @@ def test_other_settings_are_refused_unless_it_starts_anew(tmp_path, source):
 
 
 def test_another_config_is_refused(tmp_path, source):
-    """By the key that differs, whatever the system says of itself; so are other contents of a file
-    that has its name, and members of an ensemble that have changed.
+    """By the key that differs, whatever the system says of itself; so are other contents of a
+    folder that has its name.
     """
     output, regions = tmp_path / "out.tif", tmp_path / "regions"
     regions.mkdir()
